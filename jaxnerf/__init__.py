@@ -1,0 +1,28 @@
+"""jaxnerf: radiance fields in pure JAX, as functions that compose."""
+
+from jaxnerf.cameras import Camera, Rays, cast_rays, project
+from jaxnerf.config import Config, preset
+from jaxnerf.fields import Field
+from jaxnerf.fields.nerf import NerfField
+from jaxnerf.rendering import Rendering, RenderSettings, render_image, render_rays
+from jaxnerf.runs import Run, load_run
+from jaxnerf.scenes import Scene, load_scene
+
+__all__ = [
+    "Camera",
+    "Config",
+    "Field",
+    "NerfField",
+    "Rays",
+    "RenderSettings",
+    "Rendering",
+    "Run",
+    "Scene",
+    "cast_rays",
+    "load_run",
+    "load_scene",
+    "preset",
+    "project",
+    "render_image",
+    "render_rays",
+]

@@ -1,0 +1,370 @@
+"""Cameras, and the rays that they cast.
+
+Conventions, everywhere in jaxnerf. A pose is camera-to-world, [R | position] with OpenGL axes: the
+camera's +x is right, +y up, and it looks along -z. Pixel coordinates are (x, y), x to the right and
+y down, with the origin at the image's upper left corner: the centre of the first pixel is (0.5, 0.5).
+"""
+
+import dataclasses
+from typing import Literal, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Lens = Literal["pinhole", "opencv", "fisheye"]
+
+_NEWTON_STEPS = 12
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """One camera, or a batch of cameras with the same kind of lens. A pytree.
+
+    Attributes:
+      camera_to_world: pose; see the module's conventions.
+      focal: focal lengths (f_x, f_y) in pixels.
+      centre: the principal point (c_x, c_y) in pixels.
+      distortion: (k1, k2, k3, k4, p1, p2); see `lens`. Zeros for a pinhole.
+      size: the image's (width, height) in pixels. Casting and projecting do not need it.
+      lens: "pinhole"; "opencv": radial 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and tangential p1, p2
+        (OpenCV's model up to k3; its own k4 to k6 stand in a denominator and are not these); or
+        "fisheye": theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8), OpenCV's
+        equidistant model, where p1 and p2 are not used.
+    """
+
+    camera_to_world: Float[Array, "*batch 3 4"]
+    focal: Float[Array, "*batch 2"]
+    centre: Float[Array, "*batch 2"]
+    distortion: Float[Array, "*batch 6"]
+    size: Int[Array, "*batch 2"]
+    lens: Lens = dataclasses.field(default="pinhole", metadata={"static": True})
+
+    @classmethod
+    def look_at(
+        cls,
+        eye: tuple[float, float, float],
+        target: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        *,
+        width: int,
+        height: int,
+        field_of_view: float = 40.0,
+        up: tuple[float, float, float] = (0.0, 0.0, 1.0),
+    ) -> "Camera":
+        """A pinhole camera at `eye` that has `target` in the middle of its picture.
+
+        Args:
+          eye, target: points in the world.
+          width, height: of the picture in pixels.
+          field_of_view: horizontal, in degrees.
+          up: the world's direction that is upward in the picture; not the viewing direction.
+        """
+        focal = 0.5 * width / np.tan(0.5 * np.deg2rad(field_of_view))
+        return cls.pinhole(look_at_pose(eye, target, up), focal, width, height)
+
+    @classmethod
+    def pinhole(cls, camera_to_world, focal: float, width: int, height: int) -> "Camera":
+        """A camera without distortion, with square pixels and the principal point in the middle."""
+        pose = np.asarray(camera_to_world, np.float32)[..., :3, :4]
+        batch = pose.shape[:-2]
+
+        def whole(values, dtype):
+            return np.broadcast_to(np.asarray(values, dtype), (*batch, len(values)))
+
+        return cls(
+            camera_to_world=pose,
+            focal=whole([focal, focal], np.float32),
+            centre=whole([0.5 * width, 0.5 * height], np.float32),
+            distortion=whole([0.0] * 6, np.float32),
+            size=whole([width, height], np.int32),
+        )
+
+    def __getitem__(self, index) -> "Camera":
+        """The camera or cameras at an index of the leading dimension."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def __len__(self) -> int:
+        """How many cameras a batch holds."""
+        if self.focal.ndim < 2:
+            raise TypeError("a single Camera has no length")
+        return self.focal.shape[0]
+
+    def resized(self, width: int, height: int) -> "Camera":
+        """The same camera with a picture of another resolution."""
+        scale = np.asarray([width, height], np.float32) / np.asarray(self.size, np.float32)
+        return dataclasses.replace(
+            self,
+            focal=self.focal * scale,
+            centre=self.centre * scale,
+            size=np.broadcast_to(np.asarray([width, height], np.int32), np.shape(self.size)),
+        )
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rays:
+    """Half lines, each with the part of it that is looked at. A pytree.
+
+    A point at distance t is `origins + t * directions`. Directions are not unit vectors: for a
+    pinhole or OpenCV lens they have depth 1, so that t is the depth; for a fisheye lens length 1.
+
+    Attributes:
+      origins: where the rays begin.
+      directions: along which t is measured, in units of their length.
+      view_directions: unit vectors, what a field is told of the direction.
+      near, far: the range of t.
+    """
+
+    origins: Float[Array, "*batch 3"]
+    directions: Float[Array, "*batch 3"]
+    view_directions: Float[Array, "*batch 3"]
+    near: Float[Array, "*batch"]
+    far: Float[Array, "*batch"]
+
+    def at(self, t: Float[Array, "*batch S"]) -> Float[Array, "*batch S 3"]:
+        """The points at distances t."""
+        return self.origins[..., None, :] + t[..., None] * self.directions[..., None, :]
+
+
+def pixel_centres(width: int, height: int) -> Float[np.ndarray, "height width 2"]:
+    """The coordinates (x, y) of every pixel's centre, row by row from the top."""
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.stack([x, y], axis=-1) + np.float32(0.5)
+
+
+def cast_rays(
+    camera: Camera,
+    pixels: Float[Array, "*batch 2"],
+    near: Float[Array, "..."] | float = 0.0,
+    far: Float[Array, "..."] | float = jnp.inf,
+) -> Rays:
+    """The rays that a camera sees at given pixels.
+
+    Args:
+      camera: one camera, or one a pixel.
+      pixels: coordinates (x, y); anywhere, not only at centres.
+      near, far: the range of t given to the rays, one for all or one a ray.
+
+    >>> camera = Camera.look_at((0.0, -4.0, 0.0), width=4, height=2)
+    >>> print(cast_rays(camera, jnp.array([2.0, 1.0])).view_directions.round(3) + 0.0)
+    [0. 1. 0.]
+    """
+    local = _local_directions(camera, pixels)
+    rotation = jnp.asarray(camera.camera_to_world)[..., :3]
+    # A sum of products, and not a matmul, which an accelerator would round to bfloat16.
+    directions = jnp.sum(local[..., None, :] * _lead(rotation, local, 2), axis=-1)
+    position = jnp.asarray(camera.camera_to_world)[..., 3]
+
+    def fill(value):
+        return jnp.broadcast_to(jnp.asarray(value, directions.dtype), directions.shape[:-1])
+
+    return Rays(
+        origins=jnp.broadcast_to(position, directions.shape),
+        directions=directions,
+        view_directions=directions / jnp.linalg.norm(directions, axis=-1, keepdims=True),
+        near=fill(near),
+        far=fill(far),
+    )
+
+
+def project(
+    camera: Camera, points: Float[Array, "*batch 3"]
+) -> tuple[Float[Array, "*batch 2"], Float[Array, "*batch"]]:
+    """Where points of the world appear in the picture, and how deep they lie.
+
+    Args:
+      camera: one camera, or one a point.
+      points: in the world.
+
+    Returns:
+      Pixel coordinates, and the depth along the viewing axis. Coordinates mean something only for
+      depth > 0 (for a fisheye lens: everywhere but straight behind).
+    """
+    pose = jnp.asarray(camera.camera_to_world)
+    offset = points - jnp.broadcast_to(pose[..., 3], points.shape)
+    local = jnp.sum(offset[..., :, None] * _lead(pose[..., :3], points, 2), axis=-2)
+    depth = -local[..., 2]
+    if camera.lens == "fisheye":
+        plane = jnp.stack([local[..., 0], -local[..., 1]], axis=-1)
+        radius = _safe_norm(plane)
+        angle = jnp.arctan2(radius, depth)
+        bent = angle * _radial(_lead(camera.distortion, points), angle * angle)
+        ratio = jnp.where(radius > 0.0, bent / jnp.where(radius > 0.0, radius, 1.0), 1.0)
+        distorted = plane * ratio[..., None]
+    else:
+        safe = jnp.where(jnp.abs(depth) > 0.0, depth, 1e-20)
+        plane = jnp.stack([local[..., 0] / safe, -local[..., 1] / safe], axis=-1)
+        distorted = plane
+        if camera.lens == "opencv":
+            distorted = distort(_lead(camera.distortion, points), plane)
+    return _lead(camera.focal, points) * distorted + _lead(camera.centre, points), depth
+
+
+def distort(
+    coefficients: Float[Array, "*batch 6"], plane: Float[Array, "*batch 2"]
+) -> Float[Array, "*batch 2"]:
+    """Brown's radial and tangential distortion of the lens "opencv".
+
+    Args:
+      coefficients: (k1, k2, k3, k4, p1, p2).
+      plane: points (x, y) on the plane at depth 1, y down.
+    """
+    p1, p2 = coefficients[..., 4], coefficients[..., 5]
+    x, y = plane[..., 0], plane[..., 1]
+    r2 = x * x + y * y
+    radial = _radial(coefficients, r2)
+    return jnp.stack(
+        [
+            x * radial + 2.0 * p1 * x * y + p2 * (r2 + 2.0 * x * x),
+            y * radial + 2.0 * p2 * x * y + p1 * (r2 + 2.0 * y * y),
+        ],
+        axis=-1,
+    )
+
+
+def undistort(
+    coefficients: Float[Array, "*batch 6"], distorted: Float[Array, "*batch 2"]
+) -> Float[Array, "*batch 2"]:
+    """Invert `distort`, by Newton's method from the distorted point.
+
+    Right wherever the lens maps one-to-one between the middle and the point, which a calibration
+    warrants within the picture. Gradients are those of the inverse function, not of the iterations.
+    """
+
+    def residual(plane):
+        return distort(coefficients, plane) - distorted
+
+    return _newton(residual, distorted)
+
+
+def to_ndc(rays: Rays, focal: Float[Array, "2"], size: Int[Array, "2"], near: float = 1.0) -> Rays:
+    """Rays of a forward-facing scene in normalised device coordinates (NeRF, appendix C).
+
+    The frustum in front of a camera at the world's origin, looking along -z, becomes the cube
+    [-1, 1]^3, with t = 0 on the plane z = -near and t = 1 at infinity: even steps in t are even in
+    disparity.
+
+    Args:
+      rays: of cameras that all look roughly along -z; no direction's z may be 0.
+      focal: (f_x, f_y) in pixels.
+      size: (width, height) in pixels.
+      near: the distance of the near plane, in the world's unit; nothing lies nearer.
+
+    Returns:
+      Rays with near 0 and far 1, and the view directions they had.
+    """
+    start = (
+        rays.origins
+        + (-(near + rays.origins[..., 2]) / rays.directions[..., 2])[..., None] * rays.directions
+    )
+    scale = 2.0 * jnp.asarray(focal) / jnp.asarray(size, rays.origins.dtype)
+    ox, oy, oz = start[..., 0], start[..., 1], start[..., 2]
+    dx, dy, dz = rays.directions[..., 0], rays.directions[..., 1], rays.directions[..., 2]
+    origins = jnp.stack([-scale[0] * ox / oz, -scale[1] * oy / oz, 1.0 + 2.0 * near / oz], axis=-1)
+    directions = jnp.stack(
+        [
+            -scale[0] * (dx / dz - ox / oz),
+            -scale[1] * (dy / dz - oy / oz),
+            -2.0 * near / oz,
+        ],
+        axis=-1,
+    )
+    return dataclasses.replace(
+        rays,
+        origins=origins,
+        directions=directions,
+        near=jnp.zeros_like(rays.near),
+        far=jnp.ones_like(rays.far),
+    )
+
+
+def look_at_pose(eye, target, up=(0.0, 0.0, 1.0)) -> Float[np.ndarray, "3 4"]:
+    """The pose of a camera at `eye` that looks at `target`.
+
+    Raises:
+      ValueError: eye and target coincide, or `up` is along the line between them.
+    """
+    eye, target, up = (np.asarray(v, np.float64) for v in (eye, target, up))
+    back = eye - target
+    right = np.cross(up, back)
+    if not np.linalg.norm(right) > 1e-9 * np.linalg.norm(up) * np.linalg.norm(back):
+        raise ValueError(
+            f"look_at: no direction is upright when looking from {eye.tolist()} at "
+            f"{target.tolist()} with up {up.tolist()}"
+        )
+    back /= np.linalg.norm(back)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back, eye], axis=-1).astype(np.float32)
+
+
+def _local_directions(camera: Camera, pixels: Array) -> Array:
+    """Directions in the camera's own axes: of depth 1, or unit vectors for a fisheye lens."""
+    plane = (pixels - _lead(camera.centre, pixels)) / _lead(camera.focal, pixels)
+    coefficients = _lead(camera.distortion, pixels)
+    if camera.lens == "fisheye":
+        bent = _safe_norm(plane)
+
+        def residual(angle):
+            theta = angle[..., 0]
+            return (theta * _radial(coefficients, theta * theta) - bent)[..., None]
+
+        angle = _newton(residual, bent[..., None])[..., 0]
+        ratio = jnp.where(bent > 0.0, jnp.sin(angle) / jnp.where(bent > 0.0, bent, 1.0), 1.0)
+        return jnp.stack([plane[..., 0] * ratio, -plane[..., 1] * ratio, -jnp.cos(angle)], axis=-1)
+    if camera.lens == "opencv":
+        plane = undistort(coefficients, plane)
+    elif camera.lens != "pinhole":
+        raise ValueError(f"Camera: lens must be pinhole, opencv or fisheye, got {camera.lens!r}")
+    return jnp.stack([plane[..., 0], -plane[..., 1], -jnp.ones_like(plane[..., 0])], axis=-1)
+
+
+def _radial(coefficients: Array, r2: Array) -> Array:
+    """1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8."""
+    k1, k2, k3, k4 = (coefficients[..., i] for i in range(4))
+    return 1.0 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
+
+
+def _newton(residual, start: Array) -> Array:
+    """Solve residual(x) = 0 for x [..., n], elementwise over the leading shape.
+
+    The last step alone carries gradients: at a root, one Newton step with a differentiable residual
+    has the derivative that the implicit function theorem gives.
+    """
+    size = start.shape[-1]
+
+    def step(x):
+        columns = [
+            jax.jvp(residual, (x,), (jnp.zeros_like(x).at[..., i].set(1.0),)) for i in range(size)
+        ]
+        value = columns[0][0]
+        jacobian = jax.lax.stop_gradient(jnp.stack([column for _, column in columns], axis=-1))
+        if size == 1:
+            return x - value / jacobian[..., 0]
+        a, b, c, d = (jacobian[..., i, j] for i in (0, 1) for j in (0, 1))
+        determinant = a * d - b * c
+        u, v = value[..., 0], value[..., 1]
+        return x - jnp.stack([d * u - b * v, a * v - c * u], axis=-1) / determinant[..., None]
+
+    root = jax.lax.fori_loop(
+        0,
+        _NEWTON_STEPS,
+        lambda _, x: jax.lax.stop_gradient(step(x)),
+        jax.lax.stop_gradient(start),
+    )
+    return step(root)
+
+
+def _safe_norm(vectors: Array) -> Array:
+    """The length of vectors, with gradient 0 at 0."""
+    squared = jnp.sum(vectors * vectors, axis=-1)
+    return jnp.where(squared > 0.0, jnp.sqrt(jnp.where(squared > 0.0, squared, 1.0)), 0.0)
+
+
+def _lead(values: jax.typing.ArrayLike, like: Array, trailing: int = 1) -> Array:
+    """Give a camera's values the leading shape of the pixels or points they are used with."""
+    values = jnp.asarray(values)
+    return jnp.broadcast_to(values, (*like.shape[:-1], *values.shape[-trailing:]))

@@ -1,0 +1,53 @@
+"""The command `jaxnerf`: a word that says what to do, then absl flags."""
+
+import difflib
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from jaxnerf.cli.common import fail, report_errors
+
+VERBS = {
+    "train": "photographs in, a scene out",
+    "eval": "measure a run on held-out photographs",
+    "render": "make a video from a run",
+}
+
+
+def usage() -> str:
+    """What `jaxnerf --help` prints."""
+    lines = [
+        "jaxnerf turns photographs with known cameras into a scene that can be seen from anywhere.",
+        "",
+        "usage: jaxnerf VERB ...",
+        "",
+        *(f"  {verb:8}{purpose}" for verb, purpose in VERBS.items()),
+        "",
+        "`jaxnerf train` alone trains on the demo scene. `jaxnerf VERB --help` says more.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status: 0, or 1 after one line on what is wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"jaxnerf {importlib.metadata.version('jaxnerf')}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f": one of {', '.join(VERBS)}"
+        return fail(f"no verb {verb!r}{hint}")
+    with report_errors() as status:
+        importlib.import_module(f"jaxnerf.cli.{verb}").main(rest)
+    return status.code
+
+
+def entry_point() -> None:
+    """What the installed command calls."""
+    sys.exit(main())

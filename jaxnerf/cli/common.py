@@ -1,0 +1,232 @@
+"""What the verbs share: flags, errors, devices, and the live line."""
+
+import contextlib
+import dataclasses
+import inspect
+import os
+import re
+import shutil
+import sys
+import time
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from jaxnerf.config import PRESETS, Config, ConfigError, describe, flatten, override, preset
+from jaxnerf.runs import RunError
+from jaxnerf.scenes import SceneError
+from jaxnerf.training import FitError
+
+
+@dataclasses.dataclass
+class Status:
+    """The exit status of a verb."""
+
+    code: int = 0
+
+
+def fail(message: str) -> int:
+    """Print one line on what is wrong; the exit status 1."""
+    print(f"jaxnerf: {' '.join(str(message).split())}", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[Status]:
+    """Turn the errors that a user can mend into one line and status 1."""
+    status = Status()
+    try:
+        yield status
+    except (SceneError, RunError, ConfigError, FitError, flags.Error) as error:
+        status.code = fail(str(error))
+    except KeyboardInterrupt:
+        status.code = 130
+    except BrokenPipeError:
+        status.code = 1
+
+
+def parse(
+    values: flags.FlagValues, arguments: Sequence[str], text: str, positional: Sequence[str] = ()
+) -> list[str]:
+    """Parse a verb's arguments into its flags; print the help and exit if asked to.
+
+    Args:
+      values: the verb's flags.
+      arguments: from the command line, without the verb.
+      text: the help's beginning.
+      positional: names of the arguments that are not flags.
+
+    Returns:
+      The positional arguments.
+
+    Raises:
+      flags.Error: a flag is unknown (the message names the nearest), or the number of arguments is wrong.
+    """
+    if any(argument in ("-h", "--help", "-help") for argument in arguments):
+        print(text.strip() + "\n\n" + _flags_help(values))
+        raise SystemExit(0)
+    try:
+        rest = values(["jaxnerf", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise flags.Error(str(error).replace("Unknown command line flag", "unknown flag")) from None
+    if len(rest) != len(positional):
+        wanted = " ".join(positional) or "no arguments but flags"
+        given = f", got {' '.join(rest)!r}" if rest else ""
+        raise flags.Error(f"expected {wanted}{given}; see --help")
+    return rest
+
+
+def define_config_flags(values: flags.FlagValues) -> None:
+    """One flag for each key of the configuration, named with dots: --training.steps=1000."""
+    help_by_key = _config_help(Config, "")
+    for key in flatten(Config()):
+        flags.DEFINE_string(key, None, help_by_key[key], flag_values=values)
+
+
+def configuration(values: flags.FlagValues, base: Config | None = None) -> Config:
+    """The preset, or a JSON file of one, with the flags' values over it.
+
+    Raises:
+      ConfigError: an unknown preset, or a value that is not of its key's type.
+    """
+    if base is None:
+        name = values["config"].value
+        if name not in PRESETS and Path(name).suffix == ".json":
+            from jaxnerf.config import from_json
+
+            try:
+                base = from_json(Path(name).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{name}: cannot be read: {error}") from None
+        else:
+            base = preset(name)
+    given = {key: values[key].value for key in flatten(Config()) if values[key].present}
+    return override(base, given)
+
+
+def use_all_cores(rays: int | None = None) -> None:
+    """On a CPU, one JAX device for each core; call it before JAX does anything.
+
+    Args:
+      rays: of a batch; then at most as many devices as divide it evenly. Settings of the user's own
+        (XLA_FLAGS, JAX_NUM_CPU_DEVICES) stand.
+    """
+    import jax
+
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    while rays and rays % cores:
+        cores -= 1
+    with contextlib.suppress(RuntimeError):  # a backend is running already
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless the user chose where or not to."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    with contextlib.suppress(OSError):
+        (home / "jaxnerf").mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(home / "jaxnerf"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def seconds_since_process_start() -> float:
+    """How long this process has been running, imports included."""
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+            after_name = file.read().rpartition(")")[2].split()
+        started = float(after_name[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.perf_counter() - _IMPORTED
+
+
+_IMPORTED = time.perf_counter()
+
+
+class LiveLine:
+    """A line that is rewritten in place on a terminal; plain lines, now and then, elsewhere."""
+
+    def __init__(self, every_seconds: float = 10.0):
+        self._terminal = sys.stdout.isatty()
+        self._every = every_seconds
+        self._last = -float("inf")
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Show the line's new text; the last one stays."""
+        now = time.monotonic()
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:width]}", end="\n" if last else "", flush=True)
+        elif last or now - self._last >= self._every:
+            print(text, flush=True)
+            self._last = now
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 12 s, 3 min 20 s, 2 h 05 min."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def _config_help(config: type, prefix: str) -> dict[str, str]:
+    """Every key's help, from the Attributes of the dataclasses' docstrings."""
+    hints = typing.get_type_hints(config)
+    section = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^  (\w[\w, ]*): (.*(?:\n {3,}.*)*)", section, re.MULTILINE)
+    about = {
+        name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")
+    }
+    found = {}
+    for field in dataclasses.fields(config):
+        kind, key = hints[field.name], prefix + field.name
+        if dataclasses.is_dataclass(kind):
+            found |= _config_help(typing.cast(type, kind), key + ".")
+        else:
+            found[key] = f"{describe(kind)}; {about[field.name]}"
+    return found
+
+
+def _flags_help(values: flags.FlagValues) -> str:
+    lines = ["Flags (bool flags take a no: --noNAME):"]
+    keys = flatten(Config())
+    has_config = next(iter(keys)) in values
+    for name in values:
+        if has_config and name in keys:
+            continue
+        flag = values[name]
+        default = "" if flag.value in (None, False, "") else f" (default {flag.value})"
+        lines += _entry(f"--{'[no]' if flag.boolean else ''}{name}", f"{flag.help}{default}")
+    if has_config:
+        lines += ["", "Presets for --config:"]
+        for name, (about, _) in PRESETS.items():
+            lines += _entry(name, about)
+        lines += ["", "Values of a preset, each with its default in the preset nerf:"]
+        base = flatten(preset("nerf"))
+        for key in keys:
+            shown = base[key]
+            shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
+            kind, _, about = values[key].help.partition("; ")
+            lines += _entry(f"--{key}={kind}", f"[{shown}] {about}")
+    return "\n".join(lines)
+
+
+def _entry(name: str, text: str) -> list[str]:
+    import textwrap
+
+    body = textwrap.wrap(text, 72)
+    return [f"  {name}", *(f"      {line}" for line in body)]

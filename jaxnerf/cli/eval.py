@@ -1,0 +1,115 @@
+"""`jaxnerf eval`: measure a run on held-out photographs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from jaxnerf.cli import common
+
+_HELP = """
+usage: jaxnerf eval RUN [--data DIR] [--split test] [--every N]
+
+Renders the test views of RUN's scene, and writes RUN/results.json (PSNR, SSIM and, with the extra
+`lpips`, LPIPS; for each image and in the mean, with the protocol they were measured under) and the
+pictures RUN/test_preds/000.png and so on. Nothing of the training command needs to be repeated.
+"""
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "data", None, "folder of the scene; by default where it was at training", flag_values=values
+    )
+    flags.DEFINE_string(
+        "split", "test", "which photographs: test, val or train", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "every", None, "measure views 0, N, 2 N, ...", flag_values=values, lower_bound=1
+    )
+    return values
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure; see the help.
+
+    Raises:
+      SceneError, RunError: in one line what is wrong.
+    """
+    values = _flags()
+    (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
+    common.use_all_cores()
+    common.use_compilation_cache()
+    from jaxnerf.runs import load_run
+
+    run = load_run(folder)
+    data = Path(values.data) if values.data else run.scene.source
+    evaluate(run, data, values.split, values.every)
+
+
+def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> dict[str, Any]:
+    """Measure a run, write results.json and the pictures, print the means.
+
+    Args:
+      run: from `load_run`.
+      data: the scene's folder.
+      split: of the photographs.
+      every: as the flag; by default as the run's configuration says.
+
+    Raises:
+      SceneError: the photographs are missing, or not those of the run's scene.
+    """
+    import numpy as np
+
+    from jaxnerf import evaluation, runs
+    from jaxnerf.cli.train import load
+    from jaxnerf.scenes import SceneError
+
+    scene = load(data, run.config, (split,))
+    photographs = scene.splits[split]
+    trained = run.scene.splits["train"].cameras
+    if not np.array_equal(scene.splits["train"].cameras.camera_to_world, trained.camera_to_world):
+        raise SceneError(f"{data}: not the scene that {run.folder} was trained on")
+    cameras = photographs.cameras
+    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
+    line = common.LiveLine()
+
+    def render(index: int):
+        import dataclasses
+
+        camera = dataclasses.replace(cameras[index], camera_to_world=poses[index])
+        return run.render(camera).colour
+
+    def progress(done: int, total: int, row: dict[str, Any]) -> None:
+        line.show(
+            f"{split} view {done}/{total}  psnr {row['psnr']:.2f}  ssim {row['ssim']:.3f}",
+            last=done == total,
+        )
+
+    rows = [row for row in runs.read_metrics(run.folder) if row["step"] <= run.step]
+    with runs.disk_errors(run.folder):
+        results = evaluation.evaluate_split(
+            render,
+            photographs,
+            run.folder / "test_preds",
+            name=split,
+            background=run.background,
+            every=every or run.config.evaluation.every,
+            lpips=evaluation.lpips_metric(),
+            progress=progress,
+        )
+        results |= {
+            "step": run.step,
+            "train_seconds": rows[-1]["seconds"] if rows else None,
+            "train_rays": run.step * run.config.training.rays_per_batch,
+        }
+        evaluation.write_json(run.folder / "results.json", results)
+    lpips = f", LPIPS {results['lpips']:.3f}" if "lpips" in results else ""
+    protocol = results["protocol"]
+    print(
+        f"{split}: PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}{lpips} "
+        f"({protocol['images']} of {protocol['of']} views, {protocol['resolution'][0]} x "
+        f"{protocol['resolution'][1]}, on {protocol['background']})"
+    )
+    return results

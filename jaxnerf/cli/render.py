@@ -1,0 +1,180 @@
+"""`jaxnerf render`: make a video from a run."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from jaxnerf.cameras import Camera
+from jaxnerf.cli import common
+
+_HELP = """
+usage: jaxnerf render RUN [--path orbit|spiral|FILE] [--out video.mp4] [flags]
+
+Renders a camera path from the run's folder alone; the photographs are not needed. FILE is a JSON file
+with poses in the frame of the scene's own files, laid out as NeRF's Blender transforms: {"frames":
+[{"transform_matrix": [[...], ...]}, ...]} and, if it should not be that of the training cameras, a
+"camera_angle_x" in radians. The suffix of the output decides its kind: .mp4, .gif or .webp.
+
+Examples:
+  jaxnerf render runs/lego --path orbit --out lego.mp4
+  jaxnerf render runs/lego --path orbit --frames 60 --width 320 --panels rgb,depth,normals --out lego.gif
+  jaxnerf render runs/lego --path keys.json --frames 240 --out flight.mp4
+"""
+
+_PANELS = ("rgb", "depth", "normals")
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "path", "orbit", "orbit, spiral, or a JSON file of poses", flag_values=values
+    )
+    flags.DEFINE_string("out", None, "the video; RUN/PATH.mp4 by default", flag_values=values)
+    flags.DEFINE_integer(
+        "frames",
+        None,
+        "how many; 120 by default. For a FILE: a smooth flight of so many frames through its poses; "
+        "by default just its poses",
+        flag_values=values,
+        lower_bound=2,
+    )
+    flags.DEFINE_integer(
+        "width",
+        0,
+        "of a panel in pixels; by default that of the photographs",
+        flag_values=values,
+        lower_bound=0,
+    )
+    flags.DEFINE_float("fps", 30.0, "frames a second", flag_values=values, lower_bound=0.1)
+    flags.DEFINE_list(
+        "panels", ["rgb"], f"side by side: any of {','.join(_PANELS)}", flag_values=values
+    )
+    return values
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Render; see the help.
+
+    Raises:
+      RunError, flags.Error: in one line what is wrong.
+    """
+    values = _flags()
+    (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
+    from jaxnerf.exports.video import SUFFIXES
+
+    for panel in values.panels:
+        if panel not in _PANELS:
+            raise flags.Error(f"--panels: {panel!r} is not one of {', '.join(_PANELS)}")
+    out = Path(values.out) if values.out else Path(folder) / f"{Path(values.path).stem}.mp4"
+    if out.suffix not in SUFFIXES:
+        raise flags.Error(f"--out: {out} does not end in one of {', '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise flags.Error(f"--out: {out.parent}: no such folder")
+    common.use_all_cores()
+    common.use_compilation_cache()
+    from jaxnerf import paths
+    from jaxnerf.runs import load_run
+
+    run = load_run(folder)
+    trained = np.asarray(run.cameras().camera_to_world)
+    frames, angle = values.frames or 120, None
+    if values.path == "orbit":
+        poses = paths.orbit_of(trained, frames)
+    elif values.path == "spiral":
+        middle = 0.5 * (run.scene.near + run.scene.far) * run.scene.to_user.scale
+        poses = paths.spiral(trained, middle, frames)
+    else:
+        poses, angle = read_poses(Path(values.path))
+        if values.frames:
+            poses = paths.spline(poses, values.frames)
+    cameras = path_cameras(run, poses, values.width, angle)
+    render_video(run, cameras, out, values.panels, values.fps)
+    print(f"left {out}: {len(cameras)} frames")
+
+
+def path_cameras(run, poses: np.ndarray, width: int = 0, angle: float | None = None) -> Camera:
+    """Cameras for poses: with the lens of the first training camera, or of a field of view.
+
+    Args:
+      run: from `load_run`.
+      poses: [N, 3, 4].
+      width: of the pictures, whose shape is that of the photographs; 0 for that of the photographs.
+      angle: horizontal field of view in radians, if not that of the photographs.
+    """
+    first = run.cameras()[0]
+    full_width, full_height = (int(side) for side in np.asarray(first.size))
+    if width:
+        first = first.resized(width, max(1, round(full_height * width / full_width)))
+    if angle is not None:
+        size = np.asarray(first.size)
+        focal = 0.5 * size[0] / np.tan(0.5 * angle)
+        first = Camera.pinhole(np.asarray(first.camera_to_world), focal, *map(int, size))
+    count = len(poses)
+    repeated = {
+        name: np.broadcast_to(
+            np.asarray(getattr(first, name)), (count, *np.shape(getattr(first, name)))
+        )
+        for name in ("focal", "centre", "distortion", "size")
+    }
+    return dataclasses.replace(first, camera_to_world=np.asarray(poses, np.float32), **repeated)
+
+
+def render_video(
+    run,
+    cameras: Camera,
+    out: Path,
+    panels: Sequence[str] = ("rgb",),
+    frames_per_second: float = 30.0,
+) -> None:
+    """Render cameras one after the other into a video, with a progress line."""
+    from jaxnerf.evaluation import to_8bit
+    from jaxnerf.exports import video
+    from jaxnerf.runs import disk_errors
+
+    line = common.LiveLine()
+    scale = run.scene.to_user.scale
+    with disk_errors(out), video.open_video(out, frames_per_second) as write:
+        for index in range(len(cameras)):
+            seen = run.render(cameras[index], with_normals="normals" in panels)
+            pictures = {
+                "rgb": lambda s=seen: s.colour,
+                "depth": lambda s=seen: video.colour_depth(
+                    s.depth, s.opacity, run.scene.near * scale, run.scene.far * scale
+                ),
+                "normals": lambda s=seen: video.colour_normals(s.normals, s.opacity),
+            }
+            write(to_8bit(np.concatenate([pictures[panel]() for panel in panels], axis=1)))
+            done = index + 1
+            line.show(f"{out.name}: frame {done}/{len(cameras)}", last=done == len(cameras))
+
+
+def read_poses(path: Path) -> tuple[np.ndarray, float | None]:
+    """Poses [N, 3, 4] and, if it says one, the field of view of a JSON file; see the help.
+
+    Raises:
+      SceneError: the file is missing or wrong.
+    """
+    from jaxnerf.scenes import SceneError
+    from jaxnerf.scenes.blender import read_pose
+
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        frames = contents["frames"]
+        poses = np.stack(
+            [
+                read_pose(f"{path}: frames[{i}]", frame["transform_matrix"])
+                for i, frame in enumerate(frames)
+            ]
+        )
+        angle = contents.get("camera_angle_x")
+        return poses, None if angle is None else float(angle)
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SceneError(
+            f"{path}: not a file of poses: {error if str(error) else type(error).__name__}"
+        ) from None

@@ -1,0 +1,294 @@
+"""`jaxnerf train`: photographs in, a scene out."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from jaxnerf.cli import common
+from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten
+
+_HELP = """
+usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
+
+Trains a radiance field on the photographs in DIR (by default the demo scene that comes with jaxnerf),
+then measures it on the test views and renders a video around the scene. All of it is kept in RUN:
+
+  config.json, scene.json, checkpoints/    what eval and render need
+  metrics.jsonl, events.*                  how training went (the latter for TensorBoard)
+  results.json, test_preds/, orbit.mp4     what came out
+
+Examples:
+  jaxnerf train
+  jaxnerf train --data nerf_synthetic/lego --max_seconds 600
+  jaxnerf train --data nerf_synthetic/lego --config nerf --training.rays_per_pass 4096
+  jaxnerf train --out runs/lego --resume
+"""
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "data", None, "folder of the scene; the demo scene by default", flag_values=values
+    )
+    flags.DEFINE_string(
+        "out", None, "folder of the run; runs/NAME-OF-DATA by default", flag_values=values
+    )
+    flags.DEFINE_string(
+        "config", DEFAULT_PRESET, "a preset's name, or a config.json", flag_values=values
+    )
+    flags.DEFINE_integer("seed", None, "same as --training.seed", flag_values=values, lower_bound=0)
+    flags.DEFINE_float(
+        "max_seconds",
+        None,
+        "time budget, counted from the start of the process; the number of steps is fixed early on "
+        "to what fits",
+        flag_values=values,
+        lower_bound=0.0,
+    )
+    flags.DEFINE_integer(
+        "max_steps", None, "same as --training.steps", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_bool("resume", False, "go on with the run in RUN", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "start anew where RUN holds a run", flag_values=values)
+    flags.DEFINE_bool(
+        "evaluate",
+        True,
+        "measure the test views and render an orbit at the end",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "checkpoint_seconds", 60.0, "time between checkpoints", flag_values=values, lower_bound=0.0
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "this is one process of several, on a cluster that JAX recognises (Slurm, TPU pods, ...) "
+        "or as the environment's JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say",
+        flag_values=values,
+    )
+    common.define_config_flags(values)
+    return values
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train; see the help.
+
+    Raises:
+      SceneError, RunError, ConfigError, FitError: in one line what is wrong.
+    """
+    values = _flags()
+    common.parse(values, arguments, _HELP)
+    from jaxnerf import runs
+    from jaxnerf.scenes import demo_path
+
+    data = Path(values.data) if values.data else demo_path()
+    out = Path(values.out) if values.out else Path("runs") / data.resolve().name
+    if values.resume:
+        saved = runs.read_config(out)
+        data = data if values.data else runs.read_scene(out).source
+        config = _with_shorthands(common.configuration(values, saved), values)
+        _refuse_changes(out, saved, config)
+    else:
+        config = _with_shorthands(common.configuration(values), values)
+    common.use_all_cores(config.training.rays_per_batch)
+    common.use_compilation_cache()
+    if values.distributed:
+        _join_cluster()
+    _train(data, out, config, values)
+
+
+def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
+    changes = {"seed": values.seed, "steps": values.max_steps}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+
+
+def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
+    """What a resumed run may not change: anything that would make it another run."""
+    before, after = flatten(saved), flatten(config)
+    free = {"training.steps", "training.rays_per_pass"}
+    for key, value in after.items():
+        if value != before[key] and key not in free and not key.startswith("evaluation."):
+            raise ConfigError(
+                f"{out}: was trained with {key}={before[key]}; --resume cannot change it to {value}"
+            )
+
+
+def _join_cluster() -> None:
+    import os
+
+    import jax
+
+    try:
+        if "JAX_COORDINATOR_ADDRESS" in os.environ:
+            jax.distributed.initialize(
+                os.environ["JAX_COORDINATOR_ADDRESS"],
+                int(os.environ["JAX_NUM_PROCESSES"]),
+                int(os.environ["JAX_PROCESS_ID"]),
+            )
+        else:
+            jax.distributed.initialize()
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"--distributed: cannot join the other processes: {error}") from None
+
+
+def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> None:
+    import jax
+
+    from jaxnerf import runs
+    from jaxnerf.evaluation import psnr_of_error
+    from jaxnerf.training import create_state, fit
+
+    checkpoints = runs.Checkpoints(out)
+    state = checkpoints.restore(config) if values.resume else None
+    if not values.resume:
+        runs.check_free(out, overwrite=values.overwrite)
+    scene = load(data, config, ("train",))
+    train = scene.splits["train"]
+    leader = jax.process_index() == 0
+    if leader:
+        if not values.resume:
+            runs.create_folder(out, config, scene, overwrite=values.overwrite)
+        print(_describe(scene, config), flush=True)
+    planned = state is None and values.max_seconds is not None
+    if state is None:
+        state = create_state(config.fields(), config.training)
+    elif values.max_steps is not None:
+        state = dataclasses.replace(state, total_steps=np.int32(values.max_steps))
+    if leader and values.resume:
+        print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
+
+    left = None
+    if values.max_seconds is not None:
+        left = lambda: values.max_seconds - common.seconds_since_process_start()  # noqa: E731
+    before = _seconds_trained(runs.read_metrics(out), int(state.step))
+    log = runs.MetricsLog(out, int(state.step)) if leader else None
+    line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
+    progress = None
+    try:
+        for progress in fit(
+            state, train, scene.near, scene.far, fields=config.fields(), settings=config.render,
+            config=config.training, seconds_left=left, plan=planned,
+        ):  # fmt: skip
+            state, now = progress.state, time.perf_counter()
+            done = progress.step == progress.total_steps
+            seconds = before + now - begun
+            quality = psnr_of_error(progress.metrics["mse"])
+            if log:
+                log.write(
+                    progress.step,
+                    {
+                        **progress.metrics,
+                        "psnr": quality,
+                        "rays_per_second": progress.rays_per_second,
+                        "seconds": seconds,
+                        "seconds_since_process_start": common.seconds_since_process_start(),
+                    },
+                )
+                line.show(_status(progress, quality, config), last=done)
+            if done or now - saved_at >= values.checkpoint_seconds:
+                checkpoints.save(state)
+                saved_at = time.perf_counter()
+    finally:
+        if log:
+            log.close()
+    if not leader:
+        return
+    if progress is None:
+        print(f"nothing left to train: step {int(state.step)} of {int(state.total_steps)}")
+    _finish(out, values)
+
+
+def load(data: Path, config: Config, images: Sequence[str]):
+    """The scene as a configuration wants it read."""
+    from jaxnerf.scenes import load_scene
+
+    scene = load_scene(data, downscale=config.scene.downscale, images=images)
+    if config.scene.pixels == "centre":
+        return scene
+    # A ray through a pixel's corner is one through its centre of a camera moved half a pixel.
+    splits = {
+        name: dataclasses.replace(
+            split, cameras=dataclasses.replace(split.cameras, centre=split.cameras.centre + 0.5)
+        )
+        for name, split in scene.splits.items()
+    }
+    return dataclasses.replace(scene, splits=splits)
+
+
+def _describe(scene, config: Config) -> str:
+    import jax
+
+    width, height = np.asarray(scene.splits["train"].cameras.size)[0]
+    counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
+    devices = jax.devices()
+    return (
+        f"{scene.name}: {scene.format} scene, {counts} views of {width} x {height}, "
+        f"near {scene.near:g}, far {scene.far:g}\n"
+        f"{sum(_sizes(config)):,} parameters; {config.training.rays_per_batch} rays a step on "
+        f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
+    )
+
+
+def _sizes(config: Config) -> list[int]:
+    import jax
+
+    from jaxnerf.training import create_state
+
+    state = jax.eval_shape(lambda: create_state(config.fields(), config.training))
+    return [leaf.size for leaf in jax.tree.leaves(state.params)]
+
+
+def _status(progress, quality: float, config: Config) -> str:
+    left = (progress.total_steps - progress.step) * config.training.rays_per_batch
+    return (
+        f"step {progress.step}/{progress.total_steps}  loss {progress.metrics['loss']:.5f}  "
+        f"psnr {quality:.2f}  {progress.rays_per_second:,.0f} rays/s  "
+        f"{common.duration(left / max(progress.rays_per_second, 1e-9))} left"
+    )
+
+
+def _seconds_trained(rows: list[dict[str, float]], step: int) -> float:
+    earlier = [row.get("seconds", 0.0) for row in rows if row["step"] <= step]
+    return earlier[-1] if earlier else 0.0
+
+
+def _finish(out: Path, values: flags.FlagValues) -> None:
+    made = [f"{out}/checkpoints"]
+    if values.evaluate:
+        from jaxnerf import runs
+        from jaxnerf.cli import eval as evaluation
+        from jaxnerf.cli import render
+        from jaxnerf.paths import orbit_of
+
+        run = runs.load_run(out)
+        data = Path(values.data) if values.data else run.scene.source
+        evaluation.evaluate(run, data)
+        made += [f"{out}/results.json", f"{out}/test_preds/"]
+        frames = run.config.evaluation.orbit_frames
+        if frames:
+            poses = orbit_of(np.asarray(run.cameras().camera_to_world), frames)
+            render.render_video(
+                run,
+                render.path_cameras(run, poses, run.config.evaluation.orbit_size),
+                out / "orbit.mp4",
+            )
+            made.append(f"{out}/orbit.mp4")
+    print(
+        f"\nleft in {out}: {', '.join(name.removeprefix(f'{out}/') for name in made)}\n"
+        f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
+        f"  jaxnerf render {out} --path orbit --panels rgb,depth,normals --out {out}/panels.mp4\n"
+        f"  jaxnerf eval {out}\n"
+        f"  jaxnerf train --out {out} --resume --max_steps {_more_steps(out)}"
+    )
+
+
+def _more_steps(out: Path) -> int:
+    from jaxnerf import runs
+
+    rows = runs.read_metrics(out)
+    return 2 * int(rows[-1]["step"]) if rows else 1000

@@ -1,0 +1,255 @@
+"""A run's configuration: typed, with presets, and strict about what it does not know."""
+
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from jaxnerf.fields import Field
+from jaxnerf.fields.nerf import NerfField
+from jaxnerf.rendering import RenderSettings
+from jaxnerf.training import TrainingConfig
+
+
+class ConfigError(ValueError):
+    """A configuration's key or value is wrong: one line that names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+    """How the photographs are read.
+
+    Attributes:
+      downscale: shrink them by this whole factor.
+      pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
+        paper's code (which costs half a dB).
+    """
+
+    downscale: int = 1
+    pixels: Literal["centre", "corner"] = "centre"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured and shown when training ends.
+
+    Attributes:
+      every: of the test views, measure numbers 0, every, 2 every, ...
+      orbit_frames: in the video; 0 for none.
+      orbit_size: width of the video in pixels; 0 is that of the photographs.
+      chunk: rays rendered at a time on each device; memory grows with it.
+    """
+
+    every: int = 1
+    orbit_frames: int = 120
+    orbit_size: int = 0
+    chunk: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run computes.
+
+    Attributes:
+      scene: how photographs are read.
+      field: the network.
+      separate_levels: a network of its own for each level of samples (the paper's coarse and fine),
+        or one for all.
+      render: how rays are sampled and composited.
+      training: see `TrainingConfig`.
+      evaluation: what happens at the end.
+    """
+
+    scene: SceneConfig = SceneConfig()
+    field: NerfField = NerfField()
+    separate_levels: bool = True
+    render: RenderSettings = RenderSettings()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def fields(self) -> tuple[Field, ...]:
+        """The fields to train: one for each level, or a single one."""
+        return (self.field,) * (len(self.render.samples) if self.separate_levels else 1)
+
+
+# Sizes for one accelerator with 16 GB; memory grows with rays_per_pass.
+_PAPER = Config(
+    scene=SceneConfig(pixels="corner"),
+    field=NerfField(density_activation="relu", colour_padding=0.0),
+    render=RenderSettings(samples=(64, 128), sample_at="start"),
+    training=TrainingConfig(
+        steps=500_000,
+        rays_per_batch=1024,
+        one_image_per_batch=True,
+        learning_rate=5e-4,
+        final_learning_rate=5e-5,
+        delay_steps=0,
+    ),
+)
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "nerf_small": (
+        "the paper's method with a narrow network, for CPUs: minutes (default)",
+        Config(
+            scene=SceneConfig(downscale=4),
+            field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_degree=8),
+            separate_levels=False,
+            render=RenderSettings(samples=(32, 32)),
+            training=TrainingConfig(
+                steps=50_000,
+                rays_per_batch=1024,
+                learning_rate=4e-3,
+                final_learning_rate=2e-4,
+                delay_steps=50,
+            ),
+            evaluation=EvaluationConfig(orbit_frames=60),
+        ),
+    ),
+    "nerf": ("the paper's network with what later work found better: hours on a GPU", Config()),
+    "paper": ("the original's arithmetic to the letter, and its schedule", _PAPER),
+}
+DEFAULT_PRESET = "nerf_small"
+
+_NOT_ZERO = frozenset(
+    ["downscale", "every", "chunk", "depth", "width", "view_width", "steps", "rays_per_batch", "learning_rate", "final_learning_rate"]
+)
+
+
+def preset(name: str) -> Config:
+    """The preset of a name.
+
+    Raises:
+      ConfigError: there is none; the message names the nearest.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"no preset {name!r}{_nearest(name, PRESETS)}")
+    return PRESETS[name][1]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as {"training.steps": 1000, ...}."""
+    flat = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """A configuration with some values replaced.
+
+    Args:
+      config: what they replace.
+      values: by dotted key; strings are parsed as the command line gives them ("64,128" is a tuple).
+
+    Raises:
+      ConfigError: a key is unknown (the message names the nearest), or a value is not of its type.
+
+    >>> override(Config(), {"training.steps": "1000"}).training.steps
+    1000
+    """
+    known = flatten(config)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}{_nearest(key, known)}")
+    replaced = _replace(config, values, "")
+    for key, value in flatten(replaced).items():
+        if key.rpartition(".")[2] in _NOT_ZERO and value == 0:
+            raise ConfigError(f"{key}: must not be 0")
+    if min(replaced.render.samples) < 2:
+        raise ConfigError(f"render.samples: {replaced.render.samples} has a level of fewer than 2")
+    return replaced
+
+
+def to_json(config: Config) -> str:
+    """A configuration as JSON text, every key written out."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+    """Read what `to_json` wrote; keys left out keep their defaults.
+
+    Raises:
+      ConfigError: it is not JSON, a key is unknown, or a value is not of its type.
+    """
+    try:
+        nested = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"broken JSON: {error}") from None
+    flat: dict[str, Any] = {}
+
+    def walk(value, prefix):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'} must be an object")
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                walk(inner, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = inner
+
+    walk(nested, "")
+    return override(Config(), flat)
+
+
+def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for field in dataclasses.fields(config):
+        key, current = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(current):
+            changes[field.name] = _replace(current, values, key + ".")
+        elif key in values:
+            changes[field.name] = _parse(key, values[key], hints[field.name])
+    return dataclasses.replace(config, **changes)
+
+
+def _parse(key: str, value: Any, kind: Any) -> Any:
+    """Check a value against its type; read it from text if it is text."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(str, arguments))
+            raise ConfigError(f"{key}: {value!r} is not one of {choices}")
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not parts:
+            raise ConfigError(f"{key}: {value!r} is not a list like 64,128")
+        return tuple(_parse(key, part, arguments[0]) for part in parts)
+    if kind is bool:
+        words = {"true": True, "1": True, "false": False, "0": False}
+        if isinstance(value, str):
+            value = words.get(value.lower())
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key}: must be true or false")
+        return value
+    try:
+        if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
+            raise ValueError
+        number = int(value) if kind is int else float(value)
+    except (TypeError, ValueError, OverflowError):
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{key}: {value!r} is not {what}") from None
+    if not math.isfinite(number) or number < 0:
+        raise ConfigError(f"{key}: {value!r} must be finite and not negative")
+    return number
+
+
+def _nearest(key: str, known: Any) -> str:
+    matches = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def describe(kind: Any) -> str:
+    """A type as the help shows it."""
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "N,N,..."
+    return {int: "N", float: "X", bool: "true|false"}.get(kind, str(kind))

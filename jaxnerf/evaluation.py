@@ -1,0 +1,186 @@
+"""How good a picture is, and under which protocol that was said."""
+
+import importlib.metadata
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dm_pix
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from jaxnerf.scenes import Split
+
+_SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
+
+
+def psnr(picture: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"]) -> float:
+    """Peak signal-to-noise ratio in dB, of values in [0, 1]: -10 log10 of the mean squared error.
+
+    Infinite for equal pictures.
+
+    >>> round(psnr(np.full((2, 2, 3), 0.6), np.full((2, 2, 3), 0.5)), 6)
+    20.0
+    """
+    difference = np.asarray(picture, np.float64) - np.asarray(truth, np.float64)
+    return psnr_of_error(float(np.mean(difference**2)))
+
+
+def psnr_of_error(mean_squared_error: float) -> float:
+    """PSNR in dB from a mean squared error of values in [0, 1]."""
+    return float("inf") if mean_squared_error == 0.0 else -10.0 * math.log10(mean_squared_error)
+
+
+def ssim(picture: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
+    """Structural similarity (Wang et al., 2004), of values in [0, 1]; mean over pixels and channels.
+
+    Gaussian window of 11 x 11 pixels with sigma 1.5, k1 0.01, k2 0.03, where the window fits whole.
+
+    Raises:
+      ValueError: a picture is smaller than the window.
+    """
+    if min(picture.shape[:2]) < _SSIM["size"]:
+        raise ValueError(f"ssim: {picture.shape[1]} x {picture.shape[0]} pixels are fewer than 11")
+    value = dm_pix.ssim(
+        jnp.asarray(picture, jnp.float32),
+        jnp.asarray(truth, jnp.float32),
+        max_val=1.0,
+        filter_size=_SSIM["size"],
+        filter_sigma=_SSIM["sigma"],
+        k1=_SSIM["k1"],
+        k2=_SSIM["k2"],
+    )
+    return float(value)
+
+
+def lpips_metric(network: str = "vgg") -> Callable[[np.ndarray, np.ndarray], float] | None:
+    """Learned perceptual similarity (Zhang et al., 2018), or None without the extra `lpips`.
+
+    Args:
+      network: "vgg" or "alex"; the figures of the two are not comparable.
+
+    Returns:
+      A function of two pictures [h, w, 3] with values in [0, 1]; smaller is more alike. The package
+      fetches the network's weights when it is first used.
+    """
+    try:
+        import lpips
+        import torch
+    except ImportError:
+        return None
+    measure = lpips.LPIPS(net=network, verbose=False)
+
+    def tensor(picture):
+        scaled = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] * 2.0 - 1.0
+        return torch.from_numpy(np.ascontiguousarray(scaled))
+
+    def compare(picture: np.ndarray, truth: np.ndarray) -> float:
+        with torch.no_grad():
+            return float(measure(tensor(picture), tensor(truth)))
+
+    return compare
+
+
+def blend(image: UInt8[np.ndarray, "*shape 4"], background: float) -> Float[np.ndarray, "*shape 3"]:
+    """A photograph with straight alpha on a grey background (1.0 is white), in [0, 1]."""
+    rgba = image.astype(np.float32) / np.float32(255.0)
+    alpha = rgba[..., 3:]
+    return rgba[..., :3] * alpha + np.float32(background) * (np.float32(1.0) - alpha)
+
+
+def to_8bit(picture: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Values in [0, 1] as the nearest of 256 levels; what lies outside is clipped."""
+    return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def evaluate_split(
+    render: Callable[[int], Float[np.ndarray, "h w 3"]],
+    split: Split,
+    out: Path,
+    *,
+    name: str = "test",
+    background: float = 1.0,
+    every: int = 1,
+    lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    progress: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Render a split's cameras, save the pictures, and measure them against the photographs.
+
+    Args:
+      render: makes the picture of camera i, values in [0, 1].
+      split: with photographs.
+      out: folder for the pictures, 000.png and so on, numbered as in the split; made if need be.
+      name: of the split.
+      background: grey on which the photographs are blended.
+      every: only cameras 0, every, 2 every, ...
+      lpips: from `lpips_metric`.
+      progress: called with (images done, images in all, the last image's row).
+
+    Returns:
+      What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of the
+      saved pictures), "ssim", if given "lpips", "images" with a row each, "protocol", and
+      "render_seconds_per_image" (the median, so that compilation does not count).
+    """
+    assert split.images is not None
+    out.mkdir(parents=True, exist_ok=True)
+    rows, seconds = [], []
+    chosen = range(0, len(split), every)
+    for index in chosen:
+        begun = time.perf_counter()
+        picture = np.clip(render(index), 0.0, 1.0)
+        seconds.append(time.perf_counter() - begun)
+        truth = blend(split.images[index], background)
+        rounded = to_8bit(picture)
+        file = out / f"{index:03d}.png"
+        Image.fromarray(rounded).save(file)
+        row = {
+            "image": split.names[index],
+            "file": f"{out.name}/{file.name}",
+            "psnr": psnr(picture, truth),
+            "psnr_8bit": psnr(rounded / np.float32(255.0), truth),
+            "ssim": ssim(picture, truth),
+        }
+        if lpips is not None:
+            row["lpips"] = lpips(picture, truth)
+        rows.append(row)
+        if progress:
+            progress(len(rows), len(chosen), row)
+    height, width = split.images.shape[1:3]
+    means = {
+        metric: float(np.mean([row[metric] for row in rows]))
+        for metric in ("psnr", "psnr_8bit", "ssim", "lpips")
+        if metric in rows[0]
+    }
+    protocol = {
+        "split": name,
+        "images": len(rows),
+        "of": len(split),
+        "every": every,
+        "resolution": [width, height],
+        "background": {1.0: "white", 0.0: "black"}.get(background, background),
+        "alpha": "straight, blended in sRGB",
+        "values": "sRGB in [0, 1]; psnr, ssim and lpips of unrounded pictures, psnr_8bit of saved ones",
+        "mean": "arithmetic mean over images",
+        "ssim": _SSIM,
+        "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
+        "jaxnerf": importlib.metadata.version("jaxnerf"),
+    }
+    return {
+        **means,
+        "render_seconds_per_image": float(np.median(seconds)),
+        "protocol": protocol,
+        "images": rows,
+    }
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,112 @@
+"""Moving pictures: frames out as mp4, gif or webp, and colours for depth and normals."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+# From far to near: black, violet, red, orange, pale yellow, of even steps in lightness.
+_DEPTH_COLOURS = np.array(
+    [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], np.float32
+)
+
+SUFFIXES = (".mp4", ".gif", ".webp")
+
+
+class FrameSink(Protocol):
+    """Takes the frames of a video one after the other."""
+
+    def __call__(self, frame: UInt8[np.ndarray, "height width 3"]) -> None: ...
+
+
+@contextmanager
+def open_video(path: Path, frames_per_second: float = 30.0) -> Iterator[FrameSink]:
+    """Write a video frame by frame; its kind follows from the file's suffix.
+
+    The file appears whole, when the block ends without an exception, or not at all. mp4 is H.264 with
+    4:2:0 chroma, which every player shows; a last odd row or column of pixels is repeated.
+
+    Raises:
+      ValueError: the suffix is not .mp4, .gif or .webp.
+
+    Example::
+
+      with open_video(Path("orbit.mp4")) as write:
+          for picture in pictures:
+              write(picture)
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: a video's name must end in one of {', '.join(SUFFIXES)}")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        writer = _mp4 if path.suffix == ".mp4" else _animated_image
+        with writer(partial, frames_per_second) as write:
+            yield write
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _mp4(path: Path, frames_per_second: float) -> Iterator[FrameSink]:
+    import imageio_ffmpeg
+
+    writer = None
+
+    def write(frame: np.ndarray) -> None:
+        nonlocal writer
+        even = np.pad(
+            frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge"
+        )
+        if writer is None:
+            writer = imageio_ffmpeg.write_frames(
+                str(path),
+                (even.shape[1], even.shape[0]),
+                fps=frames_per_second,
+                quality=8,
+                macro_block_size=2,
+            )
+            with warnings.catch_warnings():
+                # JAX warns of any child process; this one only runs another program at once.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                writer.send(None)
+        writer.send(np.ascontiguousarray(even))
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+@contextmanager
+def _animated_image(path: Path, frames_per_second: float) -> Iterator[FrameSink]:
+    frames: list[Image.Image] = []
+    yield lambda frame: frames.append(Image.fromarray(frame))
+    duration = round(1000.0 / frames_per_second)
+    options = {"quality": 80, "method": 6} if path.suffix == ".webp" else {}
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options
+    )
+
+
+def colour_depth(
+    depth: Float[np.ndarray, "h w"], opacity: Float[np.ndarray, "h w"], near: float, far: float
+) -> Float[np.ndarray, "h w 3"]:
+    """Depth as colour, pale where near and dark where far, black where nothing is."""
+    closeness = np.clip((far - depth) / (far - near), 0.0, 1.0)
+    stops = np.linspace(0.0, 1.0, len(_DEPTH_COLOURS))
+    colours = [np.interp(closeness, stops, channel) for channel in _DEPTH_COLOURS.T / 255.0]
+    return np.stack(colours, axis=-1) * opacity[..., None]
+
+
+def colour_normals(
+    normals: Float[np.ndarray, "h w 3"], opacity: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """Unit normals as colour, (n + 1) / 2, grey where nothing is."""
+    return 0.5 + 0.5 * normals * opacity[..., None]

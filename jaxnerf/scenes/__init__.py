@@ -1,0 +1,120 @@
+"""Scenes: photographs with known cameras, whatever format they came in."""
+
+import dataclasses
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxnerf.cameras import Camera
+
+
+class SceneError(Exception):
+    """A scene's files are missing or wrong: one line that names the file and what is wrong in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """A rotation, a uniform scale and a shift: x -> scale * rotation @ x + translation.
+
+    >>> double = Similarity(scale=2.0, translation=np.array([1.0, 0.0, 0.0]))
+    >>> double.points(np.array([1.0, 1.0, 0.0])).tolist()
+    [3.0, 2.0, 0.0]
+    """
+
+    scale: float = 1.0
+    rotation: Float[np.ndarray, "3 3"] = dataclasses.field(default_factory=lambda: np.eye(3))
+    translation: Float[np.ndarray, "3"] = dataclasses.field(default_factory=lambda: np.zeros(3))
+
+    def points(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+        """Where points go."""
+        return self.scale * np.asarray(points) @ self.rotation.T + self.translation
+
+    def poses(self, poses: Float[np.ndarray, "*batch 3 4"]) -> Float[np.ndarray, "*batch 3 4"]:
+        """Where cameras go: positions as points, orientations turned but not scaled."""
+        poses = np.asarray(poses)
+        position = self.points(poses[..., 3])
+        return np.concatenate([self.rotation @ poses[..., :3], position[..., None]], axis=-1)
+
+    def inverse(self) -> "Similarity":
+        """The similarity that undoes this one."""
+        rotation = self.rotation.T
+        return Similarity(1.0 / self.scale, rotation, -rotation @ self.translation / self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Some of a scene's photographs.
+
+    Attributes:
+      names: of each photograph, as its file was named.
+      cameras: a batch of as many.
+      images: 8-bit sRGB with straight alpha (255 where the file had none). None until read.
+    """
+
+    names: tuple[str, ...]
+    cameras: Camera
+    images: UInt8[np.ndarray, "N height width 4"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Photographs and cameras in a frame that fields are comfortable in.
+
+    Attributes:
+      name: for people, and the name of its runs.
+      source: the folder it was read from.
+      format: which reader read it.
+      splits: "train", "test" and, where the format has it, "val".
+      near, far: the depths between which everything lies, in the scene's frame.
+      to_user: from the scene's frame to that of the files.
+    """
+
+    name: str
+    source: Path
+    format: str
+    splits: Mapping[str, Split]
+    near: float
+    far: float
+    to_user: Similarity = dataclasses.field(default_factory=Similarity)
+
+
+def demo_path() -> Path:
+    """The folder of the demo scene that comes with the package."""
+    return Path(str(importlib.resources.files("jaxnerf.scenes"))) / "demo"
+
+
+def load_scene(
+    path: str | Path | None = None, *, downscale: int = 1, images: Sequence[str] = ("train",)
+) -> Scene:
+    """Read a scene from a folder, recognising its format.
+
+    Args:
+      path: the folder; the bundled demo scene by default.
+      downscale: shrink photographs by this factor (the mean of squares of pixels).
+      images: the splits whose photographs are read; of the others only the cameras are.
+
+    Raises:
+      SceneError: the folder or something in it is missing or wrong.
+    """
+    from jaxnerf.scenes import blender
+
+    if downscale < 1:
+        raise SceneError(f"downscale must be a whole number from 1 up, got {downscale}")
+    folder = demo_path() if path is None else Path(path)
+    if not folder.exists():
+        raise SceneError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise SceneError(f"{folder}: not a folder")
+    if blender.recognises(folder):
+        return blender.read(folder, downscale=downscale, images=images)
+    found = "transforms.json" if (folder / "transforms.json").exists() else None
+    hint = f" ({found} is of a format that is not read yet)" if found else ""
+    raise SceneError(
+        f"{folder}: not a scene: no transforms_train.json as in NeRF's Blender format{hint}"
+    )

@@ -1,0 +1,390 @@
+"""Training: what a step is, how it is spread over devices, and the loop around it.
+
+`train_step` is written for one device, with an explicit mean over the named axis. `parallel` maps it
+over all devices of all hosts, in one line. The batch of step n is a function of (seed, n) alone, and
+the randomness of a ray one of (key, n, the ray's place in the global batch): neither the number of
+devices nor an interruption changes what is computed, but for rounding.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.compositing import over
+from jaxnerf.fields import Field
+from jaxnerf.rendering import RenderSettings, composite, sample_levels
+from jaxnerf.scenes import Split
+
+AXIS = "devices"
+
+# A loop that never waits for a result can deadlock the all-reduce between CPU devices.
+_STEPS_BETWEEN_WAITS = 8
+# How long to measure the speed before the number of steps of a time budget is fixed, and the share
+# of the remaining time that the steps may plan for.
+_MEASURED_SECONDS = 3.0
+_PLANNED_SHARE = 0.96
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a field is trained.
+
+    Attributes:
+      steps: how many; with a time budget the number that fits, at most this.
+      rays_per_batch: in each step, over all devices.
+      rays_per_pass: of those, at most so many on one device in one forward and backward pass; the
+        passes' gradients are averaged. Memory grows with it, the result does not depend on it. 0
+        is all at once.
+      one_image_per_batch: draw each batch from one photograph, as in the paper, or from all.
+      background: what photographs with alpha are blended on: "white", "black", or "random", a new
+        colour for each ray, which keeps a field from painting empty space.
+      learning_rate, final_learning_rate: of Adam; decays from one to the other, linearly in the logarithm.
+      delay_steps, delay_factor: the rate starts at this factor of itself and reaches its full value
+        after so many steps (at most a tenth of the run).
+      adam_beta1, adam_beta2, adam_epsilon: of Adam.
+      coarse_loss: weight of the loss of every level but the last.
+      seed: of everything random.
+    """
+
+    steps: int = 1_000_000
+    rays_per_batch: int = 4096
+    rays_per_pass: int = 256
+    one_image_per_batch: bool = False
+    background: Literal["white", "black", "random"] = "white"
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 5e-6
+    delay_steps: int = 2500
+    delay_factor: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-7
+    coarse_loss: float = 1.0
+    seed: int = 0
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that changes in training. A pytree, replicated on every device.
+
+    Attributes:
+      step: how many steps were taken.
+      total_steps: where the learning rate's schedule ends.
+      params: a tuple, of each level's field.
+      optimizer: Adam's moments.
+    """
+
+    step: Int[Array, ""]
+    total_steps: Int[Array, ""]
+    params: tuple[Any, ...]
+    optimizer: Any
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pixels to learn from: which camera, where, and what colour was seen. Rays are cast on the device."""
+
+    camera: Int[np.ndarray, "*batch"]
+    pixel: Int[np.ndarray, "*batch 2"]
+    colour: UInt8[np.ndarray, "*batch 4"]
+
+
+def create_state(fields: Sequence[Field], config: TrainingConfig) -> TrainState:
+    """The state before the first step."""
+    keys = jax.random.split(jax.random.key(config.seed), len(fields))
+    params = tuple(field.init(key) for field, key in zip(fields, keys, strict=True))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        total_steps=jnp.asarray(config.steps, jnp.int32),
+        params=params,
+        optimizer=_adam(config).init(params),
+    )
+
+
+def learning_rate(
+    config: TrainingConfig, step: Int[Array, ""], total_steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Log-linear decay with a delayed start (JaxNeRF's schedule).
+
+    The delay multiplies by delay_factor + (1 - delay_factor) sin(pi/2 step/delay_steps).
+    """
+    progress = step.astype(jnp.float32) / jnp.maximum(total_steps, 1).astype(jnp.float32)
+    decay = optax.exponential_decay(
+        config.learning_rate, 1, config.final_learning_rate / config.learning_rate
+    )
+    delay_steps = jnp.minimum(float(max(config.delay_steps, 0)), 0.1 * total_steps) + 1e-9
+    ramp = jnp.sin(0.5 * jnp.pi * jnp.minimum(step / delay_steps, 1.0))
+    return decay(progress) * (config.delay_factor + (1.0 - config.delay_factor) * ramp)
+
+
+def sample_batch(split: Split, config: TrainingConfig, step: int) -> Batch:
+    """The global batch of a step: pixels drawn evenly, with replacement, from the photographs."""
+    assert split.images is not None
+    count, height, width = split.images.shape[:3]
+    random = np.random.Generator(np.random.Philox(key=[config.seed, step]))
+    size = config.rays_per_batch
+    camera = random.integers(count, size=1 if config.one_image_per_batch else size, dtype=np.int32)
+    camera = np.broadcast_to(camera, (size,))
+    x = random.integers(width, size=size, dtype=np.int32)
+    y = random.integers(height, size=size, dtype=np.int32)
+    return Batch(camera, np.stack([x, y], axis=-1), split.images[camera, y, x])
+
+
+def batch_loss(
+    params: tuple[Any, ...],
+    batch: Batch,
+    keys: PRNGKeyArray,
+    cameras: Camera,
+    bounds: Float[Array, "2"],
+    *,
+    fields: Sequence[Field],
+    settings: RenderSettings,
+    config: TrainingConfig,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean squared error of a batch, over all levels, and that of the last level alone.
+
+    Args:
+      params: of each level's field.
+      batch: of one device, or a part of it.
+      keys: one for each ray.
+      cameras: all that the batch refers to.
+      bounds: near and far.
+      fields, settings, config: static.
+    """
+
+    def ray_errors(camera, pixel, colour, key):
+        render_key, background_key = jax.random.split(key)
+        background = {
+            "white": lambda: jnp.ones(3),
+            "black": lambda: jnp.zeros(3),
+            "random": lambda: jax.random.uniform(background_key, (3,)),
+        }[config.background]()
+        rgba = colour.astype(jnp.float32) / 255.0
+        target = over(rgba[:3] * rgba[3], rgba[3], background)
+        rays = cast_rays(cameras[camera], pixel.astype(jnp.float32) + 0.5, bounds[0], bounds[1])
+        levels = sample_levels(tuple(fields), params, rays, settings, render_key)
+        return jnp.stack(
+            [
+                jnp.mean((composite(level, rays, background).colour - target) ** 2)
+                for level in levels
+            ]
+        )
+
+    errors = jax.vmap(ray_errors)(batch.camera, batch.pixel, batch.colour, keys).mean(axis=0)
+    return errors[-1] + config.coarse_loss * jnp.sum(errors[:-1]), errors[-1]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: PRNGKeyArray,
+    cameras: Camera,
+    bounds: Float[Array, "2"],
+    axis_name: str = AXIS,
+    *,
+    fields: Sequence[Field],
+    settings: RenderSettings,
+    config: TrainingConfig,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step on one device of the named axis.
+
+    Args:
+      state: the same on every device.
+      batch: this device's share of the global batch; equal shares in the order of the devices.
+      key: the run's; the same in every step and on every device.
+      cameras, bounds, fields, settings, config: see `batch_loss`.
+
+    Returns:
+      The next state, and metrics: "loss", "mse" (of the last level), "learning_rate",
+      "gradient_norm".
+    """
+    count = batch.camera.shape[0]
+    first = jax.lax.axis_index(axis_name) * count
+    step_key = jax.random.fold_in(key, state.step)
+    keys = jax.vmap(lambda ray: jax.random.fold_in(step_key, ray))(first + jnp.arange(count))
+
+    most = min(config.rays_per_pass or count, count)
+    size = next(divisor for divisor in range(most, 0, -1) if count % divisor == 0)
+    gradient = jax.value_and_grad(batch_loss, has_aux=True)
+
+    def one_pass(part):
+        (loss, mse), gradients = gradient(
+            state.params, *part, cameras, bounds, fields=fields, settings=settings, config=config
+        )
+        return loss, mse, gradients
+
+    if count == size:
+        mean = one_pass((batch, keys))
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (batch, keys))
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0.0), jnp.float32(0.0), state.params))
+        summed, _ = jax.lax.scan(
+            lambda total, part: (jax.tree.map(jnp.add, total, one_pass(part)), None), zeros, parts
+        )
+        mean = jax.tree.map(lambda x: x * (size / count), summed)
+    loss, mse, gradients = jax.lax.pmean(mean, axis_name)
+
+    rate = learning_rate(config, state.step, state.total_steps)
+    updates, optimizer = _adam(config).update(gradients, state.optimizer, state.params)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    metrics = {
+        "loss": loss,
+        "mse": mse,
+        "learning_rate": rate,
+        "gradient_norm": optax.global_norm(gradients),
+    }
+    return TrainState(state.step + 1, state.total_steps, params, optimizer), metrics
+
+
+def parallel(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
+    """Map a per-device step over all devices; the one place that knows how.
+
+    The state and what is constant are replicated (given and returned whole), batches are given with
+    a leading dimension of this host's devices. (`jax.shard_map` over a mesh of the same devices with
+    specs P(), P(AXIS), P(), P(), P() is the twin of this line.)
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0, None, None, None),
+        out_axes=None,
+        devices=devices,
+        donate_argnums=0,
+    )
+
+
+def local_share(batch: Batch) -> Batch:
+    """This host's part of a global batch, with a leading dimension of its devices.
+
+    Raises:
+      ValueError: the batch does not divide into equal shares.
+    """
+    local, total = jax.local_device_count(), jax.device_count()
+    size = len(batch.camera)
+    if size % total:
+        raise ValueError(f"training.rays_per_batch: {total} devices do not divide {size} rays")
+    start = jax.process_index() * local * (size // total)
+    return jax.tree.map(
+        lambda x: x[start : start + local * (size // total)].reshape(local, -1, *x.shape[1:]), batch
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands, as `fit` reports it.
+
+    Attributes:
+      state: after the step; its buffers are gone after the next one, so copy what is kept.
+      step, total_steps: as Python numbers.
+      metrics: of the last step.
+      rays_per_second: since the last report.
+    """
+
+    state: TrainState
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    rays_per_second: float
+
+
+class FitError(Exception):
+    """Training cannot go on; the message says why and what to do."""
+
+
+def fit(
+    state: TrainState,
+    split: Split,
+    near: float,
+    far: float,
+    *,
+    fields: Sequence[Field],
+    settings: RenderSettings,
+    config: TrainingConfig,
+    seconds_left: Callable[[], float] | None = None,
+    plan: bool = False,
+    report_every: int = 50,
+) -> Iterator[Progress]:
+    """Train on a split's photographs, from wherever the state stands, to its total of steps.
+
+    Args:
+      state: from `create_state`, or restored.
+      split: with photographs.
+      near, far: depths.
+      fields, settings, config: static.
+      seconds_left: the time budget; training stops when less than a step is left.
+      plan: whether to fix the total of steps once, from the speed of the first ones, to what fits.
+      report_every: steps between reports, which are also made after the first and the last step.
+
+    Yields:
+      `Progress`; the first after the first step.
+
+    Raises:
+      FitError: the loss or the gradient is not finite; no such state is reported.
+    """
+
+    def static_step(state, batch, key, cameras, bounds):
+        return train_step(
+            state,
+            batch,
+            key,
+            cameras,
+            bounds,
+            fields=tuple(fields),
+            settings=settings,
+            config=config,
+        )
+
+    step = parallel(static_step)
+    key = jax.random.key(config.seed)
+    cameras = jax.tree.map(jnp.asarray, split.cameras)
+    bounds = jnp.asarray([near, far], jnp.float32)
+    number, total = int(state.step), int(state.total_steps)
+    reported, reported_at = number, time.perf_counter()
+    measured_from: tuple[int, float] | None = None
+    begun = number
+    while number < total:
+        batch = local_share(sample_batch(split, config, number))
+        state, metrics = step(state, batch, key, cameras, bounds)
+        number += 1
+        is_report = number == begun + 1 or number == total or number % report_every == 0
+        if not is_report and number % _STEPS_BETWEEN_WAITS:
+            continue
+        values = {name: float(value) for name, value in metrics.items()}
+        now = time.perf_counter()
+        measured_from = measured_from or (number, now)
+        seconds_a_step = (now - measured_from[1]) / max(number - measured_from[0], 1)
+        left = float("inf") if seconds_left is None else seconds_left()
+        if plan and now - measured_from[1] >= min(_MEASURED_SECONDS, 0.1 * max(left, 0.0)):
+            if number > measured_from[0]:
+                fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
+                total = max(min(total, fits), number)
+                state = dataclasses.replace(state, total_steps=jnp.asarray(total, jnp.int32))
+                plan, is_report = False, True
+        if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
+            total = number
+        if not all(np.isfinite(value) for value in values.values()):
+            raise FitError(
+                f"step {number}: the loss is {values['loss']} and the gradient's norm "
+                f"{values['gradient_norm']}: training has diverged. Lower training.learning_rate "
+                f"(now {config.learning_rate}), or lengthen training.delay_steps"
+            )
+        if is_report or number == total:
+            rate = config.rays_per_batch * (number - reported) / max(now - reported_at, 1e-9)
+            yield Progress(state, number, total, values, rate)
+            # Time that the caller spent on the report is not training's.
+            reported, reported_at = number, time.perf_counter()
+
+
+def _adam(config: TrainingConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)

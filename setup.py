@@ -1,0 +1,39 @@
+"""Packaging; see README.md for how to install."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+requirements = (here / "requirements.txt").read_text(encoding="utf-8").split()
+
+setup(
+    name="jaxnerf",
+    version="0.1.0",
+    description="Radiance fields in pure JAX: photographs in, a scene out",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["jaxnerf", "jaxnerf.*"]),
+    package_data={"jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"]},
+    install_requires=requirements,
+    extras_require={
+        "lpips": ["lpips>=0.1.4"],
+        "test": [
+            "beartype>=0.19",
+            "hypothesis>=6.100",
+            "pyright>=1.1.390",
+            "pytest>=8.0",
+            "ruff>=0.8",
+            "scikit-image>=0.24",
+        ],
+    },
+    entry_points={"console_scripts": ["jaxnerf=jaxnerf.cli:entry_point"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+)
