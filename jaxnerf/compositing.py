@@ -23,12 +23,17 @@ def _per_ray(signature: str):
     return wrap
 
 
+def _lengths(t: Float[Array, " B"]) -> Float[Array, " B-1"]:
+    """The intervals' lengths, none infinite: 0 times infinity would be no number."""
+    return jnp.minimum(jnp.diff(t), 1e30)
+
+
 @_per_ray("(s),(t)->(t)")
 def optical_depth(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
 ) -> Float[Array, "*batch S+1"]:
     """Optical depth from the first fencepost to each: 0, s_0 d_0, s_0 d_0 + s_1 d_1, ..."""
-    return jnp.concatenate([jnp.zeros_like(density[:1]), jnp.cumsum(density * jnp.diff(t))])
+    return jnp.concatenate([jnp.zeros_like(density[:1]), jnp.cumsum(density * _lengths(t))])
 
 
 @_per_ray("(s),(t)->(t)")
@@ -44,7 +49,7 @@ def opacities(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
 ) -> Float[Array, "*batch S"]:
     """The share of light that each sample stops of what reaches it: alpha = 1 - exp(-s d)."""
-    return -jnp.expm1(-density * jnp.diff(t))
+    return -jnp.expm1(-density * _lengths(t))
 
 
 @_per_ray("(s),(t)->(s)")
@@ -126,7 +131,9 @@ def expected_depth(
     lengths = jnp.diff(t)
     centres = jnp.where(lengths > 1e9, t[:-1], t[:-1] + 0.5 * lengths)
     total = jnp.sum(weights)
-    mean = jnp.dot(weights, centres) / jnp.where(total > 0.0, total, 1.0)
+    # Scaled first: the derivative of a quotient divides by the square, which underflows.
+    shares = weights / jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
+    mean = jnp.dot(shares, centres) / jnp.where(total > 0.0, jnp.sum(shares), 1.0)
     return jnp.where(total > 0.0, jnp.clip(mean, t[0], _end(t)), _end(t))
 
 
@@ -144,8 +151,8 @@ def median_depth(
     """
     depth = optical_depth(density, t)
     half = jnp.log(2.0).astype(t.dtype)
-    crossing = jnp.interp(half, depth, t)
-    return jnp.where(depth[-1] >= half, jnp.minimum(crossing, _end(t)), _end(t))
+    crossing = jnp.interp(half, depth, jnp.minimum(t, _end(t)))
+    return jnp.where(depth[-1] >= half, crossing, _end(t))
 
 
 def _end(t: Float[Array, " B"]) -> Float[Array, ""]:

@@ -75,7 +75,6 @@ class Config:
         return (self.field,) * (len(self.render.samples) if self.separate_levels else 1)
 
 
-# Sizes for one accelerator with 16 GB; memory grows with rays_per_pass.
 _PAPER = Config(
     scene=SceneConfig(pixels="corner"),
     field=NerfField(density_activation="relu", colour_padding=0.0),
@@ -114,8 +113,23 @@ PRESETS: dict[str, tuple[str, Config]] = {
 DEFAULT_PRESET = "nerf_small"
 
 _NOT_ZERO = frozenset(
-    ["downscale", "every", "chunk", "depth", "width", "view_width", "steps", "rays_per_batch", "learning_rate", "final_learning_rate"]
+    [
+        "downscale",
+        "every",
+        "chunk",
+        "depth",
+        "width",
+        "view_width",
+        "steps",
+        "rays_per_batch",
+        "learning_rate",
+        "final_learning_rate",
+    ]
 )
+
+
+# Whole numbers end up as int32 on the device.
+_LARGEST = 2**31 - 1
 
 
 def preset(name: str) -> Config:
@@ -238,6 +252,8 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
         raise ConfigError(f"{key}: {value!r} is not {what}") from None
     if not math.isfinite(number) or number < 0:
         raise ConfigError(f"{key}: {value!r} must be finite and not negative")
+    if kind is int and number > _LARGEST:
+        raise ConfigError(f"{key}: {value!r} is more than {_LARGEST}")
     return number
 
 

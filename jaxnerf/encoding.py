@@ -49,7 +49,8 @@ def _octaves(x: Array, degree: int) -> Array:
             angle = x * 2.0**octave
             sine, cosine = jnp.sin(angle), jnp.cos(angle)
         else:
-            sine, cosine = 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
+            # Not 1 - 2 sin^2, where an error of the sine's can grow fourfold.
+            sine, cosine = 2.0 * sine * cosine, cosine * cosine - sine * sine
         parts += [sine, cosine]
     return jnp.concatenate(parts, axis=-1)
 
@@ -124,7 +125,7 @@ def spherical_harmonics(
             0.6258357354491761 * (xx * (xx - 3.0 * yy) - yy * (3.0 * xx - yy)),
         ],
     ]
-    return jnp.stack(sum(bands[: degree + 1], []), axis=-1)
+    return jnp.stack([value for band in bands[: degree + 1] for value in band], axis=-1)
 
 
 def contract(x: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:

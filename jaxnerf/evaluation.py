@@ -123,13 +123,16 @@ def evaluate_split(
       progress: called with (images done, images in all, the last image's row).
 
     Returns:
-      What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of the
-      saved pictures), "ssim", if given "lpips", "images" with a row each, "protocol", and
-      "render_seconds_per_image" (the median, so that compilation does not count).
+      What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
+      the saved pictures), "ssim" (unless its window is larger than they are), if given "lpips";
+      "images" with a row each, "protocol", and "render_seconds_per_image" (the median, so that
+      compilation does not count).
     """
     assert split.images is not None
     out.mkdir(parents=True, exist_ok=True)
     rows, seconds = [], []
+    height, width = split.images.shape[1:3]
+    with_ssim = min(height, width) >= _SSIM["size"]
     chosen = range(0, len(split), every)
     for index in chosen:
         begun = time.perf_counter()
@@ -144,14 +147,14 @@ def evaluate_split(
             "file": f"{out.name}/{file.name}",
             "psnr": psnr(picture, truth),
             "psnr_8bit": psnr(rounded / np.float32(255.0), truth),
-            "ssim": ssim(picture, truth),
         }
+        if with_ssim:
+            row["ssim"] = ssim(picture, truth)
         if lpips is not None:
             row["lpips"] = lpips(picture, truth)
         rows.append(row)
         if progress:
             progress(len(rows), len(chosen), row)
-    height, width = split.images.shape[1:3]
     means = {
         metric: float(np.mean([row[metric] for row in rows]))
         for metric in ("psnr", "psnr_8bit", "ssim", "lpips")
@@ -167,7 +170,7 @@ def evaluate_split(
         "alpha": "straight, blended in sRGB",
         "values": "sRGB in [0, 1]; psnr, ssim and lpips of unrounded pictures, psnr_8bit of saved ones",
         "mean": "arithmetic mean over images",
-        "ssim": _SSIM,
+        "ssim": _SSIM if with_ssim else "not measured: the pictures are smaller than its window",
         "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
         "jaxnerf": importlib.metadata.version("jaxnerf"),
     }
@@ -181,6 +184,14 @@ def evaluate_split(
 
 def write_json(path: Path, contents: Any) -> None:
     """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(contents, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -78,7 +78,7 @@ def spiral(
       focus: the distance in front of the mean pose at which the cameras look.
       frames: how many poses.
       rotations: turns in the picture's plane.
-      zoom: turns, in all, of the movement back and forth.
+      zoom: turns of the movement back and forth for each in the picture's plane.
     """
     poses = np.asarray(poses, np.float64)
     position = poses[:, :, 3].mean(axis=0)

@@ -174,7 +174,7 @@ def _evaluate(
     field: Field,
     params: Params,
     rays: Rays,
-    t: Float[Array, "*batch S+1"],
+    t: Float[Array, "*batch B"],
     settings: RenderSettings,
     key: PRNGKeyArray | None,
 ) -> Level:
@@ -267,7 +267,7 @@ def render_image(
     render = _compiled_chunk(fields, settings, mesh)
     replicated = NamedSharding(mesh, P())
     params, camera, colour = jax.device_put(
-        (params, camera, np.broadcast_to(np.float32(background), (3,))), replicated
+        (params, camera, np.broadcast_to(np.asarray(background, np.float32), (3,))), replicated
     )
     bounds = np.float32(near), np.float32(far)
     pieces = []

@@ -9,23 +9,26 @@
 With it alone, on a machine that never saw the photographs, one can render any pose.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
 import json
 import logging
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnerf.cameras import Camera
+from jaxnerf.cameras import Camera, Lens
 from jaxnerf.config import Config, ConfigError, from_json, to_json
-from jaxnerf.evaluation import write_json
+from jaxnerf.evaluation import write_json, write_text
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.scenes import Scene, Similarity, Split
 from jaxnerf.training import TrainState, create_state
@@ -147,8 +150,19 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
             for events in folder.glob("events.*"):
                 events.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "scene.json", _scene_to_json(scene))
-        write_json(folder / "config.json", json.loads(to_json(config)))
+        try:
+            write_json(folder / "scene.json", _scene_to_json(scene))
+            save_config(folder, config)
+        except OSError:
+            # Half a run would be taken for a folder of other files.
+            for name in ("scene.json", "config.json"):
+                (folder / name).unlink(missing_ok=True)
+            raise
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Write a run's configuration."""
+    write_text(folder / "config.json", to_json(config) + "\n")
 
 
 def check_free(folder: Path, *, overwrite: bool = False) -> None:
@@ -185,7 +199,7 @@ def read_config(folder: Path) -> Config:
         raise RunError(f"{folder}: not a run folder (no config.json)")
     try:
         return from_json(path.read_text(encoding="utf-8"))
-    except (ConfigError, UnicodeDecodeError) as error:
+    except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None
 
 
@@ -210,7 +224,7 @@ class Checkpoints:
 
         table = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
         step = int(table["step"])
-        with disk_errors(self.folder):
+        with disk_errors(self.folder, _KEPT), _late_callbacks_dropped():
             manager = self._open()
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
@@ -226,7 +240,8 @@ class Checkpoints:
         where = self.folder / "checkpoints"
         if not where.is_dir():
             return None
-        manager = self._open()
+        with disk_errors(self.folder):
+            manager = self._open()
         step = manager.latest_step() if step is None else step
         if step is None:
             return None
@@ -236,11 +251,12 @@ class Checkpoints:
         expected = jax.eval_shape(lambda: create_state(config.fields(), config.training))
         names = _named_leaves(expected)
         try:
-            metadata = {
-                name: tuple(leaf.shape) for name, leaf in manager.item_metadata(step).items()
-            }
+            with _late_callbacks_dropped():
+                metadata = {
+                    name: tuple(leaf.shape) for name, leaf in manager.item_metadata(step).items()
+                }
         except Exception as error:  # whatever a damaged folder makes of Orbax
-            raise RunError(f"{where}/{step}: damaged: {_first_line(error)}") from None
+            raise RunError(self._damaged(step, error)) from None
         for name, leaf in names:
             if metadata.get(name) != leaf.shape:
                 raise RunError(
@@ -249,18 +265,24 @@ class Checkpoints:
                 )
         target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in names}
         try:
-            table = manager.restore(step, args=ocp.args.StandardRestore(target))
+            with _late_callbacks_dropped():
+                table = manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
-            raise RunError(f"{where}/{step}: damaged: {_first_line(error)}") from None
+            raise RunError(self._damaged(step, error)) from None
         leaves = [jnp.asarray(table[name]) for name, _ in names]
         return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+    def _damaged(self, step: int, error: Exception) -> str:
+        before = [other for other in self._open().all_steps() if other < step]
+        remedy = f"; remove it to go back to step {max(before)}" if before else ""
+        return f"{self.folder}/checkpoints/{step}: damaged{remedy} ({_first_line(error)})"
 
     def _open(self) -> Any:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
-            # Orbax tells of every file that it opens, and absl prints it.
-            logging.getLogger("absl").setLevel(logging.ERROR)
+            # Orbax tells of every file that it opens, and of errors that it raises all the same.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
             options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
             where = (self.folder / "checkpoints").resolve()
             self._manager = ocp.CheckpointManager(
@@ -269,41 +291,85 @@ class Checkpoints:
         return self._manager
 
 
+@contextlib.contextmanager
+def _late_callbacks_dropped() -> Iterator[None]:
+    """At its first error Orbax closes its event loop; what comes later would print tracebacks."""
+    original = asyncio.new_event_loop
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args, **kwargs):
+            try:
+                return super().call_soon_threadsafe(*args, **kwargs)
+            except RuntimeError:
+                if not self.is_closed():
+                    raise
+
+    asyncio.new_event_loop = Loop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = original
+
+
+_SECONDS_BETWEEN_FLUSHES = 10.0
+
+
 class MetricsLog:
-    """metrics.jsonl and TensorBoard events of a run."""
+    """metrics.jsonl and TensorBoard events of a run.
+
+    The events go through tensorboardX's record writer alone: its SummaryWriter hands them to a
+    thread, which dies of a full disk and leaves training waiting for it.
+    """
 
     def __init__(self, folder: Path, resume_from: int = 0):
         """Open for appending; lines after the step that training resumes from are dropped."""
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
 
         path = folder / "metrics.jsonl"
-        with disk_errors(folder):
-            kept = [row for row in read_metrics(folder) if row["step"] <= resume_from]
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        events = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._folder, self._flushed_at = folder, time.monotonic()
+        with disk_errors(folder, _KEPT):
+            rows = [row for row in read_metrics(folder) if row["step"] <= resume_from]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
             self._file = path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(folder), purge_step=resume_from or None)
-        self._folder = folder
+            self._events = RecordWriter(str(events))
+            self._event: Any = event_pb2.Event  # type: ignore[attr-defined]
+            self._add(file_version="brain.Event:2")
+            if resume_from:  # TensorBoard then drops what another process wrote from here on
+                self._add(step=resume_from + 1, session_log={"status": "START"})
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add a report."""
-        with disk_errors(self._folder):
+        from tensorboardX.summary import scalar
+
+        with disk_errors(self._folder, _KEPT):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+                self._add(step=step, summary=scalar(name, value))
+            if time.monotonic() - self._flushed_at > _SECONDS_BETWEEN_FLUSHES:
+                self._events.flush()
+                self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Write what is left."""
-        with disk_errors(self._folder):
-            self._file.close()
-            self._events.close()
+        with disk_errors(self._folder, _KEPT):
+            try:
+                self._file.close()
+            finally:
+                self._events.close()
+
+    def _add(self, **content: Any) -> None:
+        self._events.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
     path = folder / "metrics.jsonl"
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         with contextlib.suppress(ValueError):
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
@@ -311,9 +377,16 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
+_KEPT = " and go on with --resume (the last whole checkpoint is kept)"
+
+
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
     """Turn a failure to write into a `RunError` of one line.
+
+    Args:
+      folder: or the file that is written.
+      remedy: what to do when there is room again.
 
     Raises:
       RunError: the disk is full, or the folder cannot be written.
@@ -325,10 +398,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
             sign in str(error) for sign in ("No space left", "RESOURCE_EXHAUSTED")
         )
         if full:
-            raise RunError(
-                f"{folder}: the disk is full; make room and go on with --resume "
-                "(the last whole checkpoint is kept)"
-            ) from None
+            raise RunError(f"{folder}: the disk is full; make room{remedy}") from None
         if isinstance(error, OSError):
             raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
         raise
@@ -361,7 +431,7 @@ def _scene_to_json(scene: Scene) -> dict[str, Any]:
                 "names": list(split.names),
                 "lens": split.cameras.lens,
                 "cameras": {
-                    key: np.asarray(getattr(split.cameras, key)).tolist() for key in _CAMERA_KEYS
+                    key: np.asarray(getattr(split.cameras, key)).tolist() for key in _CAMERA_SHAPES
                 },
             }
             for name, split in scene.splits.items()
@@ -369,7 +439,9 @@ def _scene_to_json(scene: Scene) -> dict[str, Any]:
     }
 
 
-_CAMERA_KEYS = ("camera_to_world", "focal", "centre", "distortion", "size")
+_CAMERA_SHAPES = {
+    "camera_to_world": (3, 4), "focal": (2,), "centre": (2,), "distortion": (6,), "size": (2,)
+}  # fmt: skip
 
 
 def read_scene(folder: Path) -> Scene:
@@ -384,25 +456,39 @@ def read_scene(folder: Path) -> Scene:
         frame = contents["to_user"]
         splits = {}
         for name, split in contents["splits"].items():
-            arrays = {
-                key: np.asarray(split["cameras"][key], np.int32 if key == "size" else np.float32)
-                for key in _CAMERA_KEYS
+            if split["lens"] not in get_args(Lens):
+                raise ValueError(f"lens {split['lens']!r}")
+            names, cameras = tuple(map(str, split["names"])), split["cameras"]
+            arrays: dict[str, Any] = {
+                key: _numbers(cameras[key], (len(names), *shape), key).astype(
+                    np.int32 if key == "size" else np.float32
+                )
+                for key, shape in _CAMERA_SHAPES.items()
             }
-            splits[name] = Split(tuple(split["names"]), Camera(**arrays, lens=split["lens"]))
+            splits[name] = Split(names, Camera(**arrays, lens=split["lens"]))
         return Scene(
-            name=contents["name"],
+            name=str(contents["name"]),
             source=Path(contents["source"]),
-            format=contents["format"],
+            format=str(contents["format"]),
             splits=splits,
-            near=float(contents["near"]),
-            far=float(contents["far"]),
+            near=float(_numbers(contents["near"], (), "near")),
+            far=float(_numbers(contents["far"], (), "far")),
             to_user=Similarity(
-                float(frame["scale"]),
-                np.asarray(frame["rotation"], np.float64).reshape(3, 3),
-                np.asarray(frame["translation"], np.float64).reshape(3),
+                float(_numbers(frame["scale"], (), "scale")),
+                _numbers(frame["rotation"], (3, 3), "rotation"),
+                _numbers(frame["translation"], (3,), "translation"),
             ),
         )
     except FileNotFoundError:
         raise RunError(f"{folder}: not a run folder (no scene.json)") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except KeyError as error:
+        raise RunError(f"{path}: broken: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise RunError(f"{path}: broken: {_first_line(error)}") from None
+
+
+def _numbers(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.shape != shape or not (np.abs(array) < 1e9).all():
+        raise ValueError(f"{what} should be {shape} finite numbers")
+    return array

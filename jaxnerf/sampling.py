@@ -2,7 +2,8 @@
 
 Names and contract. `t [..., B]` are fenceposts: distances along a ray, ascending, in units of the
 ray's direction. They bound B - 1 intervals (the S samples of compositing); interval i is
-[t_i, t_{i+1}], and `weights [..., B-1]` say how much of the pixel's colour each gave. Without a key everything here is deterministic.
+[t_i, t_{i+1}], and `weights [..., B-1]` say how much of the pixel's colour each gave.
+Without a key everything here is deterministic.
 """
 
 from typing import Literal
@@ -71,11 +72,17 @@ def stratified(
     """
     u = unit_strata(near.shape, count, key, near.dtype)
     near, far = near[..., None], far[..., None]
+    # Each step below is monotone in u under rounding, where a weighted mean of near and far is not:
+    # a descending step of 1e-7 times a density of 1e10 would be a weight of infinity.
     if spacing == "depth":
-        return near * (1.0 - u) + far * u
-    if spacing == "disparity":
-        return 1.0 / ((1.0 - u) / near + u / far)
-    raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")
+        t = near + u * (far - near)
+    elif spacing == "disparity":
+        ratio = near / far
+        t = near / (ratio + (1.0 - u) * (1.0 - ratio))
+    else:
+        raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")
+    t = jnp.clip(t, near, far)
+    return jnp.where(u > 0.0, jnp.where(u < 1.0, t, far), near)
 
 
 def hierarchical(
@@ -88,8 +95,8 @@ def hierarchical(
     """Draw distances where the weights are (NeRF, section 5.2: inverse transform sampling).
 
     The density drawn from is constant within an interval and proportional to its weight. The
-    draws are stratified, ascending, and carry no gradient: what is learned is the field, not the
-    places where it was asked.
+    draws are stratified (one from each of `count` equal shares of the weight), ascending, and carry
+    no gradient: what is learned is the field, not the places where it was asked.
 
     Args:
       t: fenceposts.
@@ -112,7 +119,13 @@ def hierarchical(
     inner = jnp.minimum(jnp.cumsum(probability[..., :-1], axis=-1), 1.0)
     zero = jnp.zeros_like(total)
     cdf = jnp.concatenate([zero, inner, zero + 1.0], axis=-1)
-    u = unit_strata(t.shape[:-1], count, key, t.dtype)
+    shape = (*t.shape[:-1], count)
+    if key is None:
+        u = unit_strata(shape[:-1], count, dtype=t.dtype)
+    else:
+        # Not `unit_strata`: its half-width ends would be drawn from twice as often as their share.
+        index = jnp.broadcast_to(jnp.arange(count, dtype=t.dtype), shape)
+        u = (index + jax.random.uniform(key, shape, t.dtype)) / count
     return invert_cdf(t, cdf, u)
 
 

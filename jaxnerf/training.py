@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import over
@@ -27,6 +27,9 @@ AXIS = "devices"
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
+# Evaluations of the field in one pass. On a CPU few, so that a layer's values stay in the cache from
+# one product to the next: with the paper's network 2,048 are 1.3 times faster than 65,536.
+_ROWS_PER_PASS = {"cpu": 1 << 11, "gpu": 1 << 18}
 # How long to measure the speed before the number of steps of a time budget is fixed, and the share
 # of the remaining time that the steps may plan for.
 _MEASURED_SECONDS = 3.0
@@ -46,7 +49,7 @@ class TrainingConfig:
       one_image_per_batch: draw each batch from one photograph, as in the paper, or from all.
       background: what photographs with alpha are blended on: "white", "black", or "random", a new
         colour for each ray, which keeps a field from painting empty space.
-      learning_rate, final_learning_rate: of Adam; decays from one to the other, linearly in the logarithm.
+      learning_rate, final_learning_rate: of Adam; decays log-linearly from one to the other.
       delay_steps, delay_factor: the rate starts at this factor of itself and reaches its full value
         after so many steps (at most a tenth of the run).
       adam_beta1, adam_beta2, adam_epsilon: of Adam.
@@ -56,7 +59,7 @@ class TrainingConfig:
 
     steps: int = 1_000_000
     rays_per_batch: int = 4096
-    rays_per_pass: int = 256
+    rays_per_pass: int = 0
     one_image_per_batch: bool = False
     background: Literal["white", "black", "random"] = "white"
     learning_rate: float = 5e-4
@@ -93,7 +96,7 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Pixels to learn from: which camera, where, and what colour was seen. Rays are cast on the device."""
+    """Pixels to learn from: which camera, where, and what colour it saw."""
 
     camera: Int[np.ndarray, "*batch"]
     pixel: Int[np.ndarray, "*batch 2"]
@@ -119,13 +122,14 @@ def learning_rate(
 
     The delay multiplies by delay_factor + (1 - delay_factor) sin(pi/2 step/delay_steps).
     """
-    progress = step.astype(jnp.float32) / jnp.maximum(total_steps, 1).astype(jnp.float32)
+    taken, total = step.astype(jnp.float32), total_steps.astype(jnp.float32)
     decay = optax.exponential_decay(
         config.learning_rate, 1, config.final_learning_rate / config.learning_rate
     )
-    delay_steps = jnp.minimum(float(max(config.delay_steps, 0)), 0.1 * total_steps) + 1e-9
-    ramp = jnp.sin(0.5 * jnp.pi * jnp.minimum(step / delay_steps, 1.0))
-    return decay(progress) * (config.delay_factor + (1.0 - config.delay_factor) * ramp)
+    delay_steps = jnp.minimum(float(config.delay_steps), 0.1 * total)
+    ramp = jnp.sin(0.5 * jnp.pi * jnp.minimum((taken + 1e-9) / (delay_steps + 1e-9), 1.0))
+    rate = jnp.asarray(decay(taken / jnp.maximum(total, 1.0)))
+    return rate * (config.delay_factor + (1.0 - config.delay_factor) * ramp)
 
 
 def sample_batch(split: Split, config: TrainingConfig, step: int) -> Batch:
@@ -144,7 +148,7 @@ def sample_batch(split: Split, config: TrainingConfig, step: int) -> Batch:
 def batch_loss(
     params: tuple[Any, ...],
     batch: Batch,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " batch"],
     cameras: Camera,
     bounds: Float[Array, "2"],
     *,
@@ -214,8 +218,8 @@ def train_step(
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(lambda ray: jax.random.fold_in(step_key, ray))(first + jnp.arange(count))
 
-    most = min(config.rays_per_pass or count, count)
-    size = next(divisor for divisor in range(most, 0, -1) if count % divisor == 0)
+    most = config.rays_per_pass or _rays_that_fit(settings)
+    size = next(divisor for divisor in range(min(most, count), 0, -1) if count % divisor == 0)
     gradient = jax.value_and_grad(batch_loss, has_aux=True)
 
     def one_pass(part):
@@ -236,13 +240,15 @@ def train_step(
     loss, mse, gradients = jax.lax.pmean(mean, axis_name)
 
     rate = learning_rate(config, state.step, state.total_steps)
-    updates, optimizer = _adam(config).update(gradients, state.optimizer, state.params)
+    # Optax raises a float to the power of an integer, which strict users' settings refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer = _adam(config).update(gradients, state.optimizer, state.params)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
     metrics = {
         "loss": loss,
         "mse": mse,
         "learning_rate": rate,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     return TrainState(state.step + 1, state.total_steps, params, optimizer), metrics
 
@@ -365,12 +371,12 @@ def fit(
         measured_from = measured_from or (number, now)
         seconds_a_step = (now - measured_from[1]) / max(number - measured_from[0], 1)
         left = float("inf") if seconds_left is None else seconds_left()
-        if plan and now - measured_from[1] >= min(_MEASURED_SECONDS, 0.1 * max(left, 0.0)):
-            if number > measured_from[0]:
-                fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
-                total = max(min(total, fits), number)
-                state = dataclasses.replace(state, total_steps=jnp.asarray(total, jnp.int32))
-                plan, is_report = False, True
+        enough = min(_MEASURED_SECONDS, 0.1 * max(left, 0.0))
+        if plan and number > measured_from[0] and now - measured_from[1] >= enough:
+            fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
+            total = max(min(total, fits), number)
+            state = dataclasses.replace(state, total_steps=jnp.asarray(total, jnp.int32))
+            plan, is_report = False, True
         if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
             total = number
         if not all(np.isfinite(value) for value in values.values()):
@@ -384,6 +390,12 @@ def fit(
             yield Progress(state, number, total, values, rate)
             # Time that the caller spent on the report is not training's.
             reported, reported_at = number, time.perf_counter()
+
+
+def _rays_that_fit(settings: RenderSettings) -> int:
+    """How many rays a pass takes for its largest arrays to suit the device's memory or cache."""
+    rows = _ROWS_PER_PASS.get(jax.default_backend(), _ROWS_PER_PASS["gpu"])
+    return max(1, rows // sum(settings.samples))
 
 
 def _adam(config: TrainingConfig) -> optax.GradientTransformation:

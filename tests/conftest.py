@@ -1,6 +1,7 @@
 """Every test runs with strict types and shapes, and on two devices."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -9,6 +10,12 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Many tests compile the same small programs; a cache that dies with the session shares them.
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxnerf-test-cache-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

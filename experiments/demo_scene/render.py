@@ -27,6 +27,8 @@ import oxipng
 from PIL import Image
 from scene import OBJECTS, SPHERES, TABLE_Z, build_scene
 
+# Everything seen lies between these depths.
+NEAR, FAR = 2.4, 5.6
 CAMERA_ANGLE_X = 0.7  # horizontal field of view in radians
 CAMERA_DISTANCE = 4.0  # from the camera to the origin, where every camera looks
 ELEVATION_RANGE = (5.0, 80.0)  # degrees above the horizon
@@ -154,13 +156,14 @@ def write_transforms(out, split, poses):
         {"file_path": f"./{split}/r_{k}", "transform_matrix": np.round(pose, 9).tolist()}
         for k, pose in enumerate(poses)
     ]
-    text = json.dumps({"camera_angle_x": CAMERA_ANGLE_X, "frames": frames})
+    contents = {"camera_angle_x": CAMERA_ANGLE_X, "near": NEAR, "far": FAR, "frames": frames}
+    text = json.dumps(contents)
     (out / f"transforms_{split}.json").write_text(text + "\n")
 
 
 def write_description(out, render):
     """Write scene.json: the objects by id, exact geometry where there is one, and the render."""
-    objects = {str(k): {"name": name} for k, name in enumerate(OBJECTS, 1)}
+    objects: dict[str, dict] = {str(k): {"name": name} for k, name in enumerate(OBJECTS, 1)}
     objects["1"]["plane"] = {"normal": [0.0, 0.0, 1.0], "offset": TABLE_Z}
     for entry in objects.values():
         spheres = SPHERES.get(entry["name"], [])
@@ -178,7 +181,7 @@ def write_description(out, render):
 
 def main():
     """Render the splits asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--samples", type=int, help="light paths a pixel (default: by split)")
     parser.add_argument("--size", type=int, default=256, help="width and height in pixels")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import math
 import os
 import re
 import shutil
@@ -45,6 +46,8 @@ def report_errors() -> Iterator[Status]:
         status.code = 130
     except BrokenPipeError:
         status.code = 1
+    except OSError as error:
+        status.code = fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def parse(
@@ -75,6 +78,10 @@ def parse(
         wanted = " ".join(positional) or "no arguments but flags"
         given = f", got {' '.join(rest)!r}" if rest else ""
         raise flags.Error(f"expected {wanted}{given}; see --help")
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise flags.Error(f"--{name}: {value} is not a finite number")
     return rest
 
 
@@ -92,14 +99,16 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
       ConfigError: an unknown preset, or a value that is not of its key's type.
     """
     if base is None:
-        name = values["config"].value
+        name = str(values["config"].value)
         if name not in PRESETS and Path(name).suffix == ".json":
             from jaxnerf.config import from_json
 
             try:
                 base = from_json(Path(name).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{name}: cannot be read: {error}") from None
+            except OSError as error:
+                raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
+            except (ConfigError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{name}: {error}") from None
         else:
             base = preset(name)
     given = {key: values[key].value for key in flatten(Config()) if values[key].present}

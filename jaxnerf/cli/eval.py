@@ -63,14 +63,11 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
     import numpy as np
 
     from jaxnerf import evaluation, runs
-    from jaxnerf.cli.train import load
-    from jaxnerf.scenes import SceneError
+    from jaxnerf.cli.train import check_same_scene, load
 
     scene = load(data, run.config, (split,))
     photographs = scene.splits[split]
-    trained = run.scene.splits["train"].cameras
-    if not np.array_equal(scene.splits["train"].cameras.camera_to_world, trained.camera_to_world):
-        raise SceneError(f"{data}: not the scene that {run.folder} was trained on")
+    check_same_scene(run.folder, run.scene, data, scene)
     cameras = photographs.cameras
     poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
     line = common.LiveLine()
@@ -83,7 +80,7 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
 
     def progress(done: int, total: int, row: dict[str, Any]) -> None:
         line.show(
-            f"{split} view {done}/{total}  psnr {row['psnr']:.2f}  ssim {row['ssim']:.3f}",
+            f"{split} view {done}/{total}  {_metrics(row)}",
             last=done == total,
         )
 
@@ -105,11 +102,15 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
             "train_rays": run.step * run.config.training.rays_per_batch,
         }
         evaluation.write_json(run.folder / "results.json", results)
-    lpips = f", LPIPS {results['lpips']:.3f}" if "lpips" in results else ""
     protocol = results["protocol"]
     print(
-        f"{split}: PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}{lpips} "
-        f"({protocol['images']} of {protocol['of']} views, {protocol['resolution'][0]} x "
-        f"{protocol['resolution'][1]}, on {protocol['background']})"
+        f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, "
+        f"{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
     return results
+
+
+def _metrics(values: dict[str, Any]) -> str:
+    shown = [f"PSNR {values['psnr']:.2f} dB"]
+    shown += [f"{name.upper()} {values[name]:.3f}" for name in ("ssim", "lpips") if name in values]
+    return ", ".join(shown)

@@ -1,7 +1,6 @@
 """`jaxnerf render`: make a video from a run."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,13 +65,15 @@ def main(arguments: Sequence[str]) -> None:
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
     from jaxnerf.exports.video import SUFFIXES
 
+    if not values.panels:
+        raise flags.Error(f"--panels: name at least one of {', '.join(_PANELS)}")
     for panel in values.panels:
         if panel not in _PANELS:
             raise flags.Error(f"--panels: {panel!r} is not one of {', '.join(_PANELS)}")
     out = Path(values.out) if values.out else Path(folder) / f"{Path(values.path).stem}.mp4"
     if out.suffix not in SUFFIXES:
         raise flags.Error(f"--out: {out} does not end in one of {', '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
+    if values.out and not out.parent.is_dir():
         raise flags.Error(f"--out: {out.parent}: no such folder")
     common.use_all_cores()
     common.use_compilation_cache()
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str]) -> None:
     else:
         poses, angle = read_poses(Path(values.path))
         if values.frames:
+            if len(poses) < 2:
+                raise flags.Error(f"--frames: {values.path} has one pose, a flight needs two")
             poses = paths.spline(poses, values.frames)
     cameras = path_cameras(run, poses, values.width, angle)
     render_video(run, cameras, out, values.panels, values.fps)
@@ -158,23 +161,11 @@ def read_poses(path: Path) -> tuple[np.ndarray, float | None]:
     Raises:
       SceneError: the file is missing or wrong.
     """
-    from jaxnerf.scenes import SceneError
-    from jaxnerf.scenes.blender import read_pose
+    from jaxnerf.scenes.blender import field_of_view, frames_of, load_json, read_pose
 
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-        frames = contents["frames"]
-        poses = np.stack(
-            [
-                read_pose(f"{path}: frames[{i}]", frame["transform_matrix"])
-                for i, frame in enumerate(frames)
-            ]
-        )
-        angle = contents.get("camera_angle_x")
-        return poses, None if angle is None else float(angle)
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SceneError(
-            f"{path}: not a file of poses: {error if str(error) else type(error).__name__}"
-        ) from None
+    contents = load_json(path)
+    poses = [
+        read_pose(where, frame.get("transform_matrix"))
+        for where, frame in frames_of(path, contents)
+    ]
+    return np.stack(poses), field_of_view(path, contents) if "camera_angle_x" in contents else None

@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from jaxnerf.cli import common
-from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten
+from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -24,7 +24,7 @@ then measures it on the test views and renders a video around the scene. All of 
 Examples:
   jaxnerf train
   jaxnerf train --data nerf_synthetic/lego --max_seconds 600
-  jaxnerf train --data nerf_synthetic/lego --config nerf --training.rays_per_pass 4096
+  jaxnerf train --data nerf_synthetic/lego --config nerf --training.rays_per_batch 8192
   jaxnerf train --out runs/lego --resume
 """
 
@@ -87,10 +87,15 @@ def main(arguments: Sequence[str]) -> None:
 
     data = Path(values.data) if values.data else demo_path()
     out = Path(values.out) if values.out else Path("runs") / data.resolve().name
+    if values.resume and values.overwrite:
+        raise flags.Error("--resume and --overwrite exclude each other")
     if values.resume:
         saved = runs.read_config(out)
         data = data if values.data else runs.read_scene(out).source
-        config = _with_shorthands(common.configuration(values, saved), values)
+        base = None if values["config"].present else saved
+        config = _with_shorthands(common.configuration(values, base), values)
+        if not _names_steps(values):
+            config = override(config, {"training.steps": saved.training.steps})
         _refuse_changes(out, saved, config)
     else:
         config = _with_shorthands(common.configuration(values), values)
@@ -102,9 +107,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
-    changes = {"seed": values.seed, "steps": values.max_steps}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+    changes = {"training.seed": values.seed, "training.steps": values.max_steps}
+    return override(config, {key: value for key, value in changes.items() if value is not None})
+
+
+def _names_steps(values: flags.FlagValues) -> bool:
+    return values.max_steps is not None or bool(values["training.steps"].present)
 
 
 def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
@@ -143,6 +151,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     from jaxnerf.evaluation import psnr_of_error
     from jaxnerf.training import create_state, fit
 
+    rays, devices = config.training.rays_per_batch, jax.device_count()
+    if rays % devices:
+        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
     checkpoints = runs.Checkpoints(out)
     state = checkpoints.restore(config) if values.resume else None
     if not values.resume:
@@ -150,15 +161,20 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     scene = load(data, config, ("train",))
     train = scene.splits["train"]
     leader = jax.process_index() == 0
+    if values.resume:
+        check_same_scene(out, runs.read_scene(out), data, scene)
     if leader:
-        if not values.resume:
+        if values.resume:
+            with runs.disk_errors(out):
+                runs.save_config(out, config)
+        else:
             runs.create_folder(out, config, scene, overwrite=values.overwrite)
         print(_describe(scene, config), flush=True)
     planned = state is None and values.max_seconds is not None
     if state is None:
         state = create_state(config.fields(), config.training)
-    elif values.max_steps is not None:
-        state = dataclasses.replace(state, total_steps=np.int32(values.max_steps))
+    elif _names_steps(values):
+        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     if leader and values.resume:
         print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
 
@@ -207,17 +223,21 @@ def load(data: Path, config: Config, images: Sequence[str]):
     """The scene as a configuration wants it read."""
     from jaxnerf.scenes import load_scene
 
-    scene = load_scene(data, downscale=config.scene.downscale, images=images)
-    if config.scene.pixels == "centre":
-        return scene
-    # A ray through a pixel's corner is one through its centre of a camera moved half a pixel.
-    splits = {
-        name: dataclasses.replace(
-            split, cameras=dataclasses.replace(split.cameras, centre=split.cameras.centre + 0.5)
-        )
-        for name, split in scene.splits.items()
-    }
-    return dataclasses.replace(scene, splits=splits)
+    how = config.scene
+    return load_scene(data, downscale=how.downscale, pixels=how.pixels, images=images)
+
+
+def check_same_scene(out: Path, trained, data: Path, scene) -> None:
+    """Refuse photographs that are not those of a run.
+
+    Raises:
+      SceneError: the cameras differ.
+    """
+    from jaxnerf.scenes import SceneError
+
+    poses = [each.splits["train"].cameras.camera_to_world for each in (trained, scene)]
+    if not np.array_equal(*poses):
+        raise SceneError(f"{data}: not the scene that {out} was trained on")
 
 
 def _describe(scene, config: Config) -> str:

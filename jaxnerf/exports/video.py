@@ -1,10 +1,12 @@
 """Moving pictures: frames out as mp4, gif or webp, and colours for depth and normals."""
 
-import warnings
+import errno
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -32,7 +34,8 @@ def open_video(path: Path, frames_per_second: float = 30.0) -> Iterator[FrameSin
     4:2:0 chroma, which every player shows; a last odd row or column of pixels is repeated.
 
     Raises:
-      ValueError: the suffix is not .mp4, .gif or .webp.
+      ValueError: the suffix is not .mp4, .gif or .webp, or there was no frame.
+      OSError: it cannot be written, for instance because the disk is full.
 
     Example::
 
@@ -54,42 +57,62 @@ def open_video(path: Path, frames_per_second: float = 30.0) -> Iterator[FrameSin
 
 @contextmanager
 def _mp4(path: Path, frames_per_second: float) -> Iterator[FrameSink]:
+    encoder: Any = None
+    with tempfile.TemporaryFile() as complaints:
+
+        def write(frame: np.ndarray) -> None:
+            nonlocal encoder
+            even = np.pad(
+                frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge"
+            )
+            if encoder is None:
+                encoder = _ffmpeg(path, even.shape[1], even.shape[0], frames_per_second, complaints)
+            encoder.stdin.write(np.ascontiguousarray(even).data)
+
+        try:
+            yield write
+            if encoder is None:
+                raise ValueError(f"{path}: a video without frames")
+            encoder.stdin.close()
+            if encoder.wait():
+                raise BrokenPipeError
+        except BrokenPipeError:
+            complaints.seek(0)
+            text = complaints.read().decode(errors="replace").strip()
+            number = errno.ENOSPC if "No space left" in text else errno.EIO
+            raise OSError(number, f"ffmpeg failed: {text[-200:]}") from None
+        finally:
+            if encoder is not None:
+                encoder.kill()
+                encoder.wait()
+                with suppress(OSError):
+                    encoder.stdin.close()
+
+
+def _ffmpeg(path: Path, width: int, height: int, frames_per_second: float, complaints):
+    """The encoder, waiting for frames on its standard input."""
     import imageio_ffmpeg
 
-    writer = None
-
-    def write(frame: np.ndarray) -> None:
-        nonlocal writer
-        even = np.pad(
-            frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge"
-        )
-        if writer is None:
-            writer = imageio_ffmpeg.write_frames(
-                str(path),
-                (even.shape[1], even.shape[0]),
-                fps=frames_per_second,
-                quality=8,
-                macro_block_size=2,
-            )
-            with warnings.catch_warnings():
-                # JAX warns of any child process; this one only runs another program at once.
-                warnings.simplefilter("ignore", RuntimeWarning)
-                writer.send(None)
-        writer.send(np.ascontiguousarray(even))
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
+    taken = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {frames_per_second} -i -"
+    made = "-c:v libx264 -pix_fmt yuv420p -crf 10"
+    return subprocess.Popen(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *taken.split(), *made.split()]
+        + [f"file:{path}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=complaints,
+        start_new_session=True,  # an interrupt from the terminal is for us
+    )
 
 
 @contextmanager
 def _animated_image(path: Path, frames_per_second: float) -> Iterator[FrameSink]:
     frames: list[Image.Image] = []
     yield lambda frame: frames.append(Image.fromarray(frame))
+    if not frames:
+        raise ValueError(f"{path}: a video without frames")
     duration = round(1000.0 / frames_per_second)
-    options = {"quality": 80, "method": 6} if path.suffix == ".webp" else {}
+    options: dict[str, Any] = {"quality": 80, "method": 6} if path.suffix == ".webp" else {}
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options
     )

@@ -36,5 +36,5 @@ class Field(Protocol):
         features: Float[Array, "*batch F"],
         view_directions: Float[Array, "*batch 3"],
     ) -> Float[Array, "*batch 3"]:
-        """RGB in [0, 1] (up to the padding), seen along unit directions that point away from the camera."""
+        """RGB in [0, 1] (up to a padding), seen along unit directions that leave the camera."""
         ...

@@ -1,7 +1,7 @@
 """The multilayer perceptron of the paper (NeRF, figure 7), with every size a setting."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -57,7 +57,7 @@ class NerfField:
         noise: Float[Array, "*batch"] | None = None,
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:
         """Density, and the bottleneck's values as features; noise is added before the activation."""
-        raw, features = _NerfModule(self).apply({"params": params}, positions, method="trunk")
+        raw, features = self._apply(params, positions, method="trunk")
         if noise is not None:
             raw = raw + noise
         if self.density_activation == "relu":
@@ -71,11 +71,12 @@ class NerfField:
         view_directions: Float[Array, "*batch 3"],
     ) -> Float[Array, "*batch 3"]:
         """RGB from the bottleneck's values and the direction."""
-        raw = _NerfModule(self).apply(
-            {"params": params}, features, view_directions, method="branch"
-        )
+        raw = self._apply(params, features, view_directions, method="branch")
         padding = self.colour_padding
         return jax.nn.sigmoid(raw) * (1.0 + 2.0 * padding) - padding
+
+    def _apply(self, params: Params, *inputs: Array, method: str) -> Any:
+        return _NerfModule(self).apply({"params": params}, *inputs, method=method)
 
 
 class _NerfModule(nn.Module):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -90,13 +91,19 @@ def demo_path() -> Path:
 
 
 def load_scene(
-    path: str | Path | None = None, *, downscale: int = 1, images: Sequence[str] = ("train",)
+    path: str | Path | None = None,
+    *,
+    downscale: int = 1,
+    pixels: Literal["centre", "corner"] = "centre",
+    images: Sequence[str] = ("train",),
 ) -> Scene:
     """Read a scene from a folder, recognising its format.
 
     Args:
       path: the folder; the bundled demo scene by default.
       downscale: shrink photographs by this factor (the mean of squares of pixels).
+      pixels: whether a pixel's ray passes through its centre or, as in the paper's released code,
+        its upper left corner.
       images: the splits whose photographs are read; of the others only the cameras are.
 
     Raises:
@@ -107,14 +114,27 @@ def load_scene(
     if downscale < 1:
         raise SceneError(f"downscale must be a whole number from 1 up, got {downscale}")
     folder = demo_path() if path is None else Path(path)
-    if not folder.exists():
-        raise SceneError(f"{folder}: no such folder")
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        raise SceneError(f"{folder}: no such folder") from None
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
     if not folder.is_dir():
         raise SceneError(f"{folder}: not a folder")
     if blender.recognises(folder):
-        return blender.read(folder, downscale=downscale, images=images)
+        scene = blender.read(folder, downscale=downscale, images=images)
+        return scene if pixels == "centre" else _through_corners(scene)
     found = "transforms.json" if (folder / "transforms.json").exists() else None
     hint = f" ({found} is of a format that is not read yet)" if found else ""
     raise SceneError(
         f"{folder}: not a scene: no transforms_train.json as in NeRF's Blender format{hint}"
     )
+
+
+def _through_corners(scene: Scene) -> Scene:
+    splits = {
+        name: dataclasses.replace(split, cameras=split.cameras.through_corners())
+        for name, split in scene.splits.items()
+    }
+    return dataclasses.replace(scene, splits=splits)

@@ -7,7 +7,7 @@ the user's.
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ def read(folder: Path, *, downscale: int = 1, images: Sequence[str] = ("train",)
         path = folder / f"transforms_{split}.json"
         if split != "train" and not path.exists():
             continue
-        contents = _load_json(path)
+        contents = load_json(path)
         if split == "train":
-            near = _number(path, contents, "near", near)
-            far = _number(path, contents, "far", far)
-            if not 0.0 <= near < far:
-                raise SceneError(f"{path}: near {near} and far {far} are not 0 <= near < far")
+            near = number(path, contents, "near", near)
+            far = number(path, contents, "far", far)
+            if not 0.0 <= near < far <= 1e9:
+                raise SceneError(
+                    f"{path}: near {near} and far {far} are not 0 <= near < far <= 1e9"
+                )
         splits[split] = _read_split(path, contents, downscale, split in images)
     for split in images:
         if split not in splits:
@@ -54,22 +56,15 @@ def read(folder: Path, *, downscale: int = 1, images: Sequence[str] = ("train",)
 
 
 def _read_split(path: Path, contents: dict[str, Any], downscale: int, with_images: bool) -> Split:
-    frames = contents.get("frames")
-    if not isinstance(frames, list) or not frames:
-        raise SceneError(f"{path}: 'frames' must be a list with at least one frame")
-    angle = _number(path, contents, "camera_angle_x")
-    if not 0.0 < angle < math.pi:
-        raise SceneError(f"{path}: camera_angle_x {angle} is not between 0 and pi radians")
+    angle = field_of_view(path, contents)
     files, poses = [], []
-    for index, frame in enumerate(frames):
-        where = f"{path}: frames[{index}]"
-        if not isinstance(frame, dict):
-            raise SceneError(f"{where} must be an object")
+    for where, frame in frames_of(path, contents):
         files.append(_image_path(path.parent, where, frame.get("file_path")))
         poses.append(read_pose(where, frame.get("transform_matrix")))
     size = image_size(files[0])
     claimed = tuple(
-        int(_number(path, contents, key, actual)) for key, actual in zip("wh", size, strict=True)
+        int(number(path, contents, key, float(actual)))
+        for key, actual in zip("wh", size, strict=True)
     )
     if claimed != size:
         raise SceneError(
@@ -82,7 +77,9 @@ def _read_split(path: Path, contents: dict[str, Any], downscale: int, with_image
     focal = 0.5 * size[0] / math.tan(0.5 * angle) / downscale
     width, height = size[0] // downscale, size[1] // downscale
     cameras = Camera.pinhole(np.stack(poses), focal, width, height)
-    centre = np.broadcast_to(np.float32(size) / np.float32(2 * downscale), (len(poses), 2))
+    centre = np.broadcast_to(
+        np.asarray(size, np.float32) / np.float32(2 * downscale), (len(poses), 2)
+    )
     cameras = dataclasses.replace(cameras, centre=centre)
     names = tuple(file.relative_to(path.parent).as_posix() for file in files)
     if not with_images:
@@ -91,8 +88,15 @@ def _read_split(path: Path, contents: dict[str, Any], downscale: int, with_image
     return Split(names, cameras, loaded)
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+      SceneError: it is missing, broken, or holds something else.
+    """
     try:
+        if path.exists() and not path.is_file():
+            raise SceneError(f"{path}: not a file")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise SceneError(f"{path}: too large for a transforms file")
         contents = json.loads(path.read_text(encoding="utf-8"))
@@ -107,7 +111,40 @@ def _load_json(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _number(path: Path, contents: dict[str, Any], key: str, default: float | None = None) -> float:
+def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each of the frames of a JSON file, with where it stands for messages.
+
+    Raises:
+      SceneError: there are none, or one is not an object.
+    """
+    frames = contents.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise SceneError(f"{path}: 'frames' must be a list with at least one frame")
+    for index, frame in enumerate(frames):
+        where = f"{path}: frames[{index}]"
+        if not isinstance(frame, dict):
+            raise SceneError(f"{where} must be an object")
+        yield where, frame
+
+
+def field_of_view(path: Path, contents: dict[str, Any]) -> float:
+    """The camera_angle_x of a JSON file, in radians.
+
+    Raises:
+      SceneError: it is missing or no such angle.
+    """
+    angle = number(path, contents, "camera_angle_x")
+    if not 1e-6 < angle < math.pi - 1e-6:
+        raise SceneError(f"{path}: camera_angle_x {angle} is not between 0 and pi radians")
+    return angle
+
+
+def number(path: Path, contents: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A finite number of a JSON file.
+
+    Raises:
+      SceneError: it is missing without a default, or something else.
+    """
     value = contents.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         what = "is missing" if value is None else f"must be a number, got {str(value)[:40]!r}"
@@ -125,11 +162,10 @@ def _image_path(folder: Path, where: str, file_path: Any) -> Path:
     if not isinstance(file_path, str) or not file_path or "\0" in file_path:
         raise SceneError(f"{where}: file_path must be the name of a picture")
     path = folder / file_path
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        path = path.with_name(path.name + ".png")
-    root = folder.resolve()
     try:
-        inside = path.resolve().is_relative_to(root)
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            path = path.with_name(path.name + ".png")
+        inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):
         inside = False
     if not inside or Path(file_path).is_absolute() or ".." in Path(file_path).parts:

@@ -1,6 +1,8 @@
 """Reading photographs: 8-bit RGBA out, whatever came in, or one clear line."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,43 +14,63 @@ from jaxnerf.scenes import SceneError
 
 # Larger than any camera's picture; what claims to be larger is refused before memory is taken.
 _MAX_PIXELS = 200_000_000
+# Pillow reads many more, some by running other programs.
+_FORMATS = ("PNG", "JPEG")
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 4"]:
     """One photograph as 8-bit RGBA with straight alpha.
 
     Raises:
-      SceneError: the file is missing, not an image, truncated, or too large.
+      SceneError: the file is missing, not a PNG or JPEG, truncated, or too large.
     """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise SceneError(f"{path}: {image.width} x {image.height} pixels are too many")
+    with _open(path) as image:
+        try:
             if image.mode.startswith("I"):
                 grey = np.asarray(image, np.uint32)
                 image = Image.fromarray(np.minimum(grey >> 8, 255).astype(np.uint8))
             return np.asarray(image.convert("RGBA"))
-    except FileNotFoundError:
-        raise SceneError(f"{path}: no such image") from None
-    except UnidentifiedImageError:
-        raise SceneError(f"{path}: not an image, or damaged at its beginning") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SceneError(f"{path}: cannot be read as an image: {error}") from None
+        except Exception as error:  # whatever a damaged file makes of Pillow
+            raise SceneError(f"{path}: cannot be read as an image: {error}") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """An image's (width, height), from its header alone.
 
     Raises:
-      SceneError: the file is missing or not an image.
+      SceneError: the file is missing, not a PNG or JPEG, or too large.
     """
+    with _many_pixels(), _open(path) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """An image of which the header is read, and no more."""
     try:
-        with Image.open(path) as image:
-            return image.size
+        if path.exists() and not path.is_file():
+            raise SceneError(f"{path}: not a file")
+        image = Image.open(path, formats=_FORMATS)
     except FileNotFoundError:
         raise SceneError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise SceneError(f"{path}: not an image, or damaged at its beginning") from None
+    except UnidentifiedImageError:
+        raise SceneError(f"{path}: not a PNG or JPEG image, or damaged at its beginning") from None
+    except SceneError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of Pillow
+        raise SceneError(f"{path}: cannot be read as an image: {error}") from None
+    with image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise SceneError(f"{path}: {image.width} x {image.height} pixels are too many")
+        yield image
+
+
+@contextlib.contextmanager
+def _many_pixels() -> Iterator[None]:
+    """Without Pillow's warning of large pictures: `_MAX_PIXELS` is the limit here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def shrink(image: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, "H W 4"]:
@@ -97,6 +119,6 @@ def read_images(
             )
         images[index] = shrink(image, factor)
 
-    with ThreadPoolExecutor() as pool:
+    with _many_pixels(), ThreadPoolExecutor() as pool:
         list(pool.map(read, range(len(paths))))
     return images

@@ -1,0 +1,195 @@
+"""What a training step of the paper's network costs, against its bare matrix products.
+
+Prints, from one run: the time of a whole step (casting, encoding, sampling, forward, compositing,
+backward, Adam) and the time of nothing but the matrix products that its arithmetic requires, each
+over all of a device's rows at once, on the same devices, measured in turn; and the time from the
+start of a process to its first finished step. `products_share` is the share of the step that is
+matrix products.
+
+    python experiments/step_cost/step_cost.py --preset nerf --rays 512 --save results.json
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnerf.cameras import Camera, look_at_pose
+from jaxnerf.cli.common import use_all_cores
+from jaxnerf.config import Config, preset
+from jaxnerf.fields.nerf import NerfField
+from jaxnerf.scenes import Split
+from jaxnerf.training import create_state, local_share, parallel, sample_batch, train_step
+
+
+def layer_sizes(field: NerfField) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every matrix product of one evaluation, in order."""
+    position = 3 * (1 + 2 * field.position_degree)
+    direction = 3 * (1 + 2 * field.direction_degree)
+    sizes, inputs = [], position
+    for index in range(1, field.depth + 1):
+        sizes.append((inputs, field.width))
+        skipped = index == field.skip_after and index < field.depth
+        inputs = field.width + (position if skipped else 0)
+    sizes += [(inputs, 1), (inputs, field.width)]
+    inputs = field.width + direction
+    for _ in range(field.view_depth):
+        sizes.append((inputs, field.view_width))
+        inputs = field.view_width
+    return [*sizes, (inputs, 3)]
+
+
+def evaluations_a_ray(samples: tuple[int, ...]) -> list[int]:
+    """How often each level asks the field."""
+    return [sum(samples[: level + 1]) for level in range(len(samples))]
+
+
+def step_products(config: Config, rows_a_ray: int, rays: int) -> list[tuple[int, int, int]]:
+    """(m, k, n) of each product m x k @ k x n of a pass: forward, to the weights, to the inputs."""
+    rows = rows_a_ray * rays
+    products = []
+    for index, (fan_in, fan_out) in enumerate(layer_sizes(config.field)):
+        products += [(rows, fan_in, fan_out), (fan_in, rows, fan_out)]
+        if index:
+            products.append((rows, fan_out, fan_in))
+    return products
+
+
+def synthetic_split(views: int = 8, side: int = 64) -> Split:
+    """Photographs of noise from cameras around the origin: the cost does not depend on what is seen."""
+    random = np.random.default_rng(0)
+    angles = np.linspace(0.0, 2.0 * np.pi, views, endpoint=False)
+    poses = np.stack([look_at_pose((4 * np.cos(a), 4 * np.sin(a), 1.0), (0, 0, 0)) for a in angles])
+    images = random.integers(256, size=(views, side, side, 4), dtype=np.uint8)
+    return Split(tuple(map(str, range(views))), Camera.pinhole(poses, 80.0, side, side), images)
+
+
+def step_timer(config: Config):
+    """A function that runs one training step and waits for it."""
+    split = synthetic_split()
+    cameras = jax.tree.map(jnp.asarray, split.cameras)
+    bounds, key = jnp.asarray([2.0, 6.0]), jax.random.key(0)
+    batch = local_share(sample_batch(split, config.training, 0))
+
+    def static_step(state, batch, key, cameras, bounds):
+        return train_step(
+            state, batch, key, cameras, bounds,
+            fields=config.fields(), settings=config.render, config=config.training,
+        )  # fmt: skip
+
+    step = parallel(static_step)
+    holder = [create_state(config.fields(), config.training)]
+
+    def run() -> None:
+        holder[0], metrics = step(holder[0], batch, key, cameras, bounds)
+        jax.block_until_ready((holder[0], metrics))
+
+    return run
+
+
+def products_timer(config: Config):
+    """A function that runs the step's matrix products on every device, and waits for them."""
+    devices = jax.local_device_count()
+    rays = config.training.rays_per_batch // devices
+    dtype = jnp.dtype(config.field.dtype)
+    shapes = [
+        product
+        for rows_a_ray in evaluations_a_ray(config.render.samples)
+        for product in step_products(config, rows_a_ray, rays)
+    ]
+    multiply = jax.pmap(jnp.matmul)
+    operands: dict[tuple[int, int], jax.Array] = {}
+
+    def operand(rows: int, columns: int) -> jax.Array:
+        if (rows, columns) not in operands:
+            fill = jax.pmap(lambda key: jax.random.normal(key, (rows, columns), dtype))
+            operands[rows, columns] = fill(jax.random.split(jax.random.key(0), devices))
+        return operands[rows, columns]
+
+    def run() -> None:
+        for m, k, n in shapes:
+            multiply(operand(m, k), operand(k, n)).block_until_ready()
+
+    flops = devices * sum(2.0 * m * k * n for m, k, n in shapes)
+    return run, flops
+
+
+def seconds_to_first_step(name: str) -> float:
+    """From the start of a `jaxnerf train` process on the demo scene to its first finished step."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
+        out = Path(folder) / "run"
+        command = ["train", "--config", name, "--max_steps", "1", "--noevaluate", "--out", str(out)]
+        code = f"from jaxnerf.cli import main; raise SystemExit(main({command!r}))"
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env=environment, capture_output=True
+        )
+        first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+        return first["seconds_since_process_start"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--preset", default="nerf")
+    parser.add_argument("--rays", type=int, default=512, help="in a step")
+    parser.add_argument("--rays_per_pass", type=int, help="on a device; the preset's by default")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--skip_first_step", action="store_true")
+    parser.add_argument("--save", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    use_all_cores(options.rays)
+
+    config = preset(options.preset)
+    training = dataclasses.replace(config.training, rays_per_batch=options.rays)
+    if options.rays_per_pass is not None:
+        training = dataclasses.replace(training, rays_per_pass=options.rays_per_pass)
+    field = dataclasses.replace(config.field, dtype=options.dtype)
+    config = dataclasses.replace(config, field=field, training=training)
+
+    step, (products, flops) = step_timer(config), products_timer(config)
+    times: dict[str, list[float]] = {"step": [], "products": []}
+    for repeat in range(options.repeats + 1):
+        for name, run in (("step", step), ("products", products)):
+            begun = time.perf_counter()
+            run()
+            if repeat:  # the first compiles
+                times[name].append(time.perf_counter() - begun)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [p / s for p, s in zip(times["products"], times["step"], strict=True)]
+    figures = {
+        "preset": options.preset,
+        "dtype": options.dtype,
+        "rays": options.rays,
+        "rays_per_pass": training.rays_per_pass,
+        "devices": [str(device) for device in jax.devices()],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}",
+        "step_seconds": medians["step"],
+        "products_seconds": medians["products"],
+        "gflop_of_products": flops / 1e9,
+        "gflops_in_products": flops / medians["products"] / 1e9,
+        "gflops_in_step": flops / medians["step"] / 1e9,
+        "products_share": statistics.median(ratios),
+    }
+    if not options.skip_first_step:
+        figures["seconds_to_first_step"] = seconds_to_first_step(options.preset)
+    for name, value in figures.items():
+        print(f"{name:22} {value:.3f}" if isinstance(value, float) else f"{name:22} {value}")
+    if options.save:
+        options.save.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""Training: what a step computes, on any number of devices, and that it can be interrupted."""
+
+import dataclasses
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scene_factory import TINY, write_scene
+
+from jaxnerf import Camera, RenderSettings, cast_rays
+from jaxnerf.cameras import look_at_pose
+from jaxnerf.fields.nerf import NerfField
+from jaxnerf.rendering import composite, sample_levels
+from jaxnerf.runs import load_run
+from jaxnerf.scenes import Split
+from jaxnerf.training import (
+    FitError,
+    TrainingConfig,
+    create_state,
+    fit,
+    learning_rate,
+    local_share,
+    parallel,
+    sample_batch,
+    train_step,
+)
+
+FIELD = NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3)
+SETTINGS = RenderSettings(samples=(4, 4))
+CONFIG = TrainingConfig(
+    steps=4, rays_per_batch=32, learning_rate=1e-2, final_learning_rate=1e-3, delay_steps=0
+)
+
+
+def noise_split(views: int = 3, side: int = 8) -> Split:
+    numbers = np.random.default_rng(0)
+    poses = np.stack([look_at_pose((4.0, view - 1.0, 1.0), (0, 0, 0)) for view in range(views)])
+    images = numbers.integers(256, size=(views, side, side, 4), dtype=np.uint8)
+    return Split(tuple("abc"[:views]), Camera.pinhole(poses, 10.0, side, side), images)
+
+
+def tiny_run(steps: int, config: TrainingConfig = CONFIG, state=None, split: Split | None = None):
+    config = dataclasses.replace(config, steps=steps)
+    state = create_state((FIELD, FIELD), config) if state is None else state
+    losses = []
+    for progress in fit(
+        state, split or noise_split(), 2.0, 6.0, fields=(FIELD, FIELD), settings=SETTINGS,
+        config=config, report_every=1,
+    ):  # fmt: skip
+        losses.append(progress.metrics["loss"])
+        state = progress.state
+    return state, losses
+
+
+def step_on(devices, config=CONFIG):
+    """State and metrics after one step on given devices."""
+
+    def step(state, batch, key, cameras, bounds):
+        return train_step(
+            state, batch, key, cameras, bounds,
+            fields=(FIELD, FIELD), settings=SETTINGS, config=config,
+        )  # fmt: skip
+
+    split = noise_split()
+    batch = sample_batch(split, config, 0)
+    shared = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+    return parallel(step, devices)(
+        create_state((FIELD, FIELD), config), shared, jax.random.key(0),
+        jax.tree.map(jnp.asarray, split.cameras), jnp.asarray([2.0, 6.0]),
+    )  # fmt: skip
+
+
+def assert_trees_close(one, other, **tolerance):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerance),
+        one,
+        other,
+    )
+
+
+def test_two_devices_and_one_take_the_same_step():
+    one, metrics_one = step_on(jax.devices()[:1])
+    two, metrics_two = step_on(jax.devices()[:2])
+    assert len(jax.devices()) == 2
+    assert_trees_close(metrics_one, metrics_two, rtol=1e-5)
+    # Adam divides by the gradient's size, so compare its moments and not the quotient.
+    assert_trees_close(one.optimizer.mu, two.optimizer.mu, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("passes", [4, 5, 16])
+def test_the_passes_of_a_step_do_not_change_it(passes):
+    _, whole = step_on(jax.devices()[:1])
+    _, parts = step_on(jax.devices()[:1], dataclasses.replace(CONFIG, rays_per_pass=passes))
+    assert_trees_close(whole, parts, rtol=1e-5)
+
+
+def test_two_processes_of_one_device_train_like_one_of_two(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).with_name("two_processes.py")
+    runs = [(1, 0, "alone"), (2, 0, "pair"), (2, 1, "pair")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, *map(str, (port, count, number)), tmp_path / name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for count, number, name in runs
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    alone, first, second = (np.load(tmp_path / f"{name}_{number}.npz") for _, number, name in runs)
+    assert first["devices"] == alone["devices"] == 2
+    np.testing.assert_array_equal(first["flat"], second["flat"])
+    np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-4)
+    np.testing.assert_allclose(first["flat"], alone["flat"], atol=1e-3)
+
+
+def test_the_loss_is_the_mean_squared_error_of_both_levels():
+    """A step's loss, against rendering its rays one at a time."""
+    config = dataclasses.replace(CONFIG, background="black", coarse_loss=0.5)
+    state = create_state((FIELD, FIELD), config)
+    _, metrics = step_on(jax.devices()[:1], config)
+    split, key = noise_split(), jax.random.fold_in(jax.random.key(0), 0)
+    batch = sample_batch(split, config, 0)
+    coarse_errors, fine_errors = [], []
+    for ray, (camera, pixel, colour) in enumerate(
+        zip(batch.camera, batch.pixel, batch.colour, strict=True)
+    ):
+        rays = cast_rays(split.cameras[camera], jnp.asarray(pixel, jnp.float32) + 0.5, 2.0, 6.0)
+        ray_key, _ = jax.random.split(jax.random.fold_in(key, ray))
+        target = colour[:3] / 255.0 * colour[3] / 255.0
+        levels = sample_levels((FIELD, FIELD), state.params, rays, SETTINGS, ray_key)
+        for errors, level in zip((coarse_errors, fine_errors), levels, strict=True):
+            seen = np.asarray(composite(level, rays, 0.0).colour)
+            errors.append(np.mean((seen - target) ** 2))
+    fine, coarse = np.mean(fine_errors), np.mean(coarse_errors)
+    np.testing.assert_allclose(metrics["mse"], fine, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], fine + 0.5 * coarse, rtol=1e-4)
+
+
+def test_a_step_is_adams():
+    """Parameters after a step, against optax's own Adam on the gradient that the moments hold."""
+    before = create_state((FIELD, FIELD), CONFIG)
+    before = jax.tree.map(np.asarray, before)
+    after, metrics = step_on(jax.devices()[:1])
+    gradient = jax.tree.map(
+        lambda mu: np.asarray(mu) / (1.0 - CONFIG.adam_beta1), after.optimizer.mu
+    )
+    adam = optax.adam(metrics["learning_rate"], eps=CONFIG.adam_epsilon)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = adam.update(gradient, adam.init(before.params))
+    expected = optax.apply_updates(before.params, updates)
+    assert_trees_close(after.params, expected, atol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
+
+
+def test_batches_are_a_function_of_seed_and_step_and_cover_all_pixels():
+    split = noise_split()
+    config = dataclasses.replace(CONFIG, rays_per_batch=4096)
+    one, same, other = (sample_batch(split, config, step) for step in (7, 7, 8))
+    np.testing.assert_array_equal(one.pixel, same.pixel)
+    assert (one.pixel != other.pixel).any()
+    assert {tuple(row) for row in np.column_stack([one.camera, one.pixel])} == {
+        (c, x, y) for c in range(3) for x in range(8) for y in range(8)
+    }
+    x, y = one.pixel.T
+    np.testing.assert_array_equal(one.colour, split.images[one.camera, y, x])
+    single = sample_batch(split, dataclasses.replace(config, one_image_per_batch=True), 0)
+    assert len(set(single.camera)) == 1
+
+
+def test_shares_of_a_batch_partition_it():
+    batch = sample_batch(noise_split(), CONFIG, 0)
+    shared = local_share(batch)
+    assert shared.camera.shape == (2, 16)
+    np.testing.assert_array_equal(shared.pixel.reshape(-1, 2), batch.pixel)
+    with pytest.raises(ValueError, match="do not divide 31 rays"):
+        local_share(jax.tree.map(lambda x: x[:31], batch))
+
+
+def test_the_learning_rate_decays_log_linearly_after_a_delay():
+    config = TrainingConfig(
+        learning_rate=1e-2, final_learning_rate=1e-4, delay_steps=100, delay_factor=0.1
+    )
+
+    def at(step, total=10_000):
+        return float(learning_rate(config, jnp.asarray(step), jnp.asarray(total)))
+
+    np.testing.assert_allclose(at(0), 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(at(5000), 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(at(10_000), 1e-4, rtol=1e-5)
+    ramp = 0.1 + 0.9 * np.sin(np.pi / 4)
+    np.testing.assert_allclose(at(50), 1e-2 * 0.01 ** (50 / 10_000) * ramp, rtol=1e-5)
+    # In a run of 200 steps the delay is 20 of them.
+    np.testing.assert_allclose(at(20, 200), 1e-2 * 0.01**0.1, rtol=1e-4)
+
+
+def test_training_learns_what_all_photographs_agree_on():
+    split = noise_split()
+    split.images[:] = [200, 100, 50, 255]
+    _, losses = tiny_run(60, split=split)
+    assert np.mean(losses[-5:]) < 0.02 * losses[0]
+
+
+def test_divergence_stops_with_a_word_on_what_to_do():
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, final_learning_rate=1e30)
+    with pytest.raises(FitError, match=r"diverged. Lower training.learning_rate"):
+        tiny_run(40, config)
+
+
+def test_a_time_budget_fixes_the_number_of_steps_once():
+    deadlines, totals = [], []
+    config = dataclasses.replace(CONFIG, steps=1_000_000)
+    for progress in fit(
+        create_state((FIELD, FIELD), config), noise_split(), 2.0, 6.0, fields=(FIELD, FIELD),
+        settings=SETTINGS, config=config, plan=True, report_every=20,
+        seconds_left=lambda: deadlines[0] - time.perf_counter() if deadlines else 1e6,
+    ):  # fmt: skip
+        # The clock starts when compilation is over, so that a busy machine does not matter.
+        deadlines.append(time.perf_counter() + 5.0)
+        totals.append(progress.total_steps)
+    assert time.perf_counter() < deadlines[0] + 1.0
+    assert totals[0] == 1_000_000
+    planned = [total for total in totals if total < 1_000_000]
+    # All but the last report, which may be an early stop, agree.
+    assert len(set(planned[:-1])) == 1
+    assert progress.step == totals[-1]
+
+
+def test_interrupted_and_whole_runs_end_with_the_same_bits():
+    # The first half's schedule ends at its own last step, so take a rate that does not decay.
+    flat = dataclasses.replace(CONFIG, final_learning_rate=CONFIG.learning_rate)
+    whole, _ = tiny_run(6, flat)
+    half, _ = tiny_run(3, flat)
+    half = dataclasses.replace(jax.tree.map(np.asarray, half), total_steps=np.int32(6))
+    resumed, _ = tiny_run(6, flat, jax.tree.map(jnp.asarray, half))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), whole, resumed
+    )
+
+
+def test_killed_three_times_and_resumed_ends_with_the_same_bits(tmp_path):
+    data = write_scene(tmp_path / "scene")
+    steps = 600
+
+    def command(out, *more):
+        flags = ["train", "--data", str(data), "--out", str(out), "--noevaluate", *TINY, *more]
+        code = f"from jaxnerf.cli import main; raise SystemExit(main({flags!r}))"
+        return [sys.executable, "-c", code]
+
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    size = [f"--max_steps={steps}", "--checkpoint_seconds=0"]
+    subprocess.run(
+        command(tmp_path / "whole", *size), check=True, capture_output=True, env=environment
+    )
+    chance = random.Random(0)
+    killed = tmp_path / "killed"
+    for attempt in range(3):
+        more = ["--resume"] if (killed / "config.json").exists() else []
+        process = subprocess.Popen(
+            command(killed, *size, *more), env=environment, stdout=subprocess.PIPE, text=True
+        )
+        metrics = killed / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.5 * (attempt + 1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    subprocess.run(
+        command(killed, *size, "--resume"), check=True, capture_output=True, env=environment
+    )
+    whole, resumed = load_run(tmp_path / "whole"), load_run(killed)
+    assert whole.step == resumed.step == steps
+    jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+
+
+def test_a_hundred_large_photographs_train_within_two_gigabytes(real_data, tmp_path):
+    code = f"""
+import resource
+from jaxnerf.cli import main
+status = main(["train", "--data", {str(real_data / "nerf_synthetic" / "lego")!r},
+    "--config", "nerf", "--training.rays_per_batch", "128", "--max_steps", "2", "--noevaluate",
+    "--out", {str(tmp_path / "run")!r}])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+raise SystemExit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak = int(done.stdout.split("peak")[1]) * 1024
+    assert peak < 2 * 1024**3
