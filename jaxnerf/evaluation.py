@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dm_pix
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -47,15 +48,17 @@ def ssim(picture: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"])
     """
     if min(picture.shape[:2]) < _SSIM["size"]:
         raise ValueError(f"ssim: {picture.shape[1]} x {picture.shape[0]} pixels are fewer than 11")
-    value = dm_pix.ssim(
-        jnp.asarray(picture, jnp.float32),
-        jnp.asarray(truth, jnp.float32),
-        max_val=1.0,
-        filter_size=_SSIM["size"],
-        filter_sigma=_SSIM["sigma"],
-        k1=_SSIM["k1"],
-        k2=_SSIM["k2"],
-    )
+    # dm_pix counts on JAX's promotions, whatever the caller has set.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        value = dm_pix.ssim(
+            jnp.asarray(picture, jnp.float32),
+            jnp.asarray(truth, jnp.float32),
+            max_val=1.0,
+            filter_size=_SSIM["size"],
+            filter_sigma=_SSIM["sigma"],
+            k1=_SSIM["k1"],
+            k2=_SSIM["k2"],
+        )
     return float(value)
 
 

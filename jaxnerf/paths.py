@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation, RotationSpline
 from jaxnerf.cameras import look_at_pose
 
 Poses = Float[np.ndarray, "N 3 4"]
+Path = Float[np.ndarray, "frames 3 4"]
 
 
 def orbit(
@@ -17,7 +18,7 @@ def orbit(
     frames: int = 120,
     up=(0.0, 0.0, 1.0),
     start=None,
-) -> Poses:
+) -> Path:
     """Once around a point, counter-clockwise as seen from above, looking at it.
 
     Args:
@@ -46,7 +47,7 @@ def orbit(
     return np.stack([look_at_pose(centre + radius * o, centre, up) for o in outward])
 
 
-def orbit_of(poses: Poses, frames: int = 120) -> Poses:
+def orbit_of(poses: Poses, frames: int = 120) -> Path:
     """The orbit that fits captured poses: around what they look at, at their distance and height.
 
     The centre is the point nearest to all their viewing axes, up the mean of their upward axes; the
@@ -70,7 +71,7 @@ def orbit_of(poses: Poses, frames: int = 120) -> Poses:
 
 def spiral(
     poses: Poses, focus: float, frames: int = 120, rotations: int = 2, zoom: float = 0.5
-) -> Poses:
+) -> Path:
     """A small closed spiral about the mean pose, for forward-facing captures (LLFF, 2019).
 
     Args:
@@ -95,7 +96,7 @@ def spiral(
     return np.stack(path)
 
 
-def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Poses:
+def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Path:
     """A smooth path through key poses, evenly timed from one to the next.
 
     Positions follow a cubic spline, orientations SciPy's rotation spline (continuous angular

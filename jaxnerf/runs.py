@@ -224,7 +224,7 @@ class Checkpoints:
 
         table = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
         step = int(table["step"])
-        with disk_errors(self.folder, _KEPT), _late_callbacks_dropped():
+        with disk_errors(self.folder, _KEPT), _only_the_first_error():
             manager = self._open()
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
@@ -251,7 +251,7 @@ class Checkpoints:
         expected = jax.eval_shape(lambda: create_state(config.fields(), config.training))
         names = _named_leaves(expected)
         try:
-            with _late_callbacks_dropped():
+            with _only_the_first_error():
                 metadata = {
                     name: tuple(leaf.shape) for name, leaf in manager.item_metadata(step).items()
                 }
@@ -263,9 +263,13 @@ class Checkpoints:
                     f"{where}/{step}: a checkpoint of another configuration: {name} should be "
                     f"{leaf.shape}, is {metadata.get(name, 'missing')}"
                 )
+        for name in sorted(metadata.keys() - dict(names).keys()):
+            raise RunError(
+                f"{where}/{step}: a checkpoint of another configuration: {name} is not in this one"
+            )
         target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in names}
         try:
-            with _late_callbacks_dropped():
+            with _only_the_first_error():
                 table = manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
             raise RunError(self._damaged(step, error)) from None
@@ -292,8 +296,8 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _late_callbacks_dropped() -> Iterator[None]:
-    """At its first error Orbax closes its event loop; what comes later would print tracebacks."""
+def _only_the_first_error() -> Iterator[None]:
+    """Orbax raises its first error and closes its event loop; later ones would print tracebacks."""
     original = asyncio.new_event_loop
 
     class Loop(asyncio.SelectorEventLoop):
@@ -303,6 +307,9 @@ def _late_callbacks_dropped() -> Iterator[None]:
             except RuntimeError:
                 if not self.is_closed():
                     raise
+
+        def call_exception_handler(self, context):
+            pass
 
     asyncio.new_event_loop = Loop
     try:
@@ -364,7 +371,7 @@ class MetricsLog:
         self._events.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
     path = folder / "metrics.jsonl"
     rows = []

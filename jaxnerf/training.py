@@ -7,6 +7,7 @@ devices nor an interruption changes what is computed, but for rounding.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, no_type_check
@@ -42,6 +43,8 @@ class TrainingConfig:
 
     Attributes:
       steps: how many; with a time budget the number that fits, at most this.
+      max_seconds: time budget, from the start of the process; 0 for none. The number of steps is
+        fixed early on to what fits, and the learning rate decays over those.
       rays_per_batch: in each step, over all devices.
       rays_per_pass: of those, at most so many on one device in one forward and backward pass; the
         passes' gradients are averaged. Memory grows with it, the result does not depend on it. 0
@@ -58,6 +61,7 @@ class TrainingConfig:
     """
 
     steps: int = 1_000_000
+    max_seconds: float = 0.0
     rays_per_batch: int = 4096
     rays_per_pass: int = 0
     one_image_per_batch: bool = False
@@ -103,7 +107,8 @@ class Batch:
     colour: UInt8[np.ndarray, "*batch 4"]
 
 
-def create_state(fields: Sequence[Field], config: TrainingConfig) -> TrainState:
+@functools.partial(jax.jit, static_argnames=("fields", "config"))
+def create_state(fields: tuple[Field, ...], config: TrainingConfig) -> TrainState:
     """The state before the first step."""
     keys = jax.random.split(jax.random.key(config.seed), len(fields))
     params = tuple(field.init(key) for field, key in zip(fields, keys, strict=True))
@@ -270,6 +275,19 @@ def parallel(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     )
 
 
+def replicate(tree: Any) -> Any:
+    """Put a copy on every device of every host, as `parallel` returns its results.
+
+    What is given to a mapped step otherwise has it compiled again when its own results come back.
+    """
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda _, x=x: np.asarray(x)),
+        tree,
+    )
+
+
 def local_share(batch: Batch) -> Batch:
     """This host's part of a global batch, with a leading dimension of its devices.
 
@@ -317,7 +335,7 @@ def fit(
     fields: Sequence[Field],
     settings: RenderSettings,
     config: TrainingConfig,
-    seconds_left: Callable[[], float] | None = None,
+    seconds_left: Callable[[], float] = lambda: float("inf"),
     plan: bool = False,
     report_every: int = 50,
 ) -> Iterator[Progress]:
@@ -353,8 +371,8 @@ def fit(
 
     step = parallel(static_step)
     key = jax.random.key(config.seed)
-    cameras = jax.tree.map(jnp.asarray, split.cameras)
-    bounds = jnp.asarray([near, far], jnp.float32)
+    state = replicate(state)
+    cameras, bounds = replicate((split.cameras, np.asarray([near, far], np.float32)))
     number, total = int(state.step), int(state.total_steps)
     reported, reported_at = number, time.perf_counter()
     measured_from: tuple[int, float] | None = None
@@ -369,13 +387,13 @@ def fit(
         values = {name: float(value) for name, value in metrics.items()}
         now = time.perf_counter()
         measured_from = measured_from or (number, now)
-        seconds_a_step = (now - measured_from[1]) / max(number - measured_from[0], 1)
-        left = float("inf") if seconds_left is None else seconds_left()
-        enough = min(_MEASURED_SECONDS, 0.1 * max(left, 0.0))
-        if plan and number > measured_from[0] and now - measured_from[1] >= enough:
+        seconds_a_step = agreed((now - measured_from[1]) / max(number - measured_from[0], 1))
+        left = agreed(seconds_left())
+        measured = seconds_a_step * (number - measured_from[0])
+        if plan and 0.0 < measured >= min(_MEASURED_SECONDS, 0.1 * left):
             fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
             total = max(min(total, fits), number)
-            state = dataclasses.replace(state, total_steps=jnp.asarray(total, jnp.int32))
+            state = dataclasses.replace(state, total_steps=replicate(np.int32(total)))
             plan, is_report = False, True
         if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
             total = number
@@ -396,6 +414,15 @@ def _rays_that_fit(settings: RenderSettings) -> int:
     """How many rays a pass takes for its largest arrays to suit the device's memory or cache."""
     rows = _ROWS_PER_PASS.get(jax.default_backend(), _ROWS_PER_PASS["gpu"])
     return max(1, rows // sum(settings.samples))
+
+
+def agreed(value: float) -> float:
+    """The first process's number, on all: clocks differ, and decisions must not."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
 def _adam(config: TrainingConfig) -> optax.GradientTransformation:

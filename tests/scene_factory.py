@@ -1,13 +1,17 @@
-"""A tiny scene in NeRF's Blender format, painted by a ray caster that shares no code with jaxnerf."""
+"""A tiny scene in NeRF's Blender format, painted without any code of jaxnerf; a video decoder."""
 
 import json
 import math
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
+import jax
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageSequence
 
 ANGLE = 0.8  # horizontal field of view, radians
 RADIUS = 0.4
@@ -22,6 +26,7 @@ TINY = (
     "--field.view_width=4",
     "--field.position_degree=2",
     "--field.direction_degree=1",
+    "--separate_levels=false",
     "--render.samples=4,4",
     "--training.rays_per_batch=16",
     "--training.rays_per_pass=0",
@@ -94,3 +99,32 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     contents = json.loads(path.read_text())
     change(contents)
     path.write_text(json.dumps(contents))
+
+
+def decode_video(path: Path) -> np.ndarray:
+    """All frames of a video [frames, height, width, 3], by a decoder other than its writer."""
+    if path.suffix == ".mp4":
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}"]
+        raw = ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]
+        stream = subprocess.run([*command, *raw], capture_output=True, check=True).stdout
+        frames = []
+        while stream:
+            width, height = map(int, stream[:40].split()[1:3])
+            header = len(b"P6\n%d %d\n255\n" % (width, height))
+            size = 3 * width * height
+            frames.append(np.frombuffer(stream, np.uint8, size, header).reshape(height, width, 3))
+            stream = stream[header + size :]
+        return np.stack(frames)
+    with Image.open(path) as image:
+        return np.stack([frame.convert("RGB") for frame in ImageSequence.Iterator(image)])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def command_environment(tmp_path_factory):
+    """Let the command neither choose devices of its own nor touch the user's cache."""
+    before = jax.config.jax_compilation_cache_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_NUM_CPU_DEVICES", str(jax.device_count()))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+    jax.config.update("jax_compilation_cache_dir", before)

@@ -33,6 +33,7 @@ several = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 seeds = st.integers(0, 2**32 - 1)
+_over = jax.jit(over)
 
 
 def _array(values):
@@ -131,12 +132,11 @@ def test_no_density_or_length_makes_weights_negative_more_than_1_or_undefined(
 ):
     t = np.concatenate([[1.0], 1.0 + np.cumsum([*lengths, last])])
     weights, scalars, slopes = _value_and_gradients(_array(density), _array(t))
-    assert (weights >= 0).all()
-    assert weights.sum() <= 1 + 3e-7
+    assert (np.asarray(weights) >= 0).all()
+    assert np.sum(weights) <= 1 + 3e-7
     np.testing.assert_allclose(weights, _weights_loop(density, _array(t).tolist()), atol=1e-6)
-    assert jnp.isfinite(scalars).all()
-    for slope in slopes:
-        assert jnp.isfinite(slope).all()
+    for found in (scalars, *slopes):
+        assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("last", [1e10, jnp.inf])
@@ -173,18 +173,18 @@ def test_splitting_an_interval_changes_nothing(float64, seed, where, share):
 
 
 @several
-@given(seed=seeds, where=st.integers(1, 11))
+@given(seed=seeds, where=st.sampled_from([1, 5, 11]))
 def test_the_front_of_a_ray_lies_over_its_back(float64, seed, where):
-    density, t, colours = map(jnp.asarray, _random_ray(seed))
+    density, t, colours = _random_ray(seed)
 
     def composited(part, fence):
-        weights = volume_weights(density[part], t[fence])
-        return accumulate(weights, colours[part]), ray_opacity(weights)
+        weights = volume_weights(jnp.asarray(density[part]), jnp.asarray(t[fence]))
+        return accumulate(weights, jnp.asarray(colours[part])), ray_opacity(weights)
 
     whole, _ = composited(slice(None), slice(None))
     front = composited(slice(0, where), slice(0, where + 1))
     back, _ = composited(slice(where, None), slice(where, None))
-    np.testing.assert_allclose(over(*front, back), whole, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(_over(*front, back), whole, rtol=0, atol=1e-12)
 
 
 def test_gradients_match_finite_differences(float64):
@@ -206,7 +206,7 @@ def test_gradients_match_finite_differences(float64):
 
     assert _depth_at(density, t, t[-1]) > math.log(2)
     check_grads(outputs, (density, t, colours), order=1, atol=1e-8, rtol=1e-7, eps=1e-5)
-    check_grads(jax.jit(over), (colours[0], density[0], colours[1]), 1, atol=1e-8, rtol=1e-8)
+    check_grads(_over, (colours[0], density[0], colours[1]), 1, atol=1e-8, rtol=1e-8)
 
 
 @pytest.mark.parametrize(("density", "length"), [(0.4, 3.0), (1.7, 5.0), (6.0, 12.0)])
@@ -254,22 +254,31 @@ def test_median_depth_matches_a_bisection(float64, seed):
     np.testing.assert_allclose(found, _median_by_bisection(density, t), rtol=0, atol=1e-12)
 
 
+@jax.jit
+def _slopes_of_an_empty_ray(zeros, t):
+    return (
+        jax.grad(expected_depth)(zeros, t),
+        jax.grad(median_depth)(zeros, t),
+        jax.grad(lambda w: normals(w, jnp.ones((3, 3))).sum())(zeros),
+    )
+
+
 @pytest.mark.parametrize(("last", "expected"), [(3.0, 3.0), (1e10, 2.0), (jnp.inf, 2.0)])
 def test_rays_that_stop_nothing_end_at_the_last_fencepost(last, expected):
     t, density = jnp.array([0.0, 1.0, 2.0, last]), jnp.zeros(3)
     weights = volume_weights(density, t)
     np.testing.assert_array_equal(weights, density)
-    assert expected_depth(weights, t) == expected
-    assert median_depth(density, t) == expected
-    assert median_depth(jnp.array([0.3, 0.3, 0.0]), t) == expected
+    assert expected_depth(weights, t).item() == expected
+    assert median_depth(density, t).item() == expected
+    assert median_depth(jnp.array([0.3, 0.3, 0.0]), t).item() == expected
     np.testing.assert_array_equal(over(jnp.zeros(3), ray_opacity(weights), 0.25), [0.25] * 3)
     np.testing.assert_array_equal(normals(weights, jnp.ones((3, 3))), jnp.zeros(3))
-    for slope in (
-        jax.grad(expected_depth)(weights, t),
-        jax.grad(median_depth)(density, t),
-        jax.grad(lambda w: normals(w, jnp.ones((3, 3))).sum())(weights),
-    ):
-        assert jnp.isfinite(slope).all()
+    for slope in _slopes_of_an_empty_ray(density, t):
+        assert np.isfinite(slope).all()
+
+
+def _normalised(v):
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
 def test_normals_of_a_gaussian_ball_point_outward(float64):
@@ -277,23 +286,22 @@ def test_normals_of_a_gaussian_ball_point_outward(float64):
         return 1e6 * jnp.exp(-8.0 * jnp.sum(x * x))
 
     rng = np.random.default_rng(5)
-    origins = jnp.asarray(rng.normal(size=(30, 3)))
-    origins = 4.0 * origins / jnp.linalg.norm(origins, axis=-1, keepdims=True)
-    directions = unit(jnp.asarray(rng.uniform(-0.5, 0.5, (30, 3))) - origins)
-    t = jnp.linspace(2.0, 6.0, 401)
-    points = origins[:, None] + 0.5 * (t[1:] + t[:-1])[None, :, None] * directions[:, None]
-    fences = jnp.broadcast_to(t, (30, 401))
-    density = jax.vmap(jax.vmap(ball))(points)
+    origins = 4.0 * _normalised(rng.normal(size=(30, 3)))
+    directions = _normalised(rng.uniform(-0.5, 0.5, (30, 3)) - origins)
+    t = np.linspace(2.0, 6.0, 401)
+    points = origins[:, None] + 0.5 * (t[1:] + t[:-1])[:, None] * directions[:, None]
+    fences = jnp.asarray(np.broadcast_to(t, (30, 401)))
+    density, gradient = jax.jit(jax.vmap(jax.vmap(jax.value_and_grad(ball))))(points)
     weights = volume_weights(density, fences)
-    assert (ray_opacity(weights) > 0.99).all()
-    found = normals(weights, jax.vmap(jax.vmap(jax.grad(ball)))(points))
-    np.testing.assert_allclose(jnp.linalg.norm(found, axis=-1), 1.0, atol=1e-12)
-    outward = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
-    summed = jnp.sum(weights[..., None] * outward, axis=1)
-    np.testing.assert_allclose(found, unit(summed), atol=1e-12)
-    surface = origins + median_depth(density, fences)[:, None] * directions
-    assert (jnp.sum(found * unit(surface), axis=-1) > 0.99).all()
-    assert (jnp.sum(found * directions, axis=-1) < 0).all()
+    assert (np.asarray(ray_opacity(weights)) > 0.99).all()
+    found = np.asarray(normals(weights, gradient))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, atol=1e-12)
+    outward = _normalised(points)
+    summed = np.sum(np.asarray(weights)[..., None] * outward, axis=1)
+    np.testing.assert_allclose(found, _normalised(summed), atol=1e-12)
+    surface = origins + np.asarray(median_depth(density, fences))[:, None] * directions
+    assert (np.sum(found * _normalised(surface), axis=-1) > 0.99).all()
+    assert (np.sum(found * directions, axis=-1) < 0).all()
 
 
 def test_unit_vectors_and_their_gradient_at_zero():
@@ -383,6 +391,3 @@ def test_every_function_takes_any_leading_shape(name):
     whole = function(*inputs)
     nested = jax.jit(jax.vmap(jax.vmap(function)))(*inputs)
     np.testing.assert_allclose(whole, nested, rtol=1e-6, atol=1e-7)
-    for ray in np.ndindex(2, 3):
-        alone = function(*(x[ray] for x in inputs))
-        np.testing.assert_allclose(whole[ray], alone, rtol=1e-6, atol=1e-7)

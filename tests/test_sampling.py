@@ -20,6 +20,7 @@ several = settings(deadline=None, max_examples=50, derandomize=True)
 draw = jax.jit(hierarchical, static_argnames=("count", "padding"))
 spread = jax.jit(stratified, static_argnames=("count", "spacing"))
 _merge, _invert = jax.jit(merge), jax.jit(invert_cdf)
+_strata = jax.jit(unit_strata, static_argnums=(0, 1))
 
 
 def _array(values):
@@ -60,16 +61,16 @@ def test_midpoints_are_means_of_neighbours():
 
 @pytest.mark.parametrize("count", [2, 3, 64, 129])
 def test_unit_strata_without_a_key_are_even(count):
-    u = unit_strata((3,), count)
+    u = np.asarray(unit_strata((3,), count))
     np.testing.assert_allclose(u, [[i / (count - 1) for i in range(count)]] * 3, rtol=1.2e-7)
     assert (u[:, 0] == 0.0).all()
     assert (u[:, -1] == 1.0).all()
     np.testing.assert_array_equal(u, unit_strata((3,), count))
 
 
-@pytest.mark.parametrize("count", [2, 5, 64])
+@pytest.mark.parametrize("count", [2, 16])
 def test_unit_strata_draw_uniformly_and_independently_within_each_stratum(count):
-    u = np.asarray(unit_strata((10, 100), count, jax.random.key(1)), np.float64)
+    u = np.asarray(_strata((10, 100), count, jax.random.key(1)), np.float64)
     low, high = _edges(count)
     shares = (u - low) / (high - low)
     assert (shares > -1e-5).all()
@@ -109,10 +110,9 @@ def test_stratified_draws_uniformly_in_its_own_measure(spacing):
     near, far = np.full(3000, 0.5), np.linspace(1.0, 80.0, 3000)
     t = spread(_array(near), _array(far), 16, jax.random.key(3), spacing=spacing)
     near, far, t = near[:, None], far[:, None], np.asarray(t, np.float64)
-    if spacing == "depth":
-        u = (t - near) / (far - near)
-    else:
-        u = (1 / near - 1 / t) / (1 / near - 1 / far)
+    if spacing == "disparity":
+        near, far, t = 1 / near, 1 / far, 1 / t
+    u = (t - near) / (far - near)
     low, high = _edges(16)
     shares = (u - low) / (high - low)
     assert (np.abs(shares - 0.5) <= 0.5 + 1e-4).all()
@@ -127,10 +127,11 @@ def test_stratified_ascends_on_rays_of_hardly_any_length(spacing, key):
     far = (near * (1 + 10.0 ** rng.uniform(-8, -3, 5000))).astype(np.float32)
     key = None if key is None else jax.random.key(key)
     t = spread(_array(near), _array(far), 65, key, spacing=spacing)
-    assert (jnp.diff(t) >= 0).all()
+    weights = np.asarray(volume_weights(jnp.full((5000, 64), 1e10), t))
+    t = np.asarray(t)
+    assert (np.diff(t) >= 0).all()
     assert (t >= near[:, None]).all()
     assert (t <= far[:, None]).all()
-    weights = volume_weights(jnp.full((5000, 64), 1e10), t)
     assert (weights >= 0).all()
     assert (weights.sum(axis=-1) < 1 + 1e-6).all()
 
@@ -183,7 +184,7 @@ def test_hierarchical_draws_one_sample_uniformly_from_each_equal_share_of_the_we
     t, weights = _random_rows(7, 3000)
     drawn = draw(_array(t), _array(weights), 10, jax.random.key(8), padding=0.01)
     assert drawn.shape == (3000, 10)
-    assert (jnp.diff(drawn) >= 0).all()
+    assert (np.diff(drawn) >= 0).all()
     padded = weights + 0.01
     cdf = np.cumsum(padded, axis=-1) / padded.sum(axis=-1, keepdims=True)
     cdf = np.concatenate([np.zeros((3000, 1)), cdf], axis=-1)

@@ -30,7 +30,14 @@ from jaxnerf.cli.common import use_all_cores
 from jaxnerf.config import Config, preset
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.scenes import Split
-from jaxnerf.training import create_state, local_share, parallel, sample_batch, train_step
+from jaxnerf.training import (
+    create_state,
+    local_share,
+    parallel,
+    replicate,
+    sample_batch,
+    train_step,
+)
 
 
 def layer_sizes(field: NerfField) -> list[tuple[int, int]]:
@@ -78,8 +85,8 @@ def synthetic_split(views: int = 8, side: int = 64) -> Split:
 def step_timer(config: Config):
     """A function that runs one training step and waits for it."""
     split = synthetic_split()
-    cameras = jax.tree.map(jnp.asarray, split.cameras)
-    bounds, key = jnp.asarray([2.0, 6.0]), jax.random.key(0)
+    cameras, bounds = replicate((split.cameras, np.asarray([2.0, 6.0], np.float32)))
+    key = jax.random.key(0)
     batch = local_share(sample_batch(split, config.training, 0))
 
     def static_step(state, batch, key, cameras, bounds):
@@ -89,7 +96,7 @@ def step_timer(config: Config):
         )  # fmt: skip
 
     step = parallel(static_step)
-    holder = [create_state(config.fields(), config.training)]
+    holder = [replicate(create_state(config.fields(), config.training))]
 
     def run() -> None:
         holder[0], metrics = step(holder[0], batch, key, cameras, bounds)

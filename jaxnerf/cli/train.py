@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -29,6 +30,10 @@ Examples:
 """
 
 
+# How long the other processes wait for the first one to measure and render.
+_PATIENCE = 24 * 3600
+
+
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string(
@@ -44,8 +49,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "max_seconds",
         None,
-        "time budget, counted from the start of the process; the number of steps is fixed early on "
-        "to what fits",
+        "same as --training.max_seconds; 0 for no limit. Without it, --max_steps lifts the limit of "
+        "the preset, and --resume that of the run",
         flag_values=values,
         lower_bound=0.0,
     )
@@ -107,7 +112,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
-    changes = {"training.seed": values.seed, "training.steps": values.max_steps}
+    seconds = values.max_seconds
+    if seconds is None and not values["training.max_seconds"].present:
+        seconds = 0.0 if _names_steps(values) or values.resume else None
+    changes = {
+        "training.seed": values.seed,
+        "training.steps": values.max_steps,
+        "training.max_seconds": seconds,
+    }
     return override(config, {key: value for key, value in changes.items() if value is not None})
 
 
@@ -118,7 +130,7 @@ def _names_steps(values: flags.FlagValues) -> bool:
 def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
     """What a resumed run may not change: anything that would make it another run."""
     before, after = flatten(saved), flatten(config)
-    free = {"training.steps", "training.rays_per_pass"}
+    free = {"training.steps", "training.max_seconds", "training.rays_per_pass"}
     for key, value in after.items():
         if value != before[key] and key not in free and not key.startswith("evaluation."):
             raise ConfigError(
@@ -137,9 +149,10 @@ def _join_cluster() -> None:
                 os.environ["JAX_COORDINATOR_ADDRESS"],
                 int(os.environ["JAX_NUM_PROCESSES"]),
                 int(os.environ["JAX_PROCESS_ID"]),
+                shutdown_timeout_seconds=_PATIENCE,
             )
         else:
-            jax.distributed.initialize()
+            jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ConfigError(f"--distributed: cannot join the other processes: {error}") from None
 
@@ -149,7 +162,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
 
     from jaxnerf import runs
     from jaxnerf.evaluation import psnr_of_error
-    from jaxnerf.training import create_state, fit
+    from jaxnerf.training import agreed, create_state, fit
 
     rays, devices = config.training.rays_per_batch, jax.device_count()
     if rays % devices:
@@ -169,8 +182,11 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
                 runs.save_config(out, config)
         else:
             runs.create_folder(out, config, scene, overwrite=values.overwrite)
+    agreed(0.0)  # the others wait for the folder
+    if leader:
         print(_describe(scene, config), flush=True)
-    planned = state is None and values.max_seconds is not None
+    budget = config.training.max_seconds
+    planned = state is None and budget > 0.0
     if state is None:
         state = create_state(config.fields(), config.training)
     elif _names_steps(values):
@@ -178,9 +194,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader and values.resume:
         print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
 
-    left = None
-    if values.max_seconds is not None:
-        left = lambda: values.max_seconds - common.seconds_since_process_start()  # noqa: E731
+    def left() -> float:
+        return budget - common.seconds_since_process_start() if budget else float("inf")
+
     before = _seconds_trained(runs.read_metrics(out), int(state.step))
     log = runs.MetricsLog(out, int(state.step)) if leader else None
     line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
@@ -206,7 +222,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
                     },
                 )
                 line.show(_status(progress, quality, config), last=done)
-            if done or now - saved_at >= values.checkpoint_seconds:
+            if done or agreed(now - saved_at) >= values.checkpoint_seconds:
                 checkpoints.save(state)
                 saved_at = time.perf_counter()
     finally:
@@ -216,7 +232,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         return
     if progress is None:
         print(f"nothing left to train: step {int(state.step)} of {int(state.total_steps)}")
-    _finish(out, values)
+    # Not read back from the checkpoint, which Orbax does only with all processes together.
+    params = jax.tree.map(np.asarray, state.params)
+    _finish(runs.Run(out, config, runs.read_scene(out), params, int(state.step)), values)
 
 
 def load(data: Path, config: Config, images: Sequence[str]):
@@ -224,7 +242,13 @@ def load(data: Path, config: Config, images: Sequence[str]):
     from jaxnerf.scenes import load_scene
 
     how = config.scene
-    return load_scene(data, downscale=how.downscale, pixels=how.pixels, images=images)
+    return load_scene(
+        data,
+        downscale=how.downscale,
+        longest_side=how.longest_side,
+        pixels=how.pixels,
+        images=images,
+    )
 
 
 def check_same_scene(out: Path, trained, data: Path, scene) -> None:
@@ -272,23 +296,25 @@ def _status(progress, quality: float, config: Config) -> str:
     )
 
 
-def _seconds_trained(rows: list[dict[str, float]], step: int) -> float:
+def _seconds_trained(rows: list[dict[str, Any]], step: int) -> float:
     earlier = [row.get("seconds", 0.0) for row in rows if row["step"] <= step]
     return earlier[-1] if earlier else 0.0
 
 
-def _finish(out: Path, values: flags.FlagValues) -> None:
+def _finish(run, values: flags.FlagValues) -> None:
+    out = run.folder
     made = [f"{out}/checkpoints"]
     if values.evaluate:
-        from jaxnerf import runs
         from jaxnerf.cli import eval as evaluation
         from jaxnerf.cli import render
         from jaxnerf.paths import orbit_of
 
-        run = runs.load_run(out)
         data = Path(values.data) if values.data else run.scene.source
-        evaluation.evaluate(run, data)
-        made += [f"{out}/results.json", f"{out}/test_preds/"]
+        if "test" in run.scene.splits:
+            evaluation.evaluate(run, data)
+            made += [f"{out}/results.json", f"{out}/test_preds/"]
+        else:
+            print("no test views, so nothing is measured; see jaxnerf eval --split")
         frames = run.config.evaluation.orbit_frames
         if frames:
             poses = orbit_of(np.asarray(run.cameras().camera_to_world), frames)

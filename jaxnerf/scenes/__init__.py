@@ -94,6 +94,7 @@ def load_scene(
     path: str | Path | None = None,
     *,
     downscale: int = 1,
+    longest_side: int = 0,
     pixels: Literal["centre", "corner"] = "centre",
     images: Sequence[str] = ("train",),
 ) -> Scene:
@@ -101,7 +102,9 @@ def load_scene(
 
     Args:
       path: the folder; the bundled demo scene by default.
-      downscale: shrink photographs by this factor (the mean of squares of pixels).
+      downscale: shrink photographs by this whole factor (the mean of squares of pixels).
+      longest_side: then shrink by the smallest whole factor that leaves no side with more pixels; 0
+        for no limit.
       pixels: whether a pixel's ray passes through its centre or, as in the paper's released code,
         its upper left corner.
       images: the splits whose photographs are read; of the others only the cameras are.
@@ -123,7 +126,7 @@ def load_scene(
     if not folder.is_dir():
         raise SceneError(f"{folder}: not a folder")
     if blender.recognises(folder):
-        scene = blender.read(folder, downscale=downscale, images=images)
+        scene = blender.read(folder, downscale=downscale, longest_side=longest_side, images=images)
         return scene if pixels == "centre" else _through_corners(scene)
     found = "transforms.json" if (folder / "transforms.json").exists() else None
     hint = f" ({found} is of a format that is not read yet)" if found else ""

@@ -28,7 +28,13 @@ def recognises(folder: Path) -> bool:
     return (folder / "transforms_train.json").exists()
 
 
-def read(folder: Path, *, downscale: int = 1, images: Sequence[str] = ("train",)) -> Scene:
+def read(
+    folder: Path,
+    *,
+    downscale: int = 1,
+    longest_side: int = 0,
+    images: Sequence[str] = ("train",),
+) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     The JSON says which pictures there are; others in the folders (depth, normals) are left alone.
@@ -48,14 +54,16 @@ def read(folder: Path, *, downscale: int = 1, images: Sequence[str] = ("train",)
                 raise SceneError(
                     f"{path}: near {near} and far {far} are not 0 <= near < far <= 1e9"
                 )
-        splits[split] = _read_split(path, contents, downscale, split in images)
+        splits[split] = _read_split(path, contents, (downscale, longest_side), split in images)
     for split in images:
         if split not in splits:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
     return Scene(folder.resolve().name, folder, "blender", splits, near, far)
 
 
-def _read_split(path: Path, contents: dict[str, Any], downscale: int, with_images: bool) -> Split:
+def _read_split(
+    path: Path, contents: dict[str, Any], shrinking: tuple[int, int], with_images: bool
+) -> Split:
     angle = field_of_view(path, contents)
     files, poses = [], []
     for where, frame in frames_of(path, contents):
@@ -71,6 +79,9 @@ def _read_split(path: Path, contents: dict[str, Any], downscale: int, with_image
             f"{files[0]}: {size[0]} x {size[1]} pixels, but {path.name} says "
             f"{claimed[0]} x {claimed[1]}"
         )
+    downscale, longest_side = shrinking
+    if longest_side:
+        downscale *= max(size) // (downscale * (longest_side + 1)) + 1
     if min(size) < downscale:
         raise SceneError(f"{files[0]}: {size[0]} x {size[1]} pixels cannot shrink by {downscale}")
     # The focal length belongs to the whole width, of which shrinking may cut a remainder.

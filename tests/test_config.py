@@ -1,0 +1,175 @@
+"""Configurations: there and back through JSON, and strict about keys, types and values."""
+
+import dataclasses
+import json
+import math
+import typing
+from typing import Literal, get_args, get_origin
+
+import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnerf.cli.common import define_config_flags
+from jaxnerf.config import (
+    PRESETS,
+    Config,
+    ConfigError,
+    flatten,
+    from_json,
+    override,
+    preset,
+    to_json,
+)
+
+KEYS = flatten(Config())
+
+
+def kinds(config: type = Config, prefix: str = "") -> dict[str, typing.Any]:
+    """The declared type of every key."""
+    found = {}
+    for name, kind in typing.get_type_hints(config).items():
+        if dataclasses.is_dataclass(kind):
+            found |= kinds(kind, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = kind
+    return found
+
+
+KINDS = kinds()
+
+
+def values_of(kind) -> st.SearchStrategy:
+    """Legal values of a type, but for keys with rules of their own."""
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is tuple:
+        return st.lists(st.integers(2, 99), min_size=1, max_size=4).map(tuple)
+    return {
+        bool: st.booleans(),
+        int: st.integers(1, 2**31 - 1),
+        float: st.floats(1e-300, 1e300),
+    }[kind]
+
+
+def text_of(value) -> str:
+    """A value as a user types it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def test_every_key_is_of_a_type_that_these_tests_know():
+    assert set(KINDS) == set(KEYS)
+    for kind in KINDS.values():
+        values_of(kind)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.fixed_dictionaries({}, optional={key: values_of(kind) for key, kind in KINDS.items()}))
+def test_values_survive_text_and_json(values):
+    config = override(Config(), values)
+    assert flatten(config) == KEYS | values
+    assert override(Config(), {key: text_of(value) for key, value in values.items()}) == config
+    assert from_json(to_json(config)) == config
+    assert hash(config) == hash(from_json(to_json(config)))
+    for key, value in flatten(config).items():
+        assert type(value) is type(KEYS[key]), key
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json_and_override_nothing_when_nothing_is_given(name):
+    config = preset(name)
+    assert from_json(to_json(config)) == config
+    assert override(config, {}) == config
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_overridden_by_text_and_alone(key):
+    kind, before = KINDS[key], KEYS[key]
+    if get_origin(kind) is Literal:
+        after = next(option for option in get_args(kind) if option != before)
+    else:
+        after = {bool: not before, int: 7, float: 0.125}.get(kind, (8, 16, 24))
+    changed = flatten(override(Config(), {key: text_of(after)}))
+    assert changed == KEYS | {key: after}
+    assert type(changed[key]) is type(before)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_refuses_what_is_not_of_its_type_by_name(key):
+    wrong = ["purple", "", None, {}, [[]], math.nan, math.inf, -1, "-1", 10**400, "1e999", "nan"]
+    kind = KINDS[key]
+    wrong += {int: [1.5, "1.5", True, 2**31, [1]], float: [True, [1.0]], bool: [2, "yes", 0]}.get(
+        kind, [[], "2,x", [2, None]] if get_origin(kind) is tuple else ["White ", ["white"], 0]
+    )
+    for value in wrong:
+        with pytest.raises(ConfigError, match=rf"^{key}: ") as caught:
+            override(Config(), {key: value})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("TRUE", True), ("1", True), ("False", False), ("0", False)]
+)
+def test_bools_are_words_or_digits(text, value):
+    assert override(Config(), {"separate_levels": text}).separate_levels is value
+
+
+@pytest.mark.parametrize("key", ["training.steps", "field.width", "scene.downscale"])
+def test_what_must_not_be_0_is_refused_by_name(key):
+    with pytest.raises(ConfigError, match=key):
+        override(Config(), {key: 0})
+
+
+def test_a_level_of_one_sample_is_refused():
+    with pytest.raises(ConfigError, match=r"render\.samples"):
+        override(Config(), {"render.samples": "64,1"})
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("training.stesp", "training.steps"), ("field.widht", "field.width"), ("zzz", None)],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
+    outer, _, inner = key.partition(".")
+    nested = json.dumps({outer: {inner: 1}} if inner else {outer: 1})
+    for attempt in (lambda: override(Config(), {key: 1}), lambda: from_json(nested)):
+        with pytest.raises(ConfigError, match=f"unknown key '{key}'") as caught:
+            attempt()
+        assert ("did you mean" in str(caught.value)) == (nearest is not None)
+        assert (nearest or key) in str(caught.value)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_known_one():
+    with pytest.raises(ConfigError, match=r"'papre'.*did you mean 'paper'"):
+        preset("papre")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", "null", '{"training": 3}', '{"training": {"steps": {"a": 1}}}']
+    + ["[" * 10**5, '{"training": {"steps": ' + "1" * 5000 + "}}", '{"field": {"width": 1e400}}'],
+)
+def test_what_is_no_configuration_is_refused(text):
+    with pytest.raises(ConfigError):
+        from_json(text)
+
+
+def test_keys_left_out_of_json_keep_their_defaults():
+    assert from_json('{"training": {"steps": 5}}') == override(Config(), {"training.steps": 5})
+
+
+def test_separate_levels_decides_how_many_fields_there_are():
+    two = override(Config(), {"render.samples": "4,4,4"})
+    assert len(two.fields()) == 3
+    assert len(override(two, {"separate_levels": False}).fields()) == 1
+
+
+def test_every_key_has_a_flag_with_help():
+    values = flags.FlagValues()
+    define_config_flags(values)
+    assert set(values) == set(KEYS)
+    for key in KEYS:
+        kind, _, about = values[key].help.partition("; ")
+        assert kind
+        assert len(about) > 5, key
