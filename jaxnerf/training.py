@@ -1,4 +1,4 @@
-"""Training: what a step is, how it is spread over devices, and the loop around it.
+"""Training: what a step is, and how it is spread over devices. (The loop is `jaxnerf.fitting`.)
 
 `train_step` is written for one device, with an explicit mean over the named axis. `parallel` maps it
 over all devices of all hosts, in one line. The batch of step n is a function of (seed, n) alone, and
@@ -8,8 +8,7 @@ devices nor an interruption changes what is computed, but for rounding.
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, no_type_check
 
 import jax
@@ -26,15 +25,9 @@ from jaxnerf.scenes import Split
 
 AXIS = "devices"
 
-# A loop that never waits for a result can deadlock the all-reduce between CPU devices.
-_STEPS_BETWEEN_WAITS = 8
 # Evaluations of the field in one pass. On a CPU few, so that a layer's values stay in the cache from
 # one product to the next: with the paper's network 2,048 are 1.3 times faster than 65,536.
 _ROWS_PER_PASS = {"cpu": 1 << 11, "gpu": 1 << 18}
-# How long to measure the speed before the number of steps of a time budget is fixed, and the share
-# of the remaining time that the steps may plan for.
-_MEASURED_SECONDS = 3.0
-_PLANNED_SHARE = 0.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,125 +297,10 @@ def local_share(batch: Batch) -> Batch:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where training stands, as `fit` reports it.
-
-    Attributes:
-      state: after the step; its buffers are gone after the next one, so copy what is kept.
-      step, total_steps: as Python numbers.
-      metrics: of the last step.
-      rays_per_second: since the last report.
-    """
-
-    state: TrainState
-    step: int
-    total_steps: int
-    metrics: dict[str, float]
-    rays_per_second: float
-
-
-class FitError(Exception):
-    """Training cannot go on; the message says why and what to do."""
-
-
-def fit(
-    state: TrainState,
-    split: Split,
-    near: float,
-    far: float,
-    *,
-    fields: Sequence[Field],
-    settings: RenderSettings,
-    config: TrainingConfig,
-    seconds_left: Callable[[], float] = lambda: float("inf"),
-    plan: bool = False,
-    report_every: int = 50,
-) -> Iterator[Progress]:
-    """Train on a split's photographs, from wherever the state stands, to its total of steps.
-
-    Args:
-      state: from `create_state`, or restored.
-      split: with photographs.
-      near, far: depths.
-      fields, settings, config: static.
-      seconds_left: the time budget; training stops when less than a step is left.
-      plan: whether to fix the total of steps once, from the speed of the first ones, to what fits.
-      report_every: steps between reports, which are also made after the first and the last step.
-
-    Yields:
-      `Progress`; the first after the first step.
-
-    Raises:
-      FitError: the loss or the gradient is not finite; no such state is reported.
-    """
-
-    def static_step(state, batch, key, cameras, bounds):
-        return train_step(
-            state,
-            batch,
-            key,
-            cameras,
-            bounds,
-            fields=tuple(fields),
-            settings=settings,
-            config=config,
-        )
-
-    step = parallel(static_step)
-    key = jax.random.key(config.seed)
-    state = replicate(state)
-    cameras, bounds = replicate((split.cameras, np.asarray([near, far], np.float32)))
-    number, total = int(state.step), int(state.total_steps)
-    reported, reported_at = number, time.perf_counter()
-    measured_from: tuple[int, float] | None = None
-    begun = number
-    while number < total:
-        batch = local_share(sample_batch(split, config, number))
-        state, metrics = step(state, batch, key, cameras, bounds)
-        number += 1
-        is_report = number == begun + 1 or number == total or number % report_every == 0
-        if not is_report and number % _STEPS_BETWEEN_WAITS:
-            continue
-        values = {name: float(value) for name, value in metrics.items()}
-        now = time.perf_counter()
-        measured_from = measured_from or (number, now)
-        seconds_a_step = agreed((now - measured_from[1]) / max(number - measured_from[0], 1))
-        left = agreed(seconds_left())
-        measured = seconds_a_step * (number - measured_from[0])
-        if plan and 0.0 < measured >= min(_MEASURED_SECONDS, 0.1 * left):
-            fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
-            total = max(min(total, fits), number)
-            state = dataclasses.replace(state, total_steps=replicate(np.int32(total)))
-            plan, is_report = False, True
-        if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
-            total = number
-        if not all(np.isfinite(value) for value in values.values()):
-            raise FitError(
-                f"step {number}: the loss is {values['loss']} and the gradient's norm "
-                f"{values['gradient_norm']}: training has diverged. Lower training.learning_rate "
-                f"(now {config.learning_rate}), or lengthen training.delay_steps"
-            )
-        if is_report or number == total:
-            rate = config.rays_per_batch * (number - reported) / max(now - reported_at, 1e-9)
-            yield Progress(state, number, total, values, rate)
-            # Time that the caller spent on the report is not training's.
-            reported, reported_at = number, time.perf_counter()
-
-
 def _rays_that_fit(settings: RenderSettings) -> int:
     """How many rays a pass takes for its largest arrays to suit the device's memory or cache."""
     rows = _ROWS_PER_PASS.get(jax.default_backend(), _ROWS_PER_PASS["gpu"])
     return max(1, rows // sum(settings.samples))
-
-
-def agreed(value: float) -> float:
-    """The first process's number, on all: clocks differ, and decisions must not."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
 def _adam(config: TrainingConfig) -> optax.GradientTransformation:

@@ -20,14 +20,13 @@ from scene_factory import TINY, write_scene
 from jaxnerf import Camera, RenderSettings, cast_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fitting import FitError, fit
 from jaxnerf.rendering import composite, sample_levels
 from jaxnerf.runs import load_run
 from jaxnerf.scenes import Split
 from jaxnerf.training import (
-    FitError,
     TrainingConfig,
     create_state,
-    fit,
     learning_rate,
     local_share,
     parallel,

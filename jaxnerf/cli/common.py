@@ -16,9 +16,9 @@ from pathlib import Path
 from absl import flags
 
 from jaxnerf.config import PRESETS, Config, ConfigError, describe, flatten, override, preset
+from jaxnerf.fitting import FitError
 from jaxnerf.runs import RunError
 from jaxnerf.scenes import SceneError
-from jaxnerf.training import FitError
 
 
 @dataclasses.dataclass

@@ -162,7 +162,8 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
 
     from jaxnerf import runs
     from jaxnerf.evaluation import psnr_of_error
-    from jaxnerf.training import agreed, create_state, fit
+    from jaxnerf.fitting import agreed, fit
+    from jaxnerf.training import create_state
 
     rays, devices = config.training.rays_per_batch, jax.device_count()
     if rays % devices:
