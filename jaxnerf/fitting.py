@@ -22,9 +22,9 @@ from jaxnerf.training import (
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
-# How long to measure the speed before the number of steps of a time budget is fixed, and the share
-# of the remaining time that the steps may plan for.
-_MEASURED_SECONDS = 3.0
+# How much of a time budget to measure the speed for before the number of steps is fixed, and the
+# share of the remaining time that the steps may plan for.
+_MEASURED_SHARE = 0.05
 _PLANNED_SHARE = 0.96
 
 
@@ -114,7 +114,7 @@ def fit(
         seconds_a_step = agreed((now - measured_from[1]) / max(number - measured_from[0], 1))
         left = agreed(seconds_left())
         measured = seconds_a_step * (number - measured_from[0])
-        if plan and 0.0 < measured >= min(_MEASURED_SECONDS, 0.1 * left):
+        if plan and 0.0 < measured >= _MEASURED_SHARE * left:
             fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
             total = max(min(total, fits), number)
             state = dataclasses.replace(state, total_steps=replicate(np.int32(total)))

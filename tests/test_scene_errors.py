@@ -58,6 +58,7 @@ WRONG_JSON = {
     "no file path": (drop("frames", 1, "file_path"), "frames[1]: file_path"),
     "file path a number": (frame(1, file_path=3), "frames[1]: file_path"),
     "outside": (frame(1, file_path="../balls/train/r_0"), "frames[1]: file_path"),
+    "out and in again": (frame(1, file_path="train/../train/r_0"), "frames[1]: file_path"),
     "absolute": (frame(1, file_path="/etc/hostname"), "frames[1]: file_path"),
     "the root": (frame(1, file_path="/"), "frames[1]: file_path"),
     "the folder itself": (frame(1, file_path="."), "frames[1]: file_path"),
@@ -66,6 +67,11 @@ WRONG_JSON = {
     "pose of 3 x 3": (pose(lambda m: m[:3, :3]), "frames[1]: transform_matrix"),
     "pose of texts": (pose(lambda m: [["a"] * 4] * 4), "frames[1]: transform_matrix"),
     "pose not finite": (pose(lambda m: m + math.inf), "frames[1]: transform_matrix"),
+    "place not finite": (pose(lambda m: m * [[1, 1, 1, math.nan]]), "frames[1]: transform_matrix"),
+    "place beyond floats": (
+        lambda c: c["frames"][1]["transform_matrix"][0].__setitem__(3, 10**400),
+        "frames[1]: transform_matrix",
+    ),
     "pose far away": (pose(lambda m: m + 1e12), "frames[1]: transform_matrix"),
     "pose scaled": (pose(lambda m: m * [2, 2, 2, 1]), "frames[1]: transform_matrix"),
     "pose stretched": (pose(lambda m: m * [1, 1.01, 1, 1]), "frames[1]: transform_matrix"),
@@ -115,6 +121,9 @@ def damage(folder: Path, kind: str) -> str:
     elif kind == "a folder as image":
         image.unlink()
         image.mkdir()
+    elif kind == "a pipe as image":
+        image.unlink()
+        os.mkfifo(image)
     elif kind == "smaller image":
         Image.new("RGB", (16, 15)).save(image)
     elif kind == "enormous image":
@@ -140,7 +149,13 @@ def damage(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize(
     "kind",
     ["missing image", "truncated image", "empty image", "a text as image", "another format"]
-    + ["a folder as image", "smaller image", "enormous image", "image out of the folder"]
+    + [
+        "a folder as image",
+        "a pipe as image",
+        "smaller image",
+        "enormous image",
+        "image out of the folder",
+    ]
     + ["endless file", "broken JSON", "binary", "deep"],
 )
 def test_damaged_files_are_refused_by_name(kind, tmp_path):
@@ -166,33 +181,36 @@ def test_splits_and_factors_that_are_not_there_are_refused(tmp_path):
         load_scene(folder, downscale=0)
 
 
-DEEP = "deep"
 # What stands in JSON text but json.dumps would not write.
-RAW = {"1e400": "1e400", DEEP: "[" * 2000 + "]" * 2000, "long": "1" * 5000}
-odd_values = st.one_of(
-    st.sampled_from(
-        [None, True, False, 0, -1, 2**31, 10**400, math.nan, math.inf, -math.inf, 1e308, 1e-320]
-        + [[], {}, [[]], "", ".", "..", "/", "../scene/train/r_0", "/etc/passwd", "train", "a\0b"]
-        + [
-            "\ud800",
-            "\udc80",
-            "a" * 5000,
-            "train/r_0.png/x",
-            "loop",
-            "gone",
-            "outside",
-            "pipe",
-            "zero",
-        ]
-    ),
-    st.sampled_from(sorted(RAW)).map(lambda name: f"RAW {name}"),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=5),
-    st.recursive(st.none() | st.floats(), st.lists, max_leaves=20),
-)
+RAW = {"1e400": "1e400", "deep": "[" * 2000 + "]" * 2000, "long": "1" * 5000}
+PATHS = ["", ".", "..", "/", "../scene/train/r_0", "train/../train/r_0", "/etc/passwd", "train"]
+PATHS += ["a\0b", "\ud800", "\udc80", "a" * 5000, "train/r_0.png/x", "a\nb", "C:\\x", "train/r_9"]
+PATHS += ["loop", "gone", "outside", "pipe", "zero"]
+NUMBERS = [
+    0,
+    -1,
+    2**31,
+    10**400,
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e308,
+    1e-320,
+    None,
+    True,
+    [[]],
+    {},
+]
 FIELDS = ["camera_angle_x", "frames", "near", "far", "w", "h", "file_path", "transform_matrix"]
-json_edits = st.tuples(st.sampled_from(FIELDS), st.booleans(), st.integers(0, 15), odd_values)
+raw = st.sampled_from(sorted(RAW)).map(lambda name: f"RAW {name}")
+odd_paths = st.sampled_from(PATHS) | st.text(max_size=5)
+odd_numbers = st.sampled_from(NUMBERS) | st.integers() | st.floats() | raw
+odd_values = st.recursive(odd_paths | odd_numbers, st.lists, max_leaves=20)
+json_edits = st.one_of(
+    st.tuples(st.just("file_path"), st.just(False), st.just(0), odd_paths),
+    st.tuples(st.sampled_from(FIELDS), st.just(False), st.integers(0, 15), odd_numbers),
+    st.tuples(st.sampled_from(FIELDS), st.booleans(), st.integers(0, 15), odd_values),
+)
 file_edits = st.tuples(
     st.sampled_from(["train/r_0.png", "train/r_1.png", "transforms_train.json"]),
     st.sampled_from(["flip", "cut", "insert", "remove", "folder", "link", "loop", "zero"]),
@@ -266,9 +284,9 @@ def fuzz(original: Path, edits: list) -> None:
         scene = load_scene(folder)
     except SceneError as error:
         message = str(error)
-        assert str(folder) in message
-        if len(fields) == len(edits) and "broken JSON" not in message:
-            assert any(field in message for field in FIELDS) or "r_0.png" in message, message
+        assert message.startswith(str(folder))
+        if len(fields) == len(edits) and message.startswith(f"{path}: "):
+            assert "broken JSON" in message or any(field in message for field in FIELDS)
     else:
         assert isinstance(scene, Scene)
         assert np.isfinite(scene.splits["train"].cameras.camera_to_world).all()

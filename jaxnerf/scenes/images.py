@@ -58,7 +58,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except SceneError:
         raise
     except Exception as error:  # whatever a damaged file makes of Pillow
-        raise SceneError(f"{path}: cannot be read as an image: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SceneError(f"{path}: cannot be read as an image: {reason}") from None
     with image:
         if image.width * image.height > _MAX_PIXELS:
             raise SceneError(f"{path}: {image.width} x {image.height} pixels are too many")
