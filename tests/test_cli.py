@@ -21,9 +21,10 @@ from scene_factory import (
     write_scene,
 )
 
+from jaxnerf.checkpoints import Checkpoints, read_metrics
 from jaxnerf.cli import VERBS, eval, main, render, train
 from jaxnerf.config import Config, flatten
-from jaxnerf.runs import Checkpoints, load_run, read_config, read_metrics
+from jaxnerf.runs import load_run, read_config
 
 
 @pytest.fixture(scope="module")

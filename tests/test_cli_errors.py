@@ -238,7 +238,7 @@ def test_an_interrupt_ends_quietly(trained, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxnerf.runs.load_run", interrupt)
+    monkeypatch.setattr("jaxnerf.cli.eval.evaluate", interrupt)
     assert main(["eval", str(trained)]) == 130
     assert capsys.readouterr().err == ""
 

@@ -16,19 +16,9 @@ from scene_factory import edit_json, write_scene
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera
+from jaxnerf.checkpoints import Checkpoints, MetricsLog, RunError, disk_errors, read_metrics
 from jaxnerf.config import Config, override
-from jaxnerf.runs import (
-    Checkpoints,
-    MetricsLog,
-    RunError,
-    check_free,
-    create_folder,
-    disk_errors,
-    load_run,
-    read_config,
-    read_metrics,
-    read_scene,
-)
+from jaxnerf.runs import check_free, create_folder, load_run, read_config, read_scene
 from jaxnerf.scenes import Similarity, load_scene
 from jaxnerf.training import create_state
 

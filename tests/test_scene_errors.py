@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scene_factory import edit_json, write_scene
+from scene_factory import edit_json, eyes, matrix, write_scene
 
 from jaxnerf.scenes import Scene, SceneError, load_scene
 
@@ -219,6 +219,9 @@ file_edits = st.tuples(
 )
 
 
+PLAIN = matrix(eyes(2)[-1])
+
+
 def edit_field(contents: dict, edit: tuple) -> None:
     """Drop a field or put an odd value in its place, or into a pose."""
     field, dropped, place, value = edit
@@ -228,13 +231,11 @@ def edit_field(contents: dict, edit: tuple) -> None:
         if not isinstance(frames, list) or not frames or not isinstance(frames[-1], dict):
             return
         holder = frames[-1]
-    matrix = holder.get("transform_matrix")
+    pose = holder.get("transform_matrix")
     if dropped:
         holder.pop(field, None)
-    elif (
-        field == "transform_matrix" and place < 8 and isinstance(matrix, list) and len(matrix) == 4
-    ):
-        matrix[place // 4][place % 4] = value
+    elif field == "transform_matrix" and place < 15 and pose == PLAIN:
+        pose[place // 4][place % 4] = value
     else:
         holder[field] = value
 

@@ -8,17 +8,29 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 from absl import flags
 
-from jaxnerf.config import PRESETS, Config, ConfigError, describe, flatten, override, preset
+from jaxnerf.checkpoints import RunError
+from jaxnerf.config import (
+    PRESETS,
+    Config,
+    ConfigError,
+    describe,
+    flatten,
+    from_json,
+    override,
+    preset,
+)
 from jaxnerf.fitting import FitError
-from jaxnerf.runs import RunError
-from jaxnerf.scenes import SceneError
+from jaxnerf.scenes import Scene, SceneError, load_scene
 
 
 @dataclasses.dataclass
@@ -101,8 +113,6 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
     if base is None:
         name = str(values["config"].value)
         if name not in PRESETS and Path(name).suffix == ".json":
-            from jaxnerf.config import from_json
-
             try:
                 base = from_json(Path(name).read_text(encoding="utf-8"))
             except OSError as error:
@@ -115,6 +125,29 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
     return override(base, given)
 
 
+def load(data: Path, config: Config, images: Sequence[str]) -> Scene:
+    """The scene as a configuration wants it read."""
+    how = config.scene
+    return load_scene(
+        data,
+        downscale=how.downscale,
+        longest_side=how.longest_side,
+        pixels=how.pixels,
+        images=images,
+    )
+
+
+def check_same_scene(out: Path, trained: Scene, data: Path, scene: Scene) -> None:
+    """Refuse photographs that are not those of a run.
+
+    Raises:
+      SceneError: the cameras differ.
+    """
+    before, now = (each.splits["train"].cameras.camera_to_world for each in (trained, scene))
+    if not np.array_equal(before, now):
+        raise SceneError(f"{data}: not the scene that {out} was trained on")
+
+
 def use_all_cores(rays: int | None = None) -> None:
     """On a CPU, one JAX device for each core; call it before JAX does anything.
 
@@ -122,8 +155,6 @@ def use_all_cores(rays: int | None = None) -> None:
       rays: of a batch; then at most as many devices as divide it evenly. Settings of the user's own
         (XLA_FLAGS, JAX_NUM_CPU_DEVICES) stand.
     """
-    import jax
-
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
@@ -138,8 +169,6 @@ def use_all_cores(rays: int | None = None) -> None:
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs, unless the user chose where or not to."""
-    import jax
-
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -235,7 +264,6 @@ def _flags_help(values: flags.FlagValues) -> str:
 
 
 def _entry(name: str, text: str) -> list[str]:
-    import textwrap
 
     body = textwrap.wrap(text, 72)
     return [f"  {name}", *(f"      {line}" for line in body)]

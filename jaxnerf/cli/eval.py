@@ -1,12 +1,17 @@
 """`jaxnerf eval`: measure a run on held-out photographs."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
+from jaxnerf import evaluation
+from jaxnerf.checkpoints import disk_errors, read_metrics
 from jaxnerf.cli import common
+from jaxnerf.runs import load_run
 
 _HELP = """
 usage: jaxnerf eval RUN [--data DIR] [--split test] [--every N]
@@ -41,7 +46,6 @@ def main(arguments: Sequence[str]) -> None:
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
     common.use_all_cores()
     common.use_compilation_cache()
-    from jaxnerf.runs import load_run
 
     run = load_run(folder)
     data = Path(values.data) if values.data else run.scene.source
@@ -60,20 +64,14 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
     Raises:
       SceneError: the photographs are missing, or not those of the run's scene.
     """
-    import numpy as np
-
-    from jaxnerf import evaluation, runs
-    from jaxnerf.cli.train import check_same_scene, load
-
-    scene = load(data, run.config, (split,))
+    scene = common.load(data, run.config, (split,))
     photographs = scene.splits[split]
-    check_same_scene(run.folder, run.scene, data, scene)
+    common.check_same_scene(run.folder, run.scene, data, scene)
     cameras = photographs.cameras
     poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
     line = common.LiveLine()
 
     def render(index: int):
-        import dataclasses
 
         camera = dataclasses.replace(cameras[index], camera_to_world=poses[index])
         return run.render(camera).colour
@@ -84,8 +82,8 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
             last=done == total,
         )
 
-    rows = [row for row in runs.read_metrics(run.folder) if row["step"] <= run.step]
-    with runs.disk_errors(run.folder):
+    rows = [row for row in read_metrics(run.folder) if row["step"] <= run.step]
+    with disk_errors(run.folder):
         results = evaluation.evaluate_split(
             render,
             photographs,

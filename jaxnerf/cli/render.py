@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from jaxnerf import paths
 from jaxnerf.cameras import Camera
+from jaxnerf.checkpoints import disk_errors
 from jaxnerf.cli import common
+from jaxnerf.evaluation import to_8bit
+from jaxnerf.exports import video
+from jaxnerf.exports.video import SUFFIXES
+from jaxnerf.runs import load_run
+from jaxnerf.scenes.blender import field_of_view, frames_of, load_json, read_pose
 
 _HELP = """
 usage: jaxnerf render RUN [--path orbit|spiral|FILE] [--out video.mp4] [flags]
@@ -63,7 +70,6 @@ def main(arguments: Sequence[str]) -> None:
     """
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
-    from jaxnerf.exports.video import SUFFIXES
 
     if not values.panels:
         raise flags.Error(f"--panels: name at least one of {', '.join(_PANELS)}")
@@ -77,8 +83,6 @@ def main(arguments: Sequence[str]) -> None:
         raise flags.Error(f"--out: {out.parent}: no such folder")
     common.use_all_cores()
     common.use_compilation_cache()
-    from jaxnerf import paths
-    from jaxnerf.runs import load_run
 
     run = load_run(folder)
     trained = np.asarray(run.cameras().camera_to_world)
@@ -134,10 +138,6 @@ def render_video(
     frames_per_second: float = 30.0,
 ) -> None:
     """Render cameras one after the other into a video, with a progress line."""
-    from jaxnerf.evaluation import to_8bit
-    from jaxnerf.exports import video
-    from jaxnerf.runs import disk_errors
-
     line = common.LiveLine()
     scale = run.scene.to_user.scale
     with disk_errors(out), video.open_video(out, frames_per_second) as write:
@@ -161,8 +161,6 @@ def read_poses(path: Path) -> tuple[np.ndarray, float | None]:
     Raises:
       SceneError: the file is missing or wrong.
     """
-    from jaxnerf.scenes.blender import field_of_view, frames_of, load_json, read_pose
-
     contents = load_json(path)
     poses = [
         read_pose(where, frame.get("transform_matrix"))

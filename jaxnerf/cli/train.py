@@ -1,16 +1,26 @@
 """`jaxnerf train`: photographs in, a scene out."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
-from jaxnerf.cli import common
+from jaxnerf import runs
+from jaxnerf.checkpoints import Checkpoints, MetricsLog, disk_errors, read_metrics
+from jaxnerf.cli import common, render
+from jaxnerf.cli import eval as evaluation
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
+from jaxnerf.evaluation import psnr_of_error
+from jaxnerf.fitting import agreed, fit
+from jaxnerf.paths import orbit_of
+from jaxnerf.scenes import demo_path
+from jaxnerf.training import create_state
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -87,8 +97,6 @@ def main(arguments: Sequence[str]) -> None:
     """
     values = _flags()
     common.parse(values, arguments, _HELP)
-    from jaxnerf import runs
-    from jaxnerf.scenes import demo_path
 
     data = Path(values.data) if values.data else demo_path()
     out = Path(values.out) if values.out else Path("runs") / data.resolve().name
@@ -139,9 +147,6 @@ def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
 
 
 def _join_cluster() -> None:
-    import os
-
-    import jax
 
     try:
         if "JAX_COORDINATOR_ADDRESS" in os.environ:
@@ -158,28 +163,22 @@ def _join_cluster() -> None:
 
 
 def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> None:
-    import jax
-
-    from jaxnerf import runs
-    from jaxnerf.evaluation import psnr_of_error
-    from jaxnerf.fitting import agreed, fit
-    from jaxnerf.training import create_state
 
     rays, devices = config.training.rays_per_batch, jax.device_count()
     if rays % devices:
         raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
-    checkpoints = runs.Checkpoints(out)
+    checkpoints = Checkpoints(out)
     state = checkpoints.restore(config) if values.resume else None
     if not values.resume:
         runs.check_free(out, overwrite=values.overwrite)
-    scene = load(data, config, ("train",))
+    scene = common.load(data, config, ("train",))
     train = scene.splits["train"]
     leader = jax.process_index() == 0
     if values.resume:
-        check_same_scene(out, runs.read_scene(out), data, scene)
+        common.check_same_scene(out, runs.read_scene(out), data, scene)
     if leader:
         if values.resume:
-            with runs.disk_errors(out):
+            with disk_errors(out):
                 runs.save_config(out, config)
         else:
             runs.create_folder(out, config, scene, overwrite=values.overwrite)
@@ -198,8 +197,8 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     def left() -> float:
         return budget - common.seconds_since_process_start() if budget else float("inf")
 
-    before = _seconds_trained(runs.read_metrics(out), int(state.step))
-    log = runs.MetricsLog(out, int(state.step)) if leader else None
+    before = _seconds_trained(read_metrics(out), int(state.step))
+    log = MetricsLog(out, int(state.step)) if leader else None
     line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
     progress = None
     try:
@@ -238,36 +237,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     _finish(runs.Run(out, config, runs.read_scene(out), params, int(state.step)), values)
 
 
-def load(data: Path, config: Config, images: Sequence[str]):
-    """The scene as a configuration wants it read."""
-    from jaxnerf.scenes import load_scene
-
-    how = config.scene
-    return load_scene(
-        data,
-        downscale=how.downscale,
-        longest_side=how.longest_side,
-        pixels=how.pixels,
-        images=images,
-    )
-
-
-def check_same_scene(out: Path, trained, data: Path, scene) -> None:
-    """Refuse photographs that are not those of a run.
-
-    Raises:
-      SceneError: the cameras differ.
-    """
-    from jaxnerf.scenes import SceneError
-
-    poses = [each.splits["train"].cameras.camera_to_world for each in (trained, scene)]
-    if not np.array_equal(*poses):
-        raise SceneError(f"{data}: not the scene that {out} was trained on")
-
-
 def _describe(scene, config: Config) -> str:
-    import jax
-
     width, height = np.asarray(scene.splits["train"].cameras.size)[0]
     counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
     devices = jax.devices()
@@ -280,9 +250,6 @@ def _describe(scene, config: Config) -> str:
 
 
 def _sizes(config: Config) -> list[int]:
-    import jax
-
-    from jaxnerf.training import create_state
 
     state = jax.eval_shape(lambda: create_state(config.fields(), config.training))
     return [leaf.size for leaf in jax.tree.leaves(state.params)]
@@ -306,10 +273,6 @@ def _finish(run, values: flags.FlagValues) -> None:
     out = run.folder
     made = [f"{out}/checkpoints"]
     if values.evaluate:
-        from jaxnerf.cli import eval as evaluation
-        from jaxnerf.cli import render
-        from jaxnerf.paths import orbit_of
-
         data = Path(values.data) if values.data else run.scene.source
         if "test" in run.scene.splits:
             evaluation.evaluate(run, data)
@@ -335,7 +298,5 @@ def _finish(run, values: flags.FlagValues) -> None:
 
 
 def _more_steps(out: Path) -> int:
-    from jaxnerf import runs
-
-    rows = runs.read_metrics(out)
+    rows = read_metrics(out)
     return 2 * int(rows[-1]["step"]) if rows else 1000
