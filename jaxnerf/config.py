@@ -43,13 +43,13 @@ class EvaluationConfig:
       every: of the test views, measure numbers 0, every, 2 every, ...
       orbit_frames: in the video; 0 for none.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
-      chunk: rays rendered at a time on each device; memory grows with it.
+      chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
     """
 
     every: int = 1
     orbit_frames: int = 120
     orbit_size: int = 0
-    chunk: int = 1024
+    chunk: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +102,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
             render=RenderSettings(samples=(32, 32)),
             training=TrainingConfig(
                 steps=200_000,
-                max_seconds=120.0,
+                max_seconds=100.0,
                 rays_per_batch=256,
                 learning_rate=4e-3,
                 final_learning_rate=2e-4,
                 delay_steps=100,
             ),
-            evaluation=EvaluationConfig(orbit_frames=60),
+            evaluation=EvaluationConfig(every=4, orbit_frames=48, orbit_size=160),
         ),
     ),
     "nerf": ("the paper's network with what later work found better: hours on a GPU", Config()),
@@ -120,7 +120,6 @@ _NOT_ZERO = frozenset(
     [
         "downscale",
         "every",
-        "chunk",
         "depth",
         "width",
         "view_width",

@@ -18,6 +18,10 @@ from jaxnerf.fields import Field, Params
 
 # The paper's code gives the last sample an interval without end.
 _ENDLESS = 1e10
+# Evaluations of the field at once; see `rays_that_fit`. With the paper's network 2^18 are 5 GB in
+# training.
+_EVALUATIONS_ON_CPU = 1 << 14
+_EVALUATIONS_ON_ACCELERATOR = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +241,7 @@ def render_image(
     near: float,
     far: float,
     background: tuple[float, float, float] | float = 1.0,
-    chunk: int = 4096,
+    chunk: int = 0,
     devices: Sequence[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rendering:
@@ -251,7 +255,7 @@ def render_image(
       camera: a single one, of any size.
       near, far: the range of t.
       background: one colour for the image.
-      chunk: rays at a time on each device; memory grows with it.
+      chunk: rays at a time on each device; memory grows with it. 0 is what suits the device.
       devices: on which to render; all local ones by default.
       progress: called with (rays done, rays in all) after each chunk.
 
@@ -261,7 +265,7 @@ def render_image(
     width, height = (int(side) for side in np.asarray(camera.size))
     pixels = pixel_centres(width, height).reshape(-1, 2)
     devices = tuple(jax.local_devices() if devices is None else devices)
-    stride = chunk * len(devices)
+    stride = (chunk or rays_that_fit(settings, _EVALUATIONS_ON_CPU)) * len(devices)
     mesh = Mesh(np.asarray(devices), ("rays",))
     fields = tuple(field) if isinstance(field, Sequence) else field
     render = _compiled_chunk(fields, settings, mesh)
@@ -281,6 +285,18 @@ def render_image(
     return jax.tree.map(
         lambda *leaves: np.concatenate(leaves).reshape(height, width, *leaves[0].shape[1:]), *pieces
     )
+
+
+def rays_that_fit(settings: RenderSettings, evaluations_on_cpu: int) -> int:
+    """How many rays to take at once for a layer's values to suit the device.
+
+    On a CPU they should stay in the cache from one matrix product to the next (training the paper's
+    network in passes of 2,048 evaluations is 1.3 times as fast as of 65,536, rendering 1.4 times at
+    16,384); an accelerator wants as many as its memory holds.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    evaluations = evaluations_on_cpu if on_cpu else _EVALUATIONS_ON_ACCELERATOR
+    return max(1, evaluations // sum(settings.samples))
 
 
 @functools.lru_cache(maxsize=16)

@@ -20,14 +20,13 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import over
 from jaxnerf.fields import Field
-from jaxnerf.rendering import RenderSettings, composite, sample_levels
+from jaxnerf.rendering import RenderSettings, composite, rays_that_fit, sample_levels
 from jaxnerf.scenes import Split
 
 AXIS = "devices"
 
-# Evaluations of the field in one pass. On a CPU few, so that a layer's values stay in the cache from
-# one product to the next: with the paper's network 2,048 are 1.3 times faster than 65,536.
-_ROWS_PER_PASS = {"cpu": 1 << 11, "gpu": 1 << 18}
+# Evaluations of the field in one pass; see `rays_that_fit`.
+_EVALUATIONS_ON_CPU = 1 << 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +215,7 @@ def train_step(
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(lambda ray: jax.random.fold_in(step_key, ray))(first + jnp.arange(count))
 
-    most = config.rays_per_pass or _rays_that_fit(settings)
+    most = config.rays_per_pass or rays_that_fit(settings, _EVALUATIONS_ON_CPU)
     size = next(divisor for divisor in range(min(most, count), 0, -1) if count % divisor == 0)
     gradient = jax.value_and_grad(batch_loss, has_aux=True)
 
@@ -295,12 +294,6 @@ def local_share(batch: Batch) -> Batch:
     return jax.tree.map(
         lambda x: x[start : start + local * (size // total)].reshape(local, -1, *x.shape[1:]), batch
     )
-
-
-def _rays_that_fit(settings: RenderSettings) -> int:
-    """How many rays a pass takes for its largest arrays to suit the device's memory or cache."""
-    rows = _ROWS_PER_PASS.get(jax.default_backend(), _ROWS_PER_PASS["gpu"])
-    return max(1, rows // sum(settings.samples))
 
 
 def _adam(config: TrainingConfig) -> optax.GradientTransformation:

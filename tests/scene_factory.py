@@ -33,6 +33,8 @@ TINY = (
     "--scene.downscale=1",
     "--evaluation.chunk=128",
     "--evaluation.orbit_frames=3",
+    "--evaluation.orbit_size=0",
+    "--evaluation.every=1",
 )
 
 

@@ -86,7 +86,8 @@ def test_metrics_are_reported_after_the_first_and_the_last_step(trained):
 
 def check_results(run: Path, split: str, turn: float, chosen: list[int]) -> None:
     """Compare results.json with the pictures beside it and the photographs, painted anew."""
-    results = json.loads((run / "results.json").read_text())
+    name = "results.json" if split == "test" else f"results_{split}.json"
+    results = json.loads((run / name).read_text())
     assert set(results) == {
         *("psnr", "psnr_8bit", "ssim", "images", "protocol", "step"),
         *("train_seconds", "train_rays", "render_seconds_per_image"),

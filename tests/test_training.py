@@ -287,6 +287,27 @@ def test_killed_three_times_and_resumed_ends_with_the_same_bits(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
 
 
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_it_finishes_the_step_and_keeps_it(tmp_path, sign):
+    out = tmp_path / "run"
+    flags = ["train", "--data", str(write_scene(tmp_path / "scene")), "--out", str(out), *TINY]
+    code = f"from jaxnerf.cli import main; raise SystemExit(main({flags!r}))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (out / "metrics.jsonl").is_file():
+        time.sleep(0.01)
+    time.sleep(1.0)
+    process.send_signal(sign)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    step = load_run(out).step
+    assert step > 0
+    assert f"stopped at step {step}; go on with --out {out} --resume" in printed
+    assert not (out / "results.json").exists()
+
+
 def test_a_hundred_large_photographs_train_within_two_gigabytes(real_data, tmp_path):
     code = f"""
 import resource

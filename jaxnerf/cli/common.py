@@ -20,6 +20,7 @@ from absl import flags
 
 from jaxnerf.checkpoints import RunError
 from jaxnerf.config import (
+    DEFAULT_PRESET,
     PRESETS,
     Config,
     ConfigError,
@@ -253,8 +254,8 @@ def _flags_help(values: flags.FlagValues) -> str:
         lines += ["", "Presets for --config:"]
         for name, (about, _) in PRESETS.items():
             lines += _entry(name, about)
-        lines += ["", "Values of a preset, each with its default in the preset nerf:"]
-        base = flatten(preset("nerf"))
+        lines += ["", f"Values of a preset, each with that of {DEFAULT_PRESET}:"]
+        base = flatten(preset(DEFAULT_PRESET))
         for key in keys:
             shown = base[key]
             shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown

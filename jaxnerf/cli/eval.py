@@ -18,7 +18,8 @@ usage: jaxnerf eval RUN [--data DIR] [--split test] [--every N]
 
 Renders the test views of RUN's scene, and writes RUN/results.json (PSNR, SSIM and, with the extra
 `lpips`, LPIPS; for each image and in the mean, with the protocol they were measured under) and the
-pictures RUN/test_preds/000.png and so on. Nothing of the training command needs to be repeated.
+pictures RUN/test_preds/000.png and so on; those of another split have its name in theirs, as in
+RUN/results_val.json. Nothing of the training command needs to be repeated.
 """
 
 
@@ -31,7 +32,7 @@ def _flags() -> flags.FlagValues:
         "split", "test", "which photographs: test, val or train", flag_values=values
     )
     flags.DEFINE_integer(
-        "every", None, "measure views 0, N, 2 N, ...", flag_values=values, lower_bound=1
+        "every", 1, "measure views 0, N, 2 N, ...", flag_values=values, lower_bound=1
     )
     return values
 
@@ -52,14 +53,14 @@ def main(arguments: Sequence[str]) -> None:
     evaluate(run, data, values.split, values.every)
 
 
-def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> dict[str, Any]:
+def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, Any]:
     """Measure a run, write results.json and the pictures, print the means.
 
     Args:
       run: from `load_run`.
       data: the scene's folder.
       split: of the photographs.
-      every: as the flag; by default as the run's configuration says.
+      every: as the flag.
 
     Raises:
       SceneError: the photographs are missing, or not those of the run's scene.
@@ -72,7 +73,6 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
     line = common.LiveLine()
 
     def render(index: int):
-
         camera = dataclasses.replace(cameras[index], camera_to_world=poses[index])
         return run.render(camera).colour
 
@@ -87,10 +87,10 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
         results = evaluation.evaluate_split(
             render,
             photographs,
-            run.folder / "test_preds",
+            run.folder / f"{split}_preds",
             name=split,
             background=run.background,
-            every=every or run.config.evaluation.every,
+            every=every,
             lpips=evaluation.lpips_metric(),
             progress=progress,
         )
@@ -99,7 +99,8 @@ def evaluate(run, data: Path, split: str = "test", every: int | None = None) -> 
             "train_seconds": rows[-1]["seconds"] if rows else None,
             "train_rays": run.step * run.config.training.rays_per_batch,
         }
-        evaluation.write_json(run.folder / "results.json", results)
+        name = "results.json" if split == "test" else f"results_{split}.json"
+        evaluation.write_json(run.folder / name, results)
     protocol = results["protocol"]
     print(
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, "

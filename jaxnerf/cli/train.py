@@ -1,9 +1,12 @@
 """`jaxnerf train`: photographs in, a scene out."""
 
+import contextlib
 import dataclasses
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,8 @@ from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, overrid
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.fitting import agreed, fit
 from jaxnerf.paths import orbit_of
-from jaxnerf.scenes import demo_path
-from jaxnerf.training import create_state
+from jaxnerf.scenes import Scene, demo_path
+from jaxnerf.training import TrainState, create_state
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -163,38 +166,88 @@ def _join_cluster() -> None:
 
 
 def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> None:
-
     rays, devices = config.training.rays_per_batch, jax.device_count()
     if rays % devices:
         raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
-    checkpoints = Checkpoints(out)
-    state = checkpoints.restore(config) if values.resume else None
+    checkpoints, leader = Checkpoints(out), jax.process_index() == 0
+    restored = checkpoints.restore(config) if values.resume else None
     if not values.resume:
         runs.check_free(out, overwrite=values.overwrite)
     scene = common.load(data, config, ("train",))
-    train = scene.splits["train"]
-    leader = jax.process_index() == 0
     if values.resume:
         common.check_same_scene(out, runs.read_scene(out), data, scene)
     if leader:
-        if values.resume:
-            with disk_errors(out):
-                runs.save_config(out, config)
-        else:
-            runs.create_folder(out, config, scene, overwrite=values.overwrite)
+        _prepare_folder(out, config, scene, values)
     agreed(0.0)  # the others wait for the folder
     if leader:
         print(_describe(scene, config), flush=True)
-    budget = config.training.max_seconds
-    planned = state is None and budget > 0.0
-    if state is None:
+    if restored is None:
         state = create_state(config.fields(), config.training)
-    elif _names_steps(values):
-        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
+    else:
+        state = restored
+        if _names_steps(values):
+            state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     if leader and values.resume:
         print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
 
+    with _stop_on_signals() as stopped:
+        plan = restored is None and config.training.max_seconds > 0.0
+        state = _loop(state, scene, out, checkpoints, config, plan, values, stopped)
+    if stopped:
+        if leader:
+            print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
+        raise KeyboardInterrupt
+    if leader:
+        # Not read back from the checkpoint, which Orbax does only with all processes together.
+        params = jax.tree.map(np.asarray, state.params)
+        _finish(runs.Run(out, config, runs.read_scene(out), params, int(state.step)), values)
+
+
+def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
+    if values.resume:
+        with disk_errors(out):
+            runs.save_config(out, config)
+    else:
+        runs.create_folder(out, config, scene, overwrite=values.overwrite)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
+    """On the first Ctrl-C or request to end, let the step finish; the list then holds the signal."""
+    received: list[int] = []
+
+    def stop(number: int, _) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _loop(
+    state: TrainState,
+    scene: Scene,
+    out: Path,
+    checkpoints: Checkpoints,
+    config: Config,
+    plan: bool,
+    values: flags.FlagValues,
+    stopped: list[int],
+) -> TrainState:
+    """Train; log, show and checkpoint what `fit` reports; return the last state."""
+    leader, budget = jax.process_index() == 0, config.training.max_seconds
+
     def left() -> float:
+        if stopped:
+            return 0.0
         return budget - common.seconds_since_process_start() if budget else float("inf")
 
     before = _seconds_trained(read_metrics(out), int(state.step))
@@ -203,24 +256,21 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     progress = None
     try:
         for progress in fit(
-            state, train, scene.near, scene.far, fields=config.fields(), settings=config.render,
-            config=config.training, seconds_left=left, plan=planned,
+            state, scene.splits["train"], scene.near, scene.far, fields=config.fields(),
+            settings=config.render, config=config.training, seconds_left=left, plan=plan,
         ):  # fmt: skip
             state, now = progress.state, time.perf_counter()
             done = progress.step == progress.total_steps
-            seconds = before + now - begun
-            quality = psnr_of_error(progress.metrics["mse"])
             if log:
-                log.write(
-                    progress.step,
-                    {
-                        **progress.metrics,
-                        "psnr": quality,
-                        "rays_per_second": progress.rays_per_second,
-                        "seconds": seconds,
-                        "seconds_since_process_start": common.seconds_since_process_start(),
-                    },
-                )
+                quality = psnr_of_error(progress.metrics["mse"])
+                measured = {
+                    **progress.metrics,
+                    "psnr": quality,
+                    "rays_per_second": progress.rays_per_second,
+                    "seconds": before + now - begun,
+                    "seconds_since_process_start": common.seconds_since_process_start(),
+                }
+                log.write(progress.step, measured)
                 line.show(_status(progress, quality, config), last=done)
             if done or agreed(now - saved_at) >= values.checkpoint_seconds:
                 checkpoints.save(state)
@@ -228,13 +278,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     finally:
         if log:
             log.close()
-    if not leader:
-        return
-    if progress is None:
+    if progress is None and leader:
         print(f"nothing left to train: step {int(state.step)} of {int(state.total_steps)}")
-    # Not read back from the checkpoint, which Orbax does only with all processes together.
-    params = jax.tree.map(np.asarray, state.params)
-    _finish(runs.Run(out, config, runs.read_scene(out), params, int(state.step)), values)
+    return state
 
 
 def _describe(scene, config: Config) -> str:
@@ -275,7 +321,7 @@ def _finish(run, values: flags.FlagValues) -> None:
     if values.evaluate:
         data = Path(values.data) if values.data else run.scene.source
         if "test" in run.scene.splits:
-            evaluation.evaluate(run, data)
+            evaluation.evaluate(run, data, every=run.config.evaluation.every)
             made += [f"{out}/results.json", f"{out}/test_preds/"]
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")
