@@ -102,7 +102,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             render=RenderSettings(samples=(32, 32)),
             training=TrainingConfig(
                 steps=200_000,
-                max_seconds=100.0,
+                max_seconds=140.0,
                 rays_per_batch=256,
                 learning_rate=4e-3,
                 final_learning_rate=2e-4,

@@ -271,7 +271,7 @@ def _loop(
                     "seconds_since_process_start": common.seconds_since_process_start(),
                 }
                 log.write(progress.step, measured)
-                line.show(_status(progress, quality, config), last=done)
+                line.show(_status(progress, quality, config, left()), last=done)
             if done or agreed(now - saved_at) >= values.checkpoint_seconds:
                 checkpoints.save(state)
                 saved_at = time.perf_counter()
@@ -301,12 +301,13 @@ def _sizes(config: Config) -> list[int]:
     return [leaf.size for leaf in jax.tree.leaves(state.params)]
 
 
-def _status(progress, quality: float, config: Config) -> str:
-    left = (progress.total_steps - progress.step) * config.training.rays_per_batch
+def _status(progress, quality: float, config: Config, seconds_left: float) -> str:
+    rays_left = (progress.total_steps - progress.step) * config.training.rays_per_batch
+    seconds = min(rays_left / max(progress.rays_per_second, 1e-9), seconds_left)
     return (
         f"step {progress.step}/{progress.total_steps}  loss {progress.metrics['loss']:.5f}  "
         f"psnr {quality:.2f}  {progress.rays_per_second:,.0f} rays/s  "
-        f"{common.duration(left / max(progress.rays_per_second, 1e-9))} left"
+        f"{common.duration(seconds)} left"
     )
 
 
