@@ -212,6 +212,15 @@ class LiveLine:
             self._last = now
 
 
+def bar(done: int, total: int, width: int = 24) -> str:
+    """A progress bar.
+
+    >>> bar(3, 4, width=8)
+    '[######  ] 3/4'
+    """
+    return f"[{'#' * (width * done // total):{width}}] {done}/{total}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 12 s, 3 min 20 s, 2 h 05 min."""
     seconds = max(0, round(seconds))

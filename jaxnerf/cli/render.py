@@ -152,7 +152,7 @@ def render_video(
             }
             write(to_8bit(np.concatenate([pictures[panel]() for panel in panels], axis=1)))
             done = index + 1
-            line.show(f"{out.name}: frame {done}/{len(cameras)}", last=done == len(cameras))
+            line.show(f"{out.name} {common.bar(done, len(cameras))}", last=done == len(cameras))
 
 
 def read_poses(path: Path) -> tuple[np.ndarray, float | None]:
