@@ -37,6 +37,7 @@ class Progress:
       step, total_steps: as Python numbers.
       metrics: of the last step.
       rays_per_second: since the last report.
+      fixed: whether total_steps is, and not still waiting for the speed to be measured.
     """
 
     state: TrainState
@@ -44,6 +45,7 @@ class Progress:
     total_steps: int
     metrics: dict[str, float]
     rays_per_second: float
+    fixed: bool
 
 
 class FitError(Exception):
@@ -129,7 +131,7 @@ def fit(
             )
         if is_report or number == total:
             rate = config.rays_per_batch * (number - reported) / max(now - reported_at, 1e-9)
-            yield Progress(state, number, total, values, rate)
+            yield Progress(state, number, total, values, rate, not plan)
             # Time that the caller spent on the report is not training's.
             reported, reported_at = number, time.perf_counter()
 

@@ -271,3 +271,19 @@ def test_help_of_a_verb_names_every_flag_and_says_what_it_is(verb, capsys):
         ]
         assert len(at) == 1, name
         assert len(lines[at[0] + 1].strip()) > 5, name
+
+
+def test_a_run_killed_before_its_steps_were_fixed_keeps_its_budget(folder, tmp_path):
+    run = tmp_path / "run"
+    command = ["train", f"--data={folder}", f"--out={run}", "--noevaluate", *TINY]
+    assert main([*command, "--max_steps=2"]) == 0
+    for checkpoint in (run / "checkpoints").iterdir():
+        shutil.rmtree(checkpoint)
+    edit_json(
+        run / "config.json",
+        lambda config: config["training"].update(steps=10_000_000, max_seconds=0.001),
+    )
+    # The whole process is older than the budget, so one step is all that fits.
+    assert main([*command, "--resume"]) == 0
+    assert load_run(run).step <= 16
+    assert read_config(run).training.max_seconds == 0.001

@@ -63,7 +63,7 @@ def _flags() -> flags.FlagValues:
         "max_seconds",
         None,
         "same as --training.max_seconds; 0 for no limit. Without it, --max_steps lifts the limit of "
-        "the preset, and --resume that of the run",
+        "the preset, and a resumed run takes the steps that were fixed before",
         flag_values=values,
         lower_bound=0.0,
     )
@@ -124,8 +124,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
     seconds = values.max_seconds
-    if seconds is None and not values["training.max_seconds"].present:
-        seconds = 0.0 if _names_steps(values) or values.resume else None
+    if _names_steps(values) and not _names_seconds(values):
+        seconds = 0.0
     changes = {
         "training.seed": values.seed,
         "training.steps": values.max_steps,
@@ -136,6 +136,10 @@ def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
 
 def _names_steps(values: flags.FlagValues) -> bool:
     return values.max_steps is not None or bool(values["training.steps"].present)
+
+
+def _names_seconds(values: flags.FlagValues) -> bool:
+    return values.max_seconds is not None or bool(values["training.max_seconds"].present)
 
 
 def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
@@ -191,8 +195,11 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
 
     with _stop_on_signals() as stopped:
-        plan = restored is None and config.training.max_seconds > 0.0
-        state = _loop(state, scene, out, checkpoints, config, plan, values, stopped)
+        # A run that was killed before its first checkpoint still has its budget.
+        begins = restored is None
+        budget = config.training.max_seconds if begins or _names_seconds(values) else 0.0
+        plan = begins and budget > 0.0
+        state = _loop(state, scene, out, checkpoints, config, (budget, plan), values, stopped)
     if stopped:
         if leader:
             print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
@@ -238,12 +245,12 @@ def _loop(
     out: Path,
     checkpoints: Checkpoints,
     config: Config,
-    plan: bool,
+    time_budget: tuple[float, bool],
     values: flags.FlagValues,
     stopped: list[int],
 ) -> TrainState:
     """Train; log, show and checkpoint what `fit` reports; return the last state."""
-    leader, budget = jax.process_index() == 0, config.training.max_seconds
+    leader, (budget, plan) = jax.process_index() == 0, time_budget
 
     def left() -> float:
         if stopped:
@@ -272,7 +279,8 @@ def _loop(
                 }
                 log.write(progress.step, measured)
                 line.show(_status(progress, quality, config, left()), last=done)
-            if done or agreed(now - saved_at) >= values.checkpoint_seconds:
+            # No checkpoint before the steps are fixed: a resumed run would not know how many.
+            if done or (progress.fixed and agreed(now - saved_at) >= values.checkpoint_seconds):
                 checkpoints.save(state)
                 saved_at = time.perf_counter()
     finally:
