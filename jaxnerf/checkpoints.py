@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnerf.config import Config
 from jaxnerf.evaluation import write_text
-from jaxnerf.training import TrainState, create_state
+from jaxnerf.fitting import state_like
 
 _KEPT = " and go on with --resume (the last whole checkpoint is kept)"
 _SECONDS_BETWEEN_FLUSHES = 10.0
@@ -38,7 +38,7 @@ class Checkpoints:
         self.folder = folder
         self._manager: Any = None
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: Any) -> None:
         """Keep a state, and the one before it.
 
         Raises:
@@ -53,7 +53,7 @@ class Checkpoints:
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
 
-    def restore(self, config: Config, step: int | None = None) -> TrainState | None:
+    def restore(self, config: Config, step: int | None = None) -> Any:
         """The last state, or that of a step; None if there is none.
 
         Raises:
@@ -72,7 +72,7 @@ class Checkpoints:
         if step not in manager.all_steps():
             known = ", ".join(map(str, sorted(manager.all_steps())))
             raise RunError(f"{where}: no checkpoint of step {step}, only of {known}")
-        expected = jax.eval_shape(lambda: create_state(config.fields(), config.training))
+        expected = state_like(config)
         names = _named_leaves(expected)
         try:
             with _only_the_first_error():
@@ -82,16 +82,19 @@ class Checkpoints:
         except Exception as error:  # whatever a damaged folder makes of Orbax
             raise RunError(self._damaged(step, error)) from None
         for name, leaf in names:
-            if metadata.get(name) != leaf.shape:
+            found = metadata.get(name)
+            if config.method == "voxels" and found is not None and len(found) == len(leaf.shape):
+                continue  # these grow in training
+            if found != leaf.shape:
                 raise RunError(
                     f"{where}/{step}: a checkpoint of another configuration: {name} should be "
-                    f"{leaf.shape}, is {metadata.get(name, 'missing')}"
+                    f"{leaf.shape}, is {found or 'missing'}"
                 )
         for name in sorted(metadata.keys() - dict(names).keys()):
             raise RunError(
                 f"{where}/{step}: a checkpoint of another configuration: {name} is not in this one"
             )
-        target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in names}
+        target = {name: np.zeros(metadata[name], leaf.dtype) for name, leaf in names}
         try:
             with _only_the_first_error():
                 table = manager.restore(step, args=ocp.args.StandardRestore(target))
@@ -229,7 +232,7 @@ def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
         raise
 
 
-def _named_leaves(state: TrainState) -> list[tuple[str, Any]]:
+def _named_leaves(state: Any) -> list[tuple[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 

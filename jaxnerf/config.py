@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.growing import GrowingConfig
 from jaxnerf.rendering import RenderSettings
 from jaxnerf.training import TrainingConfig
 
@@ -57,8 +59,11 @@ class Config:
     """Everything that decides what a run computes.
 
     Attributes:
+      method: "voxels", the fast field that grows, or "nerf", the paper's network.
       scene: how photographs are read.
-      field: the network.
+      voxels: the fast field.
+      growing: how it grows.
+      field: the paper's network.
       separate_levels: a network of its own for each level of samples (the paper's coarse and fine),
         or one for all.
       render: how rays are sampled and composited.
@@ -66,7 +71,10 @@ class Config:
       evaluation: what happens at the end.
     """
 
+    method: Literal["voxels", "nerf"] = "nerf"
     scene: SceneConfig = SceneConfig()
+    voxels: VoxelField = VoxelField()
+    growing: GrowingConfig = GrowingConfig()
     field: NerfField = NerfField()
     separate_levels: bool = True
     render: RenderSettings = RenderSettings()
@@ -75,7 +83,46 @@ class Config:
 
     def fields(self) -> tuple[Field, ...]:
         """The fields to train: one for each level, or a single one."""
+        if self.method == "voxels":
+            return (self.voxels,)
         return (self.field,) * (len(self.render.samples) if self.separate_levels else 1)
+
+    def has_effect(self, key: str) -> bool:
+        """Whether a key decides anything with this method."""
+        section = key.partition(".")[0]
+        if self.method == "nerf":
+            return section not in ("voxels", "growing")
+        return section not in ("field", "render", "separate_levels") and key not in _OF_NERF
+
+
+# What of the training configuration only the paper's method has.
+_OF_NERF = frozenset(
+    f"training.{name}"
+    for name in (
+        "rays_per_pass",
+        "one_image_per_batch",
+        "learning_rate",
+        "final_learning_rate",
+        "delay_steps",
+        "delay_factor",
+        "coarse_loss",
+    )
+)
+
+
+def _fast(seconds: float, resolutions: tuple[int, ...], shares: tuple[float, ...]) -> Config:
+    return Config(
+        method="voxels",
+        growing=GrowingConfig(resolutions=resolutions, shares=shares),
+        training=TrainingConfig(
+            steps=1_000_000,
+            max_seconds=seconds,
+            rays_per_batch=8192,
+            adam_beta2=0.99,
+            adam_epsilon=1e-12,
+        ),
+        evaluation=EvaluationConfig(orbit_frames=60),
+    )
 
 
 _PAPER = Config(
@@ -93,8 +140,17 @@ _PAPER = Config(
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
+    "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128), (0.15,))),
+    "five_minutes": (
+        "the fast field, finer, in five minutes",
+        _fast(300.0, (64, 128, 200), (0.07, 0.3)),
+    ),
+    "half_hour": (
+        "the fast field, finer still, in half an hour",
+        _fast(1800.0, (64, 128, 200, 256), (0.03, 0.1, 0.4)),
+    ),
     "nerf_small": (
-        "the paper's method, small: narrow network, pictures of 256 pixels, two minutes (default)",
+        "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",
         Config(
             scene=SceneConfig(longest_side=256),
             field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_degree=8),
@@ -114,7 +170,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "nerf": ("the paper's network with what later work found better: hours on a GPU", Config()),
     "paper": ("the original's arithmetic to the letter, and its schedule", _PAPER),
 }
-DEFAULT_PRESET = "nerf_small"
+DEFAULT_PRESET = "minute"
 
 _NOT_ZERO = frozenset(
     [
@@ -127,6 +183,13 @@ _NOT_ZERO = frozenset(
         "rays_per_batch",
         "learning_rate",
         "final_learning_rate",
+        "cells",
+        "samples",
+        "lookups",
+        "budget",
+        "refresh_every",
+        "final_rate",
+        "initial_opacity",
     ]
 )
 
@@ -177,11 +240,34 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
             raise ConfigError(f"unknown key {key!r}{_nearest(key, known)}")
     replaced = _replace(config, values, "")
     for key, value in flatten(replaced).items():
-        if key.rpartition(".")[2] in _NOT_ZERO and value == 0:
+        if key.rpartition(".")[2] in _NOT_ZERO and value in (0, 0.0):
             raise ConfigError(f"{key}: must not be 0")
     if min(replaced.render.samples) < 2:
         raise ConfigError(f"render.samples: {replaced.render.samples} has a level of fewer than 2")
+    if replaced.method == "voxels":
+        _check_growing(replaced)
     return replaced
+
+
+def _check_growing(config: Config) -> None:
+    growing, voxels = config.growing, config.voxels
+    if len(growing.shares) != len(growing.resolutions) - 1:
+        raise ConfigError(
+            f"growing.shares: {len(growing.shares)} for {len(growing.resolutions)} resolutions; "
+            "give one for each but the first"
+        )
+    if list(growing.shares) != sorted(growing.shares) or not all(
+        0.0 < share < 1.0 for share in growing.shares
+    ):
+        raise ConfigError(f"growing.shares: {growing.shares} do not increase between 0 and 1")
+    if min(growing.resolutions) < 8 or max(growing.resolutions) > 1024:
+        raise ConfigError(f"growing.resolutions: {growing.resolutions} are not from 8 to 1024")
+    if not 8 <= growing.cells <= 512:
+        raise ConfigError(f"growing.cells: {growing.cells} is not from 8 to 512")
+    if voxels.features < 3:
+        raise ConfigError(f"voxels.features: {voxels.features} is less than 3")
+    if voxels.direction_degree > 4:
+        raise ConfigError(f"voxels.direction_degree: {voxels.direction_degree} is more than 4")
 
 
 def to_json(config: Config) -> str:

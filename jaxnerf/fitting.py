@@ -2,23 +2,17 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from jaxnerf.fields import Field
-from jaxnerf.rendering import RenderSettings
-from jaxnerf.scenes import Split
-from jaxnerf.training import (
-    TrainingConfig,
-    TrainState,
-    local_share,
-    parallel,
-    replicate,
-    sample_batch,
-    train_step,
-)
+from jaxnerf.config import Config
+from jaxnerf.growing import blank_state
+from jaxnerf.scenes import Scene
+from jaxnerf.stages import GrowingTrainer, create_growing_state
+from jaxnerf.training import NerfTrainer, TrainingConfig, create_state, replicate
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
@@ -40,7 +34,7 @@ class Progress:
       fixed: whether total_steps is, and not still waiting for the speed to be measured.
     """
 
-    state: TrainState
+    state: Any
     step: int
     total_steps: int
     metrics: dict[str, float]
@@ -52,26 +46,69 @@ class FitError(Exception):
     """Training cannot go on; the message says why and what to do."""
 
 
+@runtime_checkable
+class Trainer(Protocol):
+    """A way of training: `jaxnerf.training.NerfTrainer`, `jaxnerf.growing.GrowingTrainer`.
+
+    Attributes:
+      config: what all ways share.
+      effort: the mean time of a step over the whole schedule, in units of the first steps' time.
+      pauses: how often the schedule stops to compile another program.
+      remedy: what to do when training diverges.
+    """
+
+    config: TrainingConfig
+    effort: float
+    pauses: int
+    remedy: str
+
+    def advance(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
+        """Take a step, the one with this number of so many; the state is replicated."""
+        ...
+
+
+def trainer_of(config: Config, scene: Scene) -> Trainer:
+    """The way of training that a configuration names, on a scene's photographs."""
+    split = scene.splits["train"]
+    if config.method == "voxels":
+        return GrowingTrainer(
+            split, field=config.voxels, growing=config.growing, config=config.training
+        )
+    return NerfTrainer(
+        split, scene.near, scene.far,
+        fields=config.fields(), settings=config.render, config=config.training,
+    )  # fmt: skip
+
+
+def first_state(config: Config, scene: Scene) -> Any:
+    """The state before the first step."""
+    if config.method == "voxels":
+        return create_growing_state(
+            config.voxels, scene.splits["train"], config.growing, config.training
+        )
+    return create_state(config.fields(), config.training)
+
+
+def state_like(config: Config) -> Any:
+    """A state's structure: shapes and types, of which the fast field's change as it grows."""
+    if config.method == "voxels":
+        return jax.eval_shape(lambda: blank_state(config.voxels, config.training))
+    return jax.eval_shape(lambda: create_state(config.fields(), config.training))
+
+
 def fit(
-    state: TrainState,
-    split: Split,
-    near: float,
-    far: float,
+    state: Any,
+    trainer: Trainer,
     *,
-    fields: Sequence[Field],
-    settings: RenderSettings,
-    config: TrainingConfig,
     seconds_left: Callable[[], float] = lambda: float("inf"),
     plan: bool = False,
     report_every: int = 50,
 ) -> Iterator[Progress]:
-    """Train on a split's photographs, from wherever the state stands, to its total of steps.
+    """Train from wherever the state stands to its total of steps.
 
     Args:
-      state: from `create_state`, or restored.
-      split: with photographs.
-      near, far: depths.
-      fields, settings, config: static.
+      state: of the trainer's kind, before the first step or restored.
+      trainer: what a step is.
       seconds_left: the time budget; training stops when less than a step is left.
       plan: whether to fix the total of steps once, from the speed of the first ones, to what fits.
       report_every: steps between reports, which are also made after the first and the last step.
@@ -82,42 +119,29 @@ def fit(
     Raises:
       FitError: the loss or the gradient is not finite; no such state is reported.
     """
-
-    def static_step(state, batch, key, cameras, bounds):
-        return train_step(
-            state,
-            batch,
-            key,
-            cameras,
-            bounds,
-            fields=tuple(fields),
-            settings=settings,
-            config=config,
-        )
-
-    step = parallel(static_step)
-    key = jax.random.key(config.seed)
+    config = trainer.config
     state = replicate(state)
-    cameras, bounds = replicate((split.cameras, np.asarray([near, far], np.float32)))
     number, total = int(state.step), int(state.total_steps)
     reported, reported_at = number, time.perf_counter()
     measured_from: tuple[int, float] | None = None
-    begun = number
+    begun, begun_at, first_step = number, time.perf_counter(), 0.0
     while number < total:
-        batch = local_share(sample_batch(split, config, number))
-        state, metrics = step(state, batch, key, cameras, bounds)
+        state, metrics = trainer.advance(state, number, total)
         number += 1
         is_report = number == begun + 1 or number == total or number % report_every == 0
         if not is_report and number % _STEPS_BETWEEN_WAITS:
             continue
         values = {name: float(value) for name, value in metrics.items()}
         now = time.perf_counter()
-        measured_from = measured_from or (number, now)
+        if measured_from is None:
+            measured_from, first_step = (number, now), now - begun_at
         seconds_a_step = agreed((now - measured_from[1]) / max(number - measured_from[0], 1))
         left = agreed(seconds_left())
         measured = seconds_a_step * (number - measured_from[0])
         if plan and 0.0 < measured >= _MEASURED_SHARE * left:
-            fits = number + int(_PLANNED_SHARE * max(left, 0.0) / seconds_a_step)
+            # The first step was mostly compilation; each pause will be another.
+            training = _PLANNED_SHARE * max(left - trainer.pauses * agreed(first_step), 0.0)
+            fits = int((number + training / seconds_a_step) / trainer.effort)
             total = max(min(total, fits), number)
             state = dataclasses.replace(state, total_steps=replicate(np.int32(total)))
             plan, is_report = False, True
@@ -126,8 +150,7 @@ def fit(
         if not all(np.isfinite(value) for value in values.values()):
             raise FitError(
                 f"step {number}: the loss is {values['loss']} and the gradient's norm "
-                f"{values['gradient_norm']}: training has diverged. Lower training.learning_rate "
-                f"(now {config.learning_rate}), or lengthen training.delay_steps"
+                f"{values['gradient_norm']}: training has diverged. {trainer.remedy}"
             )
         if is_report or number == total:
             rate = config.rays_per_batch * (number - reported) / max(now - reported_at, 1e-9)

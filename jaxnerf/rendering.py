@@ -206,8 +206,14 @@ def _evaluate(
         "surface": compositing.surface_weights,
     }[settings.compositing]
     weights = weigh(density, t * length)
-    directions = jnp.broadcast_to(rays.view_directions[..., None, :], positions.shape)
-    colours = field.colour(params, features, directions)
+    if getattr(field, "shading", "sample") == "ray":
+        opacity = compositing.ray_opacity(weights)
+        mean = compositing.accumulate(weights, features) / jnp.maximum(opacity, 1e-3)[..., None]
+        colour = field.colour(params, mean, rays.view_directions)
+        colours = jnp.broadcast_to(colour[..., None, :], positions.shape)
+    else:
+        directions = jnp.broadcast_to(rays.view_directions[..., None, :], positions.shape)
+        colours = field.colour(params, features, directions)
     return Level(t, density, weights, colours, gradient)
 
 

@@ -22,6 +22,8 @@ from jaxnerf.cameras import Camera, Lens
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
 from jaxnerf.config import Config, ConfigError, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
+from jaxnerf.marching import march_image
+from jaxnerf.occupancy import Occupancy
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.scenes import Scene, Similarity, Split
 
@@ -36,6 +38,7 @@ class Run:
       scene: without photographs.
       params: of each level's field.
       step: after how many steps of training.
+      occupancy: where something is, if the field's method keeps track of that.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class Run:
     scene: Scene
     params: tuple[Any, ...]
     step: int
+    occupancy: Occupancy | None = None
 
     def render(
         self,
@@ -65,17 +69,35 @@ class Run:
         """
         frame = self.scene.to_user
         pose = frame.inverse().poses(np.asarray(camera.camera_to_world)).astype(np.float32)
-        rendering = render_image(
-            self.config.fields(),
-            self.params,
-            dataclasses.replace(camera, camera_to_world=pose),
-            dataclasses.replace(self.config.render, density_noise=0.0, with_normals=with_normals),
-            near=self.scene.near,
-            far=self.scene.far,
-            background=self.background if background is None else background,
-            chunk=self.config.evaluation.chunk,
-            progress=progress,
-        )
+        camera = dataclasses.replace(camera, camera_to_world=pose)
+        behind = self.background if background is None else background
+        if self.occupancy is not None:
+            rendering = march_image(
+                self.config.voxels,
+                self.params[0],
+                self.occupancy,
+                camera,
+                with_normals=with_normals,
+                far=self.scene.far,
+                background=behind,
+                chunk=self.config.evaluation.chunk,
+                progress=progress,
+            )
+        else:
+            settings = dataclasses.replace(
+                self.config.render, density_noise=0.0, with_normals=with_normals
+            )
+            rendering = render_image(
+                self.config.fields(),
+                self.params,
+                camera,
+                settings,
+                near=self.scene.near,
+                far=self.scene.far,
+                background=behind,
+                chunk=self.config.evaluation.chunk,
+                progress=progress,
+            )
         scale, normals = np.float32(frame.scale), rendering.normals
         return dataclasses.replace(
             rendering,
@@ -119,7 +141,8 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     state = Checkpoints(folder).restore(config, step)
     if state is None:
         raise RunError(f"{folder}: no checkpoint yet; train with --resume to make one")
-    return Run(folder, config, scene, state.params, int(state.step))
+    occupancy = getattr(state, "occupancy", None)
+    return Run(folder, config, scene, state.params, int(state.step), occupancy)
 
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:

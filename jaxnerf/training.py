@@ -250,6 +250,38 @@ def train_step(
     return TrainState(state.step + 1, state.total_steps, params, optimizer), metrics
 
 
+class NerfTrainer:
+    """Takes steps of `train_step`; see `jaxnerf.fitting.Trainer`."""
+
+    effort, pauses = 1.0, 0
+
+    def __init__(
+        self,
+        split: Split,
+        near: float,
+        far: float,
+        *,
+        fields: Sequence[Field],
+        settings: RenderSettings,
+        config: TrainingConfig,
+    ):
+        """Prepare; the arguments are those of `batch_loss`, and a split with photographs."""
+        static = {"fields": tuple(fields), "settings": settings, "config": config}
+        self.config, self._split = config, split
+        self.remedy = (
+            f"Lower training.learning_rate (now {config.learning_rate}), or lengthen "
+            "training.delay_steps"
+        )
+        self._step = parallel(lambda *arguments: train_step(*arguments, **static))
+        self._key = jax.random.key(config.seed)
+        self._constant = replicate((split.cameras, np.asarray([near, far], np.float32)))
+
+    def advance(self, state: TrainState, number: int, total: int) -> tuple[TrainState, dict]:
+        """Take a step."""
+        batch = local_share(sample_batch(self._split, self.config, number))
+        return self._step(state, batch, self._key, *self._constant)
+
+
 def parallel(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
     """Map a per-device step over all devices; the one place that knows how.
 
@@ -280,7 +312,7 @@ def replicate(tree: Any) -> Any:
     )
 
 
-def local_share(batch: Batch) -> Batch:
+def local_share(batch: Any) -> Any:
     """This host's part of a global batch, with a leading dimension of its devices.
 
     Raises:

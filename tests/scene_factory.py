@@ -21,6 +21,7 @@ COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])
 
 # Small enough that every program compiles in about a second.
 TINY = (
+    "--config=nerf_small",
     "--field.depth=2",
     "--field.width=8",
     "--field.view_width=4",

@@ -284,6 +284,7 @@ def test_a_run_killed_before_its_steps_were_fixed_keeps_its_budget(folder, tmp_p
         lambda config: config["training"].update(steps=10_000_000, max_seconds=0.001),
     )
     # The whole process is older than the budget, so one step is all that fits.
-    assert main([*command, "--resume"]) == 0
+    resume = [argument for argument in command if not argument.startswith("--config")]
+    assert main([*resume, "--resume"]) == 0
     assert load_run(run).step <= 16
     assert read_config(run).training.max_seconds == 0.001

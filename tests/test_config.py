@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 from typing import Literal, get_args, get_origin
 
@@ -38,6 +39,8 @@ def kinds(config: type = Config, prefix: str = "") -> dict[str, typing.Any]:
 
 
 KINDS = kinds()
+# With the fast field, values must fit one another; see below.
+FREE = {key: kind for key, kind in KINDS.items() if key != "method"}
 
 
 def values_of(kind) -> st.SearchStrategy:
@@ -65,7 +68,7 @@ def test_every_key_is_of_a_type_that_these_tests_know():
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
-@given(st.fixed_dictionaries({}, optional={key: values_of(kind) for key, kind in KINDS.items()}))
+@given(st.fixed_dictionaries({}, optional={key: values_of(kind) for key, kind in FREE.items()}))
 def test_values_survive_text_and_json(values):
     config = override(Config(), values)
     assert flatten(config) == KEYS | values
@@ -173,3 +176,35 @@ def test_every_key_has_a_flag_with_help():
         kind, _, about = values[key].help.partition("; ")
         assert kind
         assert len(about) > 5, key
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"growing.shares": (0.2, 0.5)}, "growing.shares: 2 for 2"),
+        ({"growing.resolutions": "64,96,128"}, "growing.shares: 1 for 3"),
+        ({"growing.resolutions": (8, 9, 10), "growing.shares": (0.5, 0.4)}, "do not increase"),
+        ({"growing.resolutions": (8, 9), "growing.shares": (1.0,)}, "do not increase"),
+        ({"growing.resolutions": (4, 9), "growing.shares": (0.5,)}, "growing.resolutions"),
+        ({"growing.resolutions": (8, 9999), "growing.shares": (0.5,)}, "growing.resolutions"),
+        ({"growing.cells": 4}, "growing.cells"),
+        ({"growing.cells": 0}, "growing.cells: must not be 0"),
+        ({"voxels.features": 2}, "voxels.features"),
+        ({"voxels.direction_degree": 5}, "voxels.direction_degree"),
+    ],
+)
+def test_values_of_the_fast_field_must_fit_one_another(values, named):
+    two = {"growing.resolutions": (8, 16), "growing.shares": (0.5,)}
+    config = override(Config(), {"method": "voxels", **two})
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        override(config, values)
+
+
+def test_keys_of_the_other_method_have_no_effect():
+    nerf, voxels = PRESETS["nerf"][1], PRESETS["minute"][1]
+    for key in KEYS:
+        assert nerf.has_effect(key) or voxels.has_effect(key)
+    assert nerf.has_effect("training.learning_rate")
+    assert not voxels.has_effect("training.learning_rate")
+    assert not nerf.has_effect("voxels.width")
+    assert voxels.has_effect("training.rays_per_batch")

@@ -25,6 +25,7 @@ from jaxnerf.rendering import composite, sample_levels
 from jaxnerf.runs import load_run
 from jaxnerf.scenes import Split
 from jaxnerf.training import (
+    NerfTrainer,
     TrainingConfig,
     create_state,
     learning_rate,
@@ -48,14 +49,17 @@ def noise_split(views: int = 3, side: int = 8) -> Split:
     return Split(tuple("abc"[:views]), Camera.pinhole(poses, 10.0, side, side), images)
 
 
+def trainer(config: TrainingConfig, split: Split | None = None) -> NerfTrainer:
+    return NerfTrainer(
+        split or noise_split(), 2.0, 6.0, fields=(FIELD, FIELD), settings=SETTINGS, config=config
+    )
+
+
 def tiny_run(steps: int, config: TrainingConfig = CONFIG, state=None, split: Split | None = None):
     config = dataclasses.replace(config, steps=steps)
     state = create_state((FIELD, FIELD), config) if state is None else state
     losses = []
-    for progress in fit(
-        state, split or noise_split(), 2.0, 6.0, fields=(FIELD, FIELD), settings=SETTINGS,
-        config=config, report_every=1,
-    ):  # fmt: skip
+    for progress in fit(state, trainer(config, split), report_every=1):
         losses.append(progress.metrics["loss"])
         state = progress.state
     return state, losses
@@ -225,8 +229,7 @@ def test_a_time_budget_fixes_the_number_of_steps_once():
     deadlines, totals = [], []
     config = dataclasses.replace(CONFIG, steps=1_000_000)
     for progress in fit(
-        create_state((FIELD, FIELD), config), noise_split(), 2.0, 6.0, fields=(FIELD, FIELD),
-        settings=SETTINGS, config=config, plan=True, report_every=20,
+        create_state((FIELD, FIELD), config), trainer(config), plan=True, report_every=20,
         seconds_left=lambda: deadlines[0] - time.perf_counter() if deadlines else 1e6,
     ):  # fmt: skip
         # The clock starts when compilation is over, so that a busy machine does not matter.

@@ -123,7 +123,11 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
         else:
             base = preset(name)
     given = {key: values[key].value for key in flatten(Config()) if values[key].present}
-    return override(base, given)
+    config = override(base, given)
+    for key in given:
+        if not config.has_effect(key):
+            raise ConfigError(f"{key}: has no effect with method={config.method}")
+    return config
 
 
 def load(data: Path, config: Config, images: Sequence[str]) -> Scene:

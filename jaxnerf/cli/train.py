@@ -20,10 +20,9 @@ from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
-from jaxnerf.fitting import agreed, fit
+from jaxnerf.fitting import agreed, first_state, fit, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.scenes import Scene, demo_path
-from jaxnerf.training import TrainState, create_state
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -183,14 +182,11 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         _prepare_folder(out, config, scene, values)
     agreed(0.0)  # the others wait for the folder
+    state = first_state(config, scene) if restored is None else restored
     if leader:
-        print(_describe(scene, config), flush=True)
-    if restored is None:
-        state = create_state(config.fields(), config.training)
-    else:
-        state = restored
-        if _names_steps(values):
-            state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
+        print(_describe(scene, config, state), flush=True)
+    if restored is not None and _names_steps(values):
+        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     if leader and values.resume:
         print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
 
@@ -207,7 +203,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
         params = jax.tree.map(np.asarray, state.params)
-        _finish(runs.Run(out, config, runs.read_scene(out), params, int(state.step)), values)
+        occupancy = jax.tree.map(np.asarray, getattr(state, "occupancy", None))
+        run = runs.Run(out, config, runs.read_scene(out), params, int(state.step), occupancy)
+        _finish(run, values)
 
 
 def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
@@ -240,7 +238,7 @@ def _stop_on_signals() -> Iterator[list[int]]:
 
 
 def _loop(
-    state: TrainState,
+    state: Any,
     scene: Scene,
     out: Path,
     checkpoints: Checkpoints,
@@ -248,7 +246,7 @@ def _loop(
     time_budget: tuple[float, bool],
     values: flags.FlagValues,
     stopped: list[int],
-) -> TrainState:
+) -> Any:
     """Train; log, show and checkpoint what `fit` reports; return the last state."""
     leader, (budget, plan) = jax.process_index() == 0, time_budget
 
@@ -263,8 +261,7 @@ def _loop(
     progress = None
     try:
         for progress in fit(
-            state, scene.splits["train"], scene.near, scene.far, fields=config.fields(),
-            settings=config.render, config=config.training, seconds_left=left, plan=plan,
+            state, trainer_of(config, scene), seconds_left=left, plan=plan
         ):  # fmt: skip
             state, now = progress.state, time.perf_counter()
             done = progress.step == progress.total_steps
@@ -291,22 +288,17 @@ def _loop(
     return state
 
 
-def _describe(scene, config: Config) -> str:
+def _describe(scene, config: Config, state: Any) -> str:
     width, height = np.asarray(scene.splits["train"].cameras.size)[0]
     counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
     devices = jax.devices()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
         f"{scene.name}: {scene.format} scene, {counts} views of {width} x {height}, "
         f"near {scene.near:g}, far {scene.far:g}\n"
-        f"{sum(_sizes(config)):,} parameters; {config.training.rays_per_batch} rays a step on "
+        f"{parameters:,} parameters; {config.training.rays_per_batch} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     )
-
-
-def _sizes(config: Config) -> list[int]:
-
-    state = jax.eval_shape(lambda: create_state(config.fields(), config.training))
-    return [leaf.size for leaf in jax.tree.leaves(state.params)]
 
 
 def _status(progress, quality: float, config: Config, seconds_left: float) -> str:

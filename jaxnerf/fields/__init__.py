@@ -17,7 +17,9 @@ class Field(Protocol):
 
     The split lets a renderer ask for density everywhere and for colour only where it shows.
     `features` is whatever `density` leaves for `colour`: any width, also none. A field whose density
-    takes a keyword `noise [...]` can be trained with `RenderSettings.density_noise`.
+    takes a keyword `noise [...]` can be trained with `RenderSettings.density_noise`. A field with an
+    attribute `shading = "ray"` has its features added up along a ray, and is asked for the colour of
+    their mean, once a ray.
     """
 
     def init(self, key: PRNGKeyArray) -> Params:

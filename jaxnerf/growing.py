@@ -1,0 +1,256 @@
+"""Training of fields that grow from coarse to fine: what a step is. (`jaxnerf.stages` is the growth.)
+
+As in `jaxnerf.training`, the step is written for one device with an explicit mean over the named axis,
+and the batch of step n is a function of (seed, n) and of what the stage began with.
+"""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.compositing import over
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.marching import MarchSettings, march_rays
+from jaxnerf.occupancy import Occupancy
+from jaxnerf.scenes import Split
+from jaxnerf.training import AXIS, TrainingConfig
+
+TILE = 8  # pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowingConfig:
+    """How a field grows.
+
+    Attributes:
+      resolutions: of the stages: voxels along the longest side of what is known to hold the scene.
+      shares: of the steps, at which the second stage begins, the third, ...
+      cells: of the occupancy, along the same side.
+      samples: of a ray, at most.
+      lookups: of a ray in the occupancy, at most.
+      budget: samples of a ray, in the mean of a batch; rays that overflow it wait for another batch.
+      refresh_every: steps between updates of the occupancy.
+      empty_below: opacity of a voxel below which its cell counts as empty.
+      unseen_below: weight in every picture below which a cell counts as hidden.
+      opacity_loss: weight of the squared error of opacity, where photographs have alpha.
+      final_rate: learning rates decay exponentially to this share of themselves.
+    """
+
+    resolutions: tuple[int, ...] = (64, 128, 160)
+    shares: tuple[float, ...] = (0.1, 0.4)
+    cells: int = 128
+    samples: int = 40
+    lookups: int = 64
+    budget: float = 8.0
+    refresh_every: int = 250
+    empty_below: float = 0.01
+    unseen_below: float = 0.01
+    opacity_loss: float = 0.1
+    final_rate: float = 0.05
+
+    def march(self) -> MarchSettings:
+        """How training's rays walk."""
+        return MarchSettings(self.samples, self.lookups, self.budget)
+
+    def stage(self, step: int, total_steps: int) -> int:
+        """Which stage a step belongs to."""
+        return sum(step >= round(share * total_steps) for share in self.shares)
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GrowingState:
+    """All that changes in training. A pytree, replicated on every device.
+
+    Attributes:
+      step: how many steps were taken.
+      total_steps: where the schedule ends.
+      stage: of which resolution the field is.
+      params: a tuple of the field's.
+      optimizer: Adam's moments of what learns.
+      occupancy: where something is.
+      tiles: which squares of the photographs can show something, at the stage's beginning.
+    """
+
+    step: Int[Array, ""]
+    total_steps: Int[Array, ""]
+    stage: Int[Array, ""]
+    params: tuple[Any, ...]
+    optimizer: Any
+    occupancy: Occupancy
+    tiles: Bool[Array, "cameras rows columns"]
+
+
+def blank_state(field: VoxelField, config: TrainingConfig) -> GrowingState:
+    """A state of the right structure, for a scene of one cell."""
+    params = field.init(jax.random.key(config.seed))
+    one = jnp.ones((), jnp.float32)
+    return GrowingState(
+        step=jnp.zeros((), jnp.int32),
+        total_steps=jnp.asarray(config.steps, jnp.int32),
+        stage=jnp.zeros((), jnp.int32),
+        params=(params,),
+        optimizer=adam(config).init(learned(params)),
+        occupancy=Occupancy(jnp.full((1, 1, 1), 128, jnp.uint8), jnp.zeros(3), one, one),
+        tiles=jnp.ones((1, 1, 1), bool),
+    )
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Squares of pixels to learn from.
+
+    Attributes:
+      camera: which.
+      middle: (x, y) of the square in pixels.
+      pixels: of the square, with straight alpha.
+    """
+
+    camera: Int[np.ndarray, "*batch"]
+    middle: Float[np.ndarray, "*batch 2"]
+    pixels: UInt8[np.ndarray, "*batch P 4"]
+
+    def colour(self) -> Float[Array, "*batch 4"]:
+        """The mean of RGB times alpha, and of alpha, in [0, 1]."""
+        pixels = jnp.asarray(self.pixels).astype(jnp.float32) * (1.0 / 255.0)
+        alpha = pixels[..., 3:]
+        return jnp.mean(jnp.concatenate([pixels[..., :3] * alpha, alpha], axis=-1), axis=-2)
+
+
+def sample_blocks(
+    split: Split, tiles: Int[np.ndarray, "N 3"], block: int, size: int, seed: int, step: int
+) -> Blocks:
+    """The global batch of a step: squares of pixels drawn evenly from the tiles.
+
+    Args:
+      split: with photographs.
+      tiles: (camera, row, column) of each tile that can show something.
+      block: side of a square in pixels.
+      size: how many.
+      seed, step: the batch is a function of both.
+    """
+    assert split.images is not None
+    height, width = split.images.shape[1:3]
+    random = np.random.Generator(np.random.Philox(key=[seed, step]))
+    camera, row, column = tiles[random.integers(len(tiles), size=size)].T
+    inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
+    x = np.minimum(column * TILE + inside[0], width - block)
+    y = np.minimum(row * TILE + inside[1], height - block)
+    offset = np.arange(block)
+    around = (offset[:, None] * width + offset[None, :]).reshape(-1)
+    first = (camera.astype(np.int64) * height + y) * width + x
+    # As one number a pixel, which NumPy gathers several times faster than rows of four.
+    whole = split.images.view(np.uint32).reshape(-1)
+    pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)
+    middle = np.stack([x, y], axis=-1).astype(np.float32) + np.float32(0.5 * block)
+    return Blocks(camera.astype(np.int32), middle, pixels)
+
+
+def growing_step(
+    state: GrowingState,
+    batch: Blocks,
+    key: PRNGKeyArray,
+    cameras: Camera,
+    _: Any = None,
+    axis_name: str = AXIS,
+    *,
+    field: VoxelField,
+    growing: GrowingConfig,
+    config: TrainingConfig,
+    transparent: bool,
+) -> tuple[GrowingState, dict[str, Float[Array, ""]]]:
+    """One step on one device of the named axis; see `jaxnerf.training.train_step`.
+
+    Returns:
+      The next state, and metrics: "loss", "mse", "learning_rate" (as a share), "gradient_norm",
+      "samples" (a ray), "dropped" and "cut" (shares of the rays that overflowed the budget and had
+      to wait for another batch, and that ran out of samples or lookups).
+    """
+    (params,) = state.params
+    step_key = jax.random.fold_in(
+        jax.random.fold_in(key, state.step), jax.lax.axis_index(axis_name)
+    )
+    jitter_key, background_key = jax.random.split(step_key)
+    rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
+    count = batch.camera.shape[0]
+    background = {
+        "white": lambda: jnp.ones((count, 3)),
+        "black": lambda: jnp.zeros((count, 3)),
+        "random": lambda: jax.random.uniform(background_key, (count, 3)),
+    }[config.background]()
+    colour = batch.colour()
+    alpha = colour[:, 3]
+    target = over(colour[:, :3], alpha, background)
+
+    def loss_of(learning):
+        seen = march_rays(
+            field, merge(learning, params), state.occupancy, rays, growing.march(), jitter_key,
+            background,
+        )  # fmt: skip
+        weight = seen.kept.astype(jnp.float32)
+        total = jnp.maximum(jnp.sum(weight), 1.0)
+        mse = jnp.sum(weight * jnp.mean((seen.rendering.colour - target) ** 2, axis=-1)) / total
+        loss = mse
+        if transparent:
+            error = (seen.rendering.opacity - alpha) ** 2
+            loss = loss + growing.opacity_loss * jnp.sum(weight * error) / total
+        counts = {
+            "mse": mse,
+            "samples": seen.samples.astype(jnp.float32) / total,
+            "dropped": 1.0 - jnp.mean(weight),
+            "cut": jnp.mean(seen.cut.astype(jnp.float32)),
+        }
+        return loss, counts
+
+    (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(learned(params))
+    loss, counts, gradients = jax.lax.pmean((loss, counts, gradients), axis_name)
+    progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
+        jnp.float32
+    )
+    decay = jnp.float32(growing.final_rate) ** progress
+    # Optax raises a float to the power of an integer, which strict users' settings refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer = adam(config).update(gradients, state.optimizer)
+    rates = field.rates(params)
+    moved = jax.tree.map(
+        lambda value, update, rate: value - decay * rate * update,
+        learned(params), updates, rates,
+    )  # fmt: skip
+    metrics = {
+        "loss": loss,
+        "learning_rate": decay,
+        "gradient_norm": optax.tree.norm(gradients),
+        **counts,
+    }
+    following = dataclasses.replace(
+        state, step=state.step + 1, params=(merge(moved, params),), optimizer=optimizer
+    )
+    return following, metrics
+
+
+def learned(params: Any) -> Any:
+    """What gradients are for: the leaves of real numbers; None for the others."""
+    return jax.tree.map(
+        lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None, params
+    )
+
+
+def merge(learning: Any, params: Any) -> Any:
+    """The inverse of `learned`, which takes the other leaves from params."""
+    return jax.tree.map(
+        lambda new, old: old if new is None else new, learning, params, is_leaf=lambda x: x is None
+    )
+
+
+def adam(config: TrainingConfig) -> optax.GradientTransformation:
+    """Adam's direction; the rates are the field's."""
+    return optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)
