@@ -143,11 +143,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128), (0.15,))),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 200), (0.07, 0.3)),
+        _fast(300.0, (64, 128, 200), (0.05, 0.2)),
     ),
     "half_hour": (
         "the fast field, finer still, in half an hour",
-        _fast(1800.0, (64, 128, 200, 256), (0.03, 0.1, 0.4)),
+        _fast(1800.0, (64, 128, 200, 256), (0.02, 0.08, 0.35)),
     ),
     "nerf_small": (
         "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",

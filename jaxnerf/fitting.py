@@ -53,7 +53,7 @@ class Trainer(Protocol):
     Attributes:
       config: what all ways share.
       effort: the mean time of a step over the whole schedule, in units of the first steps' time.
-      pauses: how often the schedule stops to compile another program.
+      pauses: how often the schedule stops, in units of the first step, most of which is compilation.
       remedy: what to do when training diverges.
     """
 
@@ -139,7 +139,6 @@ def fit(
         left = agreed(seconds_left())
         measured = seconds_a_step * (number - measured_from[0])
         if plan and 0.0 < measured >= _MEASURED_SHARE * left:
-            # The first step was mostly compilation; each pause will be another.
             training = _PLANNED_SHARE * max(left - trainer.pauses * agreed(first_step), 0.0)
             fits = int((number + training / seconds_a_step) / trainer.effort)
             total = max(min(total, fits), number)

@@ -176,16 +176,20 @@ def growing_step(
       to wait for another batch, and that ran out of samples or lookups).
     """
     (params,) = state.params
-    step_key = jax.random.fold_in(
-        jax.random.fold_in(key, state.step), jax.lax.axis_index(axis_name)
-    )
-    jitter_key, background_key = jax.random.split(step_key)
-    rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
+    jitter_key, background_key = jax.random.split(jax.random.fold_in(key, state.step))
     count = batch.camera.shape[0]
+    whole = count * jax.lax.axis_size(axis_name)
+
+    def share(numbers: Array) -> Array:
+        """This device's part of what is drawn for the whole batch: the same on any devices."""
+        return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(axis_name) * count, count)
+
+    jitter = share(jax.random.uniform(jitter_key, (whole,)))
+    rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
     background = {
         "white": lambda: jnp.ones((count, 3)),
         "black": lambda: jnp.zeros((count, 3)),
-        "random": lambda: jax.random.uniform(background_key, (count, 3)),
+        "random": lambda: share(jax.random.uniform(background_key, (whole, 3))),
     }[config.background]()
     colour = batch.colour()
     alpha = colour[:, 3]
@@ -193,8 +197,8 @@ def growing_step(
 
     def loss_of(learning):
         seen = march_rays(
-            field, merge(learning, params), state.occupancy, rays, growing.march(), jitter_key,
-            background,
+            field, merge(learning, params), state.occupancy, rays, growing.march(), None,
+            background, jitter,
         )  # fmt: skip
         weight = seen.kept.astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weight), 1.0)

@@ -75,6 +75,7 @@ def march_rays(
     settings: MarchSettings = MarchSettings(),
     key: PRNGKeyArray | None = None,
     background: Float[Array, "R 3"] | Float[Array, "3"] | float = 1.0,
+    jitter: Float[Array, " R"] | None = None,
 ) -> Marched:
     """Render rays through occupied space. Pure; differentiable in the parameters.
 
@@ -87,9 +88,11 @@ def march_rays(
       settings: static.
       key: to shift each ray's samples within their intervals; None puts them in the middle.
       background: as in `jaxnerf.render_rays`.
+      jitter: where in their intervals each ray's samples lie, in [0, 1]; instead of a key.
     """
     count = rays.near.shape[0]
-    jitter = jnp.full(count, 0.5) if key is None else jax.random.uniform(key, (count,))
+    if jitter is None:
+        jitter = jnp.full(count, 0.5) if key is None else jax.random.uniform(key, (count,))
     walk = march(occupancy, rays, jitter, samples=settings.samples, lookups=settings.lookups)
     packing = pack(walk.count, int(settings.budget * count))
     ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)
@@ -202,12 +205,13 @@ def march_image(
         (params, occupancy, camera, np.broadcast_to(np.asarray(background, np.float32), (3,))),
         NamedSharding(mesh, P()),
     )
-    whole = _nothing_seen(len(pixels), np.asarray(constant[3]), far, with_normals)
+    lengths = np.asarray(_lengths(camera, pixels))
+    whole = _nothing_seen(lengths, np.asarray(constant[3]), far, with_normals)
     waiting, size = np.flatnonzero(shown), chunk or _RAYS_AT_ONCE
-    finished = len(pixels) - len(waiting)
+    finished, cut = len(pixels) - len(waiting), [waiting[:0]]
     while len(waiting):
         render, stride = _compiled_chunk(field, settings, mesh), size * len(devices)
-        late, cut = [], []
+        late, before = [], finished
         for begin in range(0, len(waiting), stride):
             part = waiting[begin : begin + stride]
             padded = np.pad(pixels[part], ((0, stride - len(part)), (0, 0)), mode="edge")
@@ -224,26 +228,36 @@ def march_image(
             if progress:
                 progress(finished, len(pixels))
         waiting = np.concatenate(late)
+        stuck = finished == before and not any(map(len, cut))
         if not len(waiting):
-            waiting, size = np.concatenate(cut), max(size // 4, 64)
+            waiting, cut, size = np.concatenate(cut), [waiting], max(size // 4, 64)
             settings = dataclasses.replace(
-                settings,
-                samples=4 * settings.samples,
-                lookups=4 * settings.lookups,
-                budget=4.0 * settings.budget,
+                settings, samples=4 * settings.samples, lookups=4 * settings.lookups
             )
+            stuck = True
+        if stuck:
+            settings = dataclasses.replace(settings, budget=4.0 * settings.budget)
     return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
 
 
-def _nothing_seen(count: int, background: np.ndarray, far: float, with_normals: bool) -> Rendering:
+@jax.jit
+def _lengths(camera: Camera, pixels: Array) -> Array:
+    """Of the directions of rays."""
+    return jnp.linalg.norm(cast_rays(camera, pixels).directions, axis=-1)
+
+
+def _nothing_seen(
+    lengths: np.ndarray, background: np.ndarray, far: float, with_normals: bool
+) -> Rendering:
     """What rays see that meet nothing."""
+    count = len(lengths)
     end = np.full(count, far, np.float32)
     arrays: dict[str, Any] = {
         "colour": np.tile(background, (count, 1)),
         "opacity": np.zeros(count, np.float32),
         "depth": end,
         "depth_median": end.copy(),
-        "distance": end.copy(),
+        "distance": end * lengths,
         "normals": np.zeros((count, 3), np.float32) if with_normals else None,
     }
     return Rendering(**arrays)

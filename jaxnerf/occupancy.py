@@ -88,7 +88,7 @@ def encode(occupied: Bool[Array, "M M M"], density: Float[Array, "M M M"]) -> UI
 
 def occupied(occupancy: Occupancy) -> Bool[Array, "M M M"]:
     """Which cells hold something."""
-    return occupancy.cells >= _OCCUPIED
+    return jnp.asarray(occupancy.cells) >= _OCCUPIED
 
 
 def dilate(cells: Bool[Array, "M M M"]) -> Bool[Array, "M M M"]:
@@ -277,35 +277,44 @@ def footprint(
       shape: (rows, columns) of squares that cover a picture.
       tile: side of a square in pixels.
     """
-    depth = np.linalg.norm(
+    distance = np.linalg.norm(
         centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
     )
     extent = float(np.linalg.norm(np.ptp(centres, axis=0))) / 2 + radius
-    nearest = depth - extent
-    marked = np.array(_footprint(jnp.asarray(centres, jnp.float32), cameras, shape, tile))
-    pixels = radius * np.max(np.asarray(cameras.focal), axis=-1) / np.maximum(nearest, radius)
+    nearest = distance - extent
+    focal = np.asarray(cameras.focal)
+    # A ball aside of the axis is less deep than it is far, and is seen stretched.
+    stretch = 1.0 + np.sum((0.5 * np.asarray(cameras.size) / focal) ** 2, axis=-1)
+    pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
+    grow = np.ceil(pixels / tile).astype(np.int32)
+    marked = np.array(
+        _footprint(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grow), shape, tile)
+    )
     for index in range(len(marked)):
-        grow = int(np.ceil(pixels[index] / tile))
         # A camera among the balls: what is close to it may be anywhere in its picture.
         inside = nearest[index] <= 2.0 * radius
-        marked[index] = True if inside else _dilate_tiles(marked[index : index + 1], grow)[0]
+        marked[index] = (
+            True if inside else _dilate_tiles(marked[index : index + 1], int(grow[index]))[0]
+        )
     return marked
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "tile"))
-def _footprint(centres, cameras, shape, tile):
+def _footprint(centres, cameras, margins, shape, tile):
     rows, columns = shape
 
-    def look(_, camera):
+    def look(_, seen_by):
+        camera, margin = seen_by
         pixel, depth = project(camera, centres)
         column, row = (jnp.floor(pixel[:, i] / tile).astype(jnp.int32) for i in (0, 1))
-        inside = (depth > 0.0) & (column >= -1) & (row >= -1) & (column <= columns) & (row <= rows)
+        inside = (depth > 0.0) & (column >= -margin) & (column < columns + margin)
+        inside &= (row >= -margin) & (row < rows + margin)
         row, column = jnp.clip(row, 0, rows - 1), jnp.clip(column, 0, columns - 1)
         place = jnp.where(inside, row * columns + column, rows * columns)
         flat = jnp.zeros(rows * columns, bool).at[place].set(True, mode="drop")
         return None, flat.reshape(rows, columns)
 
-    return jax.lax.scan(look, None, cameras)[1]
+    return jax.lax.scan(look, None, (cameras, margins))[1]
 
 
 def _dilate_tiles(tiles: np.ndarray, steps: int) -> np.ndarray:

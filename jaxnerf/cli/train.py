@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import threading
@@ -182,6 +183,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         _prepare_folder(out, config, scene, values)
     agreed(0.0)  # the others wait for the folder
+    _compile_seconds()
     state = first_state(config, scene) if restored is None else restored
     if leader:
         print(_describe(scene, config, state), flush=True)
@@ -258,6 +260,7 @@ def _loop(
     before = _seconds_trained(read_metrics(out), int(state.step))
     log = MetricsLog(out, int(state.step)) if leader else None
     line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
+    compiling = _compile_seconds()
     progress = None
     try:
         for progress in fit(
@@ -273,6 +276,7 @@ def _loop(
                     "rays_per_second": progress.rays_per_second,
                     "seconds": before + now - begun,
                     "seconds_since_process_start": common.seconds_since_process_start(),
+                    "compile_seconds": compiling[0],
                 }
                 log.write(progress.step, measured)
                 line.show(_status(progress, quality, config, left()), last=done)
@@ -286,6 +290,19 @@ def _loop(
     if progress is None and leader:
         print(f"nothing left to train: step {int(state.step)} of {int(state.total_steps)}")
     return state
+
+
+@functools.cache
+def _compile_seconds() -> list[float]:
+    """A list of one number, which grows by the time that this process spends on compiling."""
+    total = [0.0]
+
+    def listen(event: str, seconds: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            total[0] += seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return total
 
 
 def _describe(scene, config: Config, state: Any) -> str:

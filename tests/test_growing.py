@@ -1,0 +1,188 @@
+"""What a step of a growing field learns from, and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnerf import Camera, cast_rays
+from jaxnerf.cameras import look_at_pose
+from jaxnerf.compositing import over
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.growing import (
+    TILE,
+    GrowingConfig,
+    adam,
+    blank_state,
+    growing_step,
+    learned,
+    merge,
+    sample_blocks,
+)
+from jaxnerf.marching import march_rays
+from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.scenes import Split
+from jaxnerf.training import TrainingConfig, local_share, parallel
+
+FIELD = VoxelField(width=8)
+GROWING = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, budget=40.0)
+CONFIG = TrainingConfig(steps=10, rays_per_batch=32, seed=5)
+
+
+def noise_split(width: int = 24, height: int = 20, views: int = 3) -> Split:
+    random = np.random.default_rng(0)
+    poses = np.stack([look_at_pose((4.0, view - 1.0, 1.0), (0, 0, 0)) for view in range(views)])
+    images = random.integers(256, size=(views, height, width, 4), dtype=np.uint8)
+    return Split(tuple("abc"[:views]), Camera.pinhole(poses, 30.0, width, height), images)
+
+
+TILES = np.array([[0, 0, 0], [0, 2, 2], [1, 1, 0], [2, 0, 2], [2, 2, 1]], np.int32)
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone(block):
+    split = noise_split()
+    batch = sample_blocks(split, TILES, block, 300, 7, 3)
+    again = sample_blocks(split, TILES, block, 300, 7, 3)
+    jax.tree.map(np.testing.assert_array_equal, batch, again)
+    for seed, step in ((8, 3), (7, 4)):
+        other = sample_blocks(split, TILES, block, 300, seed, step)
+        assert (other.middle != batch.middle).any()
+    allowed = set(map(tuple, TILES.tolist()))
+    found = set()
+    for camera, middle in zip(batch.camera.tolist(), batch.middle, strict=True):
+        corner = middle - 0.5 * block
+        assert (corner == np.floor(corner)).all()
+        assert (middle + 0.5 * block <= (24, 20)).all()
+        found.add((camera, int(middle[1] // TILE), int(middle[0] // TILE)))
+    assert found == allowed
+    colour = np.asarray(batch.colour())
+    for index in range(0, 300, 7):
+        x, y = (batch.middle[index] - 0.5 * block).astype(int)
+        total = np.zeros(4)
+        for row in range(y, y + block):
+            for column in range(x, x + block):
+                red, green, blue, alpha = split.images[batch.camera[index], row, column] / 255.0
+                total += [red * alpha, green * alpha, blue * alpha, alpha]
+        np.testing.assert_allclose(colour[index], total / block**2, atol=1e-6)
+
+
+def test_learned_and_merge_are_inverse():
+    params = FIELD.init(jax.random.key(0))
+    learning = learned(params)
+    assert learning.bricks is None
+    jax.tree.map(np.testing.assert_array_equal, merge(learning, params), params)
+    twice = merge(jax.tree.map(lambda x: x + x, learning), params)
+    np.testing.assert_array_equal(twice.table, 2.0 * params.table)
+    np.testing.assert_array_equal(twice.bricks, params.bricks)
+
+
+@pytest.mark.parametrize(
+    ("total", "begins"), [(100, [0, 10, 40]), (7, [0, 1, 3]), (1001, [0, 100, 400])]
+)
+def test_stages_begin_at_their_shares(total, begins):
+    growing = GrowingConfig()
+    stages = [growing.stage(step, total) for step in range(total)]
+    assert stages == sorted(stages)
+    assert [stages.index(stage) for stage in range(3)] == begins
+
+
+def state_in_a_cube(side: float = 2.0, density: float = 1.0):
+    """A field with bricks in a cube around the world's origin."""
+    cells, cell, origin = np.ones((8,) * 3, bool), side / 8, np.full(3, -side / 2, np.float32)
+    params = FIELD.from_cells(jax.random.key(0), cells, origin, cell, cell)
+    code = encode(jnp.asarray(cells), jnp.full(cells.shape, 1e-3))
+    occupancy = Occupancy(code, jnp.asarray(origin), jnp.float32(cell), jnp.float32(cell))
+    state = blank_state(FIELD, CONFIG)
+    moments = adam(CONFIG).init(learned(params))
+    return dataclasses.replace(state, params=(params,), optimizer=moments, occupancy=occupancy)
+
+
+def one_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
+    split = split or noise_split()
+    batch = sample_blocks(split, TILES, 2, config.rays_per_batch, config.seed, 0)
+    step = parallel(
+        lambda *arguments: growing_step(
+            *arguments, field=FIELD, growing=growing, config=config, transparent=transparent
+        ),
+        jax.devices()[:devices],
+    )
+    shares = local_share(batch)
+    if devices == 1:
+        shares = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), shares)
+    cameras = jax.tree.map(jnp.asarray, split.cameras)
+    state = state_in_a_cube()
+    return batch, step(state, shares, jax.random.key(config.seed), cameras, jnp.float32(0.0))
+
+
+@pytest.mark.parametrize(("background", "transparent"), [("white", True), ("black", False)])
+def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_field(
+    background, transparent
+):
+    config = dataclasses.replace(CONFIG, background=background)
+    batch, (after, metrics) = one_step(1, config, transparent=transparent)
+    before, split = state_in_a_cube(), noise_split()
+    jitter_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(5), 0))
+    jitter = jax.random.uniform(jitter_key, (32,))
+    grey = 1.0 if background == "white" else 0.0
+
+    def loss(learning):
+        rays = cast_rays(
+            jax.tree.map(jnp.asarray, split.cameras)[batch.camera], jnp.asarray(batch.middle)
+        )
+        seen = march_rays(
+            FIELD, merge(learning, before.params[0]), before.occupancy, rays, GROWING.march(),
+            None, grey, jitter,
+        )  # fmt: skip
+        colour = batch.colour()
+        error = seen.rendering.colour - over(colour[:, :3], colour[:, 3], grey)
+        mse = jnp.mean(error**2)
+        alpha = jnp.mean((seen.rendering.opacity - colour[:, 3]) ** 2)
+        return mse + 0.1 * alpha if transparent else mse
+
+    start = learned(before.params[0])
+    value, gradient = jax.value_and_grad(loss)(start)
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+    norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(gradient)))
+    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert int(after.step) == 1
+    # Adam's first step is the gradient over its absolute value.
+    rates = FIELD.rates(before.params[0])
+    for new, old, slope, rate in zip(
+        *map(jax.tree.leaves, (learned(after.params[0]), start, gradient, rates)), strict=True
+    ):
+        slope = np.asarray(slope, np.float64)
+        expected = np.asarray(old) - rate * slope / (np.abs(slope) + 1e-7)
+        # Where the gradient is about as large as Adam's epsilon its rounding shows.
+        clear = (np.abs(slope) > 1e-5) | (slope == 0.0)
+        found = np.where(clear, new, expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    for name in ("origin", "voxel", "directional", "bricks"):
+        np.testing.assert_array_equal(
+            getattr(after.params[0], name), getattr(before.params[0], name)
+        )
+    assert 0.0 <= float(metrics["cut"]) <= 1.0
+    assert float(metrics["dropped"]) == 0.0
+    assert float(metrics["samples"]) > 1.0
+    assert float(metrics["learning_rate"]) == 1.0
+
+
+def test_rays_that_overflow_the_budget_are_counted_and_do_not_count():
+    _, (_, metrics) = one_step(1, growing=dataclasses.replace(GROWING, budget=1.0))
+    assert 0.2 < float(metrics["dropped"]) < 1.0
+    assert float(metrics["samples"]) * (1.0 - float(metrics["dropped"])) <= 1.0
+    assert np.isfinite(float(metrics["loss"]))
+    _, (_, short) = one_step(1, growing=dataclasses.replace(GROWING, samples=2))
+    assert float(short["cut"]) > 0.3
+
+
+def test_two_devices_take_the_step_of_one():
+    _, (one, alone) = one_step(1)
+    _, (two, shared) = one_step(2)
+    for name, value in alone.items():
+        assert float(shared[name]) == pytest.approx(float(value), rel=1e-4), name
+    # Adam's first step is the gradient's sign, which rounding decides where there is next to none.
+    away = np.abs(np.asarray(one.params[0].table) - np.asarray(two.params[0].table))
+    assert away.mean() < 1e-4

@@ -1,0 +1,299 @@
+"""Walking through occupied space: against a loop over samples, and the plain renderer."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnerf import Camera, Rays, RenderSettings, render_image, render_rays
+from jaxnerf.fields.voxels import VoxelField, VoxelParams, lattice_points
+from jaxnerf.marching import MarchSettings, march_image, march_rays
+from jaxnerf.occupancy import Occupancy, encode
+
+CELLS, CELL = 8, 0.25  # a cube from -1 to 1
+BLACK = jnp.zeros(3)
+march = functools.partial(jax.jit, static_argnums=(0, 4))(march_rays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """A Gaussian ball, whose colour depends on the place and a little on the direction."""
+
+    shading: str = "sample"
+    peak: float = 6.0
+
+    def init(self, key):
+        return {"centre": jnp.array([0.1, -0.1, 0.05]), "peak": jnp.array(self.peak)}
+
+    def density(self, params, positions):
+        offset = positions - params["centre"].reshape((1,) * (positions.ndim - 1) + (3,))
+        return params["peak"] * jnp.exp(-8.0 * jnp.sum(offset**2, axis=-1)), 0.5 + 0.4 * positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.clip(features + 0.1 * view_directions, 0.0, 1.0)
+
+
+def everywhere(density: float = 0.01, step: float = 0.05, mask=None) -> Occupancy:
+    """Every cell holds something, little enough that no ray is ended."""
+    mask = np.ones((CELLS,) * 3, bool) if mask is None else mask
+    cells = encode(jnp.asarray(mask), jnp.full(mask.shape, density * CELL))
+    return Occupancy(cells, jnp.full(3, -1.0), jnp.float32(CELL), jnp.float32(step))
+
+
+def some_rays(count: int = 20, seed: int = 0) -> Rays:
+    """Through the cube and past it, with directions of any length."""
+    random = np.random.default_rng(seed)
+    start = random.normal(size=(count, 3))
+    start *= 3.0 / np.linalg.norm(start, axis=-1, keepdims=True)
+    along = random.uniform(-0.7, 0.7, (count, 3)) - start
+    start[:3] += 2.0 * along[:3] / np.linalg.norm(along[:3], axis=-1, keepdims=True)  # from within
+    along[-2:] *= -1.0  # away from it
+    unit = along / np.linalg.norm(along, axis=-1, keepdims=True)
+    along = unit * random.uniform(0.4, 2.5, (count, 1))
+    near, far = np.zeros(count), np.full(count, 20.0)
+    return Rays(*(jnp.asarray(part, jnp.float32) for part in (start, along, unit, near, far)))
+
+
+def slow_render(field, params, occupancy: Occupancy, rays: Rays, background) -> list[dict]:
+    """Ray by ray, sample by sample, on the lattice of steps from where the ray enters the cube."""
+    low = np.asarray(occupancy.origin, np.float64)
+    high = low + float(occupancy.cell) * len(occupancy.cells)
+    step, seen = float(occupancy.step), []
+    for lane in range(len(rays.near)):
+        start, along, unit = (
+            np.asarray(part[lane], np.float64)
+            for part in (rays.origins, rays.directions, rays.view_directions)
+        )
+        first, last = (low - start) / along, (high - start) / along
+        near = max(np.minimum(first, last).max(), float(rays.near[lane]))
+        far = min(np.maximum(first, last).min(), float(rays.far[lane]))
+        length = np.linalg.norm(along)
+        t = np.arange(near + 0.5 * step / length, far, step / length)
+        light, weights, colours, median = 1.0, [], [], float(rays.far[lane])
+        if len(t):
+            at = jnp.asarray(start + t[:, None] * along, jnp.float32)
+            density, features = (np.asarray(x, np.float64) for x in field.density(params, at))
+            for place in range(len(t)):
+                passes = np.exp(-density[place] * step)
+                weights.append(light * (1.0 - passes))
+                if light > 0.5 >= light * passes:
+                    median = t[place]
+                light *= passes
+                row = jnp.asarray(features[place : place + 1], jnp.float32)
+                colours.append(
+                    np.asarray(field.colour(params, row, jnp.asarray(unit[None], "f4")))[0]
+                )
+        weights = np.asarray(weights)
+        opacity = weights.sum()
+        if field.shading == "ray" and opacity:
+            mean = (weights @ features / max(opacity, 1e-3))[None]
+            mean, view = jnp.asarray(mean, jnp.float32), jnp.asarray(unit[None], jnp.float32)
+            colour = opacity * np.asarray(field.colour(params, mean, view))[0]
+        else:
+            colour = weights @ np.asarray(colours).reshape(-1, 3)
+        depth = weights @ t / opacity if opacity else float(rays.far[lane])
+        colour = colour + (1.0 - opacity) * np.asarray(background[lane])
+        seen.append({"colour": colour, "opacity": opacity, "depth": depth, "depth_median": median,
+                     "distance": depth * length, "samples": len(t)})  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("shading", ["sample", "ray"])
+def test_rays_are_composited_as_by_a_loop(shading):
+    field, rays = Blob(shading), some_rays()
+    params, occupancy = field.init(None), everywhere()
+    settings, background = (
+        MarchSettings(99, 120, 80.0),
+        jnp.linspace(0.0, 1.0, 60, dtype=jnp.float32).reshape(20, 3),
+    )
+    seen = march(field, params, occupancy, rays, settings, None, background)
+    assert np.asarray(seen.kept).all()
+    expected = slow_render(field, params, occupancy, rays, background)
+    assert int(seen.samples) == pytest.approx(sum(one["samples"] for one in expected), abs=2)
+    hit = np.array([one["opacity"] > 1e-3 for one in expected])
+    assert 10 < hit.sum() < len(hit)
+    for name in ("colour", "opacity", "depth", "depth_median", "distance"):
+        values = np.asarray(getattr(seen.rendering, name))
+        np.testing.assert_allclose(
+            values[hit], np.array([one[name] for one in expected])[hit], rtol=2e-3, atol=2e-4,
+            err_msg=name,
+        )  # fmt: skip
+    np.testing.assert_allclose(seen.rendering.colour[-2:], background[-2:])
+    np.testing.assert_array_equal(np.asarray(seen.rendering.opacity)[-2:], 0.0)
+    np.testing.assert_array_equal(np.asarray(seen.rendering.depth)[-2:], 20.0)
+
+
+def test_rays_approximate_the_plain_renderer_with_or_without_jitter():
+    field, rays = Blob(), some_rays(40)
+    params = field.init(None)
+    expected = render_rays(field, params, rays, RenderSettings(samples=(1500,)))
+    for key in (None, jax.random.key(4)):
+        seen = march(field, params, everywhere(), rays, MarchSettings(99, 120, 80.0), key)
+        np.testing.assert_allclose(seen.rendering.colour, expected.colour, atol=1e-2)
+        np.testing.assert_allclose(seen.rendering.opacity, expected.opacity, atol=1e-2)
+
+
+def test_jumping_over_empty_cells_changes_nothing():
+    field = Blob(peak=30.0)
+    params, rays = field.init(None), some_rays(40)
+    centres = (np.argwhere(np.ones((CELLS,) * 3)) + 0.5) * CELL - 1.0
+    away = np.linalg.norm(centres - np.asarray(params["centre"]), axis=-1)
+    mask = (away < 1.3).reshape((CELLS,) * 3)
+    settings = MarchSettings(99, 120, 80.0)
+    full = march(field, params, everywhere(), rays, settings)
+    sparse = march(field, params, everywhere(mask=mask), rays, settings)
+    assert int(sparse.samples) < int(full.samples)
+    np.testing.assert_allclose(sparse.rendering.colour, full.rendering.colour, atol=1e-4)
+
+
+def test_rays_that_overflow_the_budget_are_not_rendered_and_say_so():
+    field, rays = Blob(), some_rays()
+    params, occupancy = field.init(None), everywhere()
+    large = march(field, params, occupancy, rays, MarchSettings(99, 120, 80.0), None, BLACK)
+    small = march(field, params, occupancy, rays, MarchSettings(99, 120, 15.0), None, BLACK)
+    kept = np.asarray(small.kept)
+    assert 3 < kept.sum() < 17
+    same = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    same(small.rendering.colour[kept], large.rendering.colour[kept])
+    assert (np.asarray(small.rendering.opacity)[~kept] == 0.0).all()
+    assert (np.asarray(small.rendering.colour)[~kept] == 0.0).all()
+
+
+def test_normals_point_out_of_a_ball():
+    field, rays = Blob(peak=60.0), some_rays()
+    params = field.init(None)
+    settings = MarchSettings(99, 120, 80.0, with_normals=True)
+    seen = march(field, params, everywhere(step=0.02), rays, settings).rendering
+    hit = np.asarray(seen.opacity) > 0.9
+    assert hit.sum() > 5
+    at = rays.origins + seen.depth[:, None] * rays.directions
+    out = np.asarray(at - params["centre"][None, :])
+    out = out / np.linalg.norm(out, axis=-1, keepdims=True)
+    assert ((np.asarray(seen.normals) * out).sum(axis=-1)[hit] > 0.97).all()
+    assert (np.asarray(seen.normals)[-2:] == 0.0).all()
+
+
+@pytest.mark.parametrize("shading", ["sample", "ray"])
+def test_gradients_are_those_of_finite_differences(shading):
+    field, rays, aim = Blob(shading), some_rays(), jax.random.normal(jax.random.key(0), (20, 3))
+
+    @jax.jit
+    def loss(params):
+        settings = MarchSettings(99, 120, 80.0)
+        seen = march_rays(field, params, everywhere(), rays, settings, jax.random.key(1), 0.5)
+        return jnp.sum(aim * seen.rendering.colour) + jnp.sum(seen.rendering.opacity)
+
+    params = {"centre": jnp.array([0.1, -0.1, 0.05]), "peak": jnp.array(6.0)}
+    gradient = jax.grad(loss)(params)
+    for axis in range(4):
+        shift = {"centre": 1e-2 * jnp.eye(4)[axis, :3], "peak": jnp.float32(0.1 * (axis == 3))}
+        ahead, behind = (
+            loss(jax.tree.map(lambda p, s, sign=sign: p + sign * s, params, shift))
+            for sign in (1.0, -1.0)
+        )
+        found = gradient["peak"] if axis == 3 else gradient["centre"][axis]
+        slope = float(ahead - behind) / (0.2 if axis == 3 else 2e-2)
+        assert float(found) == pytest.approx(slope, rel=1e-2, abs=5e-3)
+
+
+def ball_of_voxels() -> tuple[VoxelField, VoxelParams]:
+    """A smooth ball, whose features are a colour's logits."""
+    field, cells = VoxelField(width=8), np.ones((CELLS,) * 3, bool)
+    params = field.from_cells(jax.random.key(0), cells, np.full(3, -1.0, np.float32), CELL, 0.125)
+    at = lattice_points(np.asarray(params.bricks)) * 0.125 - 1.0
+    density = 15.0 / (1.0 + np.exp(20.0 * (np.linalg.norm(at, axis=-1) - 0.55)))
+    table = np.concatenate([np.log(np.expm1(0.125 * density))[:, None], 2.0 * at], axis=-1)
+    table[:64] = [-15.0, 0.0, 0.0, 0.0]
+    return field, dataclasses.replace(params, table=jnp.asarray(table, jnp.float32))
+
+
+CAMERA = Camera.look_at((0.3, -3.5, 1.2), width=40, height=30, field_of_view=42.0)
+PLENTY = MarchSettings(samples=128, lookups=160, budget=99.0)
+image = functools.partial(march_image, camera=CAMERA, near=1.0, far=6.0, background=(0.1, 0.2, 0.9))
+
+
+def assert_same_image(one, other, atol: float):
+    for name in ("colour", "opacity", "depth", "depth_median", "distance"):
+        np.testing.assert_allclose(
+            getattr(one, name), getattr(other, name), atol=atol, err_msg=name
+        )
+
+
+def test_a_picture_of_voxels_is_that_of_the_plain_renderer():
+    field, params = ball_of_voxels()
+    calls = []
+    seen = image(
+        field, params, everywhere(step=0.0125), with_normals=True,
+        progress=lambda *done: calls.append(done),
+    )  # fmt: skip
+    settings = RenderSettings(samples=(400,), with_normals=True)
+    expected = render_image(
+        field, params, CAMERA, settings, near=1.0, far=6.0, background=(0.1, 0.2, 0.9)
+    )
+    assert calls[-1] == (1200, 1200)
+    assert np.ptp(expected.opacity) > 0.9
+    assert -10.0 * np.log10(np.mean((seen.colour - expected.colour) ** 2)) > 45.0
+    np.testing.assert_allclose(seen.opacity, expected.opacity, atol=0.02)
+    hit = expected.opacity > 0.9
+    np.testing.assert_allclose(seen.depth[hit], expected.depth[hit], atol=0.02)
+    assert ((seen.normals * expected.normals).sum(axis=-1)[hit] > 0.99).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "chunk"),
+    [
+        (MarchSettings(samples=128, lookups=160, budget=1.5), 256),
+        (MarchSettings(samples=6, lookups=160, budget=99.0), 256),
+        (MarchSettings(samples=128, lookups=9, budget=99.0), 256),
+        (MarchSettings(samples=9, lookups=20, budget=2.0), 128),
+    ],
+    ids=["budget", "samples", "lookups", "budget and samples"],
+)
+def test_every_pixel_is_rendered_however_little_fits_at_once(settings, chunk):
+    field, params = ball_of_voxels()
+    occupancy, calls = everywhere(step=0.03), []
+    whole = image(field, params, occupancy, settings=PLENTY)
+    parts = image(
+        field, params, occupancy, settings=settings, chunk=chunk,
+        progress=lambda *done: calls.append(done),
+    )  # fmt: skip
+    assert_same_image(parts, whole, 1e-5)
+    assert calls[-1] == (1200, 1200)
+
+
+def test_a_chunk_of_fewer_rays_than_a_ray_has_samples_comes_to_an_end():
+    field, params = ball_of_voxels()
+    camera, left = CAMERA.resized(4, 3), iter(range(200))
+
+    def count(done: int, total: int):
+        if next(left, None) is None:
+            pytest.fail(f"no end: {done} of {total} rays after 200 chunks")
+
+    settings = MarchSettings(samples=64, lookups=128, budget=8.0)
+    occupancy = everywhere(step=0.03)
+    few = image(field, params, occupancy, camera=camera, settings=settings, chunk=2, progress=count)
+    whole = image(field, params, occupancy, camera=camera, settings=PLENTY)
+    assert_same_image(few, whole, 1e-5)
+
+
+def test_pixels_that_no_cell_is_behind_are_as_those_whose_ray_hits_nothing():
+    field, params = ball_of_voxels()
+    mask = np.zeros((CELLS,) * 3, bool)
+    nothing = image(field, params, everywhere(mask=mask), with_normals=True)
+    np.testing.assert_allclose(nothing.colour, np.broadcast_to([0.1, 0.2, 0.9], (30, 40, 3)))
+    mask[3:5, 3:5, 3:5] = True
+    few = image(field, params, everywhere(mask=mask))
+    expected = render_image(
+        Blob(peak=0.0), Blob(peak=0.0).init(None), CAMERA, RenderSettings(samples=(8,)),
+        near=1.0, far=6.0, background=(0.1, 0.2, 0.9),
+    )  # fmt: skip
+    empty = few.opacity == 0.0
+    assert 0.5 < empty.mean() < 1.0
+    for name in ("colour", "depth", "depth_median", "distance"):
+        for seen, where in ((nothing, slice(None)), (few, empty)):
+            np.testing.assert_allclose(
+                getattr(seen, name)[where], getattr(expected, name)[where], rtol=1e-5, err_msg=name
+            )

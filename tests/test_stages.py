@@ -1,0 +1,231 @@
+"""From photographs of a ball to voxels: the growth, and that it can be interrupted anywhere."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnerf import Camera, Config
+from jaxnerf.cameras import look_at_pose
+from jaxnerf.checkpoints import Checkpoints
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fitting import Trainer, fit
+from jaxnerf.growing import GrowingConfig
+from jaxnerf.occupancy import occupied
+from jaxnerf.scenes import Split
+from jaxnerf.stages import (
+    GrowingTrainer,
+    block_size,
+    create_growing_state,
+    grow,
+    has_alpha,
+    local,
+    refresh,
+    scene_cube,
+)
+from jaxnerf.training import TrainingConfig
+
+SIDE, FOCAL, RADIUS = 64, 80.0, 0.5
+CENTRE = np.array([0.1, -0.1, 0.05])
+FIELD = VoxelField(width=8)
+# A stage begins at step 24, and the occupancy is brought up to date at steps 9, 18, 27, ...
+GROWING = GrowingConfig(
+    resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=12.0,
+    refresh_every=9,
+)  # fmt: skip
+CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
+
+
+def photographs(count: int = 12, alpha: bool = True) -> Split:
+    """A ball, each point of which has the colour of its place; drawn by the quadratic formula."""
+    # Evenly over the sphere.
+    z = 1.0 - (2.0 * np.arange(count) + 1.0) / count
+    angle, across = 2.4 * np.arange(count), np.sqrt(1.0 - z * z)
+    eyes = 3.0 * np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=-1)
+    poses = np.stack([look_at_pose(eye, (0.0, 0.0, 0.0)) for eye in eyes])
+    images = np.full((count, SIDE, SIDE, 4), 0 if alpha else 255, np.uint8)
+    x = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
+    local_rays = np.stack(np.broadcast_arrays(x[None, :], -x[:, None], -1.0), axis=-1)
+    for index, pose in enumerate(poses.astype(np.float64)):
+        along = local_rays @ pose[:, :3].T
+        offset = pose[:, 3] - CENTRE
+        a, b = (along**2).sum(axis=-1), along @ offset
+        inside = b * b - a * (offset @ offset - RADIUS**2)
+        hit = inside > 0.0
+        t = (-b - np.sqrt(np.where(hit, inside, 0.0))) / a
+        normal = (offset + t[..., None] * along) / RADIUS
+        colour = np.clip(127.5 * (1.0 + normal), 0, 255)
+        images[index][hit] = np.concatenate(
+            [colour[hit], np.full((hit.sum(), 1), 255.0)], axis=-1
+        ).astype(np.uint8)
+    return Split(tuple(map(str, range(count))), Camera.pinhole(poses, FOCAL, SIDE, SIDE), images)
+
+
+def trainer(split: Split) -> GrowingTrainer:
+    return GrowingTrainer(split, field=FIELD, growing=GROWING, config=CONFIG)
+
+
+def first_state(split: Split):
+    return create_growing_state(FIELD, split, GROWING, CONFIG)
+
+
+def cell_centres(occupancy) -> tuple[np.ndarray, np.ndarray]:
+    """Of all cells [M, M, M, 3]; and which are occupied."""
+    full = np.asarray(occupied(occupancy))
+    index = np.argwhere(np.ones_like(full)).reshape(*full.shape, 3)
+    return np.asarray(occupancy.origin) + (index + 0.5) * float(occupancy.cell), full
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, local(one), local(other))
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return photographs()
+
+
+@pytest.fixture(scope="module")
+def whole_run(split):
+    """The reports of a run that is not interrupted, and copies of some of its states."""
+    states, reports = {}, []
+    for report in fit(first_state(split), trainer(split), report_every=1):
+        reports.append(report)
+        if report.step in (13, 18, 24, 27, 60):
+            states[report.step] = local(report.state)
+    return reports, states
+
+
+def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
+    assert has_alpha(split)
+    state = first_state(split)
+    centres, full = cell_centres(state.occupancy)
+    away = np.linalg.norm(centres - CENTRE, axis=-1)
+    cell = float(state.occupancy.cell)
+    assert full[away < RADIUS].all()
+    # The grid is drawn in around the ball, and its corners are empty.
+    assert 2.0 * RADIUS < 16 * cell < 6.0 * RADIUS
+    assert 0.1 < full.mean() < 0.75
+    assert full[::15, ::15, ::15].mean() < 0.3
+    # Every point of the ball lies in the grid, and has a density.
+    directions = np.random.default_rng(0).normal(size=(500, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    points = CENTRE + RADIUS * directions * np.linspace(0.0, 1.0, 500)[:, None]
+    index = np.floor((points - np.asarray(state.occupancy.origin)) / cell).astype(int)
+    assert full[tuple(index.T)].all()
+    density = FIELD.density(state.params[0], jnp.asarray(points, jnp.float32))[0]
+    # The initial opacity, of a voxel.
+    np.testing.assert_allclose(density, np.full(500, 0.03 / (16 * cell / 16)), rtol=1e-3)
+    # The tiles that show the ball, and not many more.
+    assert split.images is not None
+    shown = split.images[..., 3].reshape(12, 8, 8, 8, 8).max(axis=(2, 4)) > 0
+    assert np.asarray(state.tiles)[shown].all()
+    assert_same(state, first_state(split))
+
+
+def test_without_alpha_everything_that_all_cameras_see_is_kept():
+    split = photographs(alpha=False)
+    assert not has_alpha(split)
+    state = first_state(split)
+    origin, side = scene_cube(split)
+    assert np.asarray(occupied(state.occupancy)).all()
+    np.testing.assert_allclose(state.occupancy.origin, origin, rtol=1e-5)
+    np.testing.assert_allclose(float(state.occupancy.cell) * 16, side, rtol=1e-5)
+    # Around the point that the cameras look at, as large as the ball that they see.
+    np.testing.assert_allclose(origin + side / 2, np.zeros(3), atol=1e-4)
+    positions = np.asarray(split.cameras.camera_to_world)[:, :, 3]
+    distance = np.median(np.linalg.norm(positions, axis=-1))
+    assert side / 2 == pytest.approx(distance * (SIDE / 2) / FOCAL, rel=1e-4)
+    assert np.asarray(state.tiles).all()
+
+
+@pytest.mark.parametrize(("voxels", "expected"), [(64, 1), (32, 1), (16, 2), (8, 4), (1, 4)])
+def test_blocks_are_as_wide_as_half_a_voxel_looks(split, voxels, expected):
+    occupancy = first_state(split).occupancy
+    occupancy = dataclasses.replace(occupancy, step=occupancy.cell * (16 / voxels))
+    assert block_size(occupancy, split) == expected
+
+
+def test_training_learns_the_ball_over_two_stages(split, whole_run):
+    reports, states = whole_run
+    assert isinstance(trainer(split), Trainer)
+    assert reports[-1].step == 60
+    losses = [report.metrics["loss"] for report in reports]
+    assert np.mean(losses[-5:]) < 0.15 * losses[0]
+    assert {"loss", "mse", "samples", "dropped", "cut"} <= reports[-1].metrics.keys()
+    assert reports[-1].metrics["samples"] > 1.0
+    assert reports[-1].metrics["learning_rate"] == pytest.approx(0.05 ** (59 / 60), rel=1e-4)
+    before, last = states[24], states[60]
+    assert (int(before.stage), int(last.stage)) == (0, 1)
+    assert float(last.params[0].voxel) < float(before.params[0].voxel)
+    assert (float(before.params[0].directional), float(last.params[0].directional)) == (0.0, 1.0)
+    centres, full = cell_centres(last.occupancy)
+    away = np.linalg.norm(centres - CENTRE, axis=-1)
+    cell = float(last.occupancy.cell)
+    assert full[np.abs(away - RADIUS) < 0.4 * cell].mean() > 0.95
+    assert full[away > RADIUS + 4.0 * cell].mean() < 0.02
+
+
+def test_two_runs_are_the_same_to_the_bit(split, whole_run):
+    *_, last = fit(first_state(split), trainer(split), report_every=20)
+    assert_same(last.state, whole_run[1][60])
+
+
+@pytest.mark.parametrize("step", [13, 18, 24, 27], ids=["mid", "refresh", "growth", "second"])
+def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run, step, tmp_path):
+    config = dataclasses.replace(
+        Config(), method="voxels", voxels=FIELD, growing=GROWING, training=CONFIG
+    )
+    states = whole_run[1]
+    Checkpoints(tmp_path).save(states[step])
+    restored = Checkpoints(tmp_path).restore(config)
+    assert_same(restored, states[step])
+    *_, last = fit(restored, trainer(split), report_every=50)
+    assert_same(last.state, states[60])
+
+
+def with_density(state, logit):
+    """The state with logits that are a function of nothing, or of the row."""
+    (params,) = state.params
+    table = params.table.at[64:, 0].set(logit)
+    return dataclasses.replace(state, params=(dataclasses.replace(params, table=table),))
+
+
+def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
+    state = first_state(split)
+    before = np.asarray(occupied(state.occupancy))
+    dense = refresh(with_density(state, 3.0), FIELD, 0.01)
+    np.testing.assert_array_equal(occupied(dense.occupancy), before)
+    # Only the half with x above the middle holds something.
+    bricks = np.asarray(state.params[0].bricks)
+    places = np.argwhere(bricks > 0)
+    rows = np.repeat(places[:, 0] >= 2, 64)
+    logit = jnp.full(state.params[0].table.shape[0] - 64, -12.0)
+    logit = logit.at[: len(rows)].set(jnp.where(jnp.asarray(rows), 3.0, -12.0))
+    half = np.asarray(occupied(refresh(with_density(state, logit), FIELD, 0.01).occupancy))
+    # Lattice points of 8 and above; cells 7 reach up to them, and are voxels here.
+    np.testing.assert_array_equal(half[8:], before[8:])
+    assert not half[:7].any()
+
+
+def test_growing_when_all_has_become_empty_goes_on_everywhere(split):
+    state = with_density(first_state(split), -12.0)
+    after = grow(local(state), 1, split, FIELD, GROWING, CONFIG)
+    assert np.asarray(occupied(after.occupancy)).any()
+    assert np.asarray(after.tiles).any()
+
+
+def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split, whole_run):
+    before = whole_run[1][24]
+    after = grow(before, 1, split, FIELD, GROWING, CONFIG)
+    (old,), (new,) = jax.tree.map(jnp.asarray, (before.params, after.params))
+    centres, full = cell_centres(after.occupancy)
+    at = jnp.asarray(centres[full], jnp.float32)
+    was, now = (np.asarray(FIELD.density(params, at)[0]) for params in (old, new))
+    # The lattice is another, so that they agree between its points but roughly.
+    assert np.corrcoef(np.log(was + 0.1), np.log(now + 0.1))[0, 1] > 0.8
+    assert all(float(jnp.max(jnp.abs(m))) == 0.0 for m in jax.tree.leaves(after.optimizer.mu))
+    assert float(after.occupancy.step) == pytest.approx(float(new.voxel))
+    assert after.optimizer.mu.table.shape == new.table.shape

@@ -1,0 +1,258 @@
+"""The sparse voxels: against a slow dense lattice, finite differences, and the plain renderer."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnerf import Field, Rays, RenderSettings, render_rays
+from jaxnerf.fields.voxels import BRICK, VoxelField, VoxelParams, brick_index, lattice_points
+from jaxnerf.growing import learned
+
+FIELD = VoxelField(width=8)
+ORIGIN = np.array([-0.4, 0.1, -1.2], np.float32)
+
+
+def random_cells(seed: int, size: int = 6, share: float = 0.1) -> np.ndarray:
+    mask = np.random.default_rng(seed).uniform(size=(size,) * 3) < share
+    mask[0, 0, 0] = mask[-1, -1, -1] = True  # the walls, too
+    return mask
+
+
+def random_params(
+    cells: np.ndarray, cell: float = 0.2, voxel: float = 0.1, field: VoxelField = FIELD
+) -> VoxelParams:
+    """Parameters with random densities and features wherever there are bricks."""
+    params = field.from_cells(jax.random.key(0), cells, ORIGIN, cell, voxel)
+    table = 2.0 * np.random.default_rng(3).normal(size=params.table.shape).astype(np.float32)
+    table[:64] = [-15.0, 0.0, 0.0, 0.0]
+    return dataclasses.replace(params, table=jnp.asarray(table))
+
+
+def dense(params: VoxelParams) -> np.ndarray:
+    """The table as a dense lattice [X, Y, Z, 1 + features] in float64, by a loop over bricks."""
+    bricks, table = np.asarray(params.bricks), np.asarray(params.table, np.float64)
+    lattice = np.zeros((*(BRICK * s for s in bricks.shape), table.shape[1]))
+    lattice[..., 0] = -15.0
+    for place in np.argwhere(bricks > 0):
+        first = BRICK**3 * bricks[tuple(place)]
+        for local in np.ndindex(BRICK, BRICK, BRICK):
+            row = first + (local[0] * BRICK + local[1]) * BRICK + local[2]
+            lattice[tuple(BRICK * place + local)] = table[row]
+    return lattice
+
+
+def slow_density(params: VoxelParams, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Trilinear interpolation, a corner at a time."""
+    lattice, voxel = dense(params), float(params.voxel)
+    nothing = np.array([-15.0] + [0.0] * (lattice.shape[-1] - 1))
+    densities, features = [], []
+    for position in positions:
+        place = (position - np.asarray(params.origin, np.float64)) / voxel
+        lower = np.floor(place).astype(int)
+        total = np.zeros(lattice.shape[-1])
+        for digits in np.ndindex(2, 2, 2):
+            corner = lower + digits
+            weight = np.prod(np.where(digits, place - lower, 1.0 - (place - lower)))
+            known = (corner >= 0).all() and (corner < lattice.shape[:3]).all()
+            total += weight * (lattice[tuple(corner)] if known else nothing)
+        densities.append(np.logaddexp(0.0, total[0]) / voxel)
+        features.append(total[1:])
+    return np.asarray(densities), np.asarray(features)
+
+
+def points_in(random: np.random.Generator, cells: np.ndarray, cell: float, each: int = 4):
+    """Points in the occupied cells."""
+    inside = random.uniform(0.01, 0.99, (int(cells.sum()), each, 3))
+    return ((np.argwhere(cells)[:, None] + inside) * cell + ORIGIN).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("voxels_a_cell", [2.0, 0.5, 1.25])
+def test_density_is_trilinear_in_the_lattice(voxels_a_cell):
+    cells, voxel = random_cells(0), 0.2 / voxels_a_cell
+    params = random_params(cells, 0.2, voxel)
+    random = np.random.default_rng(1)
+    anywhere = ORIGIN + random.uniform(-0.3, 1.6, (200, 3))
+    for positions in (points_in(random, cells, 0.2), anywhere):
+        density, features = FIELD.density(params, jnp.asarray(positions, jnp.float32))
+        expected = slow_density(params, positions)
+        np.testing.assert_allclose(density, expected[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(features, expected[1], atol=1e-4)
+
+
+def test_there_is_nothing_outside_of_the_cube():
+    params = FIELD.from_cells(jax.random.key(0), np.ones((4,) * 3, bool), ORIGIN, 0.2, 0.1)
+    random = np.random.default_rng(1)
+    positions = ORIGIN + random.choice([-1.0, 1.0], (100, 3)) * random.uniform(2.0, 9.0, (100, 3))
+    density, _ = FIELD.density(params, jnp.asarray(positions, jnp.float32))
+    assert (np.asarray(density) < 1e-5).all()
+
+
+def test_a_new_field_has_its_initial_opacity_in_every_occupied_cell_and_any_leading_shape():
+    cells = random_cells(4)
+    params = FIELD.from_cells(jax.random.key(1), cells, ORIGIN, 0.2, 0.1)
+    positions = points_in(np.random.default_rng(0), cells, 0.2)[:24]
+    density, features = FIELD.density(
+        params, jnp.asarray(positions.reshape(2, 3, 4, 3), jnp.float32)
+    )
+    assert density.shape == (2, 3, 4)
+    assert features.shape == (2, 3, 4, 3)
+    # Of one voxel, to first order.
+    np.testing.assert_allclose(density, np.full((2, 3, 4), 0.03 / 0.1), rtol=1e-5)
+
+
+def test_gradient_to_positions_is_that_of_finite_differences():
+    cells = random_cells(0)
+    params = jax.tree.map(np.asarray, random_params(cells))
+    positions = points_in(np.random.default_rng(2), cells, 0.2, 2)
+    # Away from faces, where the gradient jumps.
+    place = (positions - ORIGIN) / 0.1
+    positions = positions[np.abs(place - np.round(place)).min(axis=-1) > 1e-3]
+
+    def total(params, x):
+        return jnp.sum(FIELD.density(params, x)[0])
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.float64 if x.dtype == np.float32 else x.dtype), params
+        )
+        gradient = jax.grad(total, argnums=1)(wide, jnp.asarray(positions))
+        for axis in range(3):
+            shift = 1e-6 * np.eye(3)[axis]
+            ahead, behind = (
+                FIELD.density(wide, jnp.asarray(positions + s))[0] for s in (shift, -shift)
+            )
+            expected = (ahead - behind) / 2e-6
+            np.testing.assert_allclose(gradient[:, axis], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("voxels_a_cell", [2.0, 1.0, 0.5, 1.25, 1.1])
+def test_bricks_cover_all_corners_of_every_occupied_cell(voxels_a_cell):
+    cells = random_cells(5, size=9, share=0.02)
+    bricks, count = brick_index(cells, voxels_a_cell)
+    assert sorted(bricks[bricks > 0].tolist()) == list(range(1, count + 1))
+    inside = np.linspace(1e-5, 1.0 - 1e-5, 9)
+    for place in np.argwhere(cells):
+        for offset in np.stack(np.meshgrid(inside, inside, inside), -1).reshape(-1, 3):
+            lower = np.floor((place + offset) * voxels_a_cell).astype(int)
+            for digits in np.ndindex(2, 2, 2):
+                assert bricks[tuple((lower + digits) // BRICK)] > 0
+    points = lattice_points(bricks)
+    assert points.shape == (BRICK**3 * (1 + count), 3)
+    for row in (64, 64 + 27, len(points) - 1):
+        assert bricks[tuple(points[row].astype(int) // BRICK)] == row // 64
+        x, y, z = points[row].astype(int) % BRICK
+        assert row % 64 == (x * BRICK + y) * BRICK + z
+
+
+@pytest.mark.parametrize("finer", [1.0, 2.0, 4.0, 2.5])
+def test_refining_keeps_the_field_and_drops_bricks(finer):
+    cells = random_cells(0, share=0.3)
+    fewer = cells & random_cells(1, share=0.5)
+    params = random_params(cells)
+    after = FIELD.refine(params, fewer, ORIGIN, 0.2, 0.1 / finer)
+    assert (np.asarray(after.bricks) > 0).sum() < (finer**3) * (np.asarray(params.bricks) > 0).sum()
+    np.testing.assert_allclose(after.voxel, 0.1 / finer, rtol=1e-6)
+    # The new lattice's own points within the cells that are left, which are the old one's and more.
+    points = lattice_points(np.asarray(after.bricks))[64:].astype(np.float64)
+    at = points * (0.1 / finer)
+    index = np.floor((at + 1e-4) / 0.2).astype(int)
+    inside = (index < 6).all(axis=-1)
+    at, index = at[inside], index[inside]
+    at = at[fewer[tuple(index.T)]] + ORIGIN
+    assert len(at) > 50
+    density, features = FIELD.density(after, jnp.asarray(at, jnp.float32))
+    expected = slow_density(params, at)
+    # As numbers of float32 allow, an ulp of the place away from the lattice point.
+    np.testing.assert_allclose(density, expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(features, expected[1], atol=1e-4)
+    if finer == 1.0:
+        assert np.asarray(after.bricks).max() < np.asarray(params.bricks).max()
+
+
+def test_refining_keeps_densities_where_a_voxel_is_opaque_and_where_it_is_empty():
+    cells = np.ones((2,) * 3, bool)
+    params = random_params(cells)
+    for logit in (-12.0, -3.0, 8.0, 60.0):
+        table = params.table.at[64:, 0].set(logit)
+        before = dataclasses.replace(params, table=table)
+        after = FIELD.refine(before, cells, ORIGIN, 0.2, 0.05)
+        at = jnp.asarray(ORIGIN + 0.13, jnp.float32)[None]
+        expected = np.logaddexp(0.0, logit) / 0.1
+        np.testing.assert_allclose(FIELD.density(after, at)[0], [expected], rtol=2e-3, atol=2e-5)
+
+
+def test_rates_are_shaped_for_updates_and_nothing_but_table_and_network_learns():
+    params = random_params(random_cells(0))
+    learning = learned(params)
+    rates = FIELD.rates(params)
+    assert jax.tree.structure(rates) == jax.tree.structure(learning)
+    updates, _ = optax.scale_by_sign().update(
+        jax.tree.map(jnp.ones_like, learning), optax.scale_by_sign().init(learning)
+    )
+    moved = jax.tree.map(lambda rate, update: rate * update, rates, updates)
+    jax.tree.map(
+        lambda step, leaf: np.testing.assert_equal(step.shape, leaf.shape), moved, learning
+    )
+    assert (moved.table[:, 0] == np.float32(FIELD.density_rate)).all()
+    assert (moved.table[:, 1:] == np.float32(FIELD.feature_rate)).all()
+    for layer in moved.network:
+        assert (layer["kernel"] == np.float32(FIELD.network_rate)).all()
+    assert [float(jnp.sum(jnp.abs(x))) for x in (moved.origin, moved.voxel, moved.directional)] == [
+        0.0
+    ] * 3
+
+
+def test_colours_are_colours_and_know_the_direction_only_when_told():
+    params = random_params(random_cells(0))
+    keys = jax.random.split(jax.random.key(3), 2)
+    features = 5.0 * jax.random.normal(keys[0], (4, 50, 3))
+    directions = jax.random.normal(keys[1], (4, 50, 3))
+    directions /= jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    colour = FIELD.colour(params, features, directions)
+    assert colour.shape == (4, 50, 3)
+    assert ((colour >= 0.0) & (colour <= 1.0)).all()
+    np.testing.assert_array_equal(FIELD.colour(params, features, -directions), colour)
+    told = dataclasses.replace(params, directional=jnp.ones(()))
+    assert np.abs(FIELD.colour(told, features, -directions) - FIELD.colour(told, features, directions)
+                  ).max() > 1e-3  # fmt: skip
+    # `directional` is told, not learned.
+    gradient = jax.grad(lambda d: jnp.sum(
+        FIELD.colour(dataclasses.replace(told, directional=d), features, directions)
+    ))(jnp.ones(()))  # fmt: skip
+    assert float(gradient) == 0.0
+
+
+@pytest.mark.parametrize("shading", ["ray", "sample"])
+def test_it_is_a_field_for_the_plain_renderer(shading):
+    field = VoxelField(width=8, shading=shading)
+    assert isinstance(field, Field)
+    assert hash(field) == hash(VoxelField(width=8, shading=shading))
+    cells = np.ones((3,) * 3, bool)
+    params = random_params(cells, field=field)
+    start = np.tile(ORIGIN + [-1.0, 0.0, 0.0], (6, 1)) + np.linspace(0.02, 0.58, 6)[:, None] * [
+        0,
+        1,
+        1,
+    ]
+    along = np.tile(np.float32([1.0, 0.0, 0.0]), (6, 1))
+    near, far = np.full(6, 1.0, np.float32), np.full(6, 1.6, np.float32)
+    rays = jax.tree.map(jnp.asarray, Rays(start.astype(np.float32), along, along, near, far))
+
+    def colour(params, rays):
+        return render_rays(field, params, rays, RenderSettings(samples=(20,))).colour
+
+    together = jax.jit(colour)(params, rays)
+    one_by_one = jax.vmap(colour, in_axes=(None, 0))(params, rays)
+    np.testing.assert_allclose(one_by_one, together, atol=1e-6)
+    gradient = jax.grad(lambda p: jnp.sum(colour(p, rays)), allow_int=True)(params)
+    assert float(jnp.max(jnp.abs(gradient.table))) > 0.0
+    assert all(float(jnp.max(jnp.abs(layer["kernel"]))) > 0.0 for layer in gradient.network)
+    # No ray through occupied cells teaches what stands for nothing.
+    assert float(jnp.max(jnp.abs(gradient.table[:64]))) == 0.0
+    single = field.init(jax.random.key(0))
+    assert single.bricks.shape == (2, 2, 2)
+    assert np.asarray(field.density(single, jnp.full((1, 3), 0.5))[0])[0] == pytest.approx(0.03)
