@@ -297,9 +297,9 @@ def _compile_seconds() -> list[float]:
     """A list of one number, which grows by the time that this process spends on compiling."""
     total = [0.0]
 
-    def listen(event: str, seconds: float, **_) -> None:
+    def listen(event: str, duration_secs: float, **_) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            total[0] += seconds
+            total[0] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return total
