@@ -19,7 +19,7 @@ _STEPS_BETWEEN_WAITS = 8
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
 # share of the remaining time that the steps may plan for.
 _MEASURED_SHARE = 0.05
-_PLANNED_SHARE = 0.96
+_PLANNED_SHARE = 0.94
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,11 @@ def fit(
                 f"{values['gradient_norm']}: training has diverged. {trainer.remedy}"
             )
         if is_report or number == total:
-            rate = config.rays_per_batch * (number - reported) / max(now - reported_at, 1e-9)
+            rate = (
+                values.get("rays", config.rays_per_batch)
+                * (number - reported)
+                / max(now - reported_at, 1e-9)
+            )
             yield Progress(state, number, total, values, rate, not plan)
             # Time that the caller spent on the report is not training's.
             reported, reported_at = number, time.perf_counter()

@@ -5,6 +5,7 @@ and the batch of step n is a function of (seed, n) and of what the stage began w
 """
 
 import dataclasses
+import math
 from typing import Any, no_type_check
 
 import jax
@@ -19,9 +20,8 @@ from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import TILE
 from jaxnerf.training import AXIS, TrainingConfig
-
-TILE = 8  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,10 @@ class GrowingConfig:
       resolutions: of the stages: voxels along the longest side of what is known to hold the scene.
       shares: of the steps, at which the second stage begins, the third, ...
       cells: of the occupancy, along the same side.
-      samples: of a ray, at most.
-      lookups: of a ray in the occupancy, at most.
-      budget: samples of a ray, in the mean of a batch; rays that overflow it wait for another batch.
+      samples: of a ray, at most, in a full batch.
+      lookups: of a ray in the occupancy, at most, in a full batch.
+      budget: samples of a ray, in the mean of a full batch. While rays need more, a batch has fewer of
+        them; those that overflow it nevertheless wait for another batch.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden.
@@ -54,9 +55,10 @@ class GrowingConfig:
     opacity_loss: float = 0.1
     final_rate: float = 0.05
 
-    def march(self) -> MarchSettings:
-        """How training's rays walk."""
-        return MarchSettings(self.samples, self.lookups, self.budget)
+    def march(self, share: float = 1.0) -> MarchSettings:
+        """How training's rays walk, in a batch of a share of the rays of a full one."""
+        samples, lookups = (math.ceil(limit / share) for limit in (self.samples, self.lookups))
+        return MarchSettings(samples, lookups, self.budget / share)
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""
@@ -77,6 +79,7 @@ class GrowingState:
       optimizer: Adam's moments of what learns.
       occupancy: where something is.
       tiles: which squares of the photographs can show something, at the stage's beginning.
+      rays: how many a batch has.
     """
 
     step: Int[Array, ""]
@@ -86,6 +89,7 @@ class GrowingState:
     optimizer: Any
     occupancy: Occupancy
     tiles: Bool[Array, "cameras rows columns"]
+    rays: Int[Array, ""]
 
 
 def blank_state(field: VoxelField, config: TrainingConfig) -> GrowingState:
@@ -100,6 +104,7 @@ def blank_state(field: VoxelField, config: TrainingConfig) -> GrowingState:
         optimizer=adam(config).init(learned(params)),
         occupancy=Occupancy(jnp.full((1, 1, 1), 128, jnp.uint8), jnp.zeros(3), one, one),
         tiles=jnp.ones((1, 1, 1), bool),
+        rays=jnp.asarray(config.rays_per_batch, jnp.int32),
     )
 
 
@@ -172,8 +177,8 @@ def growing_step(
 
     Returns:
       The next state, and metrics: "loss", "mse", "learning_rate" (as a share), "gradient_norm",
-      "samples" (a ray), "dropped" and "cut" (shares of the rays that overflowed the budget and had
-      to wait for another batch, and that ran out of samples or lookups).
+      "rays" (drawn), "samples" (a ray), "dropped" and "cut" (shares of the rays that overflowed the
+      budget and had to wait for another batch, and that ran out of samples or lookups).
     """
     (params,) = state.params
     jitter_key, background_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -197,8 +202,8 @@ def growing_step(
 
     def loss_of(learning):
         seen = march_rays(
-            field, merge(learning, params), state.occupancy, rays, growing.march(), None,
-            background, jitter,
+            field, merge(learning, params), state.occupancy, rays,
+            growing.march(whole / config.rays_per_batch), None, background, jitter,
         )  # fmt: skip
         weight = seen.kept.astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weight), 1.0)
@@ -209,6 +214,7 @@ def growing_step(
             loss = loss + growing.opacity_loss * jnp.sum(weight * error) / total
         counts = {
             "mse": mse,
+            "rays": jnp.float32(whole),
             "samples": seen.samples.astype(jnp.float32) / total,
             "dropped": 1.0 - jnp.mean(weight),
             "cut": jnp.mean(seen.cut.astype(jnp.float32)),

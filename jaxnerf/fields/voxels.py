@@ -70,8 +70,8 @@ class VoxelField:
     direction_degree: int = 2
     initial_opacity: float = 0.03
     density_rate: float = 0.7
-    feature_rate: float = 0.15
-    network_rate: float = 5e-3
+    feature_rate: float = 0.3
+    network_rate: float = 1e-2
     shading: Literal["sample", "ray"] = "ray"
 
     def init(self, key: PRNGKeyArray) -> Params:

@@ -1,0 +1,114 @@
+"""Where a scene can be, before anything is learned: the visual hull of its photographs.
+
+The hull (Laurentini, "The visual hull concept", PAMI 1994) is what lies within the silhouette of every
+picture. Silhouettes come from alpha, or from the colour of a background that is known.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxnerf import occupancy as grid
+from jaxnerf.paths import focus_point
+from jaxnerf.scenes import Split
+
+TILE = 8  # pixels
+_COARSE = 64  # cells along the cube, at first
+# Without alpha, a cell is empty where a twentieth of the cameras see the background. One does not count:
+# a highlight can be as white.
+_WITNESSES = 0.05
+
+
+def possible_cells(
+    split: Split, cells: int, background: str
+) -> tuple[Float[np.ndarray, "3"], float, Bool[np.ndarray, "M M M"]]:
+    """The cells of a cube that may hold something, for all that silhouettes tell.
+
+    Args:
+      split: with photographs.
+      cells: along each side of the cube.
+      background: that photographs are trained on, "white", "black" or "random".
+
+    Returns:
+      The corner of the cube, its side, and the cells: all of `scene_cube` where there are no
+      silhouettes, else of a tighter one around the hull.
+    """
+    origin, side = scene_cube(split)
+    shown, witnesses = silhouettes(split, background)
+    whole = np.argwhere(np.ones((_COARSE,) * 3, bool))
+
+    def hull(cell: float, candidates: np.ndarray) -> np.ndarray:
+        centres = (origin + (candidates + 0.5) * cell).astype(np.float32)
+        return candidates[grid.carve(centres, 0.87 * cell, split.cameras, shown, TILE, witnesses)]
+
+    mask = np.ones((cells,) * 3, bool)
+    coarse = whole[:0] if shown.all() else hull(side / _COARSE, whole)
+    if len(coarse):
+        origin, side = tight_cube(origin, side / _COARSE, coarse)
+        # Coarse cells first: there are many in a cube that a few cameras show to be empty.
+        rough = np.zeros((_COARSE,) * 3, bool)
+        rough[tuple(hull(side / _COARSE, whole).T)] = True
+        scaled = np.arange(cells) * _COARSE // cells
+        candidates = np.argwhere(rough[np.ix_(scaled, scaled, scaled)])
+        found = hull(side / cells, candidates)
+        mask[:] = not len(found)
+        mask[tuple(found.T)] = True
+    return origin, side, mask
+
+
+def scene_cube(split: Split) -> tuple[np.ndarray, float]:
+    """The cube that a scene without given bounds is looked for in: (corner, side).
+
+    Around the point nearest to all the cameras' axes; as large as the ball there that the narrowest
+    of the cameras sees whole.
+    """
+    poses = np.asarray(split.cameras.camera_to_world, np.float64)
+    centre = focus_point(poses.astype(np.float32)).astype(np.float64)
+    distance = np.linalg.norm(poses[:, :, 3] - centre, axis=-1)
+    half = 0.5 * np.min(np.asarray(split.cameras.size), axis=-1)
+    tangent = half / np.max(np.asarray(split.cameras.focal), axis=-1)
+    radius = float(np.median(distance * tangent))
+    return centre - radius, 2.0 * radius
+
+
+def has_alpha(split: Split) -> bool:
+    """Whether the photographs' alpha tells the scene from what is behind it."""
+    assert split.images is not None
+    return bool(np.mean(split.images[:, ::4, ::4, 3] < 128) > 0.01)
+
+
+def silhouettes(
+    split: Split, background: str
+) -> tuple[Bool[np.ndarray, "cameras rows columns"], int]:
+    """Which tiles of the photographs show more than the background, and how far that can be trusted.
+
+    Args:
+      split: with photographs.
+      background: that they are trained on; "random" is never recognised.
+
+    Returns:
+      The tiles; and how many cameras must agree that a place is empty.
+    """
+    assert split.images is not None
+    count, height, width = split.images.shape[:3]
+    transparent = has_alpha(split)
+    shown = np.ones((count, -(-height // TILE), -(-width // TILE)), bool)
+    if not transparent and background == "random":
+        return shown, 1
+    bare = np.uint8(255 if background == "white" else 0)
+    for index, image in enumerate(split.images):
+        differs = image[..., 3] > 0
+        if not transparent:
+            # Maximum minus minimum, since bytes do not become negative.
+            colour = image[..., :3]
+            differs = (np.maximum(colour, bare) - np.minimum(colour, bare)).max(axis=-1) > 1
+        padded = np.pad(differs, ((0, -height % TILE), (0, -width % TILE)))
+        shown[index] = padded.reshape(shown.shape[1], TILE, -1, TILE).any(axis=(1, 3))
+    return shown, 1 if transparent else max(2, round(_WITNESSES * count))
+
+
+def tight_cube(origin: np.ndarray, cell: float, cells: np.ndarray) -> tuple[np.ndarray, float]:
+    """The smallest cube around cells, with one cell of margin: (corner, side)."""
+    low, high = cells.min(axis=0) - 1.0, cells.max(axis=0) + 2.0
+    side = float((high - low).max()) * cell
+    middle = origin + 0.5 * (low + high) * cell
+    return middle - 0.5 * side, side

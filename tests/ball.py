@@ -1,0 +1,39 @@
+"""Photographs of a ball whose place and colours are known, for tests."""
+
+import numpy as np
+
+from jaxnerf import Camera
+from jaxnerf.cameras import look_at_pose
+from jaxnerf.scenes import Split
+
+SIDE, FOCAL, RADIUS = 64, 80.0, 0.5
+CENTRE = np.array([0.1, -0.1, 0.05])
+
+
+def photographs(count: int = 12, alpha: bool = True, behind: int = 255) -> Split:
+    """A ball, each point of which has the colour of its place; drawn by the quadratic formula.
+
+    Without alpha, all that is not the ball has one shade of grey.
+    """
+    # Evenly over the sphere.
+    z = 1.0 - (2.0 * np.arange(count) + 1.0) / count
+    angle, across = 2.4 * np.arange(count), np.sqrt(1.0 - z * z)
+    eyes = 3.0 * np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=-1)
+    poses = np.stack([look_at_pose(eye, (0.0, 0.0, 0.0)) for eye in eyes])
+    images = np.full((count, SIDE, SIDE, 4), 0 if alpha else behind, np.uint8)
+    images[..., 3] = 0 if alpha else 255
+    x = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
+    local_rays = np.stack(np.broadcast_arrays(x[None, :], -x[:, None], -1.0), axis=-1)
+    for index, pose in enumerate(poses.astype(np.float64)):
+        along = local_rays @ pose[:, :3].T
+        offset = pose[:, 3] - CENTRE
+        a, b = (along**2).sum(axis=-1), along @ offset
+        inside = b * b - a * (offset @ offset - RADIUS**2)
+        hit = inside > 0.0
+        t = (-b - np.sqrt(np.where(hit, inside, 0.0))) / a
+        normal = (offset + t[..., None] * along) / RADIUS
+        colour = np.clip(127.5 * (1.0 + normal), 0, 255)
+        images[index][hit] = np.concatenate(
+            [colour[hit], np.full((hit.sum(), 1), 255.0)], axis=-1
+        ).astype(np.uint8)
+    return Split(tuple(map(str, range(count))), Camera.pinhole(poses, FOCAL, SIDE, SIDE), images)
