@@ -110,9 +110,15 @@ _OF_NERF = frozenset(
 )
 
 
-def _fast(seconds: float, resolutions: tuple[int, ...], shares: tuple[float, ...]) -> Config:
+def _fast(
+    seconds: float,
+    resolutions: tuple[int, ...],
+    shares: tuple[float, ...],
+    voxels: VoxelField = VoxelField(),
+) -> Config:
     return Config(
         method="voxels",
+        voxels=voxels,
         growing=GrowingConfig(resolutions=resolutions, shares=shares),
         training=TrainingConfig(
             steps=1_000_000,
@@ -140,14 +146,19 @@ _PAPER = Config(
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128), (0.15,))),
+    "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128, 192), (0.12, 0.4))),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 200), (0.05, 0.2)),
+        _fast(300.0, (64, 128, 200), (0.08, 0.25), VoxelField(features=7, width=64)),
     ),
     "half_hour": (
         "the fast field, finer still, in half an hour",
-        _fast(1800.0, (64, 128, 200, 256), (0.02, 0.08, 0.35)),
+        _fast(
+            1800.0,
+            (64, 128, 200, 256),
+            (0.02, 0.08, 0.35),
+            VoxelField(features=7, width=64),
+        ),
     ),
     "nerf_small": (
         "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",
@@ -187,6 +198,7 @@ _NOT_ZERO = frozenset(
         "samples",
         "lookups",
         "budget",
+        "finer",
         "refresh_every",
         "final_rate",
         "initial_opacity",

@@ -1,6 +1,8 @@
 """The training loop, read top to bottom: batches in, reports out."""
 
+import collections
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +21,7 @@ _STEPS_BETWEEN_WAITS = 8
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
 # share of the remaining time that the steps may plan for.
 _MEASURED_SHARE = 0.05
+_INTERVALS = 32
 _PLANNED_SHARE = 0.94
 
 
@@ -123,8 +126,7 @@ def fit(
     state = replicate(state)
     number, total = int(state.step), int(state.total_steps)
     reported, reported_at = number, time.perf_counter()
-    measured_from: tuple[int, float] | None = None
-    begun, begun_at, first_step = number, time.perf_counter(), 0.0
+    begun, pace = number, _Pace(number)
     while number < total:
         state, metrics = trainer.advance(state, number, total)
         number += 1
@@ -132,16 +134,9 @@ def fit(
         if not is_report and number % _STEPS_BETWEEN_WAITS:
             continue
         values = {name: float(value) for name, value in metrics.items()}
-        now = time.perf_counter()
-        if measured_from is None:
-            measured_from, first_step = (number, now), now - begun_at
-        seconds_a_step = agreed((now - measured_from[1]) / max(number - measured_from[0], 1))
-        left = agreed(seconds_left())
-        measured = seconds_a_step * (number - measured_from[0])
-        if plan and 0.0 < measured >= _MEASURED_SHARE * left:
-            training = _PLANNED_SHARE * max(left - trainer.pauses * agreed(first_step), 0.0)
-            fits = int((number + training / seconds_a_step) / trainer.effort)
-            total = max(min(total, fits), number)
+        seconds_a_step, left = pace.arrive(number), agreed(seconds_left())
+        if plan and 0.0 < pace.measured >= _MEASURED_SHARE * left:
+            total = max(min(total, pace.steps_that_fit(left, trainer)), number)
             state = dataclasses.replace(state, total_steps=replicate(np.int32(total)))
             plan, is_report = False, True
         if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
@@ -152,14 +147,51 @@ def fit(
                 f"{values['gradient_norm']}: training has diverged. {trainer.remedy}"
             )
         if is_report or number == total:
-            rate = (
-                values.get("rays", config.rays_per_batch)
-                * (number - reported)
-                / max(now - reported_at, 1e-9)
-            )
+            rays = values.get("rays", config.rays_per_batch) * (number - reported)
+            rate = rays / max(time.perf_counter() - reported_at, 1e-9)
             yield Progress(state, number, total, values, rate, not plan)
             # Time that the caller spent on the report is not training's.
             reported, reported_at = number, time.perf_counter()
+            pace.go_on()
+
+
+class _Pace:
+    """How fast steps go, the same on all hosts.
+
+    Attributes:
+      measured: seconds since the first step's end, as far as they were training's.
+    """
+
+    def __init__(self, number: int):
+        self._number, self._begun = number, time.perf_counter()
+        self._first_step, self.measured = 0.0, 0.0
+        self._intervals: collections.deque[float] = collections.deque(maxlen=_INTERVALS)
+
+    def arrive(self, number: int) -> float:
+        """Say that steps up to a number are done; returns the seconds that one of them takes.
+
+        That is the median of the last intervals: a pause, to compile or because the machine is busy
+        with something else, is no measure of the speed.
+        """
+        spent = agreed(time.perf_counter() - self._begun)
+        if not self._first_step:
+            self._first_step = spent
+        else:
+            self.measured += spent
+            self._intervals.append(spent / (number - self._number))
+        self._number = number
+        self.go_on()
+        return statistics.median(self._intervals) if self._intervals else 0.0
+
+    def go_on(self) -> None:
+        """Leave out the time since the last arrival."""
+        self._begun = time.perf_counter()
+
+    def steps_that_fit(self, left: float, trainer: Trainer) -> int:
+        """The total of steps for which this many seconds are enough."""
+        pauses = trainer.pauses * self._first_step
+        training = _PLANNED_SHARE * max(left - pauses, 0.0) / statistics.median(self._intervals)
+        return int((self._number + training) / trainer.effort)
 
 
 def agreed(value: float) -> float:

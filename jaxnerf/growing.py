@@ -6,7 +6,7 @@ and the batch of step n is a function of (seed, n) and of what the stage began w
 
 import dataclasses
 import math
-from typing import Any, no_type_check
+from typing import Any, Protocol, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,60 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import over
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields import Field, Params
 from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
 from jaxnerf.training import AXIS, TrainingConfig
+
+
+class GrowingField(Field, Protocol):
+    """What growth asks of a field: `jaxnerf.fields.voxels.VoxelField`, or your own.
+
+    Its parameters have an attribute `voxel`, the size of the smallest thing that they can hold.
+    """
+
+    @property
+    def initial_opacity(self) -> float:
+        """Of a voxel, before training."""
+        ...
+
+    @property
+    def density_rate(self) -> float:
+        """Learning rate of what makes density."""
+        ...
+
+    @property
+    def feature_rate(self) -> float:
+        """Learning rate of what makes colour."""
+        ...
+
+    def from_cells(
+        self,
+        key: PRNGKeyArray,
+        cells: Bool[np.ndarray, "M M M"],
+        origin: Float[np.ndarray, "3"],
+        cell: float,
+        voxel: float,
+    ) -> Params:
+        """Parameters before training; see `VoxelField.from_cells`."""
+        ...
+
+    def rates(self, params: Params) -> Params:
+        """Learning rates, each broadcastable to its leaf; None for what has no gradient."""
+        ...
+
+    def refine(
+        self,
+        params: Params,
+        cells: Bool[np.ndarray, "M M M"],
+        origin: Float[np.ndarray, "3"],
+        cell: float,
+        voxel: float,
+    ) -> Params:
+        """The same field with smaller voxels, which may look at directions from now on."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +84,7 @@ class GrowingConfig:
       lookups: of a ray in the occupancy, at most, in a full batch.
       budget: samples of a ray, in the mean of a full batch. While rays need more, a batch has fewer of
         them; those that overflow it nevertheless wait for another batch.
+      finer: samples in each of the lattice's steps; with 2 let budget, samples and lookups be more too.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden.
@@ -49,6 +98,7 @@ class GrowingConfig:
     samples: int = 40
     lookups: int = 64
     budget: float = 8.0
+    finer: int = 1
     refresh_every: int = 250
     empty_below: float = 0.01
     unseen_below: float = 0.01
@@ -58,7 +108,7 @@ class GrowingConfig:
     def march(self, share: float = 1.0) -> MarchSettings:
         """How training's rays walk, in a batch of a share of the rays of a full one."""
         samples, lookups = (math.ceil(limit / share) for limit in (self.samples, self.lookups))
-        return MarchSettings(samples, lookups, self.budget / share)
+        return MarchSettings(samples, lookups, self.budget / share, self.finer)
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""
@@ -92,7 +142,7 @@ class GrowingState:
     rays: Int[Array, ""]
 
 
-def blank_state(field: VoxelField, config: TrainingConfig) -> GrowingState:
+def blank_state(field: GrowingField, config: TrainingConfig) -> GrowingState:
     """A state of the right structure, for a scene of one cell."""
     params = field.init(jax.random.key(config.seed))
     one = jnp.ones((), jnp.float32)
@@ -168,7 +218,7 @@ def growing_step(
     _: Any = None,
     axis_name: str = AXIS,
     *,
-    field: VoxelField,
+    field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
     transparent: bool,

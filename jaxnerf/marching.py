@@ -103,7 +103,7 @@ def march_rays(
     packing = pack(walk.count, int(settings.budget * count))
     ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)
     t = walk.t[slot, ray]
-    positions = _points(rays, ray, t)
+    positions = packed_points(rays, ray, t)
     # What is not used asks at one place, whose values stay in the cache.
     positions = jnp.where(packing.used[:, None], positions, occupancy.origin[None, :])
 
@@ -151,7 +151,7 @@ def march_rays(
     return Marched(rendering, packing.kept, walk.cut, samples, weights, positions)
 
 
-def _points(rays: Rays, ray: Array, t: Array) -> Array:
+def packed_points(rays: Rays, ray: Array, t: Array) -> Array:
     """The points of packed samples.
 
     As a loop over the axes because XLA:CPU would otherwise fuse these gathers into the field's, and

@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxnerf import occupancy as grid
 from jaxnerf.cameras import cast_rays
-from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.growing import (
     GrowingConfig,
+    GrowingField,
     GrowingState,
     adam,
     blank_state,
@@ -35,10 +35,10 @@ from jaxnerf.training import TrainingConfig, local_share, parallel, replicate
 # Batches of this many rays, from all cameras, decide which cells can be seen.
 _VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
 _CELLS_AT_ONCE = 1 << 16
-# What a step costs at a resolution: 1 + 0.06 (resolution / 64)^2, measured on lego and the demo scene, in
-# units of a step at 64: 1.2 to 1.4 at 128, 1.5 to 1.7 at 200. Most of it is Adam's. 3% more for what
-# happens between steps.
-_GROWTH, _BETWEEN = 0.06, 1.03
+# What a step costs at a resolution: 1 + 0.08 (resolution / 64)^2, measured on lego and the demo scene, in
+# units of a step at 64: 1.3 to 1.4 at 128, 1.8 at 200. Most of it is Adam's. 2% more for what happens
+# between steps.
+_GROWTH, _BETWEEN = 0.08, 1.02
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 15% more rays than fit
 # on average are drawn. Within a stage another share must be this many times the old one.
 _SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.15
@@ -49,7 +49,7 @@ class GrowingTrainer:
     """Takes steps of `growing_step`, and grows between them; see `jaxnerf.fitting.Trainer`."""
 
     def __init__(
-        self, split: Split, *, field: VoxelField, growing: GrowingConfig, config: TrainingConfig
+        self, split: Split, *, field: GrowingField, growing: GrowingConfig, config: TrainingConfig
     ):
         """Prepare.
 
@@ -62,14 +62,16 @@ class GrowingTrainer:
         lengths = np.diff([*begins, 1.0])
         cost = 1.0 + _GROWTH * (np.asarray(growing.resolutions) / 64.0) ** 2
         self.effort = _BETWEEN * float(np.sum(lengths * cost / cost[0]))
-        # Each compiles the step again, and the programs that look for what can be seen.
-        self.pauses = 2 * len(growing.shares)
+        # Each stage compiles the step again, and the programs that look for what can be seen; the first
+        # refresh compiles its own.
+        self.pauses = 2 * len(growing.shares) + 1
         self.remedy = (
             f"Lower voxels.density_rate (now {field.density_rate}) or voxels.feature_rate "
             f"(now {field.feature_rate})"
         )
+        self.transparent = has_alpha(split)
         static = {
-            "field": field, "growing": growing, "config": config, "transparent": has_alpha(split)
+            "field": field, "growing": growing, "config": config, "transparent": self.transparent
         }  # fmt: skip
         self._step = parallel(lambda *arguments: growing_step(*arguments, **static))
         self._key = jax.random.key(config.seed)
@@ -108,7 +110,7 @@ def local(state: Any) -> Any:
 
 
 def create_growing_state(
-    field: VoxelField, split: Split, growing: GrowingConfig, config: TrainingConfig
+    field: GrowingField, split: Split, growing: GrowingConfig, config: TrainingConfig
 ) -> GrowingState:
     """The state before the first step: voxels wherever the photographs allow something to be.
 
@@ -151,7 +153,7 @@ def block_size(occupancy: Occupancy, split: Split) -> int:
     return int(np.clip(2 ** np.floor(np.log2(max(0.5 * pixels, 1.0))), 1, 4))
 
 
-def refresh(state: GrowingState, field: VoxelField, empty_below: float) -> GrowingState:
+def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
     """Bring the occupancy up to date: drop cells that have become empty, and note densities."""
     (params,) = state.params
     cells, most, mean = _cell_densities(field, params, state.occupancy)
@@ -166,7 +168,7 @@ def grow(
     state: GrowingState,
     stage: int,
     split: Split,
-    field: VoxelField,
+    field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
 ) -> GrowingState:
@@ -189,7 +191,6 @@ def grow(
         mask[tuple(cells.T)] = True
     cell, voxel = side / growing.cells, side / growing.resolutions[stage]
     params = field.refine(params, mask, origin, cell, voxel)
-    params = dataclasses.replace(params, directional=jnp.ones(()))
     occupancy = Occupancy(
         grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
         jnp.asarray(origin, jnp.float32),
@@ -271,7 +272,7 @@ def _with_cells(occupancy: Occupancy, cells: np.ndarray, density: np.ndarray) ->
 
 
 def _cell_densities(
-    field: VoxelField, params: Any, occupancy: Occupancy
+    field: GrowingField, params: Any, occupancy: Occupancy
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The occupied cells, and the greatest and the mean density at eight points in each."""
     cells = np.argwhere(np.asarray(grid.occupied(occupancy)))
@@ -302,7 +303,7 @@ def _densities_in(field, params, origin, cell, cells):
 def _seen_cells(
     state: GrowingState,
     split: Split,
-    field: VoxelField,
+    field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
 ) -> np.ndarray:
@@ -341,5 +342,8 @@ def _view(field, settings, params, occupancy, cameras, camera, middle):
 @functools.partial(jax.jit, static_argnames=("settings",))
 def _count_samples(settings, occupancy, cameras, camera, middle):
     rays = cast_rays(cameras[camera], middle)
-    walk = grid.march(occupancy, rays, samples=settings.samples, lookups=settings.lookups)
+    walk = grid.march(
+        occupancy, rays,
+        samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
+    )  # fmt: skip
     return walk.count

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 
 def preset_for(seconds: float) -> str:
     """The preset of the fast field that is made for a budget."""
-    if seconds <= 100:
+    if seconds <= 200:
         return "minute"
     return "five_minutes" if seconds <= 900 else "half_hour"
 
@@ -34,6 +35,11 @@ def preset_for(seconds: float) -> str:
 def command(*arguments: str) -> list[str]:
     """A jaxnerf command in this interpreter."""
     return [sys.executable, "-m", "jaxnerf", *arguments]
+
+
+def run_command(arguments: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a command to its end, without what it prints."""
+    subprocess.run(arguments, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def measure(data: str | None, seconds: float, config: str, extra: list[str]) -> dict:
@@ -54,12 +60,7 @@ def measure(data: str | None, seconds: float, config: str, extra: list[str]) -> 
         wall = time.perf_counter() - begun
         if status:
             raise SystemExit(f"training ended with status {status}")
-        subprocess.run(
-            command("eval", str(run), *scene),
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        run_command(command("eval", str(run), *scene), environment)
         results = json.loads((run / "results.json").read_text())
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = rows[-1]
@@ -82,6 +83,23 @@ def measure(data: str | None, seconds: float, config: str, extra: list[str]) -> 
     }
 
 
+def peak_gigabytes() -> float:
+    """The most memory that this process has had."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+
+
+def keep_row(folder: Path, name: str, row: dict) -> list[dict]:
+    """Put a run among those measured before, in the place of one of the same kind; return all."""
+    target = folder / f"{name}.json"
+    kept = json.loads(target.read_text())["runs"] if target.exists() else []
+    kind = row["config"], row["budget"]
+    kept = [old for old in kept if (old["config"], old["budget"]) != kind] + [row]
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    text = json.dumps({"scene": name, "machine": machine, "runs": kept}, indent=1)
+    target.write_text(text + "\n")
+    return kept
+
+
 def plot(rows: list[dict], path: Path) -> None:
     """PSNR over seconds from process start, one line a configuration family."""
     import matplotlib
@@ -90,7 +108,7 @@ def plot(rows: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    families = {"nerf": "the paper's MLP"}
+    families = {"nerf": "the paper's MLP", "hash": "hash grid"}
     for family in sorted({families.get(row["config"].split("_")[0], "voxels") for row in rows}):
         chosen = [
             row for row in rows if families.get(row["config"].split("_")[0], "voxels") == family
@@ -120,8 +138,7 @@ def main() -> None:
     parser.add_argument("extra", nargs="*", help="further flags of jaxnerf train, after --")
     options = parser.parse_args()
     name = options.out or (Path(options.data).name if options.data else "demo")
-    target = HERE / f"{name}.json"
-    kept = json.loads(target.read_text())["runs"] if target.exists() else []
+    kept = []
     data, folder = options.data, None
     if options.opaque:
         folder = tempfile.TemporaryDirectory()
@@ -129,12 +146,7 @@ def main() -> None:
     for seconds in map(float, options.budgets.split(",")):
         row = measure(data, seconds, options.config or preset_for(seconds), options.extra)
         print(json.dumps(row), flush=True)
-        kept = [
-            old for old in kept if (old["config"], old["budget"]) != (row["config"], row["budget"])
-        ] + [row]
-        machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-        text = json.dumps({"scene": name, "machine": machine, "runs": kept}, indent=1)
-        target.write_text(text + "\n")
+        kept = keep_row(HERE, name, row)
     try:
         plot(kept, HERE / f"{name}.png")
     except ImportError:

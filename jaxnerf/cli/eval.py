@@ -97,7 +97,7 @@ def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, 
         results |= {
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,
-            "train_rays": run.step * run.config.training.rays_per_batch,
+            "train_rays": _rays_drawn(rows, run.config.training.rays_per_batch),
         }
         name = "results.json" if split == "test" else f"results_{split}.json"
         evaluation.write_json(run.folder / name, results)
@@ -107,6 +107,12 @@ def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, 
         f"{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
     return results
+
+
+def _rays_drawn(rows: list[dict[str, Any]], full_batch: int) -> int:
+    """How many rays training took, by its reports: of the fast field batches differ in size."""
+    steps = np.diff([0, *(row["step"] for row in rows)])
+    return int(sum(n * row.get("rays", full_batch) for n, row in zip(steps, rows, strict=True)))
 
 
 def _metrics(values: dict[str, Any]) -> str:

@@ -157,6 +157,9 @@ class VoxelField:
     ) -> VoxelParams:
         """The same field on another lattice: finer, or with bricks only where cells hold something.
 
+        From now on the network is told the whole direction. (Colours that depend on it are learned
+        worse while there is no geometry yet, and hinder that.)
+
         Args:
           params: of this field.
           cells, origin, cell: as in `from_cells`.
@@ -180,6 +183,7 @@ class VoxelField:
             table=jnp.asarray(values),
             origin=jnp.asarray(origin, jnp.float32),
             voxel=jnp.asarray(voxel, jnp.float32),
+            directional=jnp.ones(()),
         )
 
 

@@ -103,7 +103,7 @@ def weighted_rows(
 
     Raises:
       ValueError: there is no such implementation.
-      NotImplementedError: "pallas" is lowered for TPU.
+      NotImplementedError: by JAX, where "pallas" is lowered for a TPU, which cannot gather rows so.
     """
     chosen = _known("weighted_rows", implementation)
     return interpolation.weighted_rows(table, rows, weights, chosen)

@@ -1,0 +1,96 @@
+"""How fast a trained fast field is rendered, and what skipping empty space and ending rays changes.
+
+    jaxnerf train --data nerf_synthetic/lego --config five_minutes --out runs/lego
+    python experiments/render_speed/render_speed.py runs/lego
+
+Renders test views by `march_image` with one and two samples a voxel, once compiled, and compares with the
+plain renderings: of the same samples with no cell skipped and no ray ended, and of `render_image` with
+many samples a ray. Left in the folder of this file: NAME_OF_THE_RUN.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnerf import load_run, render_image
+from jaxnerf.cli.common import use_all_cores
+from jaxnerf.evaluation import psnr
+from jaxnerf.marching import MarchSettings, march_image
+from jaxnerf.occupancy import encode
+from jaxnerf.rendering import RenderSettings
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--views", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=1024, help="of the plain renderer, a ray")
+    options = parser.parse_args()
+    use_all_cores()
+    run = load_run(options.run)
+    if run.occupancy is None:
+        raise SystemExit(f"{options.run}: not of the fast field")
+    cameras = run.scene.splits["test"].cameras
+    occupancy = jax.tree.map(jnp.asarray, run.occupancy)
+    cells = occupancy.cells.shape
+    # All cells hold something, and too little for a ray to end.
+    everywhere = dataclasses.replace(
+        occupancy, cells=encode(jnp.ones(cells, bool), jnp.full(cells, 1e-6))
+    )
+    chosen = range(0, len(cameras), max(len(cameras) // options.views, 1))
+    rows: dict[str, dict] = {}
+    for finer in (1, 2):
+        settings = MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
+        unskipped = MarchSettings(512 * finer, 512 * finer, 300.0 * finer, finer)
+        seconds, alike, many = [], [], []
+        for index in (chosen[0], *chosen):
+            begun = time.perf_counter()
+            seen = march_image(
+                run.config.voxels, run.params[0], occupancy, cameras[index], settings,
+                far=run.scene.far, background=run.background,
+            ).colour  # fmt: skip
+            seconds.append(time.perf_counter() - begun)
+        for index in chosen:
+            seen, plain = (
+                march_image(
+                    run.config.voxels, run.params[0], where, cameras[index], how,
+                    far=run.scene.far, background=run.background, chunk=size,
+                ).colour
+                for where, how, size in ((occupancy, settings, 0), (everywhere, unskipped, 1024))
+            )  # fmt: skip
+            alike.append(psnr(np.asarray(seen), np.asarray(plain)))
+            exact = render_image(
+                run.config.fields(), run.params, cameras[index],
+                RenderSettings(samples=(options.samples,)),
+                near=run.scene.near, far=run.scene.far, background=run.background,
+            ).colour  # fmt: skip
+            many.append(psnr(np.asarray(seen), np.asarray(exact)))
+        rows[f"{finer} a voxel"] = {
+            "seconds_a_frame": round(statistics.median(seconds[1:]), 3),
+            "psnr_to_the_same_samples_unskipped": round(float(np.mean(alike)), 1),
+            f"psnr_to_{options.samples}_samples_a_ray": round(float(np.mean(many)), 1),
+        }
+        print(f"{finer} a voxel", rows[f"{finer} a voxel"], flush=True)
+    figures = {
+        "run": options.run.name,
+        "size": np.asarray(cameras[0].size).tolist(),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}",
+        "devices": [str(device) for device in jax.devices()],
+        **rows,
+    }
+    target = Path(__file__).parent / f"{options.run.name}.json"
+    target.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

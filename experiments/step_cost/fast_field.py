@@ -1,0 +1,273 @@
+"""What a training step of the fast field costs, part by part, against what the machine can do.
+
+    python experiments/step_cost/fast_field.py --data nerf_synthetic/lego --save lego.json
+
+Trains a preset for some steps, then times programs that each do one part more than the one before, on
+all devices and in turn, and prints the differences. Beside each are the bytes that the part must move
+and its floating-point operations, counted from the arrays' shapes, and the share of the part's time in
+which the machine, at the speed of its own copies and matrix products (measured here too), could have
+done that.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnerf.cameras import cast_rays
+from jaxnerf.cli.common import use_all_cores
+from jaxnerf.config import Config, preset
+from jaxnerf.fitting import fit
+from jaxnerf.growing import growing_step, learned, merge, sample_blocks
+from jaxnerf.marching import march_rays, packed_points
+from jaxnerf.occupancy import march, pack
+from jaxnerf.scenes import load_scene
+from jaxnerf.stages import GrowingTrainer, block_size, create_growing_state, local
+from jaxnerf.training import AXIS, local_share, parallel, replicate
+
+_FLOAT = 4  # bytes
+
+
+def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
+    """Per-device programs of (state, batch, key, cameras, nothing), each with a part more."""
+    field, growing, training = config.voxels, config.growing, config.training
+
+    def settings(batch):
+        rays = batch.camera.shape[0] * jax.lax.axis_size(AXIS)
+        return growing.march(rays / training.rays_per_batch)
+
+    def walk(batch, cameras, state):
+        rays, limits = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle)), settings(batch)
+        return rays, march(
+            state.occupancy, rays,
+            samples=limits.samples, lookups=limits.lookups, finer=limits.finer,
+        )  # fmt: skip
+
+    def marching(state, batch, key, cameras, _):
+        found = walk(batch, cameras, state)[1]
+        return found.t, found.count
+
+    def points(state, batch, key, cameras, _):
+        rays, found = walk(batch, cameras, state)
+        limits = settings(batch)
+        packing = pack(found.count, int(limits.budget * batch.camera.shape[0]))
+        slot = jnp.clip(packing.slot, 0, limits.samples - 1)
+        positions = packed_points(rays, packing.ray, found.t[slot, packing.ray])
+        return jnp.where(packing.used[:, None], positions, state.occupancy.origin[None, :])
+
+    def density(state, *rest):
+        return field.density(state.params[0], points(state, *rest))
+
+    def rendering(state, batch, key, cameras, _, learning=None):
+        (params,) = state.params
+        rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
+        params = params if learning is None else merge(learning, params)
+        return march_rays(field, params, state.occupancy, rays, settings(batch)).rendering.colour
+
+    def gradients(state, *rest):
+        def loss(learning):
+            return jnp.mean((rendering(state, *rest, learning=learning) - 0.5) ** 2)
+
+        return jax.grad(loss)(learned(state.params[0]))
+
+    def mean(state, *rest):
+        return jax.lax.pmean(gradients(state, *rest), AXIS)
+
+    def step(*arguments):
+        return growing_step(
+            *arguments, field=field, growing=growing, config=training, transparent=transparent
+        )
+
+    return {
+        "marching": marching, "packing": points, "density": density,
+        "colour, compositing": rendering, "backward": gradients, "mean of devices": mean,
+        "update": step,
+    }  # fmt: skip
+
+
+def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples: int) -> dict:
+    """(bytes, floating-point operations) of each part for the whole batch, from shapes alone.
+
+    Args:
+      config: of the step.
+      state: on the host.
+      rays: of the batch.
+      looked: lookups a ray.
+      samples: of the batch.
+    """
+    field, table = config.voxels, np.asarray(state.params[0].table)
+    numbers, devices = table.shape[1], jax.device_count()
+    slots = int(config.growing.budget * config.training.rays_per_batch)
+    inputs = field.features + (field.direction_degree + 1) ** 2
+    network = 2 * rays * (inputs * field.width + field.width**2 + 3 * field.width)
+    gathered = 8 * numbers * _FLOAT * samples
+    whole = table.size * _FLOAT
+    return {
+        # A byte of the grid, a slot, and about thirty operations for each lookup.
+        "marching": (looked * rays * (1 + _FLOAT), 30 * looked * rays),
+        "packing": (slots * 5 * _FLOAT, 10 * slots),
+        # Eight rows and numbers of bricks read, one row written.
+        "density": (
+            gathered + 8 * _FLOAT * samples + slots * numbers * _FLOAT,
+            samples * 8 * (2 * numbers + 3),
+        ),
+        "colour, compositing": (2 * slots * numbers * _FLOAT, network + 10 * samples),
+        # The gradient is cleared, then eight rows a sample are read, added to and written.
+        "backward": (
+            devices * whole + 3 * gathered,
+            2 * network + samples * 8 * 2 * numbers + 10 * samples,
+        ),
+        "mean of devices": (devices * 3 * whole, devices * table.size),
+        # Gradient, two moments and the table are read, all but the gradient written.
+        "update": (devices * 7 * whole, devices * 12 * table.size),
+    }
+
+
+def machine_limits() -> tuple[float, float]:
+    """Bytes a second of copying, and floating-point operations a second of products, all devices."""
+    count = jax.device_count()
+    large = jax.pmap(lambda _: jnp.ones((1 << 24,)))(jnp.arange(count))
+    square = jax.pmap(lambda _: jnp.ones((2048, 2048)))(jnp.arange(count))
+    copy, product = jax.pmap(lambda x: x + 1.0), jax.pmap(lambda x: x @ x)
+    moved = seconds_of(lambda: copy(large), 7)
+    multiplied = seconds_of(lambda: product(square), 7)
+    return count * 2 * _FLOAT * (1 << 24) / moved, count * 2 * 2048**3 / multiplied
+
+
+def seconds_of(run: Callable, repeats: int) -> float:
+    """The median time of a function whose results are waited for, after one that compiles."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def cumulative_seconds(parts: dict[str, Callable], state, batches, constant, repeats: int) -> dict:
+    """The median time of each program, in turn, so that a busy moment hits all."""
+    programs = {}
+    for name, part in parts.items():
+        if name == "update":
+            programs[name] = parallel(part)
+        else:
+            out = None if name == "mean of devices" else 0
+            programs[name] = jax.pmap(
+                part, axis_name=AXIS, in_axes=(None, 0, None, None, None), out_axes=out
+            )
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for repeat in range(repeats + 2):
+        for name, program in programs.items():
+            batch = batches[repeat % len(batches)]
+            begun = time.perf_counter()
+            result = jax.block_until_ready(program(state, batch, *constant))
+            if repeat > 1:  # those before compile
+                times[name].append(time.perf_counter() - begun)
+            if name == "update":  # it took the old state's memory
+                state = result[0]
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    """Train, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", help="folder of the scene; the demo scene by default")
+    parser.add_argument("--preset", default="five_minutes")
+    parser.add_argument("--steps", type=int, default=1000, help="of training before")
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--save", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    config = preset(options.preset)
+    use_all_cores(config.training.rays_per_batch)
+    training = dataclasses.replace(config.training, steps=options.steps, max_seconds=0.0)
+    config = dataclasses.replace(config, training=training)
+
+    split = load_scene(options.data, images=("train",)).splits["train"]
+    trainer = GrowingTrainer(split, field=config.voxels, growing=config.growing, config=training)
+    state = create_growing_state(config.voxels, split, config.growing, training)
+    *_, last = fit(state, trainer, report_every=50)
+    kept = local(last.state)
+    tiles, rays = np.argwhere(kept.tiles).astype(np.int32), int(kept.rays)
+    block = block_size(kept.occupancy, split)
+    batches = [
+        local_share(sample_blocks(split, tiles, block, rays, 1, number)) for number in range(8)
+    ]
+    constant = jax.random.key(0), replicate(split.cameras), replicate(np.float32(0.0))
+    parts = parts_of_a_step(config, trainer.transparent)
+    total = cumulative_seconds(parts, replicate(kept), batches, constant, options.repeats)
+    bandwidth, peak = machine_limits()
+    samples = int(last.metrics["samples"] * rays)
+    work = work_of_parts(
+        config, kept, rays, lookups_a_ray(config, kept, split, batches[0]), samples
+    )
+    rows, before = [], 0.0
+    for name, seconds in total.items():
+        moved, operations = work[name]
+        least = max(moved / bandwidth, operations / peak)
+        spent, before = seconds - before, seconds
+        rows.append(
+            {
+                "part": name,
+                "milliseconds": round(1e3 * spent, 2),
+                "megabytes": round(moved / 1e6, 2),
+                "megaflop": round(operations / 1e6, 2),
+                "share_of_limit": round(least / spent, 3) if spent > 0.0 else None,
+            }
+        )
+    figures = {
+        "scene": Path(options.data).name if options.data else "demo",
+        "preset": options.preset,
+        "voxels": config.growing.resolutions[-1],
+        "rows": kept.params[0].table.shape[0],
+        "rays": rays,
+        "samples": samples,
+        "gigabytes_a_second": round(bandwidth / 1e9, 1),
+        "gigaflops": round(peak / 1e9, 1),
+        "devices": [str(device) for device in jax.devices()],
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}",
+        "step_milliseconds": round(1e3 * total["update"], 2),
+        "rays_a_second": round(rays / total["update"]),
+        "parts": rows,
+    }
+    for name, value in figures.items():
+        if name != "parts":
+            print(f"{name:22} {value}")
+    print(f"\n{'part':22}{'ms':>8}{'MB':>9}{'MFLOP':>9}  share of the machine's limit")
+    for row in rows:
+        print(
+            f"{row['part']:22}{row['milliseconds']:8.2f}{row['megabytes']:9.2f}"
+            f"{row['megaflop']:9.2f}  {row['share_of_limit']}"
+        )
+    if options.save:
+        options.save.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def lookups_a_ray(config: Config, state: Any, split: Any, batch: Any) -> float:
+    """How often a ray looks into the occupancy before it ends, by trying every limit."""
+    here = jax.tree.map(jnp.asarray, state.occupancy)
+    rays = cast_rays(split.cameras[batch.camera[0]], jnp.asarray(batch.middle[0]))
+    limits = config.growing.march()
+    alive = [
+        float(
+            jnp.mean(
+                march(here, rays, samples=limits.samples, lookups=each, finer=limits.finer).cut
+            )
+        )
+        for each in range(1, limits.lookups + 1, 4)
+    ]
+    return 4.0 * sum(alive)
+
+
+if __name__ == "__main__":
+    main()

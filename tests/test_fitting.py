@@ -1,0 +1,72 @@
+"""The loop's plan, against a clock that only training moves."""
+
+import dataclasses
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from jaxnerf import fitting
+from jaxnerf.training import TrainingConfig, TrainState
+
+
+class Clockwork:
+    """A trainer whose steps take known times, and do nothing else."""
+
+    config = TrainingConfig(rays_per_batch=100)
+    remedy = ""
+
+    def __init__(self, seconds_of_step, effort: float = 1.0, pauses: int = 0):
+        self.now, self.seconds_of_step = 0.0, seconds_of_step
+        self.effort, self.pauses = effort, pauses
+
+    def advance(self, state, number, total):
+        self.now += self.seconds_of_step(number, total)
+        metrics = {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(1.0)}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+
+def run(monkeypatch, trainer: Clockwork, seconds: float):
+    clock = types.SimpleNamespace(perf_counter=lambda: trainer.now)
+    monkeypatch.setattr(fitting, "time", clock)
+    state = TrainState(jnp.int32(0), jnp.int32(1_000_000), (), ())
+    left = lambda: seconds - trainer.now  # noqa: E731
+    return list(fitting.fit(state, trainer, seconds_left=left, plan=True))
+
+
+def test_the_plan_fills_the_budget(monkeypatch):
+    trainer = Clockwork(lambda number, total: 2.0 if number == 0 else 0.01)
+    reports = run(monkeypatch, trainer, 20.0)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.9 * 20.0 < trainer.now < 20.0
+    fixed = [report for report in reports if report.fixed]
+    assert {report.total_steps for report in fixed} == {reports[-1].step}
+    # Fixed once, when a twentieth of what was left has been measured.
+    assert 80 <= fixed[0].step <= 110
+    assert fixed[0].rays_per_second == pytest.approx(100 / 0.01, rel=0.01)
+
+
+def test_a_pause_while_the_speed_is_measured_does_not_shorten_the_run(monkeypatch):
+    trainer = Clockwork(lambda number, total: {0: 2.0, 30: 1.5}.get(number, 0.01))
+    reports = run(monkeypatch, trainer, 40.0)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.9 * 40.0 < trainer.now < 40.0
+
+
+def test_later_stages_and_the_pauses_between_them_are_planned_for(monkeypatch):
+    def seconds(number, total):
+        if number in (0, total // 4):  # compilation
+            return 2.0
+        return 0.01 if number < total // 4 else 0.03
+
+    trainer = Clockwork(seconds, effort=0.25 + 0.75 * 3.0, pauses=1)
+    reports = run(monkeypatch, trainer, 60.0)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.85 * 60.0 < trainer.now < 60.0
+
+
+def test_a_run_that_becomes_slower_than_planned_ends_in_time(monkeypatch):
+    trainer = Clockwork(lambda number, total: 0.01 if number < 500 else 0.05)
+    reports = run(monkeypatch, trainer, 20.0)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 19.0 < trainer.now <= 20.0
