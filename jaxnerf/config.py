@@ -156,7 +156,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         _fast(
             1800.0,
             (64, 128, 200, 256),
-            (0.02, 0.08, 0.35),
+            (0.05, 0.15, 0.4),
             VoxelField(features=7, width=64),
         ),
     ),

@@ -14,7 +14,7 @@ from jaxnerf.config import Config
 from jaxnerf.growing import blank_state
 from jaxnerf.scenes import Scene
 from jaxnerf.stages import GrowingTrainer, create_growing_state
-from jaxnerf.training import NerfTrainer, TrainingConfig, create_state, replicate
+from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state, replicate
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
@@ -192,12 +192,3 @@ class _Pace:
         pauses = trainer.pauses * self._first_step
         training = _PLANNED_SHARE * max(left - pauses, 0.0) / statistics.median(self._intervals)
         return int((self._number + training) / trainer.effort)
-
-
-def agreed(value: float) -> float:
-    """The first process's number, on all: clocks differ, and decisions must not."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))

@@ -1,7 +1,8 @@
 """Training of fields that grow from coarse to fine: what a step is. (`jaxnerf.stages` is the growth.)
 
 As in `jaxnerf.training`, the step is written for one device with an explicit mean over the named axis,
-and the batch of step n is a function of (seed, n) and of what the stage began with.
+and the batch of step n is a function of (seed, n), of what the stage began with, and of the state's
+number of rays.
 """
 
 import dataclasses
@@ -87,7 +88,7 @@ class GrowingConfig:
       finer: samples in each of the lattice's steps; with 2 let budget, samples and lookups be more too.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
-      unseen_below: weight in every picture below which a cell counts as hidden.
+      unseen_below: weight in every picture below which a cell counts as hidden; 0 keeps hidden cells.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
       final_rate: learning rates decay exponentially to this share of themselves.
     """
@@ -109,6 +110,11 @@ class GrowingConfig:
         """How training's rays walk, in a batch of a share of the rays of a full one."""
         samples, lookups = (math.ceil(limit / share) for limit in (self.samples, self.lookups))
         return MarchSettings(samples, lookups, self.budget / share, self.finer)
+
+    def march_for_pictures(self) -> MarchSettings:
+        """How pictures' rays walk: with two samples a step, or as many as in training if more."""
+        finer = max(2, self.finer)
+        return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""

@@ -77,6 +77,7 @@ class Run:
                 self.params[0],
                 self.occupancy,
                 camera,
+                self.config.growing.march_for_pictures(),
                 with_normals=with_normals,
                 far=self.scene.far,
                 background=behind,

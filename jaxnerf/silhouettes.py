@@ -14,8 +14,9 @@ from jaxnerf.scenes import Split
 TILE = 8  # pixels
 _COARSE = 64  # cells along the cube, at first
 # Without alpha, a cell is empty where a twentieth of the cameras see the background. One does not count:
-# a highlight can be as white.
-_WITNESSES = 0.05
+# a highlight can be as white. And that only where half of the pictures' margins are bare: else it is a
+# wall or a sky that has this colour.
+_WITNESSES, _BARE_MARGIN = 0.05, 0.5
 
 
 def possible_cells(
@@ -83,7 +84,8 @@ def silhouettes(
 
     Args:
       split: with photographs.
-      background: that they are trained on; "random" is never recognised.
+      background: that they are trained on. Without alpha it is recognised by its colour, unless it is
+        "random" or covers less than half of the pictures' margins.
 
     Returns:
       The tiles; and how many cameras must agree that a place is empty.
@@ -103,7 +105,13 @@ def silhouettes(
             differs = (np.maximum(colour, bare) - np.minimum(colour, bare)).max(axis=-1) > 1
         padded = np.pad(differs, ((0, -height % TILE), (0, -width % TILE)))
         shown[index] = padded.reshape(shown.shape[1], TILE, -1, TILE).any(axis=(1, 3))
-    return shown, 1 if transparent else max(2, round(_WITNESSES * count))
+    if transparent:
+        return shown, 1
+    margin = np.ones(shown.shape[1:], bool)
+    margin[1:-1, 1:-1] = False
+    if np.mean(~shown[:, margin]) < _BARE_MARGIN:
+        shown[:] = True
+    return shown, max(2, round(_WITNESSES * count))
 
 
 def tight_cube(origin: np.ndarray, cell: float, cells: np.ndarray) -> tuple[np.ndarray, float]:

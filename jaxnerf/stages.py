@@ -30,7 +30,7 @@ from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube
-from jaxnerf.training import TrainingConfig, local_share, parallel, replicate
+from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, replicate
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
 _VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
@@ -85,7 +85,9 @@ class GrowingTrainer:
         growing, stage = self._growing, self._growing.stage(number, total)
         if number != self._next:
             # Read once, and not at every step, which would wait for the device.
-            self._stage, self._rays, self._tiles = int(state.stage), int(state.rays), None
+            self._stage, self._tiles = int(state.stage), None
+            # Saved on other devices, perhaps.
+            self._rays = _divisible(int(state.rays), jax.device_count())
         self._next = number + 1
         changed = None
         if stage > self._stage:
@@ -95,7 +97,8 @@ class GrowingTrainer:
             changed = refresh(local(state), self._field, 0.3 * growing.empty_below)
             changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
         if changed is not None:
-            self._rays, state = int(changed.rays), replicate(changed)
+            state = replicate(changed)
+            self._rays = _divisible(int(changed.rays), jax.device_count())
         if self._tiles is None or self._tiles[0] != stage:
             tiles = np.argwhere(np.asarray(state.tiles)).astype(np.int32)
             self._tiles = stage, tiles, block_size(state.occupancy, self._split)
@@ -175,11 +178,12 @@ def grow(
     """Begin a stage: a finer lattice, on the cells that hold something that some camera sees."""
     state = refresh(state, field, growing.empty_below)
     (params,) = state.params
-    seen = _seen_cells(state, split, field, growing, config)
-    cells = np.argwhere(
-        np.asarray(grid.occupied(state.occupancy)) & np.asarray(grid.dilate(jnp.asarray(seen)))
-    )
     old = state.occupancy
+    kept = np.asarray(grid.occupied(old))
+    if growing.unseen_below > 0.0:
+        seen = _seen_cells(state, split, field, growing, config)
+        kept = kept & np.asarray(grid.dilate(jnp.asarray(seen)))
+    cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
@@ -229,7 +233,8 @@ def size_batch(
     counts = _count_samples(limits, state.occupancy, split.cameras, *rays)
     fits = _OVERDRAWN * growing.budget / max(float(np.mean(np.asarray(counts))), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
-    number, now = int(full * share) // devices * devices or full, int(state.rays)
+    number = int(agreed(float(_divisible(int(full * share), devices))))
+    now = int(state.rays)
     if max(number / now, now / number) < least_factor:
         return state
     return dataclasses.replace(state, rays=jnp.asarray(number, jnp.int32))
@@ -322,6 +327,11 @@ def _seen_cells(
         cells = np.clip(cells, 0, seen.shape[0] - 1)
         seen[tuple(cells.T)] = True
     return seen
+
+
+def _divisible(rays: int, devices: int) -> int:
+    """The most rays, at most so many, that the devices share evenly; one each at least."""
+    return max(rays // devices, 1) * devices
 
 
 def _random_rays(split: Split, tiles: np.ndarray, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -312,6 +312,15 @@ def replicate(tree: Any) -> Any:
     )
 
 
+def agreed(value: float) -> float:
+    """The first process's number, on all: clocks differ, and decisions must not."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
 def local_share(batch: Any) -> Any:
     """This host's part of a global batch, with a leading dimension of its devices.
 

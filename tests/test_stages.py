@@ -28,9 +28,10 @@ from jaxnerf.stages import (
 from jaxnerf.training import TrainingConfig
 
 FIELD = VoxelField(width=8)
-# A stage begins at step 24, and the occupancy is brought up to date at steps 9, 18, 27, ...
+# A stage begins at step 24, and the occupancy is brought up to date at steps 9, 18, 27, ... The budget
+# is small enough that batches grow meanwhile.
 GROWING = GrowingConfig(
-    resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=12.0,
+    resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=2.0,
     refresh_every=9,
 )  # fmt: skip
 CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
@@ -131,6 +132,8 @@ def test_training_learns_the_ball_over_two_stages(split, whole_run):
     assert {"loss", "mse", "samples", "dropped", "cut"} <= reports[-1].metrics.keys()
     assert reports[-1].metrics["samples"] > 1.0
     assert reports[-1].metrics["learning_rate"] == pytest.approx(0.05 ** (59 / 60), rel=1e-4)
+    sizes = [report.metrics["rays"] for report in reports]
+    assert sizes[0] < max(sizes)
     before, last = states[24], states[60]
     assert (int(before.stage), int(last.stage)) == (0, 1)
     assert float(last.params[0].voxel) < float(before.params[0].voxel)
@@ -226,8 +229,20 @@ def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
 
 
 def test_a_batch_keeps_its_size_unless_much_is_gained(split):
+    growing = dataclasses.replace(GROWING, budget=12.0)
     state = dataclasses.replace(first_state(split), rays=jnp.int32(192))
-    assert int(size_batch(state, split, GROWING, CONFIG, least_factor=1.6).rays) == 192
-    assert int(size_batch(state, split, GROWING, CONFIG).rays) == 256
+    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 192
+    assert int(size_batch(state, split, growing, CONFIG).rays) == 256
     state = dataclasses.replace(state, rays=jnp.int32(64))
-    assert int(size_batch(state, split, GROWING, CONFIG, least_factor=1.6).rays) == 256
+    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 256
+
+
+def test_hidden_cells_can_be_kept(split):
+    # Dense throughout, so that only the skin is seen.
+    before = local(with_density(first_state(split), 9.0))
+    kept, seen = (
+        np.asarray(occupied(grow(before, 1, split, FIELD, growing, CONFIG).occupancy)).sum()
+        for growing in (dataclasses.replace(GROWING, unseen_below=0.0), GROWING)
+    )
+    assert kept == np.asarray(occupied(before.occupancy)).sum()
+    assert seen < kept

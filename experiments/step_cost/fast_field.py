@@ -6,7 +6,7 @@ Trains a preset for some steps, then times programs that each do one part more t
 all devices and in turn, and prints the differences. Beside each are the bytes that the part must move
 and its floating-point operations, counted from the arrays' shapes, and the share of the part's time in
 which the machine, at the speed of its own copies and matrix products (measured here too), could have
-done that.
+done that. The last part, the update, is all that is left of a step: random numbers, target colours, Adam.
 """
 
 import argparse
@@ -207,7 +207,7 @@ def main() -> None:
     parts = parts_of_a_step(config, trainer.transparent)
     total = cumulative_seconds(parts, replicate(kept), batches, constant, options.repeats)
     bandwidth, peak = machine_limits()
-    samples = int(last.metrics["samples"] * rays)
+    samples = int(last.metrics["samples"] * rays * (1.0 - last.metrics["dropped"]))
     work = work_of_parts(
         config, kept, rays, lookups_a_ray(config, kept, split, batches[0]), samples
     )
@@ -257,7 +257,7 @@ def lookups_a_ray(config: Config, state: Any, split: Any, batch: Any) -> float:
     """How often a ray looks into the occupancy before it ends, by trying every limit."""
     here = jax.tree.map(jnp.asarray, state.occupancy)
     rays = cast_rays(split.cameras[batch.camera[0]], jnp.asarray(batch.middle[0]))
-    limits = config.growing.march()
+    limits = config.growing.march(int(state.rays) / config.training.rays_per_batch)
     alive = [
         float(
             jnp.mean(

@@ -8,6 +8,7 @@ say what leaving a thing out saves. Left in the folder of this file: ablation_NA
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -19,7 +20,12 @@ CHANGES = {
     "empty cells are kept": ["--growing.empty_below=0"],
     "hidden cells are kept": ["--growing.unseen_below=0"],
     "rates do not decay": ["--growing.final_rate=1"],
-    "twice the samples": ["--growing.finer=2", "--growing.budget=16", "--growing.samples=80"],
+    "twice the samples": [
+        "--growing.finer=2",
+        "--growing.budget=16",
+        "--growing.samples=80",
+        "--growing.lookups=104",
+    ],
 }
 
 
@@ -27,13 +33,16 @@ def measure(data: str | None, steps: int, change: list[str]) -> dict:
     """Train with a change, measure all test views."""
     with tempfile.TemporaryDirectory() as folder:
         run, scene = Path(folder) / "run", ["--data", data] if data else []
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
         run_command(
             command(
                 "train", *scene, "--out", str(run), "--config", "minute", "--noevaluate",
-                "--max_steps", str(steps), "--max_seconds", "0", *change,
-            )
+                "--max_steps", str(steps), "--max_seconds", "0", "--checkpoint_seconds", "1000000",
+                *change,
+            ),
+            environment,
         )  # fmt: skip
-        run_command(command("eval", str(run), *scene))
+        run_command(command("eval", str(run), *scene), environment)
         results = json.loads((run / "results.json").read_text())
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return {

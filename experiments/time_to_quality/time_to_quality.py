@@ -108,7 +108,7 @@ def plot(rows: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    families = {"nerf": "the paper's MLP", "hash": "hash grid"}
+    families = {"nerf": "the paper's MLP", "paper": "the paper's MLP", "hash": "hash grid"}
     for family in sorted({families.get(row["config"].split("_")[0], "voxels") for row in rows}):
         chosen = [
             row for row in rows if families.get(row["config"].split("_")[0], "voxels") == family
@@ -137,7 +137,11 @@ def main() -> None:
     )
     parser.add_argument("extra", nargs="*", help="further flags of jaxnerf train, after --")
     options = parser.parse_args()
+    if options.opaque and not options.data:
+        parser.error("--opaque needs --data")
     name = options.out or (Path(options.data).name if options.data else "demo")
+    if options.opaque and not options.out:
+        name += "_opaque"
     kept = []
     data, folder = options.data, None
     if options.opaque:

@@ -97,7 +97,7 @@ def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, 
         results |= {
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,
-            "train_rays": _rays_drawn(rows, run.config.training.rays_per_batch),
+            "train_rays": _rays_drawn(rows, run.step, run.config.training.rays_per_batch),
         }
         name = "results.json" if split == "test" else f"results_{split}.json"
         evaluation.write_json(run.folder / name, results)
@@ -109,10 +109,17 @@ def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, 
     return results
 
 
-def _rays_drawn(rows: list[dict[str, Any]], full_batch: int) -> int:
-    """How many rays training took, by its reports: of the fast field batches differ in size."""
-    steps = np.diff([0, *(row["step"] for row in rows)])
-    return int(sum(n * row.get("rays", full_batch) for n, row in zip(steps, rows, strict=True)))
+def _rays_drawn(rows: list[dict[str, Any]], steps: int, full_batch: int) -> int:
+    """How many rays so many steps drew, by training's reports: the fast field's batches differ.
+
+    Each report speaks for the steps since the one before; full batches where there is none.
+
+    >>> _rays_drawn([{"step": 1, "rays": 64.0}, {"step": 11, "rays": 32.0}], steps=12, full_batch=64)
+    448
+    """
+    ends = [0, *(row["step"] for row in rows)]
+    drawn = sum(n * row.get("rays", full_batch) for n, row in zip(np.diff(ends), rows, strict=True))
+    return int(drawn + (steps - ends[-1]) * full_batch)
 
 
 def _metrics(values: dict[str, Any]) -> str:

@@ -21,9 +21,10 @@ from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
-from jaxnerf.fitting import agreed, first_state, fit, trainer_of
+from jaxnerf.fitting import first_state, fit, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.scenes import Scene, demo_path
+from jaxnerf.training import agreed
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -309,17 +310,19 @@ def _describe(scene, config: Config, state: Any) -> str:
     width, height = np.asarray(scene.splits["train"].cameras.size)[0]
     counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
     devices = jax.devices()
+    rays = getattr(state, "rays", config.training.rays_per_batch)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
         f"{scene.name}: {scene.format} scene, {counts} views of {width} x {height}, "
         f"near {scene.near:g}, far {scene.far:g}\n"
-        f"{parameters:,} parameters; {config.training.rays_per_batch} rays a step on "
+        f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     )
 
 
 def _status(progress, quality: float, config: Config, seconds_left: float) -> str:
-    rays_left = (progress.total_steps - progress.step) * config.training.rays_per_batch
+    rays = progress.metrics.get("rays", config.training.rays_per_batch)
+    rays_left = (progress.total_steps - progress.step) * rays
     seconds = min(rays_left / max(progress.rays_per_second, 1e-9), seconds_left)
     return (
         f"step {progress.step}/{progress.total_steps}  loss {progress.metrics['loss']:.5f}  "
