@@ -55,15 +55,18 @@ class Trainer(Protocol):
 
     Attributes:
       config: what all ways share.
-      effort: the mean time of a step over the whole schedule, in units of the first steps' time.
       pauses: how often the schedule stops, in units of the first step, most of which is compilation.
       remedy: what to do when training diverges.
     """
 
     config: TrainingConfig
-    effort: float
     pauses: int
     remedy: str
+
+    @property
+    def effort(self) -> float:
+        """The mean time of a step over the whole schedule, in units of the first steps' time."""
+        ...
 
     def advance(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
         """Take a step, the one with this number of so many; the state is replicated."""

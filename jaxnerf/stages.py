@@ -39,6 +39,8 @@ _CELLS_AT_ONCE = 1 << 16
 # units of a step at 64: 1.3 to 1.4 at 128, 1.8 at 200. Most of it is Adam's. 2% more for what happens
 # between steps.
 _GROWTH, _BETWEEN = 0.08, 1.02
+# Of a step's time what does not depend on how many rays share the budget of samples.
+_OF_ANY_BATCH = 0.5
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 15% more rays than fit
 # on average are drawn. Within a stage another share must be this many times the old one.
 _SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.15
@@ -58,13 +60,9 @@ class GrowingTrainer:
           field, growing, config: static.
         """
         self.config, self._split, self._field, self._growing = config, split, field, growing
-        begins = (0.0, *growing.shares)
-        lengths = np.diff([*begins, 1.0])
-        cost = 1.0 + _GROWTH * (np.asarray(growing.resolutions) / 64.0) ** 2
-        self.effort = _BETWEEN * float(np.sum(lengths * cost / cost[0]))
         # Each stage compiles the step again, and the programs that look for what can be seen; the first
         # refresh compiles its own.
-        self.pauses = 2 * len(growing.shares) + 1
+        self.pauses = 3 * len(growing.shares)
         self.remedy = (
             f"Lower voxels.density_rate (now {field.density_rate}) or voxels.feature_rate "
             f"(now {field.feature_rate})"
@@ -79,6 +77,15 @@ class GrowingTrainer:
         self._nothing = replicate(np.float32(0.0))
         self._tiles: tuple[int, np.ndarray, int] | None = None
         self._next, self._stage, self._rays = -1, 0, config.rays_per_batch
+
+    @property
+    def effort(self) -> float:
+        """See `jaxnerf.fitting.Trainer`; batches of fewer rays now are counted as full ones later."""
+        lengths = np.diff([0.0, *self._growing.shares, 1.0])
+        cost = 1.0 + _GROWTH * (np.asarray(self._growing.resolutions) / 64.0) ** 2
+        now = _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
+        later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
+        return _BETWEEN * (float(lengths[0]) + later / now)
 
     def advance(self, state: GrowingState, number: int, total: int) -> tuple[GrowingState, dict]:
         """Take a step, after what is due before it."""

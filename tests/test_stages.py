@@ -237,6 +237,18 @@ def test_a_batch_keeps_its_size_unless_much_is_gained(split):
     assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 256
 
 
+def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
+    full, small = trainer(split), trainer(split)
+    states = [
+        dataclasses.replace(first_state(split), rays=jnp.int32(rays), total_steps=jnp.int32(60))
+        for rays in (256, 64)
+    ]
+    for way, state in zip((full, small), states, strict=True):
+        next(fit(state, way))
+    # Later steps cost more than the first ones, and the more so if those had few rays.
+    assert 1.0 < full.effort < small.effort < 4.0 * full.effort
+
+
 def test_hidden_cells_can_be_kept(split):
     # Dense throughout, so that only the skin is seen.
     before = local(with_density(first_state(split), 9.0))
