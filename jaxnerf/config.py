@@ -146,10 +146,10 @@ _PAPER = Config(
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128, 192), (0.12, 0.4))),
+    "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128, 200), (0.12, 0.3))),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 200), (0.08, 0.25), VoxelField(features=7, width=64)),
+        _fast(300.0, (64, 128, 256), (0.1, 0.3)),
     ),
     "half_hour": (
         "the fast field, finer still, in half an hour",

@@ -72,6 +72,16 @@ class GrowingField(Field, Protocol):
         """The same field with smaller voxels, which may look at directions from now on."""
         ...
 
+    def clear(
+        self,
+        params: Params,
+        cells: Bool[np.ndarray, "M M M"],
+        origin: Float[np.ndarray, "3"],
+        cell: float,
+    ) -> Params:
+        """The same field with nothing where no cell is."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class GrowingConfig:
@@ -80,7 +90,8 @@ class GrowingConfig:
     Attributes:
       resolutions: of the stages: voxels along the longest side of what is known to hold the scene.
       shares: of the steps, at which the second stage begins, the third, ...
-      cells: of the occupancy, along the same side.
+      cells: of the occupancy, along the same side, in the first stage; in a later one as many as
+        voxels, if those are more.
       samples: of a ray, at most, in a full batch.
       lookups: of a ray in the occupancy, at most, in a full batch.
       budget: samples of a ray, in the mean of a full batch. While rays need more, a batch has fewer of
@@ -95,9 +106,9 @@ class GrowingConfig:
 
     resolutions: tuple[int, ...] = (64, 128, 160)
     shares: tuple[float, ...] = (0.1, 0.4)
-    cells: int = 128
+    cells: int = 96
     samples: int = 40
-    lookups: int = 64
+    lookups: int = 80
     budget: float = 8.0
     finer: int = 1
     refresh_every: int = 250
@@ -115,6 +126,10 @@ class GrowingConfig:
         """How pictures' rays walk: with two samples a step, or as many as in training if more."""
         finer = max(2, self.finer)
         return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
+
+    def cells_of(self, stage: int) -> int:
+        """How many cells of the occupancy a stage has along each side."""
+        return max(self.cells, self.resolutions[stage]) if stage else self.cells
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""

@@ -35,15 +35,16 @@ from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, repl
 # Batches of this many rays, from all cameras, decide which cells can be seen.
 _VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
 _CELLS_AT_ONCE = 1 << 16
-# What a step costs at a resolution: 1 + 0.08 (resolution / 64)^2, measured on lego and the demo scene, in
-# units of a step at 64: 1.3 to 1.4 at 128, 1.8 at 200. Most of it is Adam's. 2% more for what happens
-# between steps.
-_GROWTH, _BETWEEN = 0.08, 1.02
+# What a step costs at a resolution: 1 + 0.034 (resolution / 64)^3, measured on lego and the demo scene,
+# in units of a step at 64: 1.3 at 128, 2 at 200, 3.2 at 256. Most of it is Adam's. 2% more for what is
+# done between steps.
+_GROWTH, _BETWEEN = 0.034, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples.
 _OF_ANY_BATCH = 0.5
-# Shares of a full batch that a batch may have: few, since each is compiled. Up to 15% more rays than fit
-# on average are drawn. Within a stage another share must be this many times the old one.
-_SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.15
+# Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
+# on average are drawn: while a stage goes on, its rays need fewer samples. Within a stage another share
+# must be this many times the old one.
+_SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
 _WORTH_COMPILING = 1.6
 
 
@@ -82,7 +83,7 @@ class GrowingTrainer:
     def effort(self) -> float:
         """See `jaxnerf.fitting.Trainer`; batches of fewer rays now are counted as full ones later."""
         lengths = np.diff([0.0, *self._growing.shares, 1.0])
-        cost = 1.0 + _GROWTH * (np.asarray(self._growing.resolutions) / 64.0) ** 2
+        cost = 1.0 + _GROWTH * (np.asarray(self._growing.resolutions) / 64.0) ** 3
         now = _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return _BETWEEN * (float(lengths[0]) + later / now)
@@ -164,14 +165,16 @@ def block_size(occupancy: Occupancy, split: Split) -> int:
 
 
 def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
-    """Bring the occupancy up to date: drop cells that have become empty, and note densities."""
+    """Bring the occupancy up to date: drop and clear cells that are empty, and note densities."""
     (params,) = state.params
     cells, most, mean = _cell_densities(field, params, state.occupancy)
     full = most * float(params.voxel) > empty_below
     if not full.any():  # rather everywhere than nowhere, from where nothing could come back
         full[:] = True
     occupancy = _with_cells(state.occupancy, cells[full], mean[full])
-    return dataclasses.replace(state, occupancy=occupancy)
+    kept = np.asarray(grid.occupied(occupancy))
+    params = field.clear(params, kept, np.asarray(occupancy.origin), float(occupancy.cell))
+    return dataclasses.replace(state, params=(params,), occupancy=occupancy)
 
 
 def grow(
@@ -183,7 +186,8 @@ def grow(
     config: TrainingConfig,
 ) -> GrowingState:
     """Begin a stage: a finer lattice, on the cells that hold something that some camera sees."""
-    state = refresh(state, field, growing.empty_below)
+    size = growing.cells_of(stage)
+    state = refresh(_with_size(state, size), field, growing.empty_below)
     (params,) = state.params
     old = state.occupancy
     kept = np.asarray(grid.occupied(old))
@@ -194,13 +198,13 @@ def grow(
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
-    if side < 0.9 * float(old.cell) * growing.cells:
-        mask = _moved(old, cells, origin, side, growing.cells)
+    if side < 0.9 * float(old.cell) * size:
+        mask = _moved(old, cells, origin, side, size)
     else:
-        origin, side = np.asarray(old.origin), float(old.cell) * growing.cells
-        mask = np.zeros((growing.cells,) * 3, bool)
+        origin, side = np.asarray(old.origin), float(old.cell) * size
+        mask = np.zeros((size,) * 3, bool)
         mask[tuple(cells.T)] = True
-    cell, voxel = side / growing.cells, side / growing.resolutions[stage]
+    cell, voxel = side / size, side / growing.resolutions[stage]
     params = field.refine(params, mask, origin, cell, voxel)
     occupancy = Occupancy(
         grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
@@ -247,10 +251,26 @@ def size_batch(
     return dataclasses.replace(state, rays=jnp.asarray(number, jnp.int32))
 
 
+def _with_size(state: GrowingState, size: int) -> GrowingState:
+    """The same cells of the same cube, cut into so many along each side."""
+    old = state.occupancy
+    if old.cells.shape[0] == size:
+        return state
+    side = float(old.cell) * old.cells.shape[0]
+    cells = np.argwhere(np.asarray(grid.occupied(old)))
+    mask = _moved(old, cells, np.asarray(old.origin), side, size)
+    occupancy = dataclasses.replace(
+        old,
+        cells=grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
+        cell=jnp.float32(side / size),
+    )
+    return dataclasses.replace(state, occupancy=occupancy)
+
+
 def _moved(
     old: Occupancy, cells: np.ndarray, origin: np.ndarray, side: float, size: int
 ) -> np.ndarray:
-    """The cells of another, smaller cube that lie in given cells of an old one."""
+    """The cells of another cube, within the old one, that lie in given cells of that."""
     mask = np.zeros((old.cells.shape[0] + 2,) * 3, bool)
     mask[tuple((cells + 1).T)] = True
     fine = side / size

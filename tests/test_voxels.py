@@ -185,6 +185,30 @@ def test_refining_keeps_densities_where_a_voxel_is_opaque_and_where_it_is_empty(
         np.testing.assert_allclose(FIELD.density(after, at)[0], [expected], rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize("cell", [0.15, 0.2, 0.5])
+def test_clearing_keeps_the_cells_and_leaves_nothing_a_voxel_away(cell):
+    size, voxel, origin = round(3.0 / cell), 0.2, np.array([0.3, -1.0, 2.0], np.float32)
+    random = np.random.default_rng(3)
+    everywhere = np.ones((size,) * 3, bool)
+    params = FIELD.from_cells(jax.random.key(2), everywhere, origin, cell, voxel)
+    cells = random.random((size,) * 3) < 0.1
+    cells[size // 3 :] = False
+    cleared = FIELD.clear(params, cells, origin, cell)
+    points = origin + random.random((20_000, 3)).astype(np.float32) * np.float32(size * cell)
+    before, after = (FIELD.density(p, jnp.asarray(points))[0] for p in (params, cleared))
+    place = (points - origin) / cell
+    index = np.minimum(np.floor(place).astype(int), size - 1)
+    inside = cells[tuple(index.T)]
+    assert inside.sum() > 100
+    np.testing.assert_allclose(after[inside], before[inside], rtol=1e-4)
+    # The nearest occupied cell is farther than a voxel along some axis, and than a cell and a voxel more.
+    gaps = np.argwhere(cells)[None] - place[:500, None, :]
+    apart = np.maximum(np.maximum(gaps, -gaps - 1.0), 0.0).max(axis=-1).min(axis=-1) * cell
+    far = apart > 2 * voxel + 2 * cell
+    assert far.any()
+    assert np.asarray(after[:500])[far].max() < 1e-5 < np.asarray(before).min()
+
+
 def test_rates_are_shaped_for_updates_and_nothing_but_table_and_network_learns():
     params = random_params(random_cells(0))
     learning = learned(params)

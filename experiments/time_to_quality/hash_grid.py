@@ -144,6 +144,10 @@ class HashGridField:
         """Nothing changes but what counts as small: the levels are all there from the beginning."""
         return dataclasses.replace(params, voxel=jnp.float32(voxel))
 
+    def clear(self, params: HashParams, cells, origin, cell) -> HashParams:
+        """Nothing: a row of the table belongs to many places."""
+        return params
+
     def _rows(self, lattice: jax.Array, cells: int, level: int) -> jax.Array:
         """Rows of the eight corners [8, N]: counted where a level fits, hashed where it does not."""
         size = 1 << self.rows_log2
@@ -174,7 +178,9 @@ def measure(data: str | None, seconds: float) -> dict:
         adam_beta2=0.99,
         adam_epsilon=1e-12,
     )
-    growing = GrowingConfig(resolutions=(256,), shares=(), samples=80, lookups=120, budget=16.0)
+    growing = GrowingConfig(
+        resolutions=(256,), shares=(), cells=128, samples=80, lookups=120, budget=16.0
+    )
     split = load_scene(data, images=("train",)).splits["train"]
     state = create_growing_state(field, split, growing, config)
     trainer = GrowingTrainer(split, field=field, growing=growing, config=config)

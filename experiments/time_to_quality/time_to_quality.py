@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 def preset_for(seconds: float) -> str:
     """The preset of the fast field that is made for a budget."""
-    if seconds <= 200:
+    if seconds <= 100:
         return "minute"
     return "five_minutes" if seconds <= 900 else "half_hour"
 

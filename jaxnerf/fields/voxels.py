@@ -186,6 +186,40 @@ class VoxelField:
             directional=jnp.ones(()),
         )
 
+    def clear(
+        self,
+        params: VoxelParams,
+        cells: Bool[np.ndarray, "M M M"],
+        origin: Float[np.ndarray, "3"],
+        cell: float,
+    ) -> VoxelParams:
+        """The same field with nothing where no cell is: what is skipped there is then not missed.
+
+        In the cells it does not change, and fades from there within a voxel.
+
+        Args:
+          params: of this field.
+          cells, origin, cell: as in `from_cells`.
+        """
+        voxel = float(params.voxel)
+        reached = cells
+        for axis in [0, 1, 2] * int(np.ceil(voxel / cell - 1e-4)):
+            reached = _spread(reached, axis)
+        world = lattice_points(np.asarray(params.bricks)) * np.float32(voxel)
+        world += np.asarray(params.origin) - np.asarray(origin, np.float32)
+        index = np.floor(world / np.float32(cell)).astype(np.int32)
+        x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
+        table = np.array(params.table)
+        table[: len(world)][~reached[x, y, z], 0] = _NOTHING
+        return dataclasses.replace(params, table=jnp.asarray(table))
+
+
+def _spread(marked: np.ndarray, axis: int) -> np.ndarray:
+    """What is marked and, along an axis, its neighbours."""
+    padded = np.pad(marked, [(int(each == axis),) * 2 for each in range(3)])
+    parts = [np.take(padded, np.arange(k, k + marked.shape[axis]), axis=axis) for k in range(3)]
+    return parts[0] | parts[1] | parts[2]
+
 
 def brick_index(
     cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float
@@ -216,10 +250,12 @@ def brick_index(
 
 def lattice_points(bricks: Int[np.ndarray, "X Y Z"]) -> np.ndarray:
     """The lattice coordinates of every row of the table; those of the first 64 mean nothing."""
-    inside = np.stack(np.meshgrid(*[np.arange(BRICK)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    places = np.argwhere(bricks > 0)
-    points = (places[:, None] * BRICK + inside[None]).reshape(-1, 3)
-    return np.concatenate([np.zeros((_ROWS, 3)), points]).astype(np.float32)
+    digits = np.arange(BRICK, dtype=np.float32)
+    inside = np.stack(np.meshgrid(digits, digits, digits, indexing="ij"), -1).reshape(-1, 3)
+    places = np.argwhere(bricks > 0).astype(np.float32)
+    points = np.zeros((1 + len(places), _ROWS, 3), np.float32)
+    np.add(places[:, None] * BRICK, inside[None], out=points[1:])
+    return points.reshape(-1, 3)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
