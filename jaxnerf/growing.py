@@ -293,7 +293,8 @@ def growing_step(
         return loss, counts
 
     (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(learned(params))
-    loss, counts, gradients = jax.lax.pmean((loss, counts, gradients), axis_name)
+    if jax.lax.axis_size(axis_name) > 1:  # XLA:CPU would copy them all for one device
+        loss, counts, gradients = jax.lax.pmean((loss, counts, gradients), axis_name)
     progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
         jnp.float32
     )
