@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +291,31 @@ def test_a_run_killed_before_its_steps_were_fixed_keeps_its_budget(folder, tmp_p
     assert main([*resume, "--resume"]) == 0
     assert load_run(run).step <= 16
     assert read_config(run).training.max_seconds == 0.001
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_the_command_keeps_freed_memory_unless_the_user_says_otherwise():
+    program = """
+import ctypes, resource
+from jaxnerf.cli.common import prepare_cpu
+prepare_cpu()
+memory = ctypes.CDLL(None)
+memory.malloc.restype, memory.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = memory.malloc(1 << 26)
+    ctypes.memset(block, 1, 1 << 26)
+    memory.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+
+    def second(**environment) -> int:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        command = [sys.executable, "-c", program]
+        found = subprocess.run(
+            command, env=clean | environment, check=True, capture_output=True, text=True
+        )
+        return int(found.stdout.split()[1])
+
+    assert 4 * second() < second(MALLOC_ARENA_MAX="2")

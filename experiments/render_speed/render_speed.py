@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf import load_run, render_image
-from jaxnerf.cli.common import use_all_cores
+from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.evaluation import psnr
 from jaxnerf.marching import MarchSettings, march_image
 from jaxnerf.occupancy import encode
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1024, help="of the plain renderer, a ray")
     options = parser.parse_args()
-    use_all_cores()
+    prepare_cpu()
     run = load_run(options.run)
     if run.occupancy is None or "test" not in run.scene.splits:
         raise SystemExit(f"{options.run}: not of the fast field, or without test views")

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf.cameras import cast_rays
-from jaxnerf.cli.common import use_all_cores
+from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fitting import fit
 from jaxnerf.growing import growing_step, learned, merge, sample_blocks
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     config = preset(options.preset)
-    use_all_cores(config.training.rays_per_batch)
+    prepare_cpu(config.training.rays_per_batch)
     training = dataclasses.replace(config.training, steps=options.steps, max_seconds=0.0)
     config = dataclasses.replace(config, training=training)
 

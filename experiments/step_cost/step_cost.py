@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf.cameras import Camera, look_at_pose
-from jaxnerf.cli.common import use_all_cores
+from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.scenes import Split
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--skip_first_step", action="store_true")
     parser.add_argument("--save", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
-    use_all_cores(options.rays)
+    prepare_cpu(options.rays)
 
     config = preset(options.preset)
     training = dataclasses.replace(config.training, rays_per_batch=options.rays)

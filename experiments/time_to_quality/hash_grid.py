@@ -25,7 +25,7 @@ import numpy as np
 from time_to_quality import HERE, keep_row, peak_gigabytes
 
 from jaxnerf import evaluation
-from jaxnerf.cli.common import seconds_since_process_start, use_all_cores
+from jaxnerf.cli.common import prepare_cpu, seconds_since_process_start
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.fitting import fit
 from jaxnerf.growing import GrowingConfig
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds")
     parser.add_argument("--out", help="name of what is left; that of the scene by default")
     options = parser.parse_args()
-    use_all_cores(_RAYS)
+    prepare_cpu(_RAYS)
     row = measure(options.data, options.budget)
     print(json.dumps(row), flush=True)
     keep_row(HERE, options.out or (Path(options.data).name if options.data else "demo"), row)

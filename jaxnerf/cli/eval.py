@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
-    common.use_all_cores()
+    common.prepare_cpu()
     common.use_compilation_cache()
 
     run = load_run(folder)

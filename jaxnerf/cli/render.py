@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         raise flags.Error(f"--out: {out} does not end in one of {', '.join(SUFFIXES)}")
     if values.out and not out.parent.is_dir():
         raise flags.Error(f"--out: {out.parent}: no such folder")
-    common.use_all_cores()
+    common.prepare_cpu()
     common.use_compilation_cache()
 
     run = load_run(folder)

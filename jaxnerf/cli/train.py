@@ -116,7 +116,7 @@ def main(arguments: Sequence[str]) -> None:
         _refuse_changes(out, saved, config)
     else:
         config = _with_shorthands(common.configuration(values), values)
-    common.use_all_cores(config.training.rays_per_batch)
+    common.prepare_cpu(config.training.rays_per_batch)
     common.use_compilation_cache()
     if values.distributed:
         _join_cluster()
