@@ -253,7 +253,12 @@ def undistort(
     return _newton(residual, distorted)
 
 
-def to_ndc(rays: Rays, focal: Float[Array, "2"], size: Int[Array, "2"], near: float = 1.0) -> Rays:
+def to_ndc(
+    rays: Rays,
+    focal: Float[Array, "2"],
+    size: Int[Array, "2"] | Float[Array, "2"],
+    near: Float[Array, ""] | float = 1.0,
+) -> Rays:
     """Rays of a forward-facing scene in normalised device coordinates (NeRF, appendix C).
 
     The frustum in front of a camera at the world's origin, looking along -z, becomes the cube

@@ -59,7 +59,7 @@ class Marched:
       kept: whether the ray's samples fitted into the budget; what was not kept was not rendered.
       cut: whether the ray ran out of samples or lookups before it left the scene.
       samples: how many the kept rays took.
-      weights, positions: of the packed samples.
+      weights, positions: of the packed samples; positions are in the space of the occupancy's cube.
     """
 
     rendering: Rendering
@@ -104,16 +104,20 @@ def march_rays(
     ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)
     t = walk.t[slot, ray]
     positions = packed_points(rays, ray, t)
-    # What is not used asks at one place, whose values stay in the cache.
-    positions = jnp.where(packing.used[:, None], positions, occupancy.origin[None, :])
+
+    def ask(points):
+        # What is not used asks at one place, whose values stay in the cache.
+        places = jnp.where(
+            packing.used[:, None], occupancy.place(points), occupancy.origin[None, :]
+        )
+        density, features = field.density(params, places)
+        return density, (features, places)
 
     if settings.with_normals:
-        density, pull_back, features = jax.vjp(
-            lambda x: field.density(params, x), positions, has_aux=True
-        )
+        density, pull_back, (features, positions) = jax.vjp(ask, positions, has_aux=True)
         (gradient,) = pull_back(jnp.ones_like(density))
     else:
-        density, features = field.density(params, positions)
+        density, (features, positions) = ask(positions)
         gradient = None
 
     length = jnp.linalg.norm(rays.directions, axis=-1)

@@ -9,6 +9,7 @@ for a jump or a sample, and its shapes are static.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import no_type_check
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Camera, Rays, project
+from jaxnerf.spaces import Ball, Frustum, pace
 
 _OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
@@ -39,12 +41,19 @@ class Occupancy:
       origin: the corner of the cube with the smallest coordinates.
       cell: the side of a cell.
       step: the distance between samples along a ray, unless they are taken finer.
+      space: of a scene without an end, what the cube and all lengths of it are in. None for a cube in the
+        world.
     """
 
     cells: UInt8[Array, "M M M"]
     origin: Float[Array, "3"]
     cell: Float[Array, ""]
     step: Float[Array, ""]
+    space: Ball | Frustum | None = None
+
+    def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """Where points of the world lie in the space of the cube."""
+        return points if self.space is None else self.space.place(points)
 
 
 @no_type_check
@@ -54,9 +63,9 @@ class March:
     """Where rays take samples. The samples come first in the shape, front to back.
 
     Attributes:
-      t: of each sample, in the middle of an interval of one step; 0 in slots that are not used.
+      t: of each sample, within an interval of one step; anything in slots that are not used.
       count: samples of each ray, which fill its first slots.
-      step: the length of an interval in units of the ray's t.
+      step: the length of an interval, in units of the ray's t; of contracted space where the grid is.
       cut: whether the ray was given up (slots or lookups ran out) before its end.
     """
 
@@ -133,34 +142,30 @@ def march(
     size = occupancy.cells.shape[0]
     cells = occupancy.cells.reshape(-1)
     count = rays.near.shape[0]
-    origin = (rays.origins - occupancy.origin[None, :]) / occupancy.cell
-    direction = rays.directions / occupancy.cell
     length = occupancy.step / finer
-    step = length / jnp.linalg.norm(rays.directions, axis=-1)
-    start, direction = origin.T, direction.T
-    inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
-    walls = jnp.stack([-start * inverse, (size - start) * inverse])
-    near = jnp.maximum(jnp.max(jnp.min(walls, axis=0), axis=0), rays.near)
-    far = jnp.minimum(jnp.min(jnp.max(walls, axis=0), axis=0), rays.far)
+    if isinstance(occupancy.space, Ball):
+        walk = _bent(occupancy, occupancy.space, rays, length)
+    elif isinstance(occupancy.space, Frustum):
+        walk = _in_cube(occupancy, occupancy.space, rays, length)
+    else:
+        walk = _straight(occupancy, rays, length)
     lane = jnp.arange(count)
 
     def state_of(number, light, taken):
-        t = near + (number + jitter) * step
-        return t, (t < far) & (light > _END) & (taken < samples)
+        place = walk.begin + (number + jitter) * walk.step
+        return place, (place < walk.end) & (light > _END) & (taken < samples)
 
     def look(carry):
         looked, taken, number, light, slots = carry
-        t, live = state_of(number, light, taken)
-        place = start + t[None, :] * direction
+        s, live = state_of(number, light, taken)
+        place = walk.place(s)
         corner = jnp.floor(place)
         index = jnp.clip(corner, 0.0, size - 1.0).astype(jnp.int32)
         code = cells[(index[0] * size + index[1]) * size + index[2]].astype(jnp.float32)
-        # Out of the cube of cells that are known to be empty, by its nearest wall.
-        wall = jnp.where(inverse > 0.0, corner + code[None, :], corner + 1.0 - code[None, :])
-        jump = jnp.min((wall - place) * inverse, axis=0) / step
+        jump = walk.jump(place, corner, code) / walk.step
         hit = live & (code >= _OCCUPIED)
         slot = jnp.where(hit, taken * count + lane, samples * count)
-        slots = slots.at[slot].set(t, mode="drop", unique_indices=True)
+        slots = slots.at[slot].set(s, mode="drop", unique_indices=True)
         expected = jnp.exp2((code - _OCCUPIED) / _OCTAVES + _SMALLEST)
         depth = jnp.minimum(expected * (length / occupancy.cell), _MOST_A_STEP / finer)
         ahead = jnp.where(hit, 1.0, jnp.maximum(jnp.ceil(jump), 1.0))
@@ -179,8 +184,79 @@ def march(
     nothing = jnp.zeros(count)
     start_of_walk = (0, jnp.zeros(count, jnp.int32), nothing, nothing, jnp.zeros(samples * count))
     _, taken, number, light, slots = jax.lax.while_loop(unfinished, look, start_of_walk)
-    cut = (near + (number + jitter) * step < far) & (light > _END)
-    return March(slots.reshape(samples, count), taken, step, cut)
+    cut = (walk.begin + (number + jitter) * walk.step < walk.end) & (light > _END)
+    return March(walk.t(slots.reshape(samples, count)), taken, walk.step, cut)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """How rays go through a grid: what `march` asks, in a coordinate s along each ray.
+
+    Attributes:
+      begin, end: of each ray's way through the cube.
+      step: between samples.
+      place: where an s lies, in cells [3, R].
+      jump: how far the edge of what is known to be empty is, from a place, its cell's corner and code.
+      t: of slots with an s [K, R].
+    """
+
+    begin: Array
+    end: Array
+    step: Array
+    place: Callable[[Array], Array]
+    jump: Callable[[Array, Array, Array], Array]
+    t: Callable[[Array], Array]
+
+
+def _straight(occupancy: Occupancy, rays: Rays, length: Array) -> _Walk:
+    """Through a cube where rays are straight, and s is t."""
+    size = occupancy.cells.shape[0]
+    origin = (rays.origins - occupancy.origin[None, :]) / occupancy.cell
+    start, direction = origin.T, (rays.directions / occupancy.cell).T
+    inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
+    walls = jnp.stack([-start * inverse, (size - start) * inverse])
+
+    def jump(place, corner, code):
+        # Out of the cube of cells that are known to be empty, by its nearest wall.
+        wall = jnp.where(inverse > 0.0, corner + code[None, :], corner + 1.0 - code[None, :])
+        return jnp.min((wall - place) * inverse, axis=0)
+
+    return _Walk(
+        begin=jnp.maximum(jnp.max(jnp.min(walls, axis=0), axis=0), rays.near),
+        end=jnp.minimum(jnp.min(jnp.max(walls, axis=0), axis=0), rays.far),
+        step=length / jnp.linalg.norm(rays.directions, axis=-1),
+        place=lambda s: start + s[None, :] * direction,
+        jump=jump,
+        t=lambda slots: slots,
+    )
+
+
+def _in_cube(occupancy: Occupancy, frustum: Frustum, rays: Rays, length: Array) -> _Walk:
+    """Through a frustum's cube, where rays are straight too, and s is t there."""
+    walk = _straight(occupancy, frustum.rays(rays), length)
+    return dataclasses.replace(walk, t=jax.vmap(lambda slot: frustum.t(rays, slot)))
+
+
+def _bent(occupancy: Occupancy, ball: Ball, rays: Rays, length: Array) -> _Walk:
+    """Through contracted space, where s is the `Pace`'s length, which no point outruns."""
+    along = pace(ball, rays)
+
+    def place(s):
+        points = rays.origins + along.t(s)[:, None] * rays.directions
+        return ((ball.place(points) - occupancy.origin[None, :]) / occupancy.cell).T
+
+    def jump(place, corner, code):
+        wall = jnp.minimum(place - (corner + 1.0 - code[None, :]), corner + code[None, :] - place)
+        return jnp.min(wall, axis=0) * occupancy.cell
+
+    return _Walk(
+        begin=along.length(rays.near),
+        end=along.length(rays.far),
+        step=jnp.broadcast_to(length, rays.near.shape),
+        place=place,
+        jump=jump,
+        t=jax.vmap(along.t),
+    )
 
 
 @no_type_check

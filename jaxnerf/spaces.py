@@ -1,0 +1,146 @@
+"""Spaces without an end, drawn together so that a grid holds them, and rays that walk evenly there.
+
+A `Ball` is for cameras in and around a scene: what lies within keeps its shape, everything beyond is
+drawn into a shell around it (`jaxnerf.encoding.contract`). A `Frustum` is for cameras that all look the
+same way: what lies before them becomes a cube (`jaxnerf.cameras.to_ndc`). Cameras, rays and their t stay
+in the world; only the places at which a field is asked are of the other space.
+"""
+
+import dataclasses
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxnerf.cameras import Rays, to_ndc
+from jaxnerf.encoding import contract, uncontract
+
+# In radii of the ball (or distances of the near plane): rays that pass closer to the centre are treated
+# as if they passed here, and what is farther away as if it lay there. Both keep float32 finite.
+_CLOSEST, _FARTHEST = 1e-3, 1e5
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ball:
+    """The part of the world that is not drawn together. A pytree.
+
+    Attributes:
+      centre: in the world.
+      radius: in the world's unit; lengths in contracted space are multiples of it.
+    """
+
+    centre: Float[Array, "3"]
+    radius: Float[Array, ""]
+
+    def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """Where points of the world lie in contracted space, the ball of radius 2 around 0."""
+        return contract((points - jnp.broadcast_to(self.centre, points.shape)) / self.radius)
+
+    def world(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """The inverse of `place`."""
+        return uncontract(points) * self.radius + jnp.broadcast_to(self.centre, points.shape)
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frustum:
+    """What a camera at the world's origin that looks along -z has before it. A pytree.
+
+    Attributes:
+      focal: (f_x, f_y) in pixels.
+      size: (width, height) in pixels.
+      near: the distance of the near plane; nothing lies nearer.
+    """
+
+    focal: Float[Array, "2"]
+    size: Float[Array, "2"]
+    near: Float[Array, ""]
+
+    def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """Where points of the world with z < 0 lie in the cube [-1, 1]^3 (NeRF, eq. 16 and 22)."""
+        z = jnp.minimum(points[..., 2], -1e-6 * self.near)
+        scale = -2.0 * self.focal / self.size
+        x, y = (scale[axis] * points[..., axis] / z for axis in (0, 1))
+        return jnp.stack([x, y, 1.0 + 2.0 * self.near / z], axis=-1)
+
+    def world(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """The inverse of `place`."""
+        z = -2.0 * self.near / jnp.maximum(1.0 - points[..., 2], 1.0 / _FARTHEST)
+        scale = -0.5 * self.size / self.focal
+        x, y = (scale[axis] * points[..., axis] * z for axis in (0, 1))
+        return jnp.stack([x, y, z], axis=-1)
+
+    def rays(self, rays: Rays) -> Rays:
+        """Rays in the cube, with t from 0 to 1; those that do not look forward end at once."""
+        forward = rays.directions[..., 2] < -1e-6 * jnp.linalg.norm(rays.directions, axis=-1)
+        level = jnp.where(forward, rays.directions[..., 2], -1.0)
+        safe = dataclasses.replace(rays, directions=rays.directions.at[..., 2].set(level))
+        cube = to_ndc(safe, self.focal, self.size, self.near)
+        return dataclasses.replace(cube, far=jnp.where(forward, cube.far, 0.0))
+
+    def t(self, rays: Rays, cube: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """The t of rays in the world from that in the cube."""
+        level = jnp.minimum(rays.directions[..., 2], -1e-12)
+        begin = -(self.near + rays.origins[..., 2]) / level
+        return begin - self.near * cube / (level * jnp.maximum(1.0 - cube, 1.0 / _FARTHEST))
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """Along each of some rays, a length s that is even in contracted space. A pytree.
+
+    With u the distance from the ray's point nearest to the centre, and b that point's distance from
+    it, both in radii: s is 0 there, and ds/du = min(1, sqrt(1 + 4 b^2) / (u^2 + b^2)). In the middle
+    s is u, far away it is linear in disparity. Contracted points move no faster: where r^2 = u^2 + b^2
+    is above 1 they move by cos / r^2 outwards and by sin (2 - 1/r) / r around, with cos = u/r and
+    sin = b/r, together at most sqrt(1 + 4 b^2) / r^2.
+
+    Attributes:
+      middle: t of the point nearest to the centre.
+      scale: of u in units of t.
+      passing: b.
+      even: the u up to which s is u.
+    """
+
+    middle: Float[Array, "*batch"]
+    scale: Float[Array, "*batch"]
+    passing: Float[Array, "*batch"]
+    even: Float[Array, "*batch"]
+
+    def length(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """The s of a t, which may be infinite."""
+        u = jnp.clip((t - self.middle) * self.scale, -_FARTHEST, _FARTHEST)
+        b, far = self.passing, jnp.abs(u)
+        tangent = jnp.maximum(far - self.even, 0.0) / (b * b + far * self.even)
+        beyond = self._factor() * jnp.arctan(tangent * b) / b
+        return jnp.sign(u) * (jnp.minimum(far, self.even) + beyond)
+
+    def t(self, length: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """The t of an s; of an s beyond infinity that of something far away."""
+        b, far = self.passing, jnp.abs(length)
+        angle = jnp.maximum(far - self.even, 0.0) / self._factor() * b
+        tangent = jnp.tan(jnp.minimum(angle, 0.5 * jnp.pi - 1e-6)) / b
+        left = jnp.maximum(1.0 - tangent * self.even, 1.0 / _FARTHEST)
+        beyond = jnp.minimum((self.even + tangent * b * b) / left, _FARTHEST)
+        u = jnp.sign(length) * jnp.where(far > self.even, beyond, far)
+        return self.middle + u / self.scale
+
+    def _factor(self) -> Array:
+        return jnp.sqrt(1.0 + 4.0 * self.passing**2)
+
+
+def pace(ball: Ball, rays: Rays) -> Pace:
+    """How to measure along rays; see `Pace`."""
+    start = (rays.origins - jnp.broadcast_to(ball.centre, rays.origins.shape)) / ball.radius
+    speed = jnp.linalg.norm(rays.directions, axis=-1)
+    along = -jnp.sum(start * rays.directions, axis=-1) / (speed * speed)
+    nearest = start + along[..., None] * rays.directions
+    passing = jnp.maximum(jnp.linalg.norm(nearest, axis=-1), _CLOSEST)
+    even = jnp.sqrt(jnp.maximum(jnp.sqrt(1.0 + 4.0 * passing**2) - passing**2, 0.0))
+    return Pace(along * ball.radius, speed / ball.radius, passing, even)
