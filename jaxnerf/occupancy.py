@@ -420,8 +420,13 @@ def tiles_that_show(
       cameras: a batch.
       size: (width, height) of the pictures in pixels.
       tile: side of a square in pixels.
+
+    Returns:
+      The squares; all of them in a scene without an end, which fills its pictures.
     """
     shape = (-(-size[1] // tile), -(-size[0] // tile))
+    if occupancy.space is not None:
+        return np.ones((len(cameras), *shape), bool)
     full = np.asarray(occupancy.cells) >= _OCCUPIED
     full = np.pad(full, [(0, full.shape[0] % 2)] * 3)
     half = full.shape[0] // 2

@@ -11,7 +11,8 @@ from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jaxnerf.cameras import Rays, to_ndc
 from jaxnerf.encoding import contract, uncontract
@@ -34,6 +35,13 @@ class Ball:
 
     centre: Float[Array, "3"]
     radius: Float[Array, ""]
+
+    def cells(self, count: int) -> tuple[Float[np.ndarray, "3"], float, Bool[np.ndarray, "M M M"]]:
+        """A cube around contracted space: its corner, its side, and which of its cells are in it."""
+        middles = (np.arange(count) + 0.5) * (4.0 / count) - 2.0
+        squares = np.add.outer(np.add.outer(middles**2, middles**2), middles**2)
+        half_diagonal = 0.5 * np.sqrt(3.0) * (4.0 / count)
+        return np.full(3, -2.0), 4.0, squares < (2.0 + half_diagonal) ** 2
 
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world lie in contracted space, the ball of radius 2 around 0."""
@@ -59,6 +67,10 @@ class Frustum:
     focal: Float[Array, "2"]
     size: Float[Array, "2"]
     near: Float[Array, ""]
+
+    def cells(self, count: int) -> tuple[Float[np.ndarray, "3"], float, Bool[np.ndarray, "M M M"]]:
+        """The cube: its corner, its side, and its cells, which are all in it."""
+        return np.full(3, -1.0), 2.0, np.ones((count,) * 3, bool)
 
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world with z < 0 lie in the cube [-1, 1]^3 (NeRF, eq. 16 and 22)."""

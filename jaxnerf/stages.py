@@ -30,6 +30,7 @@ from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube
+from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, replicate
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
@@ -121,14 +122,22 @@ def local(state: Any) -> Any:
 
 
 def create_growing_state(
-    field: GrowingField, split: Split, growing: GrowingConfig, config: TrainingConfig
+    field: GrowingField,
+    split: Split,
+    growing: GrowingConfig,
+    config: TrainingConfig,
+    space: Ball | Frustum | None = None,
 ) -> GrowingState:
     """The state before the first step: voxels wherever the photographs allow something to be.
 
-    That is the visual hull of what differs from the background, by alpha or else by colour; where
-    nothing does, a cube around the point that the cameras look at, as large as all of them see it whole.
+    That is all of a space, if one is given. Else it is the visual hull of what differs from the
+    background, by alpha or by colour; where nothing does, a cube around the point that the cameras look
+    at, as large as all of them see it whole.
     """
-    origin, side, mask = possible_cells(split, growing.cells, config.background)
+    if space is None:
+        origin, side, mask = possible_cells(split, growing.cells, config.background)
+    else:
+        origin, side, mask = space.cells(growing.cells)
     cell = side / growing.cells
     voxel = side / growing.resolutions[0]
     key = jax.random.key(config.seed)
@@ -139,6 +148,7 @@ def create_growing_state(
         jnp.asarray(origin, jnp.float32),
         jnp.float32(cell),
         jnp.float32(voxel),
+        space,
     )
     state = dataclasses.replace(
         blank_state(field, config),
@@ -155,12 +165,18 @@ def block_size(occupancy: Occupancy, split: Split) -> int:
 
     A block is half as wide as a voxel in the middle of the scene, seen from the median distance.
     """
-    size = float(occupancy.cell) * occupancy.cells.shape[0]
-    middle = np.asarray(occupancy.origin) + 0.5 * size
-    distance = np.linalg.norm(np.asarray(split.cameras.camera_to_world)[:, :, 3] - middle, axis=-1)
-    pixels = (
-        float(occupancy.step) * np.median(np.asarray(split.cameras.focal)) / np.median(distance)
-    )
+    poses, focal = (np.asarray(x) for x in (split.cameras.camera_to_world, split.cameras.focal))
+    voxel, space = float(occupancy.step), occupancy.space
+    if isinstance(space, Frustum):
+        # Voxels are there as wide in all pictures, whatever the distance.
+        pixels = 0.5 * voxel * float(np.median(split.cameras.size))
+    else:
+        size = float(occupancy.cell) * occupancy.cells.shape[0]
+        middle = np.asarray(occupancy.origin) + 0.5 * size
+        if space is not None:
+            middle, voxel = np.asarray(space.centre), voxel * float(space.radius)
+        distance = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
+        pixels = voxel * np.median(focal) / np.median(distance)
     return int(np.clip(2 ** np.floor(np.log2(max(0.5 * pixels, 1.0))), 1, 4))
 
 
@@ -206,11 +222,12 @@ def grow(
         mask[tuple(cells.T)] = True
     cell, voxel = side / size, side / growing.resolutions[stage]
     params = field.refine(params, mask, origin, cell, voxel)
-    occupancy = Occupancy(
-        grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
-        jnp.asarray(origin, jnp.float32),
-        jnp.float32(cell),
-        jnp.float32(voxel),
+    occupancy = dataclasses.replace(
+        old,
+        cells=grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
+        origin=jnp.asarray(origin, jnp.float32),
+        cell=jnp.float32(cell),
+        step=jnp.float32(voxel),
     )
     indices, _, mean = _cell_densities(field, params, occupancy)
     occupancy = _with_cells(occupancy, indices, mean)
