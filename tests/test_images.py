@@ -111,7 +111,7 @@ def test_masks_that_leave_nothing_or_have_another_size_are_refused(tmp_path):
     noise(tmp_path / "a.png", 4, 2)
     mask = tmp_path / "mask.png"
     Image.fromarray(np.zeros((2, 4), np.uint8)).save(mask)
-    with pytest.raises(SceneError, match=r"mask.png: leaves no pixel"):
+    with pytest.raises(SceneError, match=r"mask.png: leaves next to nothing"):
         read_pictures([find_picture(tmp_path / "a.png", mask=mask)])
     Image.fromarray(np.ones((4, 2), np.uint8)).save(mask)
     with pytest.raises(SceneError, match=r"mask.png: a mask of 2 x 4 pixels .* 4 x 2"):

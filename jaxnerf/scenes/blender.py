@@ -65,7 +65,7 @@ def read(
         if split not in views:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
     splits = splits_of(
-        folder, views, Similarity(), "pinhole",
+        folder, views, Similarity(),
         downscale=downscale, longest_side=longest_side, images=images,
     )  # fmt: skip
     return Scene(folder.resolve().name, folder, "blender", splits, near, far)

@@ -27,6 +27,8 @@ _MAX_PIXELS = 200_000_000
 _MAX_PIXELS_A_BYTE = 10_000
 # Pillow reads many more, some by running other programs.
 _FORMATS = ("PNG", "JPEG")
+# Pixels that count are found by drawing until one does.
+_LEAST_COUNTED = 1e-3
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
@@ -228,8 +230,8 @@ def read_pictures(
       count, for neither padding does nor what masks ignore; None if all do.
 
     Raises:
-      SceneError: as `read_image`; a picture has another size than it had; a mask leaves nothing of
-        one; or this machine's memory cannot hold them.
+      SceneError: as `read_image`; a picture has another size than it had; a mask leaves next to
+        nothing of one; or this machine's memory cannot hold them.
     """
     sizes = [(width // factor, height // factor) for width, height in (p.size for p in pictures)]
     width, height = (max(side) for side in zip(*sizes, strict=True))
@@ -259,8 +261,8 @@ def _counted(picture: Picture, factor: int) -> np.ndarray | bool:
     if mask.shape[::-1] != picture.size:
         raise SceneError(f"{picture.mask}: was changed while it was being read")
     mask = shrink_mask(mask, factor)
-    if not mask.any():
-        raise SceneError(f"{picture.mask}: leaves no pixel of the picture that counts")
+    if mask.mean() < _LEAST_COUNTED:
+        raise SceneError(f"{picture.mask}: leaves next to nothing of the picture; remove it")
     return mask
 
 

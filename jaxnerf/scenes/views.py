@@ -17,6 +17,8 @@ from jaxnerf.scenes.images import Picture, read_pictures
 
 # LLFF's convention, which most results on captures follow.
 _EVERY = 8
+# Most lenses have no more: cameras of most scenes have the same shapes.
+_USUAL_COEFFICIENTS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,8 @@ class View:
       name: as its file was named.
       picture: its file; the intrinsics belong to `picture.size`.
       pose: camera-to-world with OpenGL axes, in the frame of the files.
-      focal, centre, distortion: see `jaxnerf.cameras.Camera`.
+      focal, centre, lens: see `jaxnerf.cameras.Camera`.
+      distortion: the lens's coefficients, of which those at the end may be left out where they are 0.
     """
 
     name: str
@@ -35,7 +38,8 @@ class View:
     pose: Float[np.ndarray, "3 4"]
     focal: tuple[float, float]
     centre: tuple[float, float]
-    distortion: tuple[float, ...] = (0.0,) * 6
+    distortion: tuple[float, ...] = ()
+    lens: Lens = "pinhole"
 
 
 def hold_out(views: Sequence[View]) -> dict[str, list[View]]:
@@ -52,7 +56,6 @@ def splits_of(
     folder: Path,
     views: Mapping[str, Sequence[View]],
     to_scene: Similarity,
-    lens: Lens,
     *,
     downscale: int = 1,
     longest_side: int = 0,
@@ -64,23 +67,24 @@ def splits_of(
       folder: of the scene, for messages.
       views: of each split, at least one.
       to_scene: from the frame of the files to the scene's.
-      lens: of all views.
       downscale, longest_side, images: see `jaxnerf.scenes.load_scene`. All photographs are shrunk by
         one factor.
 
     Raises:
-      SceneError: a split that is asked for is not there, a photograph is too small to be shrunk, or
-        cannot be read.
+      SceneError: a split that is asked for is not there, lenses are too different to be of one kind, a
+        photograph is too small to be shrunk, or cannot be read.
     """
     for split in images:
         if split not in views:
             raise SceneError(f"{folder}: no split {split!r}, only {', '.join(views)}")
     every = [view for split in views.values() for view in split]
     factor = shrink_factor(every, downscale, longest_side)
+    lens = _joined(folder, {view.lens for view in every})
+    coefficients = max(_USUAL_COEFFICIENTS, *(len(view.distortion) for view in every))
     splits = {}
     for name, members in views.items():
         names = tuple(view.name for view in members)
-        split = Split(names, _cameras(members, to_scene, lens, factor))
+        split = Split(names, _cameras(members, to_scene, lens, coefficients, factor))
         if name in images:
             pixels, masks = read_pictures([view.picture for view in members], factor)
             split = dataclasses.replace(split, images=pixels, masks=masks)
@@ -106,16 +110,31 @@ def shrink_factor(views: Sequence[View], downscale: int, longest_side: int) -> i
     return downscale
 
 
-def _cameras(views: Sequence[View], to_scene: Similarity, lens: Lens, factor: int) -> Camera:
+def _joined(folder: Path, lenses: set[Lens]) -> Lens:
+    """The kind of lens that all are of; a pinhole is an opencv lens without distortion."""
+    kinds = lenses - {"pinhole"} if "opencv" in lenses else lenses
+    if len(kinds) > 1:
+        raise SceneError(
+            f"{folder}: mixes photographs of {' and '.join(sorted(kinds))} lenses; train on them apart"
+        )
+    return next(iter(kinds))
+
+
+def _cameras(
+    views: Sequence[View], to_scene: Similarity, lens: Lens, coefficients: int, factor: int
+) -> Camera:
     def of(values) -> np.ndarray:
         return np.asarray(values, np.float64).astype(np.float32)
 
+    distortion = np.zeros((len(views), coefficients))
+    for row, view in zip(distortion, views, strict=True):
+        row[: len(view.distortion)] = view.distortion
     return Camera(
         camera_to_world=of(to_scene.poses(np.stack([view.pose for view in views]))),
         # Intrinsics belong to the whole picture, of which shrinking may cut a remainder.
         focal=of([np.asarray(view.focal) / factor for view in views]),
         centre=of([np.asarray(view.centre) / factor for view in views]),
-        distortion=of([view.distortion for view in views]),
+        distortion=of(distortion),
         size=np.asarray([view.picture.size for view in views], np.int32) // np.int32(factor),
         lens=lens,
     )
