@@ -101,6 +101,8 @@ class GrowingConfig:
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden; 0 keeps hidden cells.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
+      distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
+        an end: it keeps fog from hanging before the cameras.
       final_rate: learning rates decay exponentially to this share of themselves.
     """
 
@@ -115,6 +117,7 @@ class GrowingConfig:
     empty_below: float = 0.01
     unseen_below: float = 0.01
     opacity_loss: float = 0.1
+    distortion_loss: float = 0.01
     final_rate: float = 0.05
 
     def march(self, share: float = 1.0) -> MarchSettings:
@@ -323,6 +326,9 @@ def growing_step(
         if transparent:
             error = (seen.rendering.opacity - alpha) ** 2
             loss = loss + growing.opacity_loss * jnp.sum(weight * error) / total
+        if state.occupancy.space is not None and growing.distortion_loss > 0.0:
+            spread = jnp.sum(weight * seen.distortion) / total
+            loss = loss + growing.distortion_loss * spread
         counts = {
             "mse": mse,
             "rays": jnp.float32(whole),

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxnerf import compositing
 from jaxnerf.cameras import Camera, Rays, cast_rays, pixel_centres
 from jaxnerf.fields import Field, Params
-from jaxnerf.kernels.compositing import march_weights
+from jaxnerf.kernels.compositing import march_distortion, march_weights
 from jaxnerf.occupancy import Occupancy, march, pack, tiles_that_show
 from jaxnerf.rendering import Rendering
 
@@ -59,6 +59,8 @@ class Marched:
       kept: whether the ray's samples fitted into the budget; what was not kept was not rendered.
       cut: whether the ray ran out of samples or lookups before it left the scene.
       samples: how many the kept rays took.
+      distortion: how far what the ray sees is spread out, as a share of its way through the cube; see
+        `jaxnerf.kernels.compositing.march_distortion`.
       weights, positions: of the packed samples; positions are in the space of the occupancy's cube.
     """
 
@@ -66,6 +68,7 @@ class Marched:
     kept: Bool[Array, " R"]
     cut: Bool[Array, " R"]
     samples: Int[Array, ""]
+    distortion: Float[Array, " R"]
     weights: Float[Array, " B"]
     positions: Float[Array, "B 3"]
 
@@ -152,7 +155,8 @@ def march_rays(
         normals=None if gradient is None else compositing.unit(-add_up(compositing.unit(gradient))),
     )
     samples = jnp.sum(jnp.where(packing.kept, walk.count, 0))
-    return Marched(rendering, packing.kept, walk.cut, samples, weights, positions)
+    spread = march_distortion(by_slot, walk.depth, walk.share)
+    return Marched(rendering, packing.kept, walk.cut, samples, spread, weights, positions)
 
 
 def packed_points(rays: Rays, ray: Array, t: Array) -> Array:

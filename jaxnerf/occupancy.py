@@ -67,12 +67,17 @@ class March:
       count: samples of each ray, which fill its first slots.
       step: the length of an interval, in units of the ray's t; of contracted space where the grid is.
       cut: whether the ray was given up (slots or lookups ran out) before its end.
+      depth: of each sample, along the ray in the space of the cube: 0 where the ray begins there, 1 where
+        it ends. Intervals are even in it.
+      share: the length of an interval in that.
     """
 
     t: Float[Array, "K R"]
     count: Int[Array, " R"]
     step: Float[Array, " R"]
     cut: Bool[Array, " R"]
+    depth: Float[Array, "K R"]
+    share: Float[Array, " R"]
 
 
 @jax.jit
@@ -185,7 +190,10 @@ def march(
     start_of_walk = (0, jnp.zeros(count, jnp.int32), nothing, nothing, jnp.zeros(samples * count))
     _, taken, number, light, slots = jax.lax.while_loop(unfinished, look, start_of_walk)
     cut = (walk.begin + (number + jitter) * walk.step < walk.end) & (light > _END)
-    return March(walk.t(slots.reshape(samples, count)), taken, walk.step, cut)
+    slots = slots.reshape(samples, count)
+    whole = jnp.maximum(walk.end - walk.begin, walk.step)
+    depth = (slots - walk.begin[None, :]) / whole[None, :]
+    return March(walk.t(slots), taken, walk.step, cut, depth, walk.step / whole)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnerf.cameras import Rays
+from jaxnerf.kernels.compositing import march_distortion
 from jaxnerf.occupancy import Occupancy, encode, march
 from jaxnerf.spaces import Ball, Frustum, pace
 
@@ -185,3 +186,18 @@ def test_march_through_a_cube_takes_its_samples_evenly_there():
         gaps = np.linalg.norm(np.diff(placed, axis=0), axis=-1)
         # The last ones are far away, where float32 tells little of the distance.
         np.testing.assert_allclose(gaps[placed[1:, 2] < 0.9], 0.1, rtol=1e-2)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_distortion_is_the_double_sum_of_the_paper(seed):
+    random = np.random.default_rng(seed)
+    edges = np.sort(random.uniform(size=(9, 2)), axis=0)
+    step = random.uniform(0.01, 0.1, 2)
+    weights = random.dirichlet(np.ones(9), 2).T * random.choice([0.3, 1.0])
+    found = march_distortion(*(jnp.asarray(x, jnp.float32) for x in (weights, edges, step)))
+    for ray in range(2):
+        w, s = weights[:, ray], edges[:, ray]
+        pairs = sum(w[i] * w[j] * abs(s[i] - s[j]) for i in range(9) for j in range(9))
+        expected = pairs + sum(w * w) * step[ray] / 3.0
+        np.testing.assert_allclose(found[ray], expected, rtol=1e-4, atol=1e-6)
