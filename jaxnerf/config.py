@@ -28,12 +28,16 @@ class SceneConfig:
       downscale: shrink them by this whole factor.
       longest_side: then by the smallest whole factor that leaves no side with more pixels; 0 for no
         limit.
+      space: what the field has room for: "bounded", what the cameras look at and nothing behind it;
+        "unbounded", all of space, drawn together outside of a ball; "forward", what lies before cameras
+        that look the same way; "auto", what suits the scene.
       pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
         paper's code (which costs half a dB).
     """
 
     downscale: int = 1
     longest_side: int = 0
+    space: Literal["auto", "bounded", "unbounded", "forward"] = "auto"
     pixels: Literal["centre", "corner"] = "centre"
 
 

@@ -4,20 +4,24 @@ import collections
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from jaxnerf.config import Config
+from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.growing import blank_state
+from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene
+from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import GrowingTrainer, create_growing_state
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state, replicate
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
+# The ball in which space keeps its shape, in median distances of the cameras from what they look at.
+_BALL = 0.5
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
 # share of the remaining time that the steps may plan for.
 _MEASURED_SHARE = 0.05
@@ -86,19 +90,75 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
     )  # fmt: skip
 
 
+def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
+    """A configuration for a scene: its space, and what a field needs in spaces without an end.
+
+    Where photographs have no bare background, fog before the cameras explains them as well as surfaces
+    do at first: densities must begin low and grow slowly.
+
+    Args:
+      config: a preset, or what a user made of it.
+      scene: to train on.
+      chosen: keys that stay as they are, since a user chose them.
+
+    Raises:
+      ConfigError: the scene cannot be trained on in the chosen space, or with the chosen method.
+    """
+    space, begun = config.scene.space, config.scene.space == "auto"
+    if space == "auto":
+        space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
+    if space == "forward" and scene.ndc is None:
+        raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
+    if space != "bounded" and config.method == "nerf":
+        raise ConfigError(
+            f"method: nerf has no room for an {scene.format} scene, which is {space}; use "
+            "--config=minute or another preset of the fast field, or scene.space=bounded"
+        )
+    changes: dict[str, Any] = {"scene.space": space}
+    # A configuration that names its space is that of a run, unless the user names it now.
+    if space != "bounded" and (begun or "scene.space" in chosen):
+        changes |= {key: value for key, value in _WITHOUT_AN_END.items() if key not in chosen}
+    return override(config, changes)
+
+
+_WITHOUT_AN_END = {
+    "voxels.initial_opacity": 0.003,
+    "voxels.density_rate": 0.2,
+    "training.background": "random",
+}
+
+
+def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
+    """The space that a suited configuration names, around a scene's cameras."""
+    if config.scene.space == "forward":
+        assert scene.ndc is not None
+        focal, size = (np.asarray(x, np.float32) for x in (scene.ndc.focal, scene.ndc.size))
+        return Frustum(focal, size, np.float32(scene.ndc.near))
+    if config.scene.space == "unbounded":
+        poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
+        centre = focus_point(poses)
+        distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
+        return Ball(centre.astype(np.float32), np.float32(_BALL * max(distance, 1e-6)))
+    return None
+
+
 def first_state(config: Config, scene: Scene) -> Any:
     """The state before the first step."""
     if config.method == "voxels":
         return create_growing_state(
-            config.voxels, scene.splits["train"], config.growing, config.training
-        )
+            config.voxels, scene.splits["train"], config.growing, config.training,
+            space_of(config, scene),
+        )  # fmt: skip
     return create_state(config.fields(), config.training)
 
 
 def state_like(config: Config) -> Any:
     """A state's structure: shapes and types, of which the fast field's change as it grows."""
     if config.method == "voxels":
-        return jax.eval_shape(lambda: blank_state(config.voxels, config.training))
+        zeros, one = np.zeros(3, np.float32), np.float32(1.0)
+        example = {"unbounded": Ball(zeros, one), "forward": Frustum(zeros[:2], zeros[:2], one)}
+        space = example.get(config.scene.space)
+        return jax.eval_shape(lambda: blank_state(config.voxels, config.training, space))
     return jax.eval_shape(lambda: create_state(config.fields(), config.training))
 
 

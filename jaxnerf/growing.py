@@ -22,6 +22,7 @@ from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, tiles_of
+from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import AXIS, TrainingConfig
 
 
@@ -166,7 +167,9 @@ class GrowingState:
     rays: Int[Array, ""]
 
 
-def blank_state(field: GrowingField, config: TrainingConfig) -> GrowingState:
+def blank_state(
+    field: GrowingField, config: TrainingConfig, space: Ball | Frustum | None = None
+) -> GrowingState:
     """A state of the right structure, for a scene of one cell."""
     params = field.init(jax.random.key(config.seed))
     one = jnp.ones((), jnp.float32)
@@ -176,7 +179,7 @@ def blank_state(field: GrowingField, config: TrainingConfig) -> GrowingState:
         stage=jnp.zeros((), jnp.int32),
         params=(params,),
         optimizer=adam(config).init(learned(params)),
-        occupancy=Occupancy(jnp.full((1, 1, 1), 128, jnp.uint8), jnp.zeros(3), one, one),
+        occupancy=Occupancy(jnp.full((1, 1, 1), 128, jnp.uint8), jnp.zeros(3), one, one, space),
         tiles=jnp.ones((1, 1, 1), bool),
         rays=jnp.asarray(config.rays_per_batch, jnp.int32),
     )

@@ -228,6 +228,7 @@ def _scene_to_json(scene: Scene) -> dict[str, Any]:
             "rotation": frame.rotation.tolist(),
             "translation": frame.translation.tolist(),
         },
+        "unbounded": scene.unbounded,
         "ndc": None if scene.ndc is None else dataclasses.asdict(scene.ndc),
         "splits": {
             name: {
@@ -282,6 +283,7 @@ def read_scene(folder: Path) -> Scene:
                 _numbers(frame["translation"], (3,), "translation"),
             ),
             ndc=_ndc(contents.get("ndc")),
+            unbounded=bool(contents.get("unbounded", False)),
         )
     except FileNotFoundError:
         raise RunError(f"{folder}: not a run folder (no scene.json)") from None

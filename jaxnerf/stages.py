@@ -153,7 +153,7 @@ def create_growing_state(
         space,
     )
     state = dataclasses.replace(
-        blank_state(field, config),
+        blank_state(field, config, space),
         params=(params,),
         optimizer=adam(config).init(learned(params)),
         occupancy=occupancy,

@@ -123,7 +123,7 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
                 raise ConfigError(f"{name}: {error}") from None
         else:
             base = preset(name)
-    given = {key: values[key].value for key in flatten(Config()) if values[key].present}
+    given = {key: values[key].value for key in chosen(values)}
     config = override(base, given)
     for key in given:
         if not config.has_effect(key):
@@ -140,6 +140,11 @@ def define_scene_flags(values: flags.FlagValues) -> None:
         "by .. or through links",
         flag_values=values,
     )
+
+
+def chosen(values: flags.FlagValues) -> list[str]:
+    """The keys of the configuration that flags name."""
+    return [key for key in flatten(Config()) if values[key].present]
 
 
 def load(

@@ -21,7 +21,7 @@ from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
-from jaxnerf.fitting import first_state, fit, trainer_of
+from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.scenes import Scene, demo_path, describe
 from jaxnerf.training import agreed
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str]) -> None:
         config = _with_shorthands(common.configuration(values, base), values)
         if not _names_steps(values):
             config = override(config, {"training.steps": saved.training.steps})
+        config = suited(config, runs.read_scene(out), common.chosen(values))
         _refuse_changes(out, saved, config)
     else:
         config = _with_shorthands(common.configuration(values), values)
@@ -182,6 +183,8 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     scene = common.load(data, config, ("train",), values.allow_outside_paths)
     if values.resume:
         common.check_same_scene(out, runs.read_scene(out), scene)
+    else:
+        config = suited(config, scene, common.chosen(values))
     if leader:
         _prepare_folder(out, config, scene, values)
     agreed(0.0)  # the others wait for the folder

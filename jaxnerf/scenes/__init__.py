@@ -107,6 +107,7 @@ class Scene:
       to_user: from the scene's frame to that of the files.
       ndc: for scenes that all cameras look at from one side, to some distance or to infinity: the
         normalised device coordinates in which they are finite. None for others.
+      unbounded: whether pictures show what is all around, without an end; far is then only a horizon.
       notes: what a person should know of how the files were read, each part of a sentence.
     """
 
@@ -118,6 +119,7 @@ class Scene:
     far: float
     to_user: Similarity = dataclasses.field(default_factory=Similarity)
     ndc: NdcFrame | None = None
+    unbounded: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -135,6 +137,7 @@ def describe(scene: Scene) -> str:
         f"{next(iter(scene.splits.values())).cameras.lens} lens",
         _describe_masks(scene),
         *(["forward-facing"] if scene.ndc else []),
+        *(["unbounded"] if scene.unbounded else []),
         f"near {scene.near:g}, far {scene.far:g}",
         *scene.notes,
     ]

@@ -53,7 +53,7 @@ def read(
     )  # fmt: skip
     return Scene(
         folder.resolve().name, folder, "instant-ngp", splits, NEAR, FAR,
-        to_scene.inverse(), notes=notes,
+        to_scene.inverse(), unbounded=True, notes=notes,
     )  # fmt: skip
 
 

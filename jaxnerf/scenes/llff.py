@@ -99,7 +99,10 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
     else:
         to_scene = normalising(poses)
     near, far = _MARGIN * nearest * to_scene.scale, farthest * to_scene.scale
-    return Scene(folder.resolve().name, folder, "LLFF", {}, near, far, to_scene.inverse(), ndc)
+    return Scene(
+        folder.resolve().name, folder, "LLFF", {}, near, far,
+        to_scene.inverse(), ndc, unbounded=ndc is None,
+    )  # fmt: skip
 
 
 def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
