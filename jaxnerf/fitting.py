@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.growing import blank_state
 from jaxnerf.paths import focus_point
@@ -22,6 +24,8 @@ from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state, 
 _STEPS_BETWEEN_WAITS = 8
 # The ball in which space keeps its shape, in median distances of the cameras from what they look at.
 _BALL = 0.5
+# How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
+_MOST_REACH = 2.0
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
 # share of the remaining time that the steps may plan for.
 _MEASURED_SHARE = 0.05
@@ -133,13 +137,28 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
     if config.scene.space == "forward":
         assert scene.ndc is not None
         focal, size = (np.asarray(x, np.float32) for x in (scene.ndc.focal, scene.ndc.size))
-        return Frustum(focal, size, np.float32(scene.ndc.near))
+        space = Frustum(focal, size, np.float32(scene.ndc.near), np.float32(1.0))
+        return dataclasses.replace(space, reach=_reach(space, scene.splits["train"].cameras))
     if config.scene.space == "unbounded":
         poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
         centre = focus_point(poses)
         distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
         return Ball(centre.astype(np.float32), np.float32(_BALL * max(distance, 1e-6)))
     return None
+
+
+def _reach(frustum: Frustum, cameras: Camera) -> np.float32:
+    """How far to the sides of a frustum's cube the corners of pictures look."""
+    width, height = (np.asarray(cameras.size)[:, axis].astype(np.float32) for axis in (0, 1))
+    farthest = 1.0
+    for right in (0.0, 1.0):
+        for down in (0.0, 1.0):
+            pixels = jnp.stack([right * width, down * height], axis=-1)
+            rays = frustum.rays(cast_rays(cameras, pixels))
+            for t in (0.0, 1.0):
+                points = np.asarray(rays.origins + t * rays.directions)
+                farthest = max(farthest, float(np.abs(points[:, :2]).max()))
+    return np.float32(min(farthest, _MOST_REACH))
 
 
 def first_state(config: Config, scene: Scene) -> Any:
@@ -156,7 +175,10 @@ def state_like(config: Config) -> Any:
     """A state's structure: shapes and types, of which the fast field's change as it grows."""
     if config.method == "voxels":
         zeros, one = np.zeros(3, np.float32), np.float32(1.0)
-        example = {"unbounded": Ball(zeros, one), "forward": Frustum(zeros[:2], zeros[:2], one)}
+        example = {
+            "unbounded": Ball(zeros, one),
+            "forward": Frustum(zeros[:2], zeros[:2], one, one),
+        }
         space = example.get(config.scene.space)
         return jax.eval_shape(lambda: blank_state(config.voxels, config.training, space))
     return jax.eval_shape(lambda: create_state(config.fields(), config.training))

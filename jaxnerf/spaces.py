@@ -62,15 +62,21 @@ class Frustum:
       focal: (f_x, f_y) in pixels.
       size: (width, height) in pixels.
       near: the distance of the near plane; nothing lies nearer.
+      reach: how far what other cameras see goes beyond that picture: 1 is not at all.
     """
 
     focal: Float[Array, "2"]
     size: Float[Array, "2"]
     near: Float[Array, ""]
+    reach: Float[Array, ""]
 
     def cells(self, count: int) -> tuple[Float[np.ndarray, "3"], float, Bool[np.ndarray, "M M M"]]:
-        """The cube: its corner, its side, and its cells, which are all in it."""
-        return np.full(3, -1.0), 2.0, np.ones((count,) * 3, bool)
+        """A cube around what is seen: its corner, its side, and which of its cells may be."""
+        reach = max(float(self.reach), 1.0)
+        edges = np.linspace(-reach, reach, count + 1)
+        inside = (edges[1:] > -1.0) & (edges[:-1] < 1.0)
+        mask = np.broadcast_to(inside, (count,) * 3).copy()
+        return np.full(3, -reach), 2.0 * reach, mask
 
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world with z < 0 lie in the cube [-1, 1]^3 (NeRF, eq. 16 and 22)."""

@@ -144,7 +144,9 @@ def forward_rays(count: int = 32) -> tuple[Frustum, Rays]:
     directions[-1, 2] = 0.5
     unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
     rays = (origins, directions, unit, np.zeros(count), np.full(count, np.inf))
-    frustum = Frustum(jnp.array([50.0, 60.0]), jnp.array([40.0, 30.0]), jnp.asarray(1.2))
+    frustum = Frustum(
+        jnp.array([50.0, 60.0]), jnp.array([40.0, 30.0]), jnp.asarray(1.2), jnp.asarray(1.3)
+    )
     return frustum, Rays(*(jnp.asarray(x, jnp.float32) for x in rays))
 
 
