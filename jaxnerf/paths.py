@@ -10,6 +10,8 @@ from jaxnerf.cameras import look_at_pose
 Poses = Float[np.ndarray, "N 3 4"]
 Path = Float[np.ndarray, "frames 3 4"]
 
+_MOST_GAP = np.deg2rad(120.1)
+
 
 def orbit(
     centre=(0.0, 0.0, 0.0),
@@ -51,14 +53,17 @@ def orbit_of(poses: Poses, frames: int = 120) -> Path:
     """The orbit that fits captured poses: around what they look at, at their distance and height.
 
     The centre is the point nearest to all their viewing axes, up the mean of their upward axes; the
-    orbit starts at the first of them. Where the poses do not surround anything (a forward-facing
-    capture), `spiral` is the better path.
+    orbit starts at the first of them. Where a third of the way around was not captured, behind a wall
+    perhaps, it is one round of a `spiral` among the captured poses instead.
     """
     poses = np.asarray(poses, np.float64)
     positions, backs = poses[:, :, 3], poses[:, :, 2]
     centre = focus_point(poses)
     offsets = positions - centre
     up = _mean_up(poses)
+    if _widest_gap(offsets, up) > _MOST_GAP:
+        middle = np.linalg.norm(positions.mean(axis=0) - centre)
+        return spiral(poses, max(float(middle), 1e-6), frames, rotations=1)
     distances = np.linalg.norm(offsets, axis=-1)
     radius = float(np.mean(distances))
     sines = offsets @ up / np.maximum(distances, 1e-12)
@@ -134,6 +139,14 @@ def focus_point(poses: Poses) -> Float[np.ndarray, "3"]:
     return np.linalg.solve(
         across.sum(axis=0) + ridge, np.einsum("nij,nj->i", across, positions) + ridge @ mean
     )
+
+
+def _widest_gap(offsets: np.ndarray, up: np.ndarray) -> float:
+    """The widest angle, seen from above, in which no camera stands; in radians."""
+    first = np.eye(3)[np.argmin(np.abs(up))]
+    first = first - (first @ up) * up
+    azimuths = np.sort(np.arctan2(offsets @ np.cross(up, first), offsets @ first))
+    return float(np.max(np.diff([*azimuths, azimuths[0] + 2.0 * np.pi])))
 
 
 def _mean_up(poses: np.ndarray) -> np.ndarray:

@@ -35,9 +35,9 @@ def _assert_rigid(poses, count):
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-6)
 
 
-def _assert_looks_at(poses, target):
+def _assert_looks_at(poses, target, atol=3e-6):
     towards = _unit(np.asarray(target) - poses[:, :, 3])
-    np.testing.assert_allclose(-poses[:, :, 2], towards, atol=3e-6)
+    np.testing.assert_allclose(-poses[:, :, 2], towards, atol=atol)
 
 
 @pytest.mark.parametrize("up", UPS)
@@ -83,6 +83,18 @@ def test_orbit_of_recovers_an_orbit(up, elevation):
     offsets = poses[:, :, 3] - centre
     np.testing.assert_allclose(np.linalg.norm(offsets, axis=-1), 2.5, atol=2e-5)
     np.testing.assert_allclose(offsets @ _unit(up), 2.5 * np.sin(np.deg2rad(elevation)), atol=1e-4)
+
+
+def test_orbit_of_stays_where_cameras_stood_if_they_did_not_go_around():
+    centre = np.array([0.4, 3.0, -1.0])
+    captured = orbit(centre, 2.5, 20.0, 36, start=(1.0, 0.0, 0.0))[:10]  # 90 degrees
+    poses = orbit_of(captured, 30)
+    _assert_rigid(poses, 30)
+    _assert_looks_at(poses, centre, atol=0.2)
+    offsets, before = poses[:, :, 3] - centre, captured[:, :, 3] - centre
+    assert (offsets[:, 0] > before[:, 0].min()).all()
+    assert (offsets[:, 1] > before[:, 1].min()).all()
+    assert (np.linalg.norm(offsets, axis=-1) > 1.5).all()
 
 
 def test_orbit_of_is_defined_where_the_first_camera_looks_straight_down_or_all_look_ahead():

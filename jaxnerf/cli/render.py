@@ -140,13 +140,19 @@ def render_video(
     """Render cameras one after the other into a video, with a progress line."""
     line = common.LiveLine()
     scale = run.scene.to_user.scale
+    range_of_depth = run.scene.near * scale, run.scene.far * scale
     with disk_errors(out), video.open_video(out, frames_per_second) as write:
         for index in range(len(cameras)):
             seen = run.render(cameras[index], with_normals="normals" in panels)
+            if index == 0 and run.scene.unbounded:
+                # Where depths have no end, the colours are for those of the first picture.
+                shown = seen.depth[seen.opacity > 0.5]
+                low, high = np.percentile(shown, (2, 98)) if shown.size else range_of_depth
+                range_of_depth = float(low), max(float(high), float(low) * 1.001)
             pictures = {
                 "rgb": lambda s=seen: s.colour,
-                "depth": lambda s=seen: video.colour_depth(
-                    s.depth, s.opacity, run.scene.near * scale, run.scene.far * scale
+                "depth": lambda s=seen, r=range_of_depth: video.colour_depth(
+                    s.depth, s.opacity, *r
                 ),
                 "normals": lambda s=seen: video.colour_normals(s.normals, s.opacity),
             }
