@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from jaxnerf.scenes import Split
 
 _SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
+_MASKED = (
+    "psnr over the pixels that count ('counted' is their share), ssim the mean of its map over them; for "
+    "ssim and lpips the rendering's other pixels are replaced by the photograph's"
+)
 
 
 def psnr(picture: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"]) -> float:
@@ -38,16 +42,27 @@ def psnr_of_error(mean_squared_error: float) -> float:
     return float("inf") if mean_squared_error == 0.0 else -10.0 * math.log10(mean_squared_error)
 
 
-def ssim(picture: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"]) -> float:
+def ssim(
+    picture: Float[np.ndarray, "h w 3"],
+    truth: Float[np.ndarray, "h w 3"],
+    counted: Bool[np.ndarray, "h w"] | None = None,
+) -> float:
     """Structural similarity (Wang et al., 2004), of values in [0, 1]; mean over pixels and channels.
 
     Gaussian window of 11 x 11 pixels with sigma 1.5, k1 0.01, k2 0.03, where the window fits whole.
 
+    Args:
+      picture, truth: to compare.
+      counted: the pixels around which the mean is taken; all by default.
+
     Raises:
-      ValueError: a picture is smaller than the window.
+      ValueError: a picture is smaller than the window, or no window is around a pixel that counts.
     """
     if min(picture.shape[:2]) < _SSIM["size"]:
         raise ValueError(f"ssim: {picture.shape[1]} x {picture.shape[0]} pixels are fewer than 11")
+    middles = None if counted is None else _with_window(counted)
+    if middles is not None and not middles.any():
+        raise ValueError("ssim: no pixel that counts has a whole window")
     # dm_pix counts on JAX's promotions, whatever the caller has set.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         value = dm_pix.ssim(
@@ -58,8 +73,15 @@ def ssim(picture: Float[np.ndarray, "h w 3"], truth: Float[np.ndarray, "h w 3"])
             filter_sigma=_SSIM["sigma"],
             k1=_SSIM["k1"],
             k2=_SSIM["k2"],
+            return_map=middles is not None,
         )
-    return float(value)
+    return float(value) if middles is None else float(np.asarray(value)[middles].mean())
+
+
+def _with_window(pixels: np.ndarray) -> np.ndarray:
+    """Of a picture's pixels those around which SSIM's window fits whole."""
+    border = _SSIM["size"] // 2
+    return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]
 
 
 def lpips_metric(network: str = "vgg") -> Callable[[np.ndarray, np.ndarray], float] | None:
@@ -128,31 +150,36 @@ def evaluate_split(
     Returns:
       What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
       the saved pictures), "ssim" (unless its window is larger than they are), if given "lpips";
-      "images" with a row each, "protocol", and "render_seconds_per_image" (the median, so that
+      "images" with a row each (with "counted", the share of pixels that count, if not all do),
+      "protocol", and "render_seconds_per_image" (the median, so that
       compilation does not count).
     """
     assert split.images is not None
     out.mkdir(parents=True, exist_ok=True)
     rows, seconds = [], []
-    height, width = split.images.shape[1:3]
-    with_ssim = min(height, width) >= _SSIM["size"]
     chosen = range(0, len(split), every)
+    with_ssim = all(_with_window(_counted(split, index)).any() for index in chosen)
     for index in chosen:
         begun = time.perf_counter()
         picture = np.clip(render(index), 0.0, 1.0)
         seconds.append(time.perf_counter() - begun)
-        truth = blend(split.images[index], background)
+        counted = _counted(split, index)
+        height, width = counted.shape
+        truth = blend(split.images[index, :height, :width], background)
         rounded = to_8bit(picture)
         file = out / f"{index:03d}.png"
         Image.fromarray(rounded).save(file)
         row = {
             "image": split.names[index],
             "file": f"{out.name}/{file.name}",
-            "psnr": psnr(picture, truth),
-            "psnr_8bit": psnr(rounded / np.float32(255.0), truth),
+            "psnr": psnr(picture[counted], truth[counted]),
+            "psnr_8bit": psnr(rounded[counted] / np.float32(255.0), truth[counted]),
         }
+        if not counted.all():
+            row["counted"] = float(counted.mean())
+            picture = np.where(counted[..., None], picture, truth)
         if with_ssim:
-            row["ssim"] = ssim(picture, truth)
+            row["ssim"] = ssim(picture, truth, None if counted.all() else counted)
         if lpips is not None:
             row["lpips"] = lpips(picture, truth)
         rows.append(row)
@@ -168,21 +195,38 @@ def evaluate_split(
         "images": len(rows),
         "of": len(split),
         "every": every,
-        "resolution": [width, height],
+        "resolution": _sizes(split, chosen)[-1],
         "background": {1.0: "white", 0.0: "black"}.get(background, background),
         "alpha": "straight, blended in sRGB",
         "values": "sRGB in [0, 1]; psnr, ssim and lpips of unrounded pictures, psnr_8bit of saved ones",
+        "masks": _MASKED if any("counted" in row for row in rows) else "none",
         "mean": "arithmetic mean over images",
         "ssim": _SSIM if with_ssim else "not measured: the pictures are smaller than its window",
         "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
         "jaxnerf": importlib.metadata.version("jaxnerf"),
     }
+    if len(_sizes(split, chosen)) > 1:
+        protocol["resolutions"] = _sizes(split, chosen)
     return {
         **means,
         "render_seconds_per_image": float(np.median(seconds)),
         "protocol": protocol,
         "images": rows,
     }
+
+
+def _counted(split: Split, index: int) -> np.ndarray:
+    """Which pixels of a photograph count, without its padding."""
+    width, height = np.asarray(split.cameras.size)[index]
+    if split.masks is None:
+        return np.ones((height, width), bool)
+    return split.masks[index, :height, :width]
+
+
+def _sizes(split: Split, chosen: Sequence[int]) -> list[list[int]]:
+    """The different [width, height] of some photographs; the largest is the last."""
+    sizes = {tuple(map(int, np.asarray(split.cameras.size)[index])) for index in chosen}
+    return [list(size) for size in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
 
 
 def write_json(path: Path, contents: Any) -> None:

@@ -21,7 +21,7 @@ from jaxnerf.fields import Field, Params
 from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE
+from jaxnerf.silhouettes import TILE, tiles_of
 from jaxnerf.training import AXIS, TrainingConfig
 
 
@@ -209,26 +209,66 @@ def sample_blocks(
 
     Args:
       split: with photographs.
-      tiles: (camera, row, column) of each tile that can show something.
-      block: side of a square in pixels.
+      tiles: (camera, row, column) of each tile that can show something; see `usable_tiles`.
+      block: side of a square in pixels. All pixels of a square count.
       size: how many.
       seed, step: the batch is a function of both.
     """
     assert split.images is not None
     height, width = split.images.shape[1:3]
     random = np.random.Generator(np.random.Philox(key=[seed, step]))
-    camera, row, column = tiles[random.integers(len(tiles), size=size)].T
-    inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
-    x = np.minimum(column * TILE + inside[0], width - block)
-    y = np.minimum(row * TILE + inside[1], height - block)
     offset = np.arange(block)
     around = (offset[:, None] * width + offset[None, :]).reshape(-1)
-    first = (camera.astype(np.int64) * height + y) * width + x
+
+    def draw(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Cameras, upper left corners, and where those pixels lie in the array."""
+        camera, row, column = tiles[random.integers(len(tiles), size=size)].T
+        inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
+        x = np.minimum(column * TILE + inside[0], width - block)
+        y = np.minimum(row * TILE + inside[1], height - block)
+        return camera, x, y, (camera.astype(np.int64) * height + y) * width + x
+
+    camera, x, y, first = drawn = draw(size)
+    if split.masks is not None:
+        counted = split.masks.reshape(-1)
+        again = np.arange(size)
+        while (again := again[~counted[first[again, None] + around].all(axis=-1)]).size:
+            for values, new in zip(drawn, draw(again.size), strict=True):
+                values[again] = new
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
     whole = split.images.view(np.uint32).reshape(-1)
     pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)
     middle = np.stack([x, y], axis=-1).astype(np.float32) + np.float32(0.5 * block)
     return Blocks(camera.astype(np.int32), middle, pixels)
+
+
+def usable_tiles(
+    split: Split, tiles: Int[np.ndarray, "N 3"], block: int
+) -> tuple[Int[np.ndarray, "M 3"], int]:
+    """The tiles in which a block of pixels that all count can be drawn.
+
+    Args:
+      split: with photographs.
+      tiles: (camera, row, column) of each tile, with a pixel that counts.
+      block: side of a square in pixels, a power of 2.
+
+    Returns:
+      The tiles; and the block's side, smaller where no tile holds such a block.
+    """
+    if split.masks is None or not len(tiles):
+        return tiles, block
+    while True:
+        height, width = (side // block for side in split.masks.shape[1:])
+        squares = split.masks[:, : height * block, : width * block]
+        squares = squares.reshape(-1, height, block, width, block)
+        usable = tiles_of(np.asarray(squares.all(axis=(2, 4))), TILE // block)
+        rows, columns = usable.shape[1:]
+        inside = (tiles[:, 1] < rows) & (tiles[:, 2] < columns)
+        chosen = tiles[inside]
+        chosen = chosen[usable[tuple(chosen.T)]]
+        if len(chosen) or block == 1:
+            return chosen, block
+        block //= 2
 
 
 def growing_step(

@@ -74,7 +74,10 @@ def scene_cube(split: Split) -> tuple[np.ndarray, float]:
 def has_alpha(split: Split) -> bool:
     """Whether the photographs' alpha tells the scene from what is behind it."""
     assert split.images is not None
-    return bool(np.mean(split.images[:, ::4, ::4, 3] < 128) > 0.01)
+    transparent = split.images[:, ::4, ::4, 3] < 128
+    if split.masks is not None:
+        transparent = transparent[split.masks[:, ::4, ::4]]
+    return bool(transparent.size and np.mean(transparent) > 0.01)
 
 
 def silhouettes(
@@ -83,7 +86,7 @@ def silhouettes(
     """Which tiles of the photographs show more than the background, and how far that can be trusted.
 
     Args:
-      split: with photographs.
+      split: with photographs. A tile shows more wherever a pixel of it does not count.
       background: that they are trained on. Without alpha it is recognised by its colour, unless it is
         "random" or covers less than half of the pictures' margins.
 
@@ -103,15 +106,38 @@ def silhouettes(
             # Maximum minus minimum, since bytes do not become negative.
             colour = image[..., :3]
             differs = (np.maximum(colour, bare) - np.minimum(colour, bare)).max(axis=-1) > 1
-        padded = np.pad(differs, ((0, -height % TILE), (0, -width % TILE)))
-        shown[index] = padded.reshape(shown.shape[1], TILE, -1, TILE).any(axis=(1, 3))
+        if split.masks is not None:
+            differs |= ~split.masks[index]
+        shown[index] = tiles_of(differs[None])[0]
     if transparent:
         return shown, 1
-    margin = np.ones(shown.shape[1:], bool)
-    margin[1:-1, 1:-1] = False
-    if np.mean(~shown[:, margin]) < _BARE_MARGIN:
+    on_margin = shown[_margins(split, shown.shape)]
+    if not len(on_margin) or np.mean(~on_margin) < _BARE_MARGIN:
         shown[:] = True
     return shown, max(2, round(_WITNESSES * count))
+
+
+def _margins(split: Split, shape: tuple[int, ...]) -> np.ndarray:
+    """The tiles along the sides of each picture, as far as all of their pixels count."""
+    _, row, column = np.indices(shape)
+    last = -(-np.asarray(split.cameras.size) // TILE)[:, None, None] - 1
+    margin = (row == 0) | (column == 0) | (row == last[..., 1]) | (column == last[..., 0])
+    if split.masks is not None:
+        margin &= ~tiles_of(~split.masks)
+    return margin
+
+
+def tiles_of(
+    pixels: Bool[np.ndarray, "cameras height width"], tile: int = TILE
+) -> Bool[np.ndarray, "cameras rows columns"]:
+    """Which tiles of photographs hold one of some pixels."""
+    _, height, width = pixels.shape
+    rows, columns = -(-height // tile), -(-width // tile)
+    held = np.zeros((len(pixels), rows, columns), bool)
+    for picture, result in zip(pixels, held, strict=True):
+        padded = np.pad(picture, ((0, -height % tile), (0, -width % tile)))
+        result[:] = padded.reshape(rows, tile, columns, tile).any(axis=(1, 3))
+    return held
 
 
 def tight_cube(origin: np.ndarray, cell: float, cells: np.ndarray) -> tuple[np.ndarray, float]:

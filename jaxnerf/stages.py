@@ -25,11 +25,12 @@ from jaxnerf.growing import (
     growing_step,
     learned,
     sample_blocks,
+    usable_tiles,
 )
 from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube
+from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube, tiles_of
 from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, replicate
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
@@ -109,7 +110,8 @@ class GrowingTrainer:
             self._rays = _divisible(int(changed.rays), jax.device_count())
         if self._tiles is None or self._tiles[0] != stage:
             tiles = np.argwhere(np.asarray(state.tiles)).astype(np.int32)
-            self._tiles = stage, tiles, block_size(state.occupancy, self._split)
+            block = block_size(state.occupancy, self._split)
+            self._tiles = stage, *usable_tiles(self._split, tiles, block)
         _, tiles, block = self._tiles
         batch = sample_blocks(self._split, tiles, block, self._rays, self.config.seed, number)
         return self._step(state, local_share(batch), self._key, self._cameras, self._nothing)
@@ -292,7 +294,11 @@ def _moved(
 def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
     assert split.images is not None
     height, width = split.images.shape[1:3]
-    return grid.tiles_that_show(occupancy, split.cameras, (width, height), TILE)
+    tiles = grid.tiles_that_show(occupancy, split.cameras, (width, height), TILE)
+    if split.masks is None:
+        return tiles
+    counted = tiles_of(split.masks)
+    return tiles & counted if (tiles & counted).any() else counted
 
 
 def _with_cells(occupancy: Occupancy, cells: np.ndarray, density: np.ndarray) -> Occupancy:

@@ -130,7 +130,7 @@ def learning_rate(
 
 
 def sample_batch(split: Split, config: TrainingConfig, step: int) -> Batch:
-    """The global batch of a step: pixels drawn evenly, with replacement, from the photographs."""
+    """The global batch of a step: pixels drawn evenly, with replacement, from those that count."""
     assert split.images is not None
     count, height, width = split.images.shape[:3]
     random = np.random.Generator(np.random.Philox(key=[config.seed, step]))
@@ -139,6 +139,15 @@ def sample_batch(split: Split, config: TrainingConfig, step: int) -> Batch:
     camera = np.broadcast_to(camera, (size,))
     x = random.integers(width, size=size, dtype=np.int32)
     y = random.integers(height, size=size, dtype=np.int32)
+    if split.masks is not None and config.one_image_per_batch:
+        chosen = random.choice(np.flatnonzero(split.masks[camera[0]]), size=size)
+        y, x = np.divmod(chosen.astype(np.int32), np.int32(width))
+    elif split.masks is not None:
+        camera = camera.copy()
+        while (again := np.flatnonzero(~split.masks[camera, y, x])).size:
+            camera[again] = random.integers(count, size=again.size, dtype=np.int32)
+            x[again] = random.integers(width, size=again.size, dtype=np.int32)
+            y[again] = random.integers(height, size=again.size, dtype=np.int32)
     return Batch(camera, np.stack([x, y], axis=-1), split.images[camera, y, x])
 
 

@@ -102,9 +102,10 @@ def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, 
         name = "results.json" if split == "test" else f"results_{split}.json"
         evaluation.write_json(run.folder / name, results)
     protocol = results["protocol"]
+    up_to = "up to " if "resolutions" in protocol else ""
     print(
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, "
-        f"{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
+        f"{up_to}{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
     return results
 

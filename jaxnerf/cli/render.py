@@ -15,7 +15,7 @@ from jaxnerf.evaluation import to_8bit
 from jaxnerf.exports import video
 from jaxnerf.exports.video import SUFFIXES
 from jaxnerf.runs import load_run
-from jaxnerf.scenes.blender import field_of_view, frames_of, load_json, read_pose
+from jaxnerf.scenes.json_files import field_of_view, frames_of, load_json, read_pose
 
 _HELP = """
 usage: jaxnerf render RUN [--path orbit|spiral|FILE] [--out video.mp4] [flags]

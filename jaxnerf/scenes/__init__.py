@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera
 
@@ -52,12 +52,16 @@ class Split:
     Attributes:
       names: of each photograph, as its file was named.
       cameras: a batch of as many.
-      images: 8-bit sRGB with straight alpha (255 where the file had none). None until read.
+      images: 8-bit sRGB with straight alpha (255 where the file had none). None until read. Smaller
+        photographs are padded with zeros at the right and the bottom; `cameras.size` has their sizes.
+      masks: which pixels count. Others, which a mask of the scene ignores or which are padding, are
+        never trained on or measured. None if all count.
     """
 
     names: tuple[str, ...]
     cameras: Camera
     images: UInt8[np.ndarray, "N height width 4"] | None = None
+    masks: Bool[np.ndarray, "N height width"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,6 +101,7 @@ def load_scene(
     longest_side: int = 0,
     pixels: Literal["centre", "corner"] = "centre",
     images: Sequence[str] = ("train",),
+    allow_outside_paths: bool = False,
 ) -> Scene:
     """Read a scene from a folder, recognising its format.
 
@@ -108,6 +113,8 @@ def load_scene(
       pixels: whether a pixel's ray passes through its centre or, as in the paper's released code,
         its upper left corner.
       images: the splits whose photographs are read; of the others only the cameras are.
+      allow_outside_paths: whether files outside of the folder may be read, which the scene's files
+        name by absolute paths, by .. or through links.
 
     Raises:
       SceneError: the folder or something in it is missing or wrong.
@@ -126,7 +133,13 @@ def load_scene(
     if not folder.is_dir():
         raise SceneError(f"{folder}: not a folder")
     if blender.recognises(folder):
-        scene = blender.read(folder, downscale=downscale, longest_side=longest_side, images=images)
+        scene = blender.read(
+            folder,
+            downscale=downscale,
+            longest_side=longest_side,
+            images=images,
+            allow_outside_paths=allow_outside_paths,
+        )
         return scene if pixels == "centre" else _through_corners(scene)
     found = "transforms.json" if (folder / "transforms.json").exists() else None
     hint = f" ({found} is of a format that is not read yet)" if found else ""

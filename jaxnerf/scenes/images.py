@@ -1,47 +1,156 @@
-"""Reading photographs: 8-bit RGBA out, whatever came in, or one clear line."""
+"""Reading photographs: 8-bit RGBA out, whatever came in, or one clear line.
+
+Orientation. Photographs may say in their EXIF how they should be turned for a viewer. COLMAP, LLFF,
+instant-ngp and nerfstudio do not look at that: poses and principal points belong to the pixels as they
+are stored, and so they are read here. The exception is a file of cameras that gives the size of the
+turned picture and not of the stored one (as tools do that read with OpenCV): then it is turned.
+"""
 
 import contextlib
+import dataclasses
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxnerf.scenes import SceneError
 
 # Larger than any camera's picture; what claims to be larger is refused before memory is taken.
 _MAX_PIXELS = 200_000_000
+# No PNG or JPEG holds more: deflate and blank JPEG blocks come to 8,256 and some 512.
+_MAX_PIXELS_A_BYTE = 10_000
 # Pillow reads many more, some by running other programs.
 _FORMATS = ("PNG", "JPEG")
+# Pixels that count are found by drawing until one does.
+_LEAST_COUNTED = 1e-3
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "height width 4"]:
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A photograph's file, of which the header was read, and how its pixels are to be read.
+
+    Attributes:
+      path: of the file.
+      size: (width, height) in pixels, as they are used.
+      turned: whether it is turned as its EXIF says.
+      mask: a picture of the same size that says which pixels count.
+      ignored: which of the mask's values do not: "black", or "bright" (anything else).
+    """
+
+    path: Path
+    size: tuple[int, int]
+    turned: bool = False
+    mask: Path | None = None
+    ignored: Literal["black", "bright"] = "black"
+
+
+def find_picture(
+    path: Path,
+    claimed: tuple[int | float, int | float] | None = None,
+    says: str = "",
+    mask: Path | None = None,
+    ignored: Literal["black", "bright"] = "black",
+) -> Picture:
+    """Look at a photograph's header, and its mask's.
+
+    Args:
+      path: of the photograph.
+      claimed: the (width, height) that the file of the cameras gives it. The picture may be a smaller
+        or larger version of the same shape, to a pixel.
+      says: what claims that, for the message.
+      mask, ignored: see `Picture`.
+
+    Raises:
+      SceneError: as `image_size`; or the shape is not the claimed one, or the mask has another size.
+    """
+    size, on_its_side = _size_and_turn(path)
+    turned = on_its_side and size != claimed == size[::-1]
+    if turned:
+        size = (size[1], size[0])
+    elif claimed is not None and not _same_shape(size, claimed):
+        raise SceneError(
+            f"{path}: {size[0]} x {size[1]} pixels, but {says} says {claimed[0]:g} x {claimed[1]:g}"
+        )
+    if mask is not None and image_size(mask) != size:
+        found = image_size(mask)
+        raise SceneError(
+            f"{mask}: a mask of {found[0]} x {found[1]} pixels for a picture of "
+            f"{size[0]} x {size[1]}"
+        )
+    return Picture(path, size, turned, mask, ignored)
+
+
+def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height width 4"]:
     """One photograph as 8-bit RGBA with straight alpha.
+
+    Args:
+      path: of the file.
+      turned: whether to turn it as its EXIF says.
 
     Raises:
       SceneError: the file is missing, not a PNG or JPEG, truncated, or too large.
     """
-    with _open(path) as image:
-        try:
-            if image.mode.startswith("I"):
-                grey = np.asarray(image, np.uint32)
-                image = Image.fromarray(np.minimum(grey >> 8, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGBA"))
-        except Exception as error:  # whatever a damaged file makes of Pillow
-            raise SceneError(f"{path}: cannot be read as an image: {error}") from None
+    with _open(path) as image, _readable(path):
+        if turned:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            grey = np.asarray(image, np.uint32)
+            image = Image.fromarray(np.minimum(grey >> 8, 255).astype(np.uint8))
+        return np.asarray(image.convert("RGBA"))
+
+
+def read_mask(
+    path: Path, ignored: Literal["black", "bright"] = "black"
+) -> Bool[np.ndarray, "height width"]:
+    """A mask, True where the photograph's pixel counts.
+
+    Args:
+      path: of the file; its alpha is not looked at.
+      ignored: see `Picture`.
+
+    Raises:
+      SceneError: as `read_image`.
+    """
+    with _open(path) as image, _readable(path):
+        if image.mode.startswith("I"):
+            bright = np.asarray(image, np.uint32) > 0
+        else:
+            bright = np.asarray(image.convert("RGB")).max(axis=-1) > 0
+    return bright if ignored == "black" else ~bright
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """An image's (width, height), from its header alone.
+    """An image's (width, height) as it is stored, from its header alone.
 
     Raises:
       SceneError: the file is missing, not a PNG or JPEG, or too large.
     """
-    with _many_pixels(), _open(path) as image:
-        return image.size
+    return _size_and_turn(path)[0]
+
+
+def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
+    """An image's stored size, and whether its EXIF wants it turned on its side."""
+    with _quiet(), _open(path) as image:
+        orientation = 1
+        with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
+            orientation = image.getexif().get(_ORIENTATION, 1)
+        return image.size, orientation in _ON_ITS_SIDE
+
+
+def _same_shape(size: tuple[int, int], claimed: tuple[int | float, int | float]) -> bool:
+    """Whether one may be the other resized, with sides rounded to whole pixels."""
+    (width, height), (wide, high) = size, claimed
+    if wide < 1.0 or high < 1.0:
+        return False
+    # A pixel of the coarser one.
+    return abs(width * high - height * wide) <= max(width, height, wide, high)
 
 
 @contextlib.contextmanager
@@ -61,16 +170,25 @@ def _open(path: Path) -> Iterator[Image.Image]:
         reason = getattr(error, "strerror", None) or error
         raise SceneError(f"{path}: cannot be read as an image: {reason}") from None
     with image:
-        if image.width * image.height > _MAX_PIXELS:
+        pixels = image.width * image.height
+        if pixels > min(_MAX_PIXELS, _MAX_PIXELS_A_BYTE * path.stat().st_size):
             raise SceneError(f"{path}: {image.width} x {image.height} pixels are too many")
         yield image
 
 
 @contextlib.contextmanager
-def _many_pixels() -> Iterator[None]:
-    """Without Pillow's warning of large pictures: `_MAX_PIXELS` is the limit here."""
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a damaged file makes of Pillow
+        raise SceneError(f"{path}: cannot be read as an image: {error}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings, as of large pictures: `_MAX_PIXELS` is the limit here."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         yield
 
 
@@ -91,35 +209,75 @@ def shrink(image: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, 
     return np.rint(np.concatenate([colour, mean_alpha], axis=-1)).astype(np.uint8)
 
 
-def read_images(
-    paths: Sequence[Path],
-    size: tuple[int, int],
-    factor: int = 1,
-    says: Callable[[Path], str] = lambda path: "the first image",
-) -> UInt8[np.ndarray, "N height width 4"]:
-    """Photographs of one size, shrunk, in one array; decoded by as many threads as there are cores.
+def shrink_mask(mask: Bool[np.ndarray, "h w"], factor: int) -> Bool[np.ndarray, "H W"]:
+    """The mask of a photograph that `shrink` made smaller: a square counts if all of it does."""
+    height, width = mask.shape[0] // factor, mask.shape[1] // factor
+    squares = mask[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    return np.asarray(squares.all(axis=(1, 3)))
+
+
+def read_pictures(
+    pictures: Sequence[Picture], factor: int = 1
+) -> tuple[UInt8[np.ndarray, "N height width 4"], Bool[np.ndarray, "N height width"] | None]:
+    """Photographs in one array; decoded by as many threads as there are cores.
 
     Args:
-      paths: the files.
-      size: the (width, height) that each must have.
-      factor: see `shrink`.
-      says: what claims that size, for the message when a file disagrees.
+      pictures: at least one.
+      factor: to shrink by, see `shrink`; none may have fewer pixels along a side.
+
+    Returns:
+      The photographs, padded with zeros at the right and the bottom to the largest. And which pixels
+      count, for neither padding does nor what masks ignore; None if all do.
 
     Raises:
-      SceneError: as `read_image`, or an image has another size.
+      SceneError: as `read_image`; a picture has another size than it had; a mask leaves next to
+        nothing of one; or this machine's memory cannot hold them.
     """
-    width, height = size[0] // factor, size[1] // factor
-    images = np.empty((len(paths), height, width, 4), np.uint8)
+    sizes = [(width // factor, height // factor) for width, height in (p.size for p in pictures)]
+    width, height = (max(side) for side in zip(*sizes, strict=True))
+    _check_memory(pictures, sizes)
+    images = np.zeros((len(pictures), height, width, 4), np.uint8)
+    whole = len(set(sizes)) == 1 and all(picture.mask is None for picture in pictures)
+    masks = None if whole else np.zeros(images.shape[:3], bool)
 
     def read(index: int) -> None:
-        image = read_image(paths[index])
-        if (image.shape[1], image.shape[0]) != size:
-            raise SceneError(
-                f"{paths[index]}: {image.shape[1]} x {image.shape[0]} pixels, but "
-                f"{says(paths[index])} has {size[0]} x {size[1]}"
-            )
-        images[index] = shrink(image, factor)
+        picture, (across, down) = pictures[index], sizes[index]
+        image = read_image(picture.path, picture.turned)
+        if image.shape[1::-1] != picture.size:
+            raise SceneError(f"{picture.path}: was changed while it was being read")
+        images[index, :down, :across] = shrink(image, factor)
+        if masks is not None:
+            masks[index, :down, :across] = _counted(picture, factor)
 
-    with _many_pixels(), ThreadPoolExecutor() as pool:
-        list(pool.map(read, range(len(paths))))
-    return images
+    with _quiet(), ThreadPoolExecutor() as pool:
+        list(pool.map(read, range(len(pictures))))
+    return images, None if masks is None or masks.all() else masks
+
+
+def _counted(picture: Picture, factor: int) -> np.ndarray | bool:
+    if picture.mask is None:
+        return True
+    mask = read_mask(picture.mask, picture.ignored)
+    if mask.shape[::-1] != picture.size:
+        raise SceneError(f"{picture.mask}: was changed while it was being read")
+    mask = shrink_mask(mask, factor)
+    if mask.mean() < _LEAST_COUNTED:
+        raise SceneError(f"{picture.mask}: leaves next to nothing of the picture; remove it")
+    return mask
+
+
+def _check_memory(pictures: Sequence[Picture], sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse what does not fit into half of the machine's memory."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    width, height = (max(side) for side in zip(*sizes, strict=True))
+    if 4 * len(sizes) * width * height <= 0.5 * memory:
+        return
+    largest = max(range(len(sizes)), key=lambda index: sizes[index][0] * sizes[index][1])
+    raise SceneError(
+        f"{pictures[largest].path}: {len(sizes)} pictures of up to {width} x {height} pixels take "
+        f"{4e-9 * len(sizes) * width * height:.1f} GB, more than half of this machine's memory; "
+        "use a larger downscale"
+    )

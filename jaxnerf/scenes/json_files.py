@@ -1,0 +1,187 @@
+"""What readers of JSON files share: values out, or one line on what is wrong with which field."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnerf.scenes import SceneError
+
+_MAX_JSON_BYTES = 200_000_000
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+      SceneError: it is missing, broken, or holds something else.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise SceneError(f"{path}: not a file")
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise SceneError(f"{path}: too large for a transforms file")
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SceneError(f"{path}: no such file") from None
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SceneError(f"{path}: broken JSON: {error}") from None
+    if not isinstance(contents, dict):
+        raise SceneError(f"{path}: must hold a JSON object")
+    return contents
+
+
+def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each of the frames of a JSON file, with where it stands for messages.
+
+    Raises:
+      SceneError: there are none, or one is not an object.
+    """
+    frames = contents.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise SceneError(f"{path}: 'frames' must be a list with at least one frame")
+    for index, frame in enumerate(frames):
+        where = f"{path}: frames[{index}]"
+        if not isinstance(frame, dict):
+            raise SceneError(f"{where} must be an object")
+        yield where, frame
+
+
+def field_of_view(path: Path, contents: dict[str, Any]) -> float:
+    """The camera_angle_x of a JSON file, in radians.
+
+    Raises:
+      SceneError: it is missing or no such angle.
+    """
+    angle = number(path, contents, "camera_angle_x")
+    if not 1e-6 < angle < math.pi - 1e-6:
+        raise SceneError(f"{path}: camera_angle_x {angle} is not between 0 and pi radians")
+    return angle
+
+
+def number(path: Path, contents: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A finite number of a JSON file.
+
+    Raises:
+      SceneError: it is missing without a default, or something else.
+    """
+    value = contents.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        what = "is missing" if value is None else f"must be a number, got {str(value)[:40]!r}"
+        raise SceneError(f"{path}: {key} {what}")
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise SceneError(f"{path}: {key} is not finite")
+    return value
+
+
+def read_pose(where: str, matrix: Any) -> np.ndarray:
+    """A pose [3, 4] from the 4 x 4 (or 3 x 4) numbers of a JSON file.
+
+    Raises:
+      SceneError: it is not one; `where` begins the message.
+    """
+    try:
+        pose = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        pose = np.zeros(())
+    if pose.shape not in ((4, 4), (3, 4)):
+        raise SceneError(f"{where}: transform_matrix must be 4 x 4 numbers")
+    if not np.isfinite(pose).all() or np.abs(pose).max() > 1e9:
+        raise SceneError(
+            f"{where}: transform_matrix has values that are not finite or far too large"
+        )
+    rotation = pose[:3, :3]
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
+        raise SceneError(f"{where}: transform_matrix is not rigid (a rotation and a position)")
+    if len(pose) == 4 and not np.allclose(pose[3], [0.0, 0.0, 0.0, 1.0], atol=1e-6):
+        raise SceneError(f"{where}: the last row of transform_matrix is not 0 0 0 1")
+    return pose[:3]
+
+
+def path_in(
+    folder: Path, where: str, field: str, value: Any, *, allow_outside_paths: bool = False
+) -> Path:
+    """The path that a field of a JSON file names, relative to the file's folder.
+
+    Args:
+      folder: of the file.
+      where: begins the message.
+      field, value: of the file.
+      allow_outside_paths: whether it may be absolute, have .. in it, or lead out by a link.
+
+    Raises:
+      SceneError: it is no path, or leaves the folder.
+    """
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise SceneError(f"{where}: {field} must be the name of a file")
+    if not allow_outside_paths and (Path(value).is_absolute() or ".." in Path(value).parts):
+        raise SceneError(f"{where}: {field} {_leaves(value)}")
+    return confined(folder, folder / value, f"{where}: {field}", allow_outside_paths)
+
+
+def picture_path(
+    folder: Path, where: str, file_path: Any, allow_outside_paths: bool = False
+) -> Path:
+    """The picture that a frame's file_path names, to which formats may leave out the suffix .png.
+
+    Raises:
+      SceneError: see `path_in`.
+    """
+    field = "file_path"
+    path = path_in(folder, where, field, file_path, allow_outside_paths=allow_outside_paths)
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        return path
+    if not path.name:
+        raise SceneError(f"{where}: {field} must be the name of a picture")
+    path = path.with_name(path.name + ".png")
+    return confined(folder, path, f"{where}: {field}", allow_outside_paths)
+
+
+def name_of(folder: Path, path: Path) -> str:
+    """A file's name for people: within the folder if it is there."""
+    inside = path.is_relative_to(folder)
+    return (path.relative_to(folder) if inside else path).as_posix()
+
+
+def confined(folder: Path, path: Path, what: str, allow_outside_paths: bool = False) -> Path:
+    """A path, if it does not lead out of a folder by a link.
+
+    Args:
+      folder, path: the path begins with the folder.
+      what: begins the message.
+      allow_outside_paths: whether it may.
+
+    Raises:
+      SceneError: it does, or cannot be followed.
+    """
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # loops, names that are too long or no text
+        raise SceneError(f"{what}: {str(path)[-80:]!r} cannot be followed") from None
+    if not inside and not allow_outside_paths:
+        raise SceneError(f"{what} {_leaves(str(path.name))}")
+    return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether something is there that may be read; False where the name is too long to be one."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _leaves(value: str) -> str:
+    return (
+        f"{value[:80]!r} leaves the folder of the scene; allow_outside_paths "
+        "(--allow_outside_paths) reads it all the same"
+    )

@@ -1,0 +1,140 @@
+"""From photographs with cameras, as a capture's files give them, to the splits of a scene.
+
+What the readers of captures share. A reader makes a `View` of each photograph, in the frame and at
+the resolution of its files; the rest is done here.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxnerf.cameras import Camera, Lens
+from jaxnerf.scenes import SceneError, Similarity, Split
+from jaxnerf.scenes.images import Picture, read_pictures
+
+# LLFF's convention, which most results on captures follow.
+_EVERY = 8
+# Most lenses have no more: cameras of most scenes have the same shapes.
+_USUAL_COEFFICIENTS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A photograph and its camera, before anything but its header is read.
+
+    Attributes:
+      name: as its file was named.
+      picture: its file; the intrinsics belong to `picture.size`.
+      pose: camera-to-world with OpenGL axes, in the frame of the files.
+      focal, centre, lens: see `jaxnerf.cameras.Camera`.
+      distortion: the lens's coefficients, of which those at the end may be left out where they are 0.
+    """
+
+    name: str
+    picture: Picture
+    pose: Float[np.ndarray, "3 4"]
+    focal: tuple[float, float]
+    centre: tuple[float, float]
+    distortion: tuple[float, ...] = ()
+    lens: Lens = "pinhole"
+
+
+def hold_out(views: Sequence[View]) -> dict[str, list[View]]:
+    """Every 8th view from the first on for "test", the others for "train"; a single one for "train"."""
+    if len(views) < 2:
+        return {"train": list(views)}
+    return {
+        "train": [view for index, view in enumerate(views) if index % _EVERY],
+        "test": list(views[::_EVERY]),
+    }
+
+
+def splits_of(
+    folder: Path,
+    views: Mapping[str, Sequence[View]],
+    to_scene: Similarity,
+    *,
+    downscale: int = 1,
+    longest_side: int = 0,
+    images: Sequence[str] = ("train",),
+) -> dict[str, Split]:
+    """The splits of a scene, with the photographs that are asked for.
+
+    Args:
+      folder: of the scene, for messages.
+      views: of each split, at least one.
+      to_scene: from the frame of the files to the scene's.
+      downscale, longest_side, images: see `jaxnerf.scenes.load_scene`. All photographs are shrunk by
+        one factor.
+
+    Raises:
+      SceneError: a split that is asked for is not there, lenses are too different to be of one kind, a
+        photograph is too small to be shrunk, or cannot be read.
+    """
+    for split in images:
+        if split not in views:
+            raise SceneError(f"{folder}: no split {split!r}, only {', '.join(views)}")
+    every = [view for split in views.values() for view in split]
+    factor = shrink_factor(every, downscale, longest_side)
+    lens = _joined(folder, {view.lens for view in every})
+    coefficients = max(_USUAL_COEFFICIENTS, *(len(view.distortion) for view in every))
+    splits = {}
+    for name, members in views.items():
+        names = tuple(view.name for view in members)
+        split = Split(names, _cameras(members, to_scene, lens, coefficients, factor))
+        if name in images:
+            pixels, masks = read_pictures([view.picture for view in members], factor)
+            split = dataclasses.replace(split, images=pixels, masks=masks)
+        splits[name] = split
+    return splits
+
+
+def shrink_factor(views: Sequence[View], downscale: int, longest_side: int) -> int:
+    """The whole factor by which to shrink photographs; see `jaxnerf.scenes.load_scene`.
+
+    Raises:
+      SceneError: one has fewer pixels than that along a side.
+    """
+    if longest_side:
+        longest = max(max(view.picture.size) for view in views)
+        downscale *= longest // (downscale * (longest_side + 1)) + 1
+    for view in views:
+        if min(view.picture.size) < downscale:
+            width, height = view.picture.size
+            raise SceneError(
+                f"{view.picture.path}: {width} x {height} pixels cannot shrink by {downscale}"
+            )
+    return downscale
+
+
+def _joined(folder: Path, lenses: set[Lens]) -> Lens:
+    """The kind of lens that all are of; a pinhole is an opencv lens without distortion."""
+    kinds = lenses - {"pinhole"} if "opencv" in lenses else lenses
+    if len(kinds) > 1:
+        raise SceneError(
+            f"{folder}: mixes photographs of {' and '.join(sorted(kinds))} lenses; train on them apart"
+        )
+    return next(iter(kinds))
+
+
+def _cameras(
+    views: Sequence[View], to_scene: Similarity, lens: Lens, coefficients: int, factor: int
+) -> Camera:
+    def of(values) -> np.ndarray:
+        return np.asarray(values, np.float64).astype(np.float32)
+
+    distortion = np.zeros((len(views), coefficients))
+    for row, view in zip(distortion, views, strict=True):
+        row[: len(view.distortion)] = view.distortion
+    return Camera(
+        camera_to_world=of(to_scene.poses(np.stack([view.pose for view in views]))),
+        # Intrinsics belong to the whole picture, of which shrinking may cut a remainder.
+        focal=of([np.asarray(view.focal) / factor for view in views]),
+        centre=of([np.asarray(view.centre) / factor for view in views]),
+        distortion=of(distortion),
+        size=np.asarray([view.picture.size for view in views], np.int32) // np.int32(factor),
+        lens=lens,
+    )
