@@ -30,7 +30,7 @@ of which most lenses have no more than six (OpenCV's own k4, k5 and k6 are q1, q
 and p1 are p2 and p1).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -84,25 +84,6 @@ _SMALLEST_OMEGA = 3e-4
 _APPROACH, _POLISH = 4, 10
 # Where `reach` looks for a fold.
 _ANGLES = 192
-
-
-def joined(lenses: Iterable[Lens]) -> Lens:
-    """The one kind of lens that can stand for all of several, with the coefficients as they are.
-
-    A pinhole is an opencv lens without coefficients.
-
-    Raises:
-      ValueError: there is none.
-
-    >>> joined(["pinhole", "opencv", "pinhole"])
-    'opencv'
-    """
-    kinds = set(lenses)
-    if kinds == set(FLAT):
-        return "opencv"
-    if len(kinds) != 1:
-        raise ValueError(f"lenses of the kinds {', '.join(sorted(kinds))} have none in common")
-    return kinds.pop()
 
 
 def bend(

@@ -17,7 +17,6 @@ from jaxnerf.lenses import (
     Lens,
     bend,
     distort,
-    joined,
     reach,
     straighten,
     undistort,
@@ -382,15 +381,6 @@ def test_an_fov_lens_with_no_omega_is_a_pinhole(float64):
     plane = _bend("fov", none, directions)
     np.testing.assert_allclose(plane, directions[:, :2] / directions[:, 2:], rtol=0, atol=1e-7)
     np.testing.assert_allclose(_straighten("fov", none, plane), directions, rtol=0, atol=1e-12)
-
-
-def test_lenses_are_joined_where_one_holds_the_others():
-    assert joined(["pinhole"]) == "pinhole"
-    assert joined(["opencv", "pinhole"]) == "opencv"
-    assert joined(["fisheye", "fisheye"]) == "fisheye"
-    for others in (["pinhole", "fisheye"], ["opencv", "fov"], ["fisheye", "fisheye624"]):
-        with pytest.raises(ValueError, match="none in common"):
-            joined(others)
 
 
 def test_cameras_that_colmap_has_no_model_for_are_refused():

@@ -78,6 +78,8 @@ class Scene:
       splits: "train", "test" and, where the format has it, "val".
       near, far: the depths between which everything lies, in the scene's frame.
       to_user: from the scene's frame to that of the files.
+      points: places on surfaces, in the scene's frame, where the files have them.
+      notes: what a person should know of how the files were read, each part of a sentence.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Scene:
     near: float
     far: float
     to_user: Similarity = dataclasses.field(default_factory=Similarity)
+    points: Float[np.ndarray, "P 3"] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def demo_path() -> Path:
