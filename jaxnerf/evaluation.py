@@ -151,8 +151,7 @@ def evaluate_split(
       What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
       the saved pictures), "ssim" (unless its window is larger than they are), if given "lpips";
       "images" with a row each (with "counted", the share of pixels that count, if not all do),
-      "protocol", and "render_seconds_per_image" (the median, so that
-      compilation does not count).
+      "protocol", and "render_seconds_per_image" (the median, so that compilation does not count).
     """
     assert split.images is not None
     out.mkdir(parents=True, exist_ok=True)

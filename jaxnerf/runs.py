@@ -25,7 +25,7 @@ from jaxnerf.evaluation import write_json, write_text
 from jaxnerf.marching import march_image
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.rendering import Rendering, render_image
-from jaxnerf.scenes import Scene, Similarity, Split
+from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +228,7 @@ def _scene_to_json(scene: Scene) -> dict[str, Any]:
             "rotation": frame.rotation.tolist(),
             "translation": frame.translation.tolist(),
         },
+        "ndc": None if scene.ndc is None else dataclasses.asdict(scene.ndc),
         "splits": {
             name: {
                 "names": list(split.names),
@@ -281,6 +282,7 @@ def read_scene(folder: Path) -> Scene:
                 _numbers(frame["rotation"], (3, 3), "rotation"),
                 _numbers(frame["translation"], (3,), "translation"),
             ),
+            ndc=_ndc(contents.get("ndc")),
         )
     except FileNotFoundError:
         raise RunError(f"{folder}: not a run folder (no scene.json)") from None
@@ -288,6 +290,14 @@ def read_scene(folder: Path) -> Scene:
         raise RunError(f"{path}: broken: {error} is missing") from None
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise RunError(f"{path}: broken: {first_line(error)}") from None
+
+
+def _ndc(values: dict[str, Any] | None) -> NdcFrame | None:
+    if values is None:
+        return None
+    focal, size = (_numbers(values[key], (2,), key) for key in ("focal", "size"))
+    near = float(_numbers(values["near"], (), "near"))
+    return NdcFrame((float(focal[0]), float(focal[1])), (int(size[0]), int(size[1])), near)
 
 
 def _numbers(values: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:

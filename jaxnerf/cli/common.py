@@ -130,7 +130,20 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
     return config
 
 
-def load(data: Path, config: Config, images: Sequence[str]) -> Scene:
+def define_scene_flags(values: flags.FlagValues) -> None:
+    """What the verbs that read scenes have in common."""
+    flags.DEFINE_bool(
+        "allow_outside_paths",
+        False,
+        "read files outside of the scene's folder too, if its own files name them by absolute paths, "
+        "by .. or through links",
+        flag_values=values,
+    )
+
+
+def load(
+    data: Path, config: Config, images: Sequence[str], allow_outside_paths: bool = False
+) -> Scene:
     """The scene as a configuration wants it read."""
     how = config.scene
     return load_scene(
@@ -139,10 +152,11 @@ def load(data: Path, config: Config, images: Sequence[str]) -> Scene:
         longest_side=how.longest_side,
         pixels=how.pixels,
         images=images,
+        allow_outside_paths=allow_outside_paths,
     )
 
 
-def check_same_scene(out: Path, trained: Scene, data: Path, scene: Scene) -> None:
+def check_same_scene(out: Path, trained: Scene, scene: Scene) -> None:
     """Refuse photographs that are not those of a run.
 
     Raises:
@@ -150,7 +164,7 @@ def check_same_scene(out: Path, trained: Scene, data: Path, scene: Scene) -> Non
     """
     before, now = (each.splits["train"].cameras.camera_to_world for each in (trained, scene))
     if not np.array_equal(before, now):
-        raise SceneError(f"{data}: not the scene that {out} was trained on")
+        raise SceneError(f"{scene.source}: not the scene that {out} was trained on")
 
 
 def use_all_cores(rays: int | None = None) -> None:

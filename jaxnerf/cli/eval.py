@@ -12,9 +12,10 @@ from jaxnerf import evaluation
 from jaxnerf.checkpoints import disk_errors, read_metrics
 from jaxnerf.cli import common
 from jaxnerf.runs import load_run
+from jaxnerf.scenes import Scene, describe
 
 _HELP = """
-usage: jaxnerf eval RUN [--data DIR] [--split test] [--every N]
+usage: jaxnerf eval RUN [--data DIR] [--split test] [--every N] [--allow_outside_paths]
 
 Renders the test views of RUN's scene, and writes RUN/results.json (PSNR, SSIM and, with the extra
 `lpips`, LPIPS; for each image and in the mean, with the protocol they were measured under) and the
@@ -34,6 +35,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "every", 1, "measure views 0, N, 2 N, ...", flag_values=values, lower_bound=1
     )
+    common.define_scene_flags(values)
     return values
 
 
@@ -50,24 +52,25 @@ def main(arguments: Sequence[str]) -> None:
 
     run = load_run(folder)
     data = Path(values.data) if values.data else run.scene.source
-    evaluate(run, data, values.split, values.every)
+    scene = common.load(data, run.config, (values.split,), values.allow_outside_paths)
+    print(describe(scene), flush=True)
+    evaluate(run, scene, values.split, values.every)
 
 
-def evaluate(run, data: Path, split: str = "test", every: int = 1) -> dict[str, Any]:
+def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str, Any]:
     """Measure a run, write results.json and the pictures, print the means.
 
     Args:
       run: from `load_run`.
-      data: the scene's folder.
-      split: of the photographs.
+      scene: with the photographs of the split.
+      split: its name.
       every: as the flag.
 
     Raises:
-      SceneError: the photographs are missing, or not those of the run's scene.
+      SceneError: the photographs are not those of the run's scene.
     """
-    scene = common.load(data, run.config, (split,))
     photographs = scene.splits[split]
-    common.check_same_scene(run.folder, run.scene, data, scene)
+    common.check_same_scene(run.folder, run.scene, scene)
     cameras = photographs.cameras
     poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
     line = common.LiveLine()

@@ -23,7 +23,7 @@ from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, overrid
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.fitting import first_state, fit, trainer_of
 from jaxnerf.paths import orbit_of
-from jaxnerf.scenes import Scene, demo_path
+from jaxnerf.scenes import Scene, demo_path, describe
 from jaxnerf.training import agreed
 
 _HELP = """
@@ -89,6 +89,7 @@ def _flags() -> flags.FlagValues:
         "or as the environment's JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say",
         flag_values=values,
     )
+    common.define_scene_flags(values)
     common.define_config_flags(values)
     return values
 
@@ -178,9 +179,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     restored = checkpoints.restore(config) if values.resume else None
     if not values.resume:
         runs.check_free(out, overwrite=values.overwrite)
-    scene = common.load(data, config, ("train",))
+    scene = common.load(data, config, ("train",), values.allow_outside_paths)
     if values.resume:
-        common.check_same_scene(out, runs.read_scene(out), data, scene)
+        common.check_same_scene(out, runs.read_scene(out), scene)
     if leader:
         _prepare_folder(out, config, scene, values)
     agreed(0.0)  # the others wait for the folder
@@ -307,14 +308,11 @@ def _compile_seconds() -> list[float]:
 
 
 def _describe(scene, config: Config, state: Any) -> str:
-    width, height = np.asarray(scene.splits["train"].cameras.size)[0]
-    counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
     devices = jax.devices()
     rays = getattr(state, "rays", config.training.rays_per_batch)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
-        f"{scene.name}: {scene.format} scene, {counts} views of {width} x {height}, "
-        f"near {scene.near:g}, far {scene.far:g}\n"
+        f"{describe(scene)}\n"
         f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     )
@@ -342,7 +340,8 @@ def _finish(run, values: flags.FlagValues) -> None:
     if values.evaluate:
         data = Path(values.data) if values.data else run.scene.source
         if "test" in run.scene.splits:
-            evaluation.evaluate(run, data, every=run.config.evaluation.every)
+            scene = common.load(data, run.config, ("test",), values.allow_outside_paths)
+            evaluation.evaluate(run, scene, every=run.config.evaluation.every)
             made += [f"{out}/results.json", f"{out}/test_preds/"]
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")

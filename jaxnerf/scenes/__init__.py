@@ -1,7 +1,10 @@
 """Scenes: photographs with known cameras, whatever format they came in."""
 
 import dataclasses
+import importlib
 import importlib.resources
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +13,15 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera
+
+# The modules that read scenes, in the order in which they are asked; and what they look for.
+_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "colmap", "dtu")
+_WANTED = (
+    "transforms_train.json (NeRF's Blender format), transforms.json (nerfstudio, instant-ngp), "
+    "poses_bounds.npy (LLFF), sparse/ (COLMAP) or cameras_sphere.npz (DTU as NeuS has it)"
+)
+# How many files are named in the message when none recognises a folder.
+_NAMED = 5
 
 
 class SceneError(Exception):
@@ -68,6 +80,21 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class NdcFrame:
+    """What `jaxnerf.cameras.to_ndc` wants to know of a forward-facing scene, in the scene's frame.
+
+    Attributes:
+      focal: (f_x, f_y) in pixels, of a camera at the origin that looks along -z.
+      size: the (width, height) of its picture in pixels.
+      near: distance of the near plane from it; nothing lies nearer.
+    """
+
+    focal: tuple[float, float]
+    size: tuple[int, int]
+    near: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Scene:
     """Photographs and cameras in a frame that fields are comfortable in.
 
@@ -78,6 +105,8 @@ class Scene:
       splits: "train", "test" and, where the format has it, "val".
       near, far: the depths between which everything lies, in the scene's frame.
       to_user: from the scene's frame to that of the files.
+      ndc: for scenes that all cameras look at from one side, to some distance or to infinity: the
+        normalised device coordinates in which they are finite. None for others.
       points: places on surfaces, in the scene's frame, where the files have them.
       notes: what a person should know of how the files were read, each part of a sentence.
     """
@@ -89,8 +118,38 @@ class Scene:
     near: float
     far: float
     to_user: Similarity = dataclasses.field(default_factory=Similarity)
+    ndc: NdcFrame | None = None
     points: Float[np.ndarray, "P 3"] | None = None
     notes: tuple[str, ...] = ()
+
+
+def describe(scene: Scene) -> str:
+    """What was found in a scene's folder, in one line for people."""
+    counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
+    sizes = np.concatenate([np.asarray(split.cameras.size) for split in scene.splits.values()])
+    pixels = sizes.astype(np.int64).prod(axis=-1)
+    smallest, largest = (
+        f"{width} x {height}" for width, height in sizes[[pixels.argmin(), pixels.argmax()]]
+    )
+    parts = [
+        f"{scene.name}: {scene.format} scene, {counts} views of {smallest}"
+        + (f" to {largest}" if largest != smallest else ""),
+        f"{next(iter(scene.splits.values())).cameras.lens} lens",
+        _describe_masks(scene),
+        *(["forward-facing"] if scene.ndc else []),
+        f"near {scene.near:g}, far {scene.far:g}",
+        *scene.notes,
+    ]
+    return ", ".join(parts)
+
+
+def _describe_masks(scene: Scene) -> str:
+    counted, total = 0, 0
+    for split in scene.splits.values():
+        if split.masks is not None:
+            counted += int(np.count_nonzero(split.masks))
+            total += int(np.asarray(split.cameras.size, np.int64).prod(axis=-1).sum())
+    return f"masks on {1.0 - counted / total:.1%} of the pixels" if counted < total else "no masks"
 
 
 def demo_path() -> Path:
@@ -123,33 +182,43 @@ def load_scene(
     Raises:
       SceneError: the folder or something in it is missing or wrong.
     """
-    from jaxnerf.scenes import blender
-
     if downscale < 1:
         raise SceneError(f"downscale must be a whole number from 1 up, got {downscale}")
     folder = demo_path() if path is None else Path(path)
+    found = _entries(folder)
+    for name in _READERS:
+        reader = importlib.import_module(f"jaxnerf.scenes.{name}")
+        if reader.recognises(folder):
+            scene = reader.read(
+                folder,
+                downscale=downscale,
+                longest_side=longest_side,
+                images=images,
+                allow_outside_paths=allow_outside_paths,
+            )
+            return scene if pixels == "centre" else _through_corners(scene)
+    raise SceneError(f"{folder}: not a scene: looked for {_WANTED}; found {found}")
+
+
+def _entries(folder: Path) -> str:
+    """The first things in a folder, for a message.
+
+    Raises:
+      SceneError: it is none, or cannot be read.
+    """
     try:
-        folder.stat()
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name + "/" * entry.is_dir() for entry in itertools.islice(entries, 1000)
+            )
     except FileNotFoundError:
         raise SceneError(f"{folder}: no such folder") from None
+    except NotADirectoryError:
+        raise SceneError(f"{folder}: not a folder") from None
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
-    if not folder.is_dir():
-        raise SceneError(f"{folder}: not a folder")
-    if blender.recognises(folder):
-        scene = blender.read(
-            folder,
-            downscale=downscale,
-            longest_side=longest_side,
-            images=images,
-            allow_outside_paths=allow_outside_paths,
-        )
-        return scene if pixels == "centre" else _through_corners(scene)
-    found = "transforms.json" if (folder / "transforms.json").exists() else None
-    hint = f" ({found} is of a format that is not read yet)" if found else ""
-    raise SceneError(
-        f"{folder}: not a scene: no transforms_train.json as in NeRF's Blender format{hint}"
-    )
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more if names else "nothing"
 
 
 def _through_corners(scene: Scene) -> Scene:

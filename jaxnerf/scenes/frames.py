@@ -62,6 +62,12 @@ def recentring(poses: Poses, scale: float = 1.0) -> Similarity:
     return Similarity(scale, rotation, -scale * rotation @ poses[:, :, 3].mean(axis=0))
 
 
+def is_rigid(rotation: Float[np.ndarray, "3 3"]) -> bool:
+    """Whether a matrix is a rotation, to what is lost where files are written with few digits."""
+    orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)
+    return bool(orthonormal and np.linalg.det(rotation) > 0.0)
+
+
 def _looked_at(poses: np.ndarray) -> np.ndarray:
     positions, back = poses[:, :, 3], poses[:, :, 2]
     across = np.eye(3) - np.mean(back[:, :, None] * back[:, None, :], axis=0)

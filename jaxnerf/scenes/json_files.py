@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.frames import is_rigid
 
 _MAX_JSON_BYTES = 200_000_000
 
@@ -52,20 +53,24 @@ def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[
         yield where, frame
 
 
-def field_of_view(path: Path, contents: dict[str, Any]) -> float:
-    """The camera_angle_x of a JSON file, in radians.
+def field_of_view(
+    where: Path | str, contents: Mapping[str, Any], key: str = "camera_angle_x"
+) -> float:
+    """The field of view of a JSON file, in radians.
 
     Raises:
-      SceneError: it is missing or no such angle.
+      SceneError: it is missing or no such angle; `where` begins the message.
     """
-    angle = number(path, contents, "camera_angle_x")
+    angle = number(where, contents, key)
     if not 1e-6 < angle < math.pi - 1e-6:
-        raise SceneError(f"{path}: camera_angle_x {angle} is not between 0 and pi radians")
+        raise SceneError(f"{where}: {key} {angle} is not between 0 and pi radians")
     return angle
 
 
-def number(path: Path, contents: dict[str, Any], key: str, default: float | None = None) -> float:
-    """A finite number of a JSON file.
+def number(
+    where: Path | str, contents: Mapping[str, Any], key: str, default: float | None = None
+) -> float:
+    """A finite number of a JSON file; `where` begins the message.
 
     Raises:
       SceneError: it is missing without a default, or something else.
@@ -73,13 +78,13 @@ def number(path: Path, contents: dict[str, Any], key: str, default: float | None
     value = contents.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         what = "is missing" if value is None else f"must be a number, got {str(value)[:40]!r}"
-        raise SceneError(f"{path}: {key} {what}")
+        raise SceneError(f"{where}: {key} {what}")
     try:
         value = float(value)
     except OverflowError:
         value = math.inf
     if not math.isfinite(value):
-        raise SceneError(f"{path}: {key} is not finite")
+        raise SceneError(f"{where}: {key} is not finite")
     return value
 
 
@@ -99,8 +104,7 @@ def read_pose(where: str, matrix: Any) -> np.ndarray:
         raise SceneError(
             f"{where}: transform_matrix has values that are not finite or far too large"
         )
-    rotation = pose[:3, :3]
-    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
+    if not is_rigid(pose[:3, :3]):
         raise SceneError(f"{where}: transform_matrix is not rigid (a rotation and a position)")
     if len(pose) == 4 and not np.allclose(pose[3], [0.0, 0.0, 0.0, 1.0], atol=1e-6):
         raise SceneError(f"{where}: the last row of transform_matrix is not 0 0 0 1")

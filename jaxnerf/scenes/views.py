@@ -78,7 +78,8 @@ def splits_of(
         if split not in views:
             raise SceneError(f"{folder}: no split {split!r}, only {', '.join(views)}")
     every = [view for split in views.values() for view in split]
-    factor = shrink_factor(every, downscale, longest_side)
+    factor = shrink_factor(max(max(v.picture.size) for v in every), downscale, longest_side)
+    _check_large_enough(every, factor)
     lens = _joined(folder, {view.lens for view in every})
     coefficients = max(_USUAL_COEFFICIENTS, *(len(view.distortion) for view in every))
     splits = {}
@@ -92,22 +93,24 @@ def splits_of(
     return splits
 
 
-def shrink_factor(views: Sequence[View], downscale: int, longest_side: int) -> int:
-    """The whole factor by which to shrink photographs; see `jaxnerf.scenes.load_scene`.
+def shrink_factor(longest: int, downscale: int, longest_side: int) -> int:
+    """The whole factor to shrink photographs by, of which the longest side has so many pixels.
 
-    Raises:
-      SceneError: one has fewer pixels than that along a side.
+    Args:
+      longest, downscale, longest_side: see `jaxnerf.scenes.load_scene`.
     """
-    if longest_side:
-        longest = max(max(view.picture.size) for view in views)
-        downscale *= longest // (downscale * (longest_side + 1)) + 1
+    if not longest_side:
+        return downscale
+    return downscale * (longest // (downscale * (longest_side + 1)) + 1)
+
+
+def _check_large_enough(views: Sequence[View], factor: int) -> None:
     for view in views:
-        if min(view.picture.size) < downscale:
+        if min(view.picture.size) < factor:
             width, height = view.picture.size
             raise SceneError(
-                f"{view.picture.path}: {width} x {height} pixels cannot shrink by {downscale}"
+                f"{view.picture.path}: {width} x {height} pixels cannot shrink by {factor}"
             )
-    return downscale
 
 
 def _joined(folder: Path, lenses: set[Lens]) -> Lens:

@@ -1,0 +1,136 @@
+"""Reader of nerfstudio's format: one transforms.json, which says more than instant-ngp's.
+
+The frame of the user's files is that of the poses in transforms.json, to which nerfstudio's tools have
+applied applied_transform and applied_scale: these lead back to where the photographs' poses came from,
+and are left alone, as depth_file_path and ply_file_path are. The scene's frame is found from the
+cameras, see `jaxnerf.scenes.frames.normalising`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from jaxnerf.cameras import Lens
+from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes.frames import FAR, NEAR, normalising
+from jaxnerf.scenes.images import find_picture
+from jaxnerf.scenes.json_files import confined, frames_of, load_json, path_in
+from jaxnerf.scenes.transforms import Frame, claimed_size, present_frames, view_of
+from jaxnerf.scenes.views import View, hold_out, splits_of
+
+# What instant-ngp's files do not have.
+_OF_FILES = ("camera_model", "applied_transform", "applied_scale", "ply_file_path")
+_OF_FRAMES = (
+    "mask_path",
+    "depth_file_path",
+    "colmap_im_id",
+    "fl_x",
+    "cx",
+    "w",
+    "k1",
+    "camera_model",
+)
+_SPLITS = ("train", "val", "test")
+_LENSES: dict[str, Lens | None] = {
+    "SIMPLE_PINHOLE": None,
+    "PINHOLE": None,
+    "SIMPLE_RADIAL": None,
+    "RADIAL": None,
+    "OPENCV": None,
+    "OPENCV_FISHEYE": "fisheye",
+}
+
+
+def recognises(folder: Path) -> bool:
+    """Whether a folder is in this format, rather than instant-ngp's."""
+    path = folder / "transforms.json"
+    try:
+        contents = load_json(path)
+    except SceneError:
+        return False
+    frames = contents.get("frames")
+    first = frames[0] if isinstance(frames, list) and frames else None
+    return (
+        any(key in contents for key in _OF_FILES)
+        or any(f"{split}_filenames" in contents for split in _SPLITS)
+        or (isinstance(first, dict) and any(key in first for key in _OF_FRAMES))
+    )
+
+
+def read(
+    folder: Path,
+    *,
+    downscale: int = 1,
+    longest_side: int = 0,
+    images: Sequence[str] = ("train",),
+    allow_outside_paths: bool = False,
+) -> Scene:
+    """Read a scene; see `jaxnerf.scenes.load_scene`.
+
+    Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
+    frame. Masks (mask_path) ignore what they show in black. Frames without a file are left out.
+    train_filenames, val_filenames and test_filenames say which frames are for what, and others are not
+    used; without them, of the frames in the order of their names every 8th from the first on is for
+    testing.
+    """
+    path = folder / "transforms.json"
+    contents = load_json(confined(folder, path, str(path), allow_outside_paths))
+    frames, notes = present_frames(path, contents, allow_outside_paths)
+    views = [_view(frame, folder, allow_outside_paths) for frame in frames]
+    to_scene = normalising(np.stack([view.pose for view in views]))
+    splits = splits_of(
+        folder, _split(path, contents, frames, views), to_scene,
+        downscale=downscale, longest_side=longest_side, images=images,
+    )  # fmt: skip
+    return Scene(
+        folder.resolve().name, folder, "nerfstudio", splits, NEAR, FAR,
+        to_scene.inverse(), notes=notes,
+    )  # fmt: skip
+
+
+def _view(frame: Frame, folder: Path, allow_outside_paths: bool) -> View:
+    model = frame.get("camera_model")
+    if model is not None and (not isinstance(model, str) or model not in _LENSES):
+        raise SceneError(
+            f"{frame.level('camera_model')[0]}: camera_model {str(model)[:40]!r} is not one of "
+            f"{', '.join(_LENSES)}"
+        )
+    mask = frame.own.get("mask_path")
+    if mask is not None:
+        mask = path_in(
+            folder, frame.where, "mask_path", mask, allow_outside_paths=allow_outside_paths
+        )
+    picture = find_picture(frame.picture, claimed_size(frame), "transforms.json", mask)
+    return view_of(frame, picture, _LENSES[model] if model else None)
+
+
+def _split(
+    path: Path, contents: dict[str, Any], frames: Sequence[Frame], views: Sequence[View]
+) -> dict[str, list[View]]:
+    """Each split's views, as the file lists them, or by the convention."""
+    keys = {split: f"{split}_filenames" for split in _SPLITS if f"{split}_filenames" in contents}
+    if not keys:
+        return hold_out(views)
+    if "train_filenames" not in contents:
+        raise SceneError(f"{path}: has {' and '.join(keys.values())}, but no train_filenames")
+    named = {PurePosixPath(str(frame.get("file_path"))) for _, frame in frames_of(path, contents)}
+    own = [PurePosixPath(frame.own["file_path"]) for frame in frames]
+    splits = {}
+    for split, key in keys.items():
+        chosen = _paths(path, key, contents[key])
+        for unknown in sorted(chosen - named):
+            raise SceneError(f"{path}: {key}: {str(unknown)[:80]!r} is no frame's file_path")
+        members = [view for view, file in zip(views, own, strict=True) if file in chosen]
+        if members:
+            splits[split] = members
+    if "train" not in splits:
+        raise SceneError(f"{path}: train_filenames names no picture that is there")
+    return splits
+
+
+def _paths(path: Path, key: str, values: Any) -> set[PurePosixPath]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise SceneError(f"{path}: {key} must be a list of names of pictures")
+    return {PurePosixPath(value) for value in values}

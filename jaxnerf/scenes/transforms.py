@@ -1,0 +1,176 @@
+"""What instant-ngp's and nerfstudio's transforms.json have in common.
+
+Both have poses as NeRF's Blender format has them, intrinsics at the file's top level or in each frame
+(which goes first), and pictures named relative to the file.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxnerf.cameras import Lens
+from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.images import Picture
+from jaxnerf.scenes.json_files import (
+    field_of_view,
+    frames_of,
+    is_file,
+    name_of,
+    number,
+    path_in,
+    picture_path,
+    read_pose,
+)
+from jaxnerf.scenes.views import View
+
+_COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
+# Pixels, and coefficients of lenses: far beyond any camera's.
+_LEAST_FOCAL, _MOST = 1e-3, 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One of a file's frames, of which the picture is there.
+
+    Attributes:
+      picture: its file.
+      name: of the picture, for people.
+      where, own: where the frame stands, for messages, and its values.
+      file, shared: the file, and its values.
+    """
+
+    picture: Path
+    name: str
+    where: str
+    own: Mapping[str, Any]
+    file: Path
+    shared: Mapping[str, Any]
+
+    def levels(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        """Where values stand, and the values: the frame's, then the file's."""
+        return (self.where, self.own), (str(self.file), self.shared)
+
+    def level(self, key: str) -> tuple[str, Mapping[str, Any]]:
+        """That of the levels which has a key; the frame's if none has."""
+        own, shared = self.levels()
+        return shared if key in self.shared and key not in self.own else own
+
+    def get(self, key: str) -> Any:
+        """The frame's value, or else the file's, or else None."""
+        return self.level(key)[1].get(key)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number that is not absurdly large.
+
+        Raises:
+          SceneError: it is missing without a default, or something else.
+        """
+        where, values = self.level(key)
+        found = number(where, values, key, default)
+        if abs(found) > _MOST:
+            raise SceneError(f"{where}: {key} {found:g} is far too large")
+        return found
+
+
+def present_frames(
+    path: Path, contents: dict[str, Any], allow_outside_paths: bool
+) -> tuple[list[Frame], tuple[str, ...]]:
+    """The frames whose pictures are there, in the order of their names; and a note on the others.
+
+    Args:
+      path: of the file.
+      contents: of it.
+      allow_outside_paths: see `jaxnerf.scenes.load_scene`.
+
+    Raises:
+      SceneError: a frame is wrong, or no picture is there.
+    """
+    frames, total, missing = [], 0, ""
+    for where, frame in frames_of(path, contents):
+        total += 1
+        file_path = frame.get("file_path")
+        # A name may have another suffix than those of pictures: what is there is read, or refused.
+        picture = path_in(
+            path.parent, where, "file_path", file_path, allow_outside_paths=allow_outside_paths
+        )
+        if not is_file(picture):
+            picture = picture_path(path.parent, where, file_path, allow_outside_paths)
+        if is_file(picture):
+            name = name_of(path.parent, picture)
+            frames.append(Frame(picture, name, where, frame, path, contents))
+        else:
+            missing = missing or str(file_path)
+    if not frames:
+        raise SceneError(
+            f"{path}: none of the pictures of its {total} frames is there; the first is "
+            f"{missing[:80]!r}"
+        )
+    absent = total - len(frames)
+    notes = (f"{absent} of {total} frames without a file are left out",) if absent else ()
+    return sorted(frames, key=lambda frame: frame.name), notes
+
+
+def claimed_size(frame: Frame) -> tuple[float, float] | None:
+    """The (width, height) that the file gives a frame's picture; None where it gives neither.
+
+    Raises:
+      SceneError: there is but one, or they are no numbers.
+    """
+    if frame.get("w") is None and frame.get("h") is None:
+        return None
+    return frame.number("w"), frame.number("h")
+
+
+def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
+    """A frame's photograph with its camera.
+
+    Args:
+      frame: of the file.
+      picture: its photograph; intrinsics that are given for another resolution are scaled to it.
+      lens: "fisheye", whose distortion is k1 to k4, or "equirectangular", which has none; by default
+        "opencv" with k1 to k4, p1 and p2, or "pinhole" where those are 0.
+
+    Raises:
+      SceneError: the pose or an intrinsic is missing or wrong.
+    """
+    pose = read_pose(frame.where, frame.own.get("transform_matrix"))
+    width, height = picture.size
+    if lens == "equirectangular":
+        focal = (width / (2.0 * math.pi), height / math.pi)
+        return View(
+            frame.name, picture, pose, focal, (0.5 * width, 0.5 * height), lens="equirectangular"
+        )
+    wide, high = claimed_size(frame) or picture.size
+    across, down = width / wide, height / high
+    focal_x, focal_y = _focal(frame, wide, high)
+    centre = (
+        frame.number("cx", 0.5 * wide) * across,
+        frame.number("cy", 0.5 * high) * down,
+    )
+    distortion = tuple(frame.number(key, 0.0) for key in _COEFFICIENTS)
+    if lens == "fisheye" and any(distortion[4:]):
+        raise SceneError(f"{frame.where}: p1 and p2 are not 0, but fisheye lenses have none")
+    plain = "opencv" if any(distortion) else "pinhole"
+    return View(
+        frame.name, picture, pose, (focal_x * across, focal_y * down), centre, distortion,
+        lens or plain,
+    )  # fmt: skip
+
+
+def _focal(frame: Frame, width: float, height: float) -> tuple[float, float]:
+    """Focal lengths in pixels, from the frame or else the file; one may stand for both."""
+    for where, values in frame.levels():
+        found = {}
+        for axis, side in (("x", width), ("y", height)):
+            if f"fl_{axis}" in values:
+                found[axis] = number(where, values, f"fl_{axis}")
+            elif f"camera_angle_{axis}" in values:
+                angle = field_of_view(where, values, f"camera_angle_{axis}")
+                found[axis] = 0.5 * side / math.tan(0.5 * angle)
+            if axis in found and not _LEAST_FOCAL <= found[axis] <= _MOST:
+                raise SceneError(f"{where}: the focal length fl_{axis} is {found[axis]:g} pixels")
+        if found:
+            return found.get("x", found.get("y", 0.0)), found.get("y", found.get("x", 0.0))
+    raise SceneError(f"{frame.where}: neither fl_x nor camera_angle_x is there")
