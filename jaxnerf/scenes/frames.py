@@ -1,0 +1,90 @@
+"""Frames that fields are comfortable in, found from where the cameras of a capture stand."""
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxnerf.paths import focus_point
+from jaxnerf.scenes import Similarity
+
+Poses = Float[np.ndarray, "N 3 4"]
+
+# Depths in a normalised frame where nothing else is known of the scene: nerfacto's (Nerfstudio, 2023).
+NEAR, FAR = 0.05, 1000.0
+# Viewing axes that spread less than half a degree do not meet in any place that could be told.
+_SPREAD = 1e-4
+
+
+def normalising(poses: Poses) -> Similarity:
+    """From the frame of the files to one for captures: what is looked at is in the middle.
+
+    The point that the cameras look at goes to the origin, the mean of their upward axes to +z, and the
+    farthest camera to distance 1; seen from above, the first camera's right is +x. So copies of a scene
+    that differ by a similarity become the same scene.
+
+    Where viewing axes do not meet in front of the cameras (they are parallel, or look outwards), the
+    cameras' mean position takes the place of that point; where all cameras stand at one place, which
+    says nothing of the scene's size, nothing is scaled.
+
+    Args:
+      poses: camera-to-world, of all the scene's cameras; at least one.
+    """
+    poses = np.asarray(poses, np.float64)
+    centre = _looked_at(poses)
+    farthest = float(np.linalg.norm(poses[:, :, 3] - centre, axis=-1).max())
+    apart = farthest > 1e-9 * float(np.abs(poses[:, :, 3]).max())
+    scale = 1.0 / farthest if apart else 1.0
+    up = _mean_axis(poses, 1)
+    right = _across(poses[0, :, 0], up)
+    if np.linalg.norm(right) < 0.5:  # then the first camera's back is across
+        right = _across(poses[0, :, 2], up)
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(up, right), up])
+    return Similarity(scale, rotation, -scale * rotation @ centre)
+
+
+def recentring(poses: Poses, scale: float = 1.0) -> Similarity:
+    """From the frame of the files to that of the average camera, for forward-facing captures.
+
+    The average camera (mean position, mean back and up axes; LLFF, 2019) goes to the origin and looks
+    along -z with +y up, as normalised device coordinates want it.
+
+    Args:
+      poses: camera-to-world, looking roughly the same way; at least one.
+      scale: of the frame.
+    """
+    poses = np.asarray(poses, np.float64)
+    back = _mean_axis(poses, 2)
+    up = _across(poses[:, :, 1].mean(axis=0), back)
+    if np.linalg.norm(up) < 1e-6:
+        up = _across(poses[0, :, 1], back)
+    up /= np.linalg.norm(up)
+    rotation = np.stack([np.cross(up, back), up, back])
+    return Similarity(scale, rotation, -scale * rotation @ poses[:, :, 3].mean(axis=0))
+
+
+def is_rigid(rotation: Float[np.ndarray, "3 3"]) -> bool:
+    """Whether a matrix is a rotation, to what is lost where files are written with few digits."""
+    orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)
+    return bool(orthonormal and np.linalg.det(rotation) > 0.0)
+
+
+def _looked_at(poses: np.ndarray) -> np.ndarray:
+    positions, back = poses[:, :, 3], poses[:, :, 2]
+    across = np.eye(3) - np.mean(back[:, :, None] * back[:, None, :], axis=0)
+    mean = positions.mean(axis=0)
+    if np.linalg.eigvalsh(across)[0] < _SPREAD:
+        return mean
+    point = mean + focus_point(np.concatenate([poses[:, :, :3], (positions - mean)[..., None]], -1))
+    in_front = np.sum((positions - point) * back, axis=-1) > 0.0
+    return point if np.mean(in_front) >= 0.5 else mean
+
+
+def _mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of the cameras' axes; the first camera's where they cancel out."""
+    mean = poses[:, :, axis].mean(axis=0)
+    length = np.linalg.norm(mean)
+    return mean / length if length > 1e-6 else poses[0, :, axis] / np.linalg.norm(poses[0, :, axis])
+
+
+def _across(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    return vector - (vector @ axis) * axis
