@@ -20,10 +20,11 @@ setup(
     install_requires=requirements,
     extras_require={
         "lpips": ["lpips>=0.1.4"],
+        "process": ["pycolmap>=4.0"],
         "test": [
             "beartype>=0.19",
             "hypothesis>=6.100",
-            "pycolmap>=3.12",
+            "pycolmap>=4.0",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8.0",
             "ruff>=0.8",

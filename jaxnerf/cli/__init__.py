@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jaxnerf.cli.common import fail, report_errors
 
 VERBS = {
+    "process": "find the cameras of photographs or a video, for train",
     "train": "photographs in, a scene out",
     "eval": "measure a run on held-out photographs",
     "render": "make a video from a run",
@@ -22,7 +23,7 @@ def usage() -> str:
         "",
         "usage: jaxnerf VERB ...",
         "",
-        *(f"  {verb:8}{purpose}" for verb, purpose in VERBS.items()),
+        *(f"  {verb:9}{purpose}" for verb, purpose in VERBS.items()),
         "",
         "`jaxnerf train` alone trains on the demo scene. `jaxnerf VERB --help` says more.",
     ]

@@ -92,7 +92,8 @@ def read(
     points = project.model.points.positions
     return Scene(
         folder.resolve().name, folder, "colmap", splits, near, far, to_scene.inverse(),
-        points=to_scene.points(points) if len(points) else None, notes=tuple(notes),
+        unbounded=True, points=to_scene.points(points) if len(points) else None,
+        notes=tuple(notes),
     )  # fmt: skip
 
 

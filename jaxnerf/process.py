@@ -1,0 +1,304 @@
+"""Photographs or a video without poses, made into a scene's folder.
+
+    transforms.json   cameras, as nerfstudio and instant-ngp read them
+    images/           the photographs, upright, or the video's sharp frames
+    sparse/0/         the same cameras and the points as COLMAP's binary model
+    sparse_pc.ply     the points alone
+
+Structure from motion knows no origin, no directions and no unit. So all of this is in one frame, that of
+`jaxnerf.scenes.frames.normalising`: what the cameras look at is in the origin, +z is upward, the farthest
+camera is at distance 1. There is no "applied_transform" to undo, because there is no other frame.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxnerf.checkpoints import RunError
+from jaxnerf.evaluation import write_json
+from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.frames import normalising
+from jaxnerf.scenes.images import read_image
+from jaxnerf.scenes.video import extract_sharp_frames
+from jaxnerf.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
+
+if TYPE_CHECKING:
+    import pycolmap
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+# In the order in which they are taken away; transforms.json, by which readers know a scene, comes last.
+_MADE = ("transforms.json", "sparse_pc.ply", "sparse", "images")
+_PARTIAL = ".partial"
+_LEAST = 3
+_ORIENTATION = 0x0112  # EXIF's tag
+# instant-ngp leaves out what lies beyond its box; sixteen is what its own tools write.
+_NGP_BOX = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Processed:
+    """What came out.
+
+    Attributes:
+      registered, missing: names of the photographs whose cameras were found, and of the others.
+      elsewhere: how many of the missing ones each further model holds, which does not join the first.
+      points: how many sparse points there are.
+      error: the mean distance, in pixels, between a point's image and where it was seen.
+    """
+
+    registered: tuple[str, ...]
+    missing: tuple[str, ...]
+    elsewhere: tuple[int, ...]
+    points: int
+    error: float
+
+    @property
+    def total(self) -> int:
+        """How many photographs there were."""
+        return len(self.registered) + len(self.missing)
+
+
+def process(
+    source: str | Path,
+    out: str | Path,
+    settings: Settings = Settings(),
+    *,
+    frames: int = 100,
+    overwrite: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Processed:
+    """Find the cameras of photographs, and write a scene's folder; see the module.
+
+    The folder appears whole, at the end, or not at all.
+
+    Args:
+      source: a folder of PNG or JPEG photographs (others, and subfolders, are left alone), or a video.
+      out: the folder to make.
+      settings: how cameras are found.
+      frames: how many are taken from a video.
+      overwrite: replace a folder that was made by this function.
+      progress: is told the stage, how much is done, and of how much (0 where that is not known).
+
+    Raises:
+      SceneError: the source is missing or damaged, its cameras cannot be found, or pycolmap is missing.
+      RunError: `out` holds something already.
+      OSError: it cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    import_pycolmap()
+    if not source.exists():
+        raise SceneError(f"{source}: no such file or folder")
+    _check_free(source, out, overwrite)
+    is_video = not source.is_dir()
+    files = [] if is_video else photographs_in(source)
+    with _made_whole(out) as folder:
+        images = folder / "images"
+        images.mkdir()
+        if is_video:
+            extract_sharp_frames(source, images, frames, progress)
+        else:
+            _copy(files, images, progress)
+        sizes = {path.name: _size(path) for path in images.iterdir()}
+        if len(sizes) < _LEAST:
+            raise SceneError(f"{source}: at least {_LEAST} frames are needed, got {len(sizes)}")
+        work = folder / "work"
+        work.mkdir()
+        models = reconstruct(images, sizes, work, settings, ordered=is_video, progress=progress)
+        shutil.rmtree(work)
+        if not models or models[0].num_reg_images() < _LEAST:
+            raise SceneError(
+                f"{source}: no cameras were found for these {len(sizes)} photographs; they should be "
+                "sharp, show each thing from three places or more, and be taken by a camera that "
+                "moves and does not only turn"
+            )
+        return _write(folder, models, set(sizes))
+
+
+def photographs_in(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, by name.
+
+    Raises:
+      SceneError: there is no such folder, or too few of them.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except FileNotFoundError:
+        raise SceneError(f"{folder}: no such folder") from None
+    except NotADirectoryError:
+        raise SceneError(f"{folder}: not a folder") from None
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
+    found = [
+        path
+        for path in entries
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if len(found) < _LEAST:
+        other = sorted({path.suffix for path in entries if path.is_file()} - set(_SUFFIXES) - {""})
+        hint = f"; {', '.join(other)} files are not read" if other else ""
+        raise SceneError(
+            f"{folder}: at least {_LEAST} PNG or JPEG photographs are needed, got {len(found)}{hint}"
+        )
+    return found
+
+
+def _check_free(source: Path, out: Path, overwrite: bool) -> None:
+    if source.exists() and source.resolve().is_relative_to(out.resolve()):
+        raise RunError(f"{out}: holds {source}; name another folder with --out")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise RunError(f"{out}: is a file, not a folder")
+    there = {path.name for path in out.iterdir()} - {_PARTIAL}
+    if there and there != set(_MADE):
+        raise RunError(f"{out}: holds other files; name an empty or new folder with --out")
+    if there and not overwrite:
+        raise RunError(
+            f"{out}: holds a scene already; replace it with --overwrite, or name another folder"
+        )
+
+
+@contextlib.contextmanager
+def _made_whole(out: Path) -> Iterator[Path]:
+    """A folder within `out` whose contents move up if the block ends without an exception.
+
+    And not one beside `out`, which may be a mount or the working directory.
+    """
+    is_new, partial = not out.exists(), out / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for name in _MADE:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in reversed(_MADE):
+            (partial / name).rename(out / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds a scene now
+                out.rmdir()
+
+
+def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
+    """Copy photographs, those that EXIF says to turn upright; all must be whole."""
+    names = ["_".join(file.name.split()) for file in files]  # lists of pairs know no spaces
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SceneError(f"{files[0].parent}: two photographs would be named {twice}")
+
+    def copy(file: Path, name: str) -> None:
+        read_image(file)
+        with Image.open(file) as image:
+            turned = False
+            with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
+                turned = image.getexif().get(_ORIENTATION) in range(2, 9)
+            if not turned:
+                shutil.copyfile(file, folder / name)
+                return
+            upright = ImageOps.exif_transpose(image)
+            colours = upright.info.get("icc_profile")
+            upright.save(
+                folder / name,
+                quality=95,
+                subsampling=0,
+                exif=upright.getexif(),
+                icc_profile=colours,
+            )
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image has a limit
+        try:
+            for done, _ in enumerate(pool.map(copy, files, names), 1):
+                progress("photographs", done, len(files))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _write(folder: Path, models: list["pycolmap.Reconstruction"], names: set[str]) -> Processed:
+    """Write a scene's folder from the first of the models."""
+    import pycolmap
+
+    model = models[0]
+    frame = normalising(np.stack([_pose(image) for image in _registered(model)]))
+    model.transform(
+        pycolmap.Sim3d(frame.scale, pycolmap.Rotation3d(frame.rotation), frame.translation)
+    )
+    (folder / "sparse/0").mkdir(parents=True)
+    model.write(folder / "sparse/0")
+    model.export_PLY(folder / "sparse_pc.ply")
+    write_json(folder / "transforms.json", _transforms(model))
+    registered = [{image.name for image in _registered(each)} for each in models]
+    elsewhere = [len(other - registered[0]) for other in registered[1:]]
+    return Processed(
+        registered=tuple(sorted(registered[0])),
+        missing=tuple(sorted(names - registered[0])),
+        elsewhere=tuple(count for count in elsewhere if count),
+        points=model.num_points3D(),
+        error=model.compute_mean_reprojection_error(),
+    )
+
+
+def _transforms(model: "pycolmap.Reconstruction") -> dict[str, Any]:
+    """The contents of transforms.json; the lens is said once, if there is but one."""
+    images = _registered(model)
+    lenses = {key: _lens(camera) for key, camera in model.cameras.items()}
+    shared = len({image.camera_id for image in images}) == 1
+    fisheye = "k4" in lenses[images[0].camera_id]
+    kind = {"camera_model": "OPENCV_FISHEYE" if fisheye else "OPENCV", "is_fisheye": fisheye}
+    frames = [
+        {
+            "file_path": f"images/{image.name}",
+            **({} if shared else lenses[image.camera_id]),
+            "transform_matrix": [*_pose(image).tolist(), [0.0, 0.0, 0.0, 1.0]],
+        }
+        for image in images
+    ]
+    return {
+        **kind,
+        **(lenses[images[0].camera_id] if shared else {}),
+        "aabb_scale": _NGP_BOX,
+        "ply_file_path": "sparse_pc.ply",
+        "frames": frames,
+    }
+
+
+def _lens(camera: "pycolmap.Camera") -> dict[str, float | int]:
+    fisheye = "FISHEYE" in camera.model_name
+    coefficients = camera.params[camera.extra_params_idxs()].tolist()
+    named = dict.fromkeys(("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2"), 0.0)
+    return {
+        "w": camera.width,
+        "h": camera.height,
+        "fl_x": camera.focal_length_x,
+        "fl_y": camera.focal_length_y,
+        "cx": camera.principal_point_x,
+        "cy": camera.principal_point_y,
+        **named,
+        **dict(zip(named, coefficients, strict=False)),
+    }
+
+
+def _registered(model: "pycolmap.Reconstruction") -> list["pycolmap.Image"]:
+    return sorted((model.image(key) for key in model.reg_image_ids()), key=lambda image: image.name)
+
+
+def _pose(image: "pycolmap.Image") -> np.ndarray:
+    """Camera-to-world [3, 4] with OpenGL axes, from COLMAP's world-to-camera with OpenCV's."""
+    matrix = image.cam_from_world().inverse().matrix()
+    return matrix * np.array([1.0, -1.0, -1.0, 1.0])
