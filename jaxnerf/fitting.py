@@ -136,18 +136,20 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
     """The space that a suited configuration names, around a scene's cameras."""
     if config.scene.space == "forward":
         assert scene.ndc is not None
-        focal, size = (np.asarray(x, np.float32) for x in (scene.ndc.focal, scene.ndc.size))
-        space = Frustum(focal, size, np.float32(scene.ndc.near), np.float32(1.0))
-        return dataclasses.replace(space, reach=_reach(space, scene.splits["train"].cameras))
+        ndc = (scene.ndc.focal, scene.ndc.size, scene.ndc.near, 1.0)
+        space = Frustum(*(jnp.asarray(x, jnp.float32) for x in ndc))
+        reach = _reach(space, scene.splits["train"].cameras)
+        return dataclasses.replace(space, reach=jnp.float32(reach))
     if config.scene.space == "unbounded":
         poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
         centre = focus_point(poses)
         distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
-        return Ball(centre.astype(np.float32), np.float32(_BALL * max(distance, 1e-6)))
+        radius = _BALL * max(float(distance), 1e-6)
+        return Ball(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
     return None
 
 
-def _reach(frustum: Frustum, cameras: Camera) -> np.float32:
+def _reach(frustum: Frustum, cameras: Camera) -> float:
     """How far to the sides of a frustum's cube the corners of pictures look."""
     width, height = (np.asarray(cameras.size)[:, axis].astype(np.float32) for axis in (0, 1))
     farthest = 1.0
@@ -158,7 +160,7 @@ def _reach(frustum: Frustum, cameras: Camera) -> np.float32:
             for t in (0.0, 1.0):
                 points = np.asarray(rays.origins + t * rays.directions)
                 farthest = max(farthest, float(np.abs(points[:, :2]).max()))
-    return np.float32(min(farthest, _MOST_REACH))
+    return min(farthest, _MOST_REACH)
 
 
 def first_state(config: Config, scene: Scene) -> Any:
