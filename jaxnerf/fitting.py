@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.fields import Field
 from jaxnerf.growing import blank_state
 from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import Ball, Frustum
+from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer, create_growing_state
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state, replicate
 
@@ -90,7 +91,7 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
         )
     return NerfTrainer(
         split, scene.near, scene.far,
-        fields=config.fields(), settings=config.render, config=config.training,
+        fields=fields_of(config, scene), settings=config.render, config=config.training,
     )  # fmt: skip
 
 
@@ -106,30 +107,35 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
       chosen: keys that stay as they are, since a user chose them.
 
     Raises:
-      ConfigError: the scene cannot be trained on in the chosen space, or with the chosen method.
+      ConfigError: the scene cannot be trained on in the chosen space.
     """
     space, begun = config.scene.space, config.scene.space == "auto"
     if space == "auto":
         space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
-    if space != "bounded" and config.method == "nerf":
-        raise ConfigError(
-            f"method: nerf has no room for an {scene.format} scene, which is {space}; use "
-            "--config=minute or another preset of the fast field, or scene.space=bounded"
-        )
     changes: dict[str, Any] = {"scene.space": space}
     # A configuration that names its space is that of a run, unless the user names it now.
     if space != "bounded" and (begun or "scene.space" in chosen):
-        changes |= {key: value for key, value in _WITHOUT_AN_END.items() if key not in chosen}
+        needed = _WITHOUT_AN_END[config.method]
+        changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
 
 
-_WITHOUT_AN_END = {
-    "voxels.initial_opacity": 0.003,
-    "voxels.density_rate": 0.2,
-    "training.background": "random",
+_WITHOUT_AN_END: dict[str, dict[str, Any]] = {
+    "voxels": {
+        "voxels.initial_opacity": 0.003,
+        "voxels.density_rate": 0.2,
+        "training.background": "random",
+    },
+    "nerf": {"render.spacing": "disparity"},
 }
+
+
+def fields_of(config: Config, scene: Scene) -> tuple[Field, ...]:
+    """The fields of a suited configuration, as a renderer of the world asks them."""
+    space = space_of(config, scene)
+    return tuple(Within.of(field, space) if space else field for field in config.fields())
 
 
 def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:

@@ -39,7 +39,7 @@ def with_surroundings(split: Split) -> Split:
         b = along @ eye
         t = -b + np.sqrt(b * b - eye @ eye + HORIZON**2)
         place = (eye + t[..., None] * along) / HORIZON
-        painted = np.clip(127.5 + 110.0 * np.sin(6.0 * place), 0, 255)
+        painted = np.clip(127.5 + 110.0 * np.sin(30.0 * place), 0, 255)
         behind = images[index][..., 3] == 0
         images[index][..., :3][behind] = painted[behind].astype(np.uint8)
         # The ball's colours are its normals.
@@ -64,7 +64,7 @@ CONFIG = Config(
 
 @pytest.fixture(scope="module")
 def trained() -> Run:
-    scene = scene_of(with_surroundings(photographs(24)), unbounded=True)
+    scene = scene_of(with_surroundings(photographs(24, one_side=True)), unbounded=True)
     config = suited(CONFIG, scene)
     *_, last = fit(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
@@ -87,8 +87,9 @@ def test_the_ball_and_what_is_far_behind_it_are_where_they_are(trained):
     # Of the median, which fog before the camera does not move.
     distance = seen.depth_median * seen.distance / seen.depth
     assert abs(distance[int(row), int(column)] - (to_ball - RADIUS)) < RADIUS
-    corners = distance[[0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners > 6.0).all()
+    # Farther than the far side of the ball; how far, so few and so small pictures do not tell.
+    behind = photographs(24, one_side=True).images[3][..., 3] == 0
+    assert np.median(distance[behind]) > to_ball + RADIUS
 
 
 def test_surface_points_go_with_the_frame_of_the_files(trained):
@@ -146,12 +147,33 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     assert flatten(suited(saved, open_end)) == flatten(saved)
 
 
-@pytest.mark.parametrize("case", ["not forward", "the paper's network"])
-def test_what_cannot_be_trained_is_refused(case):
+def test_cameras_that_look_everywhere_are_not_forward():
     scene = scene_of(photographs(2), unbounded=True)
-    if case == "not forward":
-        config, names = override(preset("minute"), {"scene.space": "forward"}), "scene.space"
-    else:
-        config, names = preset("nerf"), "method"
-    with pytest.raises(ConfigError, match=names):
-        suited(config, scene)
+    with pytest.raises(ConfigError, match=r"scene\.space"):
+        suited(override(preset("minute"), {"scene.space": "forward"}), scene)
+
+
+@pytest.mark.parametrize("space", ["unbounded", "forward"])
+def test_the_paper_s_network_learns_in_any_space(space):
+    split = with_surroundings(photographs(4))
+    ndc = NdcFrame((FOCAL, FOCAL), (SIDE, SIDE), 0.5) if space == "forward" else None
+    if ndc:
+        poses = np.tile(np.eye(3, 4, dtype=np.float32), (4, 1, 1))
+        poses[:, 0, 3] = np.linspace(-0.1, 0.1, 4)
+        cameras = dataclasses.replace(split.cameras, camera_to_world=poses)
+        split = dataclasses.replace(split, cameras=cameras)
+    scene = dataclasses.replace(scene_of(split), ndc=ndc, unbounded=ndc is None)
+    small = {
+        "field.depth": 2, "field.width": 16, "field.skip_after": 0, "field.view_width": 8,
+        "render.samples": (16, 8), "training.rays_per_batch": 256, "training.steps": 60,
+        "training.learning_rate": 5e-3, "training.delay_steps": 0,
+    }  # fmt: skip
+    config = suited(override(preset("nerf"), small), scene)
+    assert config.render.spacing == "disparity"
+    first, *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=1)
+    assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
+    run = Run(Path("run"), config, scene, local(last.state).params, 60)
+    seen = run.render(split.cameras[1].resized(8, 8), with_normals=True)
+    assert np.isfinite(seen.colour).all()
+    assert (seen.depth > 0.05).all()
+    np.testing.assert_allclose(np.linalg.norm(seen.normals, axis=-1), 1.0, atol=1e-3)
