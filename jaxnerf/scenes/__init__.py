@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, UInt8
 from jaxnerf.cameras import Camera
 
 # The modules that read scenes, in the order in which they are asked; and what they look for.
-_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "colmap", "dtu")
+_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "dtu", "colmap")
 _WANTED = (
     "transforms_train.json (NeRF's Blender format), transforms.json (nerfstudio, instant-ngp), "
-    "poses_bounds.npy (LLFF), sparse/ (COLMAP) or cameras_sphere.npz (DTU as NeuS has it)"
+    "poses_bounds.npy (LLFF), cameras_sphere.npz (DTU as NeuS has it) or sparse/ (COLMAP)"
 )
 # How many files are named in the message when none recognises a folder.
 _NAMED = 5
