@@ -6,16 +6,17 @@ y down, with the origin at the image's upper left corner: the centre of the firs
 """
 
 import dataclasses
-from typing import Literal, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Lens = Literal["pinhole", "opencv", "fisheye"]
+from jaxnerf.lenses import Lens, bend, reach, straighten
 
-_NEWTON_STEPS = 12
+# In focal lengths: where what a lens cannot show is said to appear.
+_OUT_OF_THE_PICTURE = 1e5
 
 
 @no_type_check
@@ -28,18 +29,16 @@ class Camera:
       camera_to_world: pose; see the module's conventions.
       focal: focal lengths (f_x, f_y) in pixels.
       centre: the principal point (c_x, c_y) in pixels.
-      distortion: (k1, k2, k3, k4, p1, p2); see `lens`. Zeros for a pinhole.
+      distortion: the lens's coefficients, (k1, k2, k3, k4, p1, p2) for most: see `lenses`. Not used
+        by a pinhole.
       size: the image's (width, height) in pixels. Casting and projecting do not need it.
-      lens: "pinhole"; "opencv": radial 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and tangential p1, p2
-        (OpenCV's model up to k3; its own k4 to k6 stand in a denominator and are not these); or
-        "fisheye": theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8), OpenCV's
-        equidistant model, where p1 and p2 are not used.
+      lens: the kind of all the batch's lenses; `lenses` says what each is.
     """
 
     camera_to_world: Float[Array | np.ndarray, "*batch 3 4"]
     focal: Float[Array | np.ndarray, "*batch 2"]
     centre: Float[Array | np.ndarray, "*batch 2"]
-    distortion: Float[Array | np.ndarray, "*batch 6"]
+    distortion: Float[Array | np.ndarray, "*batch K"]
     size: Int[Array | np.ndarray, "*batch 2"]
     lens: Lens = dataclasses.field(default="pinhole", metadata={"static": True})
 
@@ -117,8 +116,8 @@ class Camera:
 class Rays:
     """Half lines, each with the part of it that is looked at. A pytree.
 
-    A point at distance t is `origins + t * directions`. Directions are not unit vectors: for a
-    pinhole or OpenCV lens they have depth 1, so that t is the depth; for a fisheye lens length 1.
+    A point at distance t is `origins + t * directions`. Directions are not unit vectors: for flat
+    lenses (pinhole, opencv) they have depth 1, so that t is the depth; for all others length 1.
 
     Attributes:
       origins: where the rays begin.
@@ -161,7 +160,8 @@ def cast_rays(
     >>> print(cast_rays(camera, jnp.array([2.0, 1.0])).view_directions.round(3) + 0.0)
     [0. 1. 0.]
     """
-    local = _local_directions(camera, pixels)
+    plane = (pixels - _lead(camera.centre, pixels)) / _lead(camera.focal, pixels)
+    local = _turned(straighten(camera.lens, _lead(camera.distortion, pixels), plane))
     rotation = jnp.asarray(camera.camera_to_world)[..., :3]
     # A sum of products, and not a matmul, which an accelerator would round to bfloat16.
     directions = jnp.sum(local[..., None, :] * _lead(rotation, local, 2), axis=-1)
@@ -189,68 +189,21 @@ def project(
       points: in the world.
 
     Returns:
-      Pixel coordinates, and the depth along the viewing axis. Coordinates mean something only for
-      depth > 0 (for a fisheye lens: everywhere but straight behind).
+      Pixel coordinates, and the depth along the viewing axis. Coordinates of flat lenses mean
+      something only for depth > 0; of others they may for what is behind. What lies where the lens's
+      formula folds over (`lenses.reach`) is far outside of the picture.
     """
     pose = jnp.asarray(camera.camera_to_world)
     offset = points - jnp.broadcast_to(pose[..., 3], points.shape)
     local = jnp.sum(offset[..., :, None] * _lead(pose[..., :3], points, 2), axis=-2)
-    depth = -local[..., 2]
-    if camera.lens == "fisheye":
-        plane = jnp.stack([local[..., 0], -local[..., 1]], axis=-1)
-        radius = _safe_norm(plane)
-        angle = jnp.arctan2(radius, depth)
-        bent = angle * _radial(_lead(camera.distortion, points), angle * angle)
-        # On the axis the ratio's limit, which is the derivative there.
-        axis = 1.0 / jnp.where(radius > 0.0, 1.0, jnp.where(depth > 0.0, depth, 1.0))
-        ratio = jnp.where(radius > 0.0, bent / jnp.where(radius > 0.0, radius, 1.0), axis)
-        distorted = plane * ratio[..., None]
-    else:
-        safe = jnp.where(jnp.abs(depth) > 0.0, depth, 1e-20)
-        plane = jnp.stack([local[..., 0] / safe, -local[..., 1] / safe], axis=-1)
-        distorted = plane
-        if camera.lens == "opencv":
-            distorted = distort(_lead(camera.distortion, points), plane)
-    return _lead(camera.focal, points) * distorted + _lead(camera.centre, points), depth
-
-
-def distort(
-    coefficients: Float[Array, "*batch 6"], plane: Float[Array, "*batch 2"]
-) -> Float[Array, "*batch 2"]:
-    """Brown's radial and tangential distortion of the lens "opencv".
-
-    Args:
-      coefficients: (k1, k2, k3, k4, p1, p2).
-      plane: points (x, y) on the plane at depth 1, y down.
-    """
-    p1, p2 = coefficients[..., 4], coefficients[..., 5]
-    x, y = plane[..., 0], plane[..., 1]
-    r2 = x * x + y * y
-    radial = _radial(coefficients, r2)
-    return jnp.stack(
-        [
-            x * radial + 2.0 * p1 * x * y + p2 * (r2 + 2.0 * x * x),
-            y * radial + 2.0 * p2 * x * y + p1 * (r2 + 2.0 * y * y),
-        ],
-        axis=-1,
-    )
-
-
-def undistort(
-    coefficients: Float[Array, "*batch 6"], distorted: Float[Array, "*batch 2"]
-) -> Float[Array, "*batch 2"]:
-    """Invert `distort`, by Newton's method from the distorted point.
-
-    Right for the lenses of real cameras within their pictures. Where the lens nearly folds over just
-    beyond the point (measured: 1 in 16,000 random lenses with k1 near 0.4) the iteration may not
-    arrive. First derivatives are those of the inverse function, not of the iterations; second ones
-    are not right.
-    """
-
-    def residual(plane):
-        return distort(coefficients, plane) - distorted
-
-    return _newton(residual, distorted)
+    seen = _turned(local)
+    plane = bend(camera.lens, _lead(camera.distortion, points), seen)
+    if camera.lens not in ("pinhole", "equirectangular"):
+        x, y, z = jnp.moveaxis(jax.lax.stop_gradient(seen), -1, 0)
+        limit = reach(camera.lens, jnp.asarray(camera.distortion))
+        hidden = jnp.arctan2(jnp.hypot(x, y), z) > jnp.broadcast_to(limit, z.shape)
+        plane = jnp.where(hidden[..., None], _OUT_OF_THE_PICTURE, plane)
+    return _lead(camera.focal, points) * plane + _lead(camera.centre, points), -local[..., 2]
 
 
 def to_ndc(rays: Rays, focal: Float[Array, "2"], size: Int[Array, "2"], near: float = 1.0) -> Rays:
@@ -313,67 +266,9 @@ def look_at_pose(eye, target, up=(0.0, 0.0, 1.0)) -> Float[np.ndarray, "3 4"]:
     return np.stack([right, np.cross(back, right), back, eye], axis=-1).astype(np.float32)
 
 
-def _local_directions(camera: Camera, pixels: Array) -> Array:
-    """Directions in the camera's own axes: of depth 1, or unit vectors for a fisheye lens."""
-    plane = (pixels - _lead(camera.centre, pixels)) / _lead(camera.focal, pixels)
-    coefficients = _lead(camera.distortion, pixels)
-    if camera.lens == "fisheye":
-        bent = _safe_norm(plane)
-
-        def residual(angle):
-            theta = angle[..., 0]
-            return (theta * _radial(coefficients, theta * theta) - bent)[..., None]
-
-        angle = _newton(residual, bent[..., None])[..., 0]
-        ratio = jnp.where(bent > 0.0, jnp.sin(angle) / jnp.where(bent > 0.0, bent, 1.0), 1.0)
-        return jnp.stack([plane[..., 0] * ratio, -plane[..., 1] * ratio, -jnp.cos(angle)], axis=-1)
-    if camera.lens == "opencv":
-        plane = undistort(coefficients, plane)
-    elif camera.lens != "pinhole":
-        raise ValueError(f"Camera: lens must be pinhole, opencv or fisheye, got {camera.lens!r}")
-    return jnp.stack([plane[..., 0], -plane[..., 1], -jnp.ones_like(plane[..., 0])], axis=-1)
-
-
-def _radial(coefficients: Array, r2: Array) -> Array:
-    """1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8."""
-    k1, k2, k3, k4 = (coefficients[..., i] for i in range(4))
-    return 1.0 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
-
-
-def _newton(residual, start: Array) -> Array:
-    """Solve residual(x) = 0 for x [..., n], elementwise over the leading shape.
-
-    The last step alone carries gradients: at a root, one Newton step with a differentiable residual
-    has the derivative that the implicit function theorem gives.
-    """
-    size = start.shape[-1]
-
-    def step(x):
-        columns = [
-            jax.jvp(residual, (x,), (jnp.zeros_like(x).at[..., i].set(1.0),)) for i in range(size)
-        ]
-        value = columns[0][0]
-        jacobian = jax.lax.stop_gradient(jnp.stack([column for _, column in columns], axis=-1))
-        if size == 1:
-            return x - value / jacobian[..., 0]
-        a, b, c, d = (jacobian[..., i, j] for i in (0, 1) for j in (0, 1))
-        determinant = a * d - b * c
-        u, v = value[..., 0], value[..., 1]
-        return x - jnp.stack([d * u - b * v, a * v - c * u], axis=-1) / determinant[..., None]
-
-    root = jax.lax.fori_loop(
-        0,
-        _NEWTON_STEPS,
-        lambda _, x: jax.lax.stop_gradient(step(x)),
-        jax.lax.stop_gradient(start),
-    )
-    return step(root)
-
-
-def _safe_norm(vectors: Array) -> Array:
-    """The length of vectors, with gradient 0 at 0."""
-    squared = jnp.sum(vectors * vectors, axis=-1)
-    return jnp.where(squared > 0.0, jnp.sqrt(jnp.where(squared > 0.0, squared, 1.0)), 0.0)
+def _turned(local: Array) -> Array:
+    """From the camera's axes to those of its lens, or back: y and z change their signs."""
+    return jnp.stack([local[..., 0], -local[..., 1], -local[..., 2]], axis=-1)
 
 
 def _lead(values: jax.typing.ArrayLike, like: Array, trailing: int = 1) -> Array:

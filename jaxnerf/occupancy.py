@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Camera, Rays, project
+from jaxnerf.lenses import FLAT
 
 _OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
@@ -242,8 +243,11 @@ def carve(
       witnesses: how many cameras must see a ball outside before it is believed to be.
 
     Returns:
-      Whether each ball may hold something; True where no camera sees it.
+      Whether each ball may hold something; True where no camera sees it, and of lenses that are not
+      flat, whose pictures stretch too unevenly to say.
     """
+    if cameras.lens not in FLAT:
+        return np.ones(len(centres), bool)
     depth = np.linalg.norm(
         centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
     )
@@ -285,7 +289,12 @@ def footprint(
       cameras: a batch.
       shape: (rows, columns) of squares that cover a picture.
       tile: side of a square in pixels.
+
+    Returns:
+      False where none is seen; of lenses that are not flat, True everywhere.
     """
+    if cameras.lens not in FLAT:
+        return np.ones((len(cameras), *shape), bool)
     distance = np.linalg.norm(
         centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
     )

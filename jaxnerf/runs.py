@@ -243,8 +243,9 @@ def _scene_to_json(scene: Scene) -> dict[str, Any]:
 
 
 _CAMERA_SHAPES = {
-    "camera_to_world": (3, 4), "focal": (2,), "centre": (2,), "distortion": (6,), "size": (2,)
+    "camera_to_world": (3, 4), "focal": (2,), "centre": (2,), "distortion": (None,), "size": (2,)
 }  # fmt: skip
+_FEWEST_COEFFICIENTS = 6  # of any lens that a reader makes
 
 
 def read_scene(folder: Path) -> Scene:
@@ -299,8 +300,13 @@ def _ndc(values: dict[str, Any] | None) -> NdcFrame | None:
     return NdcFrame((float(focal[0]), float(focal[1])), (int(size[0]), int(size[1])), near)
 
 
-def _numbers(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+def _numbers(values: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
+    """Finite numbers of a shape, in which None stands for as many coefficients as there are."""
     array = np.asarray(values, np.float64)
-    if array.shape != shape or not (np.abs(array) < 1e9).all():
+    fits = array.ndim == len(shape) and all(
+        side >= _FEWEST_COEFFICIENTS if wanted is None else side == wanted
+        for side, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or not (np.abs(array) < 1e9).all():
         raise ValueError(f"{what} should be {shape} finite numbers")
     return array

@@ -1,4 +1,4 @@
-"""Rays, lenses, projection and NDC against scalar formulas, inverses and finite differences."""
+"""Rays, projection and NDC against scalar formulas, inverses and finite differences."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from scipy.spatial.transform import Rotation
 
 from jaxnerf import cameras
-from jaxnerf.cameras import Camera, Rays, cast_rays, distort, project, to_ndc, undistort
+from jaxnerf.cameras import Camera, Rays, cast_rays, project, to_ndc
 
 LENSES = ("pinhole", "opencv", "fisheye")
 
@@ -27,7 +27,6 @@ _LIMITS = {
 
 _cast = jax.jit(cast_rays)
 _project = jax.jit(project)
-_undistort = jax.jit(undistort)
 
 several = settings(
     deadline=None,
@@ -50,11 +49,6 @@ def _random_camera(rng, lens, dtype=np.float32, batch=()) -> Camera:
         size=size,
         lens=lens,
     )
-
-
-def _disk(rng, count, radius):
-    angle, r = rng.uniform(0, 2 * np.pi, count), radius * np.sqrt(rng.uniform(0, 1, count))
-    return np.stack([r * np.cos(angle), r * np.sin(angle)], axis=-1)
 
 
 def _opencv_formula(k, x, y):
@@ -234,24 +228,6 @@ def test_unknown_lens_is_refused():
         cast_rays(camera, jnp.zeros((2,)))
 
 
-def test_distort_matches_opencv_formula_and_undistort_inverts_it(float64):
-    rng = np.random.default_rng(5)
-    plane = _disk(rng, 200, 1.0)
-    coefficients = rng.uniform(-1.0, 1.0, (200, 6)) * _LIMITS["opencv"]
-    bent = distort(jnp.asarray(coefficients), jnp.asarray(plane))
-    expected = [_opencv_formula(k, *point) for k, point in zip(coefficients, plane, strict=True)]
-    np.testing.assert_allclose(bent, expected, rtol=0, atol=1e-14)
-    back = _undistort(jnp.asarray(coefficients), bent)
-    np.testing.assert_allclose(back, plane, rtol=0, atol=1e-12)
-
-
-def test_undistort_is_exact_to_rounding_in_single_precision():
-    rng = np.random.default_rng(6)
-    plane = jnp.asarray(_disk(rng, 500, 1.0), jnp.float32)
-    k = jnp.asarray(rng.uniform(-1.0, 1.0, (500, 6)) * _LIMITS["opencv"], jnp.float32)
-    np.testing.assert_allclose(_undistort(k, distort(k, plane)), plane, rtol=0, atol=3e-6)
-
-
 @pytest.mark.parametrize("degrees", [30.0, 90.0, 120.0, 170.0])
 def test_a_fisheye_sees_behind_itself_at_radius_focal_times_angle(degrees):
     angle = np.deg2rad(degrees)
@@ -278,13 +254,6 @@ def test_the_middle_of_the_picture_has_the_derivatives_of_a_pinhole(float64, len
     np.testing.assert_allclose(slope, [fx * pose[:, 0] / 4, -fy * pose[:, 1] / 4], atol=1e-12)
     slope = jax.jit(jax.jacobian(lambda p: cast_rays(camera, p).directions))(camera.centre)
     np.testing.assert_allclose(np.transpose(slope), [pose[:, 0] / fx, -pose[:, 1] / fy], atol=1e-12)
-
-
-def test_undistort_gradients_match_finite_differences(float64):
-    rng = np.random.default_rng(8)
-    k = jnp.asarray(rng.uniform(-1.0, 1.0, (4, 6)) * _LIMITS["opencv"])
-    plane = jnp.asarray(_disk(rng, 4, 0.8))
-    check_grads(_undistort, (k, plane), order=1, atol=1e-7, rtol=1e-7, eps=1e-5)
 
 
 @pytest.mark.parametrize("lens", ["opencv", "fisheye"])

@@ -1,5 +1,6 @@
 """Where rays take samples: against loops that know nothing of jumps, and points put by hand."""
 
+import dataclasses
 import functools
 import math
 
@@ -272,6 +273,16 @@ def test_footprint_marks_every_tile_that_shows_a_ball(distance, radius, angle):
         for index in range(4):
             column, row = np.floor(seen_from(cameras[index], points) / tile).astype(int).T
             assert marked[index, row, column].all()
+
+
+def test_nothing_is_ruled_out_by_lenses_that_see_behind_themselves():
+    cameras = orbit(np.random.default_rng(0), 2, (3.0, 5.0), 100, 0.7)
+    sphere = dataclasses.replace(cameras, lens="equirectangular")
+    behind = (2.0 * np.asarray(cameras.camera_to_world)[:1, :, 3]).astype(np.float32)
+    nothing = np.zeros((2, 13, 13), bool)
+    assert carve(behind, 0.05, sphere, nothing, 8).all()
+    assert footprint(behind, 0.05, sphere, (13, 13), 8).all()
+    assert not footprint(behind, 0.05, cameras, (13, 13), 8).any()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, UInt8
 from jaxnerf.cameras import Camera
 
 # The modules that read scenes, in the order in which they are asked; and what they look for.
-_READERS = ("blender", "nerfstudio", "instant_ngp", "llff")
+_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "colmap", "dtu")
 _WANTED = (
-    "transforms_train.json (NeRF's Blender format), transforms.json (nerfstudio, instant-ngp) or "
-    "poses_bounds.npy (LLFF)"
+    "transforms_train.json (NeRF's Blender format), transforms.json (nerfstudio, instant-ngp), "
+    "poses_bounds.npy (LLFF), sparse/ (COLMAP) or cameras_sphere.npz (DTU as NeuS has it)"
 )
 # How many files are named in the message when none recognises a folder.
 _NAMED = 5
@@ -107,6 +107,7 @@ class Scene:
       to_user: from the scene's frame to that of the files.
       ndc: for scenes that all cameras look at from one side, to some distance or to infinity: the
         normalised device coordinates in which they are finite. None for others.
+      points: places on surfaces, in the scene's frame, where the files have them.
       notes: what a person should know of how the files were read, each part of a sentence.
     """
 
@@ -118,6 +119,7 @@ class Scene:
     far: float
     to_user: Similarity = dataclasses.field(default_factory=Similarity)
     ndc: NdcFrame | None = None
+    points: Float[np.ndarray, "P 3"] | None = None
     notes: tuple[str, ...] = ()
 
 

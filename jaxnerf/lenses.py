@@ -1,0 +1,402 @@
+"""Lenses: where a direction appears in the picture, and which direction a place in it shows.
+
+A lens maps directions in the camera's own axes (+x right, +y down, +z forward, as OpenCV and COLMAP
+have them; of any length) to points on a plane whose unit is the focal length and whose origin is the
+principal point. `bend` is that map, `straighten` its inverse; both are pure functions that work under
+jit, vmap and grad, for any leading shape. With r the distance from the axis on the plane at depth 1
+and theta the angle from the axis:
+
+  "pinhole": the plane at depth 1.
+  "opencv": the plane at depth 1, then `distort`. COLMAP's SIMPLE_RADIAL, RADIAL, OPENCV and
+    FULL_OPENCV, and OpenCV's thin prism model.
+  "fisheye": the plane on which a direction lies at distance theta, then `distort`. COLMAP's
+    *_FISHEYE but the next, OpenCV's fisheye model.
+  "fisheye624": as "fisheye", but radially distorted first, and what `distort` adds to that is added
+    at the place thus found. COLMAP's RAD_TAN_THIN_PRISM_FISHEYE, Project Aria's Fisheye624.
+  "fov": distance atan(2 r tan(omega / 2)) / omega, with one coefficient omega (Devernay and Faugeras,
+    2001). An omega below 3e-4 counts as 3e-4, which is a pinhole to 3e-8.
+  "division": the point at distance s shows r = s / (1 + k s^2), with one coefficient k (Fitzgibbon,
+    2001). COLMAP's SIMPLE_DIVISION and DIVISION.
+  "eucm": (x, y) / (alpha sqrt(beta (x^2 + y^2) + z^2) + (1 - alpha) z), with coefficients alpha and
+    beta: the enhanced unified camera model (Khomutenko, Garcia and Martinet, 2016).
+  "equirectangular": longitude (0 ahead, to the right) and latitude (downwards) in radians. Focal
+    lengths are pixels a radian: width / 2 pi and height / pi for a whole sphere.
+
+The coefficients of `distort` are a vector of any length (what is beyond its end is 0), in the order
+
+  k1 k2 k3 k4  p1 p2  k5 k6  q1 q2 q3  s1 s2 s3 s4
+
+of which most lenses have no more than six (OpenCV's own k4, k5 and k6 are q1, q2 and q3 here; Aria's p0
+and p1 are p2 and p1).
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Lens = Literal[
+    "pinhole",
+    "opencv",
+    "fisheye",
+    "fisheye624",
+    "fov",
+    "division",
+    "eucm",
+    "equirectangular",
+]
+# The lenses whose rays have depth 1; those of the others, which may look sideways, have length 1.
+FLAT: tuple[Lens, ...] = ("pinhole", "opencv")
+
+_DISTORT = (
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "p1",
+    "p2",
+    "k5",
+    "k6",
+    "q1",
+    "q2",
+    "q3",
+    "s1",
+    "s2",
+    "s3",
+    "s4",
+)
+# The names of a lens's coefficients, in order.
+COEFFICIENTS: dict[Lens, tuple[str, ...]] = {
+    "pinhole": (),
+    "opencv": _DISTORT,
+    "fisheye": _DISTORT,
+    "fisheye624": _DISTORT,
+    "fov": ("omega",),
+    "division": ("k",),
+    "eucm": ("alpha", "beta"),
+    "equirectangular": (),
+}
+
+_SMALLEST_OMEGA = 3e-4
+# Steps on the way to the distorted point, then steps there.
+_APPROACH, _POLISH = 4, 10
+# Where `reach` looks for a fold.
+_ANGLES = 192
+
+
+def bend(
+    lens: str, coefficients: Float[Array, "*batch K"], directions: Float[Array, "*batch 3"]
+) -> Float[Array, "*batch 2"]:
+    """Where directions appear on the plane; see the module's text.
+
+    Flat lenses (`FLAT`) see what has z > 0 and no more. Of most lenses the formula is right up to where
+    it folds over, and the distance from the middle no longer grows with the angle (`reach`): what lies
+    beyond would appear in the picture where a real lens shows nothing of it.
+    """
+    return _both(lens)[0](coefficients, directions)
+
+
+def reach(lens: str, coefficients: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+    """The angle from the axis, in radians, up to which a lens does not fold over.
+
+    Found along one radius, to a degree or two (rather too large); pi where it never does.
+    """
+    if lens in ("pinhole", "equirectangular"):
+        return jnp.full(coefficients.shape[:-1], jnp.pi, coefficients.dtype)
+    end = 0.5 * jnp.pi - 0.01 if lens in FLAT else jnp.pi
+    angles = jnp.linspace(0.0, end, _ANGLES, dtype=coefficients.dtype)
+    along = jnp.stack([jnp.sin(angles), jnp.zeros_like(angles), jnp.cos(angles)], axis=-1)
+    shape = (*coefficients.shape[:-1], _ANGLES)
+    place = _both(lens)[0](
+        jnp.broadcast_to(coefficients[..., None, :], (*shape, coefficients.shape[-1])),
+        jnp.broadcast_to(along, (*shape, 3)),
+    )[..., 0]
+    falls = place[..., 1:] <= place[..., :-1]
+    first = angles[1 + jnp.argmax(falls, axis=-1)]
+    return jax.lax.stop_gradient(jnp.where(falls.any(axis=-1), first, jnp.pi))
+
+
+def straighten(
+    lens: str, coefficients: Float[Array, "*batch K"], plane: Float[Array, "*batch 2"]
+) -> Float[Array, "*batch 3"]:
+    """The directions that points on the plane show: of depth 1 for flat lenses, else of length 1.
+
+    Points that the lens cannot reach have no right answer: they get a finite direction near the last
+    that it can. For the accuracy of polynomial lenses see `undistort`.
+    """
+    return _both(lens)[1](coefficients, plane)
+
+
+def distort(
+    coefficients: Float[Array, "*batch K"], plane: Float[Array, "*batch 2"]
+) -> Float[Array, "*batch 2"]:
+    """Radial, tangential (Brown's) and thin prism distortion of a plane.
+
+    A point is multiplied by (1 + k1 r^2 + ... + k6 r^12) / (1 + q1 r^2 + q2 r^4 + q3 r^6); added are
+    (2 p1 x y + p2 (r^2 + 2 x^2), 2 p2 x y + p1 (r^2 + 2 y^2)) and (s1 r^2 + s2 r^4, s3 r^2 + s4 r^4).
+
+    Args:
+      coefficients: see the module's text; those beyond the end are 0.
+      plane: points (x, y), y down.
+    """
+    return jnp.stack(_distort(_split(coefficients), *_split(plane)), axis=-1)
+
+
+def undistort(
+    coefficients: Float[Array, "*batch K"], distorted: Float[Array, "*batch 2"]
+) -> Float[Array, "*batch 2"]:
+    """Invert `distort`, by Newton's method along the way from the middle to the distorted point.
+
+    Finds the point that is connected with the middle by points that the lens maps one to one: where a
+    polynomial folds over beyond the picture, the branch that the lens has. Exact to rounding for the
+    lenses of real cameras within their pictures; accuracy falls as the square root near the fold. A
+    point beyond the fold, which the lens does not reach, gets a finite point before it, and gradient
+    0. First derivatives are those of the inverse function, not of the iterations; second ones are
+    not right.
+    """
+    return _invert(_distort, coefficients, distorted)
+
+
+def _both(lens: str) -> tuple[Callable, Callable]:
+    if lens not in _MAPS:
+        kinds = ", ".join(get_args(Lens))
+        raise ValueError(f"Camera: lens must be one of {kinds}, got {lens!r}")
+    return _MAPS[lens]
+
+
+def _perspective(directions: Array) -> Array:
+    z = directions[..., 2:]
+    return directions[..., :2] / jnp.where(jnp.abs(z) > 0.0, z, 1e-20)
+
+
+def _lift(plane: Array) -> Array:
+    return jnp.concatenate([plane, jnp.ones_like(plane[..., :1])], axis=-1)
+
+
+def _equidistant(directions: Array) -> Array:
+    """The plane on which a direction lies at a distance of its angle from the axis."""
+    z = directions[..., 2]
+    radius, safe = _length(directions[..., :2])
+    # On the axis the ratio's limit, which is the derivative there.
+    on_axis = 1.0 / jnp.where(radius > 0.0, 1.0, jnp.where(z > 0.0, z, 1.0))
+    ratio = jnp.where(radius > 0.0, jnp.arctan2(radius, z) / safe, on_axis)
+    return directions[..., :2] * ratio[..., None]
+
+
+def _on_sphere(plane: Array) -> Array:
+    """The unit directions at angles from the axis, which is what distances on the plane mean."""
+    angle, safe = _length(plane)
+    ratio = jnp.where(angle > 0.0, jnp.sin(angle) / safe, 1.0)
+    return jnp.concatenate([plane * ratio[..., None], jnp.cos(angle)[..., None]], axis=-1)
+
+
+def _omega(coefficients: Array) -> Array:
+    return jnp.maximum(jnp.abs(coefficients[..., 0]), _SMALLEST_OMEGA)
+
+
+def _bend_fov(coefficients: Array, directions: Array) -> Array:
+    omega, z = _omega(coefficients), directions[..., 2]
+    radius, safe = _length(directions[..., :2])
+    slope = 2.0 * jnp.tan(0.5 * omega)
+    on_axis = slope / (omega * jnp.where(radius > 0.0, 1.0, jnp.where(z > 0.0, z, 1.0)))
+    ratio = jnp.where(radius > 0.0, jnp.arctan2(slope * radius, z) / (omega * safe), on_axis)
+    return directions[..., :2] * ratio[..., None]
+
+
+def _straighten_fov(coefficients: Array, plane: Array) -> Array:
+    omega = _omega(coefficients)[..., None]
+    turned = _on_sphere(plane * omega)
+    across = turned[..., :2] / (2.0 * jnp.tan(0.5 * omega))
+    return _unit(jnp.concatenate([across, turned[..., 2:]], axis=-1))
+
+
+def _bend_division(coefficients: Array, directions: Array) -> Array:
+    k, z = coefficients[..., 0], directions[..., 2]
+    square, term = z * z, 4.0 * k * _squared(directions[..., :2])
+    # Where there is no root, a continuation that folds over.
+    beyond = 4.0 * z / jnp.where(term > square, square + term, 1.0)
+    ratio = jnp.where(term > square, beyond, 2.0 / _away_from_0(z + _root(square - term)))
+    return directions[..., :2] * ratio[..., None]
+
+
+def _straighten_division(coefficients: Array, plane: Array) -> Array:
+    depth = 1.0 + coefficients[..., 0] * _squared(plane)
+    return _unit(jnp.concatenate([plane, depth[..., None]], axis=-1))
+
+
+def _bend_eucm(coefficients: Array, directions: Array) -> Array:
+    alpha, beta, z = coefficients[..., 0], coefficients[..., 1], directions[..., 2]
+    distance = _root(beta * _squared(directions[..., :2]) + z * z)
+    return directions[..., :2] / _away_from_0(alpha * distance + (1.0 - alpha) * z)[..., None]
+
+
+def _straighten_eucm(coefficients: Array, plane: Array) -> Array:
+    alpha, beta = coefficients[..., 0], coefficients[..., 1]
+    r2 = _squared(plane)
+    root = _root(1.0 - (2.0 * alpha - 1.0) * beta * r2)
+    depth = (1.0 - beta * alpha * alpha * r2) / _away_from_0(alpha * root + 1.0 - alpha)
+    return _unit(jnp.concatenate([plane, depth[..., None]], axis=-1))
+
+
+def _bend_equirectangular(coefficients: Array, directions: Array) -> Array:
+    del coefficients
+    x, y, z = (directions[..., i] for i in range(3))
+    level, _ = _length(directions[..., ::2])
+    # At the poles every longitude is right; 0 has a gradient.
+    pole = level == 0.0
+    longitude = jnp.arctan2(jnp.where(pole, 0.0, x), jnp.where(pole, 1.0, z))
+    return jnp.stack([longitude, jnp.arctan2(y, level)], axis=-1)
+
+
+def _straighten_equirectangular(coefficients: Array, plane: Array) -> Array:
+    del coefficients
+    longitude, latitude = plane[..., 0], plane[..., 1]
+    level = jnp.cos(latitude)
+    return jnp.stack(
+        [jnp.sin(longitude) * level, jnp.sin(latitude), jnp.cos(longitude) * level], axis=-1
+    )
+
+
+_MAPS: dict[str, tuple[Callable, Callable]] = {
+    "pinhole": (lambda k, d: _perspective(d), lambda k, p: _lift(p)),
+    "opencv": (
+        lambda k, d: distort(k, _perspective(d)),
+        lambda k, p: _lift(undistort(k, p)),
+    ),
+    "fisheye": (
+        lambda k, d: distort(k, _equidistant(d)),
+        lambda k, p: _on_sphere(undistort(k, p)),
+    ),
+    "fisheye624": (
+        lambda k, d: jnp.stack(_distort_in_turn(_split(k), *_split(_equidistant(d))), axis=-1),
+        lambda k, p: _on_sphere(_invert(_distort_in_turn, k, p)),
+    ),
+    "fov": (_bend_fov, _straighten_fov),
+    "division": (_bend_division, _straighten_division),
+    "eucm": (_bend_eucm, _straighten_eucm),
+    "equirectangular": (_bend_equirectangular, _straighten_equirectangular),
+}
+
+
+def _split(vectors: Array) -> list[Array]:
+    """The components of vectors, as arrays of their own: XLA is several times as fast with them."""
+    return [vectors[..., i] for i in range(vectors.shape[-1])]
+
+
+def _distort(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
+    """`distort`, of components."""
+    radial = _radial(k, x * x + y * y)
+    across, down = _decentring(k, x, y)
+    return x * radial + across, y * radial + down
+
+
+def _distort_in_turn(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
+    """What "fisheye624" does in place of `distort`."""
+    radial = _radial(k, x * x + y * y)
+    x, y = x * radial, y * radial
+    across, down = _decentring(k, x, y)
+    return x + across, y + down
+
+
+def _radial(k: list[Array], r2: Array) -> Array:
+    """(1 + k1 r^2 + ...) / (1 + q1 r^2 + ...)."""
+    above = _series([*k[:4], *k[6:8]], r2)
+    return above / _away_from_0(_series(k[8:11], r2)) if len(k) > 8 else above
+
+
+def _series(terms: list[Array], r2: Array) -> Array:
+    """1 + a r^2 + b r^4 + ..."""
+    total = jnp.zeros_like(r2)
+    for term in reversed(terms):
+        total = (total + term) * r2
+    return 1.0 + total
+
+
+def _decentring(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
+    """What tangential and thin prism distortion add."""
+    zero, r2 = jnp.zeros_like(x), x * x + y * y
+    p1, p2 = (*k[4:6], zero, zero)[:2]
+    across = 2.0 * p1 * x * y + p2 * (r2 + 2.0 * x * x)
+    down = 2.0 * p2 * x * y + p1 * (r2 + 2.0 * y * y)
+    if len(k) > 11:
+        s1, s2, s3, s4 = (*k[11:15], zero, zero, zero)[:4]
+        across, down = across + r2 * (s1 + r2 * s2), down + r2 * (s3 + r2 * s4)
+    return across, down
+
+
+def _invert(function: Callable, coefficients: Array, target: Array) -> Array:
+    """Solve function(coefficients, x, y) = target, on the branch through 0.
+
+    The target moves from 0 to its place in a few steps, and x and y follow by a Newton step for each.
+    A step that lands where the map does not keep orientation has crossed a fold: it is halved until
+    it has not. The last step alone carries gradients: at a root, one Newton step with a
+    differentiable residual has the derivative that the implicit function theorem gives.
+    """
+    k, (u, v) = _split(jax.lax.stop_gradient(coefficients)), _split(jax.lax.stop_gradient(target))
+
+    def iterate(index, state):
+        x, y, dx, dy = state
+        before, step = _newton(function, k, x + dx, y + dy)
+        part = jnp.minimum((index + 1) / _APPROACH, 1.0).astype(u.dtype)
+        new_dx, new_dy = step(part * u, part * v)
+        return (
+            jnp.where(before, x + dx, x),
+            jnp.where(before, y + dy, y),
+            jnp.where(before, new_dx, 0.5 * dx),
+            jnp.where(before, new_dy, 0.5 * dy),
+        )
+
+    zero = jnp.zeros_like(u)
+    x, y, _, _ = jax.lax.fori_loop(0, _APPROACH + _POLISH, iterate, (zero,) * 4)
+    before, step = _newton(function, _split(coefficients), x, y)
+    dx, dy = step(*_split(target))
+    arrived = before & (dx * dx + dy * dy < 1e-4 * (1.0 + x * x + y * y))
+    return jnp.stack([x + jnp.where(arrived, dx, 0.0), y + jnp.where(arrived, dy, 0.0)], axis=-1)
+
+
+def _newton(
+    function: Callable, k: list[Array], x: Array, y: Array
+) -> tuple[Array, Callable[[Array, Array], tuple[Array, Array]]]:
+    """Whether (x, y) is before the fold, and the Newton step from there by the target."""
+
+    def at(x, y):
+        return function(k, x, y)
+
+    one, zero = jnp.ones_like(x), jnp.zeros_like(x)
+    (f, g), (a, c) = jax.jvp(at, (x, y), (one, zero))
+    _, (b, d) = jax.jvp(at, (x, y), (zero, one))
+    a, b, c, d = jax.lax.stop_gradient((a, b, c, d))
+    determinant = a * d - b * c
+    before = (determinant > 0.0) & (a + d > 0.0)
+    scale = 1.0 / jnp.where(before, determinant, 1.0)
+
+    def step(u, v):
+        return scale * (d * (u - f) - b * (v - g)), scale * (a * (v - g) - c * (u - f))
+
+    return before, step
+
+
+def _squared(vectors: Array) -> Array:
+    return jnp.sum(vectors * vectors, axis=-1)
+
+
+def _length(vectors: Array) -> tuple[Array, Array]:
+    """The length of vectors, with gradient 0 at 0; and the same with 1 for 0, to divide by."""
+    squared = _squared(vectors)
+    safe = jnp.sqrt(jnp.where(squared > 0.0, squared, 1.0))
+    return jnp.where(squared > 0.0, safe, 0.0), safe
+
+
+def _unit(vectors: Array) -> Array:
+    return vectors / _length(vectors)[1][..., None]
+
+
+def _root(values: Array) -> Array:
+    """The square root, 0 with gradient 0 for what is negative."""
+    return jnp.where(values > 0.0, jnp.sqrt(jnp.where(values > 0.0, values, 1.0)), 0.0)
+
+
+def _away_from_0(values: Array) -> Array:
+    return jnp.where(jnp.abs(values) > 1e-20, values, 1e-20)
