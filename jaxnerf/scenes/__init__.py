@@ -209,7 +209,8 @@ def _entries(folder: Path) -> str:
     try:
         with os.scandir(folder) as entries:
             names = sorted(
-                entry.name + "/" * entry.is_dir() for entry in itertools.islice(entries, 1000)
+                entry.name + "/" * entry.is_dir(follow_symlinks=False)
+                for entry in itertools.islice(entries, 1000)
             )
     except FileNotFoundError:
         raise SceneError(f"{folder}: no such folder") from None

@@ -64,7 +64,7 @@ def read(
     scene = _place(folder, views, rows[:, 15:])
     splits = splits_of(
         folder, hold_out(views), scene.to_user.inverse(),
-        downscale=max(wanted // factor, 1), longest_side=longest_side, images=images,
+        downscale=max(downscale // factor, 1), longest_side=longest_side, images=images,
     )  # fmt: skip
     return dataclasses.replace(scene, splits=splits, notes=(f"photographs from {source.name}",))
 
@@ -98,7 +98,7 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
     else:
         to_scene = normalising(poses)
     near, far = _MARGIN * nearest * to_scene.scale, farthest * to_scene.scale
-    return Scene(folder.resolve().name, folder, "LLFF", {}, near, far, to_scene.inverse(), ndc)
+    return Scene(folder.resolve().name, folder, "llff", {}, near, far, to_scene.inverse(), ndc)
 
 
 def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
@@ -128,10 +128,10 @@ def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
 def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
     """The folder of photographs to shrink to a factor of the full size, and its own factor."""
     factors = {}
-    for entry in _entries(folder):
-        match = re.fullmatch(r"images(?:_([1-9][0-9]{0,3}))?", entry.name)
-        if match and entry.is_dir():
-            factors[int(match[1] or 1)] = folder / entry.name
+    for name in _names(folder):
+        match = re.fullmatch(r"images(?:_([1-9][0-9]{0,3}))?", name)
+        if match and (folder / name).is_dir():
+            factors[int(match[1] or 1)] = folder / name
     if not factors:
         raise SceneError(f"{folder}: no folder images, images_4 or images_8 of photographs")
     whole = [factor for factor in factors if wanted % factor == 0]
@@ -140,19 +140,16 @@ def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
     return factors[factor], factor
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
+def _names(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
+        return sorted(os.listdir(folder))
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
 
 
 def _views(folder: Path, source: Path, rows: np.ndarray, allow_outside_paths: bool) -> list[View]:
     confined(folder, source, str(source), allow_outside_paths)
-    names = sorted(
-        entry.name for entry in _entries(source) if Path(entry.name).suffix.lower() in _SUFFIXES
-    )
+    names = [name for name in _names(source) if Path(name).suffix.lower() in _SUFFIXES]
     if len(names) != len(rows):
         raise SceneError(
             f"{source}: {len(names)} photographs, but poses_bounds.npy has {len(rows)} rows"
