@@ -96,7 +96,8 @@ def model_files(folder: Path) -> dict[str, Path]:
 def registered(folder: Path) -> int:
     """How many photographs a model says that it holds; -1 if that cannot be told."""
     files = model_files(folder)
-    if not {"cameras", "images"} <= files.keys():
+    # Opening a pipe would wait.
+    if not {"cameras", "images"} <= files.keys() or not files["images"].is_file():
         return -1
     try:
         if files["images"].suffix == ".bin":

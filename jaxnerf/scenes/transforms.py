@@ -123,6 +123,18 @@ def claimed_size(frame: Frame) -> tuple[float, float] | None:
     return frame.number("w"), frame.number("h")
 
 
+def fisheye_or_not(frame: Frame) -> Lens | None:
+    """The lens "fisheye" where is_fisheye is true, else None.
+
+    Raises:
+      SceneError: it is neither true nor false.
+    """
+    value = frame.get("is_fisheye")
+    if value is not None and not isinstance(value, bool):
+        raise SceneError(f"{frame.level('is_fisheye')[0]}: is_fisheye must be true or false")
+    return "fisheye" if value else None
+
+
 def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
     """A frame's photograph with its camera.
 
