@@ -96,8 +96,8 @@ def sight(camera: Camera, places: Float[np.ndarray, "M 2"]) -> Sight:
     """What a camera sees at places of its picture; at most 2,048."""
     padded = np.zeros((3, _MOST_FEATURES, 2), np.float32)
     padded[:, : len(places)] = places
-    padded[1] += np.float32([1.0, 0.0])
-    padded[2] += np.float32([0.0, 1.0])
+    padded[1] += np.array([1.0, 0.0], np.float32)
+    padded[2] += np.array([0.0, 1.0], np.float32)
     straight = dataclasses.replace(camera, camera_to_world=np.eye(3, 4, dtype=np.float32))
     rays = np.asarray(_directions(straight, padded), np.float64)[:, : len(places)]
     area = np.linalg.norm(np.cross(rays[1] - rays[0], rays[2] - rays[0]), axis=-1)
@@ -116,10 +116,10 @@ def on_one_geometry(one: Sight, other: Sight) -> Bool[np.ndarray, " M"]:
         each.directions[ahead, :2] / -each.directions[ahead, 2:] / np.median(each.pixel)
         for each in (one, other)
     ]
-    options = pycolmap.RANSACOptions(max_error=_RANSAC_PIXELS, random_seed=_SEED)
-    options.max_num_trials = 5000
+    options = pycolmap.RANSACOptions()
+    options.max_error, options.random_seed, options.max_num_trials = _RANSAC_PIXELS, _SEED, 5000
     with log(False):
-        found = pycolmap.estimate_fundamental_matrix(*planes, options)
+        found = pycolmap.estimate_fundamental_matrix(planes[0], planes[1], options)
     if found is not None:
         chosen[np.flatnonzero(ahead)[np.asarray(found["inlier_mask"], bool)]] = True
     return chosen

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import laplace
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jaxnerf.cameras import Camera, project
 from jaxnerf.epipolar import (
@@ -166,7 +166,7 @@ def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
         [views.poses[:, :, 3] / max(views.extent, 1e-30), views.poses[:, :, 2]], axis=-1
     )
     count = min(_NEIGHBOURS + 1, len(where))
-    _, near = cKDTree(where).query(where, k=count)
+    _, near = KDTree(where).query(where, k=count)
     usual = np.median(variances[near.reshape(len(where), count)][:, 1:], axis=-1)
     return variances / np.maximum(usual, 1e-9) if count > 1 else np.ones(1)
 
@@ -182,7 +182,7 @@ def blurred_views(sharpness: Float[np.ndarray, " N"]) -> list[int]:
 def alike_poses(views: Views) -> list[int]:
     """The numbers of the views at a pose that an earlier view of the same split has too."""
     places, found = views.poses[:, :, 3], set()
-    for one, other in cKDTree(places).query_pairs(_ALIKE * views.extent):
+    for one, other in KDTree(places).query_pairs(_ALIKE * views.extent):
         turned = views.poses[one, :, :3] - views.poses[other, :, :3]
         if np.linalg.norm(turned) < _ALIKE_ANGLE and views.splits[one] == views.splits[other]:
             found.add(max(one, other))
@@ -256,8 +256,8 @@ def _matched_pairs(views: Views) -> list[tuple[int, int, Sight, Sight]]:
             same = on_one_geometry(*seen)
             if same.sum() > best:
                 best = int(same.sum())
-                parts = (Sight(s.directions[same], s.pixel[same]) for s in seen)
-                kept = (int(first), second, *parts)
+                left, right = (Sight(s.directions[same], s.pixel[same]) for s in seen)
+                kept = (int(first), second, left, right)
         if kept is not None:
             found.setdefault((min(kept[:2]), max(kept[:2])), kept)
     return list(found.values())
@@ -272,6 +272,7 @@ def _candidates(views: Views, first: int) -> list[int]:
     offset = offset / max(views.extent, 1e-30)
     turn = np.arccos(np.clip(views.poses[:, :, 2] @ views.poses[first, :, 2], -1.0, 1.0))
     apart = (offset > _LEAST_APART) | (views.extent == 0.0)
+    apart[first] = False
     near = np.where(apart & (turn < math.radians(_MOST_ANGLE)), offset + turn, np.inf)
     by_pose = [int(other) for other in np.argsort(near)[:2] if np.isfinite(near[other])]
     by_name = [

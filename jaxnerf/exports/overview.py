@@ -108,7 +108,7 @@ def _frusta(cameras: Camera, length: float) -> Float[np.ndarray, "N 5 3"]:
     """Each camera's place and the four corners of what it sees, in the scene's frame."""
     places = np.asarray(cameras.camera_to_world, np.float64)[:, :, 3]
     size = np.asarray(cameras.size, np.float32)
-    corners = np.float32([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], np.float32)
     found = [places]
     for corner in corners:
         rays = np.asarray(cast_rays(cameras, jnp.asarray(corner * size)).view_directions)

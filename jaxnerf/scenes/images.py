@@ -150,7 +150,7 @@ def _same_shape(size: tuple[int, int], claimed: tuple[int | float, int | float])
     if wide < 1.0 or high < 1.0:
         return False
     # A pixel of the coarser one.
-    return abs(width * high - height * wide) <= max(width, height, wide, high)
+    return bool(abs(width * high - height * wide) <= max(width, height, wide, high))
 
 
 @contextlib.contextmanager
