@@ -155,7 +155,7 @@ def _draw_axes(draw: ImageDraw.ImageDraw, scene: Scene, view: _View) -> None:
     x, y, length = _LARGER * 70.0, _LARGER * (_SIDE - 70.0), _LARGER * 36.0
     for name, axis in zip("xyz", scene.to_user.rotation, strict=True):
         step = np.array([axis @ view.across, -(axis @ view.up)])
-        if np.linalg.norm(step) < 0.2:
+        if np.linalg.norm(step) < 0.5:
             continue
         end = np.array([x, y]) + length * step
         draw.line((x, y, *end.tolist()), fill=_INK, width=2 * _LARGER)
