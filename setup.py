@@ -19,6 +19,7 @@ setup(
     package_data={"jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"]},
     install_requires=requirements,
     extras_require={
+        "check": ["pycolmap>=4.0"],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
         "test": [

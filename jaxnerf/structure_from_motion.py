@@ -92,7 +92,7 @@ def reconstruct(
     pairs = itertools.combinations(range(len(names)), 2)
     if not is_exhaustive(settings, len(names), ordered):
         pairs = sequential_pairs(len(names))
-    with _log(settings.verbose):
+    with log(settings.verbose):
         with _errors("features"):
             _extract(images, sizes, database, settings, progress)
         with _errors("matches"):
@@ -126,8 +126,11 @@ def sequential_pairs(count: int) -> list[tuple[int, int]]:
     return sorted(near | set(itertools.combinations(range(0, count, step), 2)))
 
 
-def import_pycolmap() -> Any:
+def import_pycolmap(extra: str = "process") -> Any:
     """The module pycolmap.
+
+    Args:
+      extra: with which it is installed.
 
     Raises:
       SceneError: it is not installed.
@@ -135,7 +138,7 @@ def import_pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError:
-        raise SceneError("pycolmap is missing: pip install 'jaxnerf[process]'") from None
+        raise SceneError(f"pycolmap is missing: pip install 'jaxnerf[{extra}]'") from None
     except RuntimeError as error:
         raise SceneError(f"pycolmap cannot be loaded: {error}") from None
     return pycolmap
@@ -269,7 +272,7 @@ def _errors(stage: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _log(verbose: bool) -> Iterator[None]:
+def log(verbose: bool) -> Iterator[None]:
     """COLMAP's log on standard error or nowhere, and as it was afterwards."""
     import pycolmap
 
