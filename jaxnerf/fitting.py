@@ -182,7 +182,8 @@ def first_state(config: Config, scene: Scene) -> Any:
 def state_like(config: Config) -> Any:
     """A state's structure: shapes and types, of which the fast field's change as it grows."""
     if config.method == "voxels":
-        zeros, one = np.zeros(3, np.float32), np.float32(1.0)
+        zeros: Any = np.zeros(3, np.float32)
+        one: Any = np.float32(1.0)
         example = {
             "unbounded": Ball(zeros, one),
             "forward": Frustum(zeros[:2], zeros[:2], one, one),

@@ -160,7 +160,8 @@ class Within:
         return getattr(self.field, "shading", "sample")
 
     def _space(self, dtype: Any) -> Ball | Frustum:
-        return self.kind(*(jnp.asarray(n if len(n) > 1 else n[0], dtype) for n in self.numbers))
+        leaves = (jnp.asarray(n, dtype).reshape(-1 if len(n) > 1 else ()) for n in self.numbers)
+        return self.kind(*leaves)
 
 
 @no_type_check

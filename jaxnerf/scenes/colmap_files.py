@@ -343,7 +343,7 @@ def _points_txt(path: Path) -> np.ndarray:
 
 def _points(path: Path, rows: np.ndarray) -> ModelPoints:
     # Fields of packed records are neither aligned nor contiguous.
-    columns = (np.ascontiguousarray(rows[name]) for name in POINT.names[:4])
+    columns = (np.ascontiguousarray(rows[name]) for name in (POINT.names or ())[:4])
     points = ModelPoints(*columns)
     wrong = ~(np.abs(points.positions) < _MOST).all(axis=-1)
     if wrong.any():
