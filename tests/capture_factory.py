@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from colmap_factory import pinhole, write_model
 from PIL import Image
-from scene_factory import ANGLE, eyes, matrix, paint
+from scene_factory import ANGLE, CENTRES, eyes, matrix, paint
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.scenes import Scene, Similarity
@@ -103,11 +104,60 @@ def write_nerfstudio(
     return write_transforms(folder, places, similarity, camera_model="OPENCV", **values)
 
 
+def write_colmap(
+    folder: Path,
+    places: np.ndarray | None = None,
+    similarity: Similarity | None = None,
+    binary: bool = False,
+) -> Path:
+    """A model in sparse/0 with the centres of the balls as its points."""
+    places = around() if places is None else places
+    names = write_pictures(folder / "images", places)
+    poses = poses_of(places, similarity)
+    images = [(i + 1, name, 1, poses[i]) for i, name in enumerate(names)]
+    points = CENTRES if similarity is None else similarity.points(CENTRES)
+    write_model(folder / "sparse/0", {1: pinhole(WIDTH, HEIGHT)}, images, binary, points)
+    return folder
+
+
+def write_dtu(
+    folder: Path, places: np.ndarray | None = None, similarity: Similarity | None = None
+) -> Path:
+    """cameras_sphere.npz with a sphere of 2.5, photographs in image and what is opaque in mask."""
+    places = around() if places is None else places
+    (folder / "mask").mkdir(parents=True)
+    for name in write_pictures(folder / "image", places):
+        picture = Image.open(folder / "image" / name)
+        picture.getchannel("A").save(folder / "mask" / name)
+        picture.convert("RGB").save(folder / "image" / name)
+    sphere, inner = np.diag([2.5, 2.5, 2.5, 1.0]), np.eye(4)
+    sphere[:3, 3] = [0.3, -0.2, 0.4]
+    if similarity is not None:
+        whole = np.eye(4)
+        whole[:3, :3] = similarity.scale * similarity.rotation
+        whole[:3, 3] = similarity.translation
+        sphere = whole @ sphere
+    # Pixels have whole coordinates there.
+    inner[:2, :3] = [[FOCAL, 0, WIDTH / 2 - 0.5], [0, FOCAL, HEIGHT / 2 - 0.5]]
+    matrices = {}
+    for index, pose in enumerate(poses_of(places, similarity)):
+        world = np.eye(4)
+        world[:3, :3] = (pose[:, :3] * [1.0, -1.0, -1.0]).T
+        world[:3, 3] = -world[:3, :3] @ pose[:, 3]
+        matrices[f"world_mat_{index}"] = inner @ world
+        matrices[f"scale_mat_{index}"] = sphere
+    np.savez(folder / "cameras_sphere.npz", **matrices)
+    return folder
+
+
 WRITERS = {
     "instant-ngp": (write_transforms, around),
     "nerfstudio": (write_nerfstudio, around),
     "llff": (write_llff, in_front),
     "llff, all around": (lambda *given: write_llff(*given), around),
+    "colmap": (write_colmap, around),
+    "colmap, binary": (lambda *given: write_colmap(*given, binary=True), around),
+    "dtu": (write_dtu, around),
 }
 
 

@@ -1,9 +1,11 @@
 """What instant-ngp's and nerfstudio's transforms.json may say."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from capture_factory import (
@@ -20,6 +22,7 @@ from capture_factory import (
 from PIL import Image
 from scene_factory import edit_json, paint
 
+from jaxnerf.cameras import cast_rays, pixel_centres
 from jaxnerf.scenes import SceneError, describe, load_scene
 
 
@@ -79,6 +82,22 @@ def test_lenses_have_their_coefficients(tmp_path):
         np.testing.assert_allclose(
             camera.distortion, [0.1, 0.02, 0.003, 0.0004, *tangential], rtol=1e-6
         )
+
+
+def test_equirectangular_pictures_are_whole_spheres(tmp_path):
+    """nerfstudio's own formula, which has fl_x = w / 2 and fl_y = h."""
+    folder = write_transforms(
+        tmp_path / "balls", camera_model="EQUIRECTANGULAR", fl_x=WIDTH / 2, fl_y=HEIGHT
+    )
+    camera, _ = first_view(folder)
+    pose = np.eye(4, dtype=np.float32)[:3]
+    camera = dataclasses.replace(camera, camera_to_world=pose)
+    pixels = pixel_centres(WIDTH, HEIGHT)
+    found = cast_rays(camera, jnp.asarray(pixels)).view_directions
+    theta = -math.pi * (pixels[..., 0] - WIDTH / 2) / (WIDTH / 2)
+    phi = math.pi * (0.5 + (pixels[..., 1] - HEIGHT / 2) / HEIGHT)
+    expected = [-np.sin(theta) * np.sin(phi), np.cos(phi), -np.cos(theta) * np.sin(phi)]
+    np.testing.assert_allclose(found, np.stack(expected, axis=-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("writer", [write_transforms, write_nerfstudio])
@@ -268,7 +287,10 @@ WRONG = {
     "p1 of a fisheye": (whole(is_fisheye=True, p1=0.1), "frames[0]: p1 and p2 are not 0"),
     "fisheye a text": (whole(is_fisheye="yes"), "transforms.json: is_fisheye must be"),
     "an ftheta lens": (whole(ftheta_p0=1.0), "transforms.json: ftheta_p0: this kind of lens"),
-    "lenses of two kinds": (frame(is_fisheye=True), "mixes photographs of fisheye and pinhole"),
+    "lenses of two kinds": (
+        frame(is_fisheye=True),
+        "mixes photographs of fisheye and pinhole",
+    ),
     "an unknown model": (whole(camera_model="FISHEYE624"), "camera_model 'FISHEYE624' is not"),
     "a model that is none": (whole(camera_model=[1]), "transforms.json: camera_model '[1]' is not"),
     "a mask that is gone": (frame(mask_path="m.png"), "m.png: no such image"),

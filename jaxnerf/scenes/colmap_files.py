@@ -343,8 +343,8 @@ def _points_txt(path: Path) -> np.ndarray:
 
 def _points(path: Path, rows: np.ndarray) -> ModelPoints:
     # Fields of packed records are neither aligned nor contiguous.
-    columns = (np.ascontiguousarray(rows[name]) for name in (POINT.names or ())[:4])
-    points = ModelPoints(*columns)
+    columns = ("number", "position", "colour", "error")
+    points = ModelPoints(*(np.ascontiguousarray(rows[name]) for name in columns))
     wrong = ~(np.abs(points.positions) < _MOST).all(axis=-1)
     if wrong.any():
         number = points.numbers[wrong.argmax()]

@@ -141,8 +141,10 @@ def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
     """An image's stored size, and whether its EXIF wants it turned on its side."""
     with _quiet(), _open(path) as image:
         orientation = 1
-        with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
-            orientation = image.getexif().get(_ORIENTATION, 1)
+        # To look for the EXIF of a PNG that does not begin with it, Pillow would decode the picture.
+        if image.format == "JPEG" or "exif" in image.info:
+            with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
+                orientation = image.getexif().get(_ORIENTATION, 1)
         return image.size, orientation in _ON_ITS_SIDE
 
 

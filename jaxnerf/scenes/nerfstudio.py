@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnerf.cameras import Lens
+from jaxnerf.lenses import Lens
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.images import find_picture
@@ -38,6 +38,7 @@ _LENSES: dict[str, Lens | None] = {
     "RADIAL": None,
     "OPENCV": None,
     "OPENCV_FISHEYE": "fisheye",
+    "EQUIRECTANGULAR": "equirectangular",
 }
 
 
@@ -66,10 +67,10 @@ def read(
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
-    frame. Masks (mask_path) ignore what they show in black. Frames without a file are left out.
-    train_filenames, val_filenames and test_filenames say which frames are for what, and others are not
-    used; without them, of the frames in the order of their names every 8th from the first on is for
-    testing.
+    frame; equirectangular pictures are whole spheres. Masks (mask_path) ignore what they show in black.
+    Frames without a file are left out. train_filenames, val_filenames and test_filenames say which
+    frames are for what, and others are not used; without them, of the frames in the order of their
+    names every 8th from the first on is for testing.
     """
     path = folder / "transforms.json"
     contents = load_json(confined(folder, path, str(path), allow_outside_paths))
