@@ -163,10 +163,15 @@ def test_the_sparse_points_lie_on_what_was_painted(scene):
     assert np.quantile(np.minimum(to_box, np.abs(z)), 0.9) < 0.03
 
 
-def test_doing_it_again_finds_the_same(scene, views, tmp_path):
+def test_doing_it_again_replaces_the_folder_by_the_same(scene, views, tmp_path):
     """But for the last digits, where it counts in which order threads add numbers up."""
-    assert main(["process", f"--images={views}", f"--out={tmp_path}/again"]) == 0
-    np.testing.assert_allclose(poses_of(tmp_path / "again"), poses_of(scene), atol=1e-6)
+    again = Path(shutil.copytree(scene, tmp_path / "again"))
+    (again / "images/stale.png").write_text("of another capture")
+    (again / "transforms.json").write_text("{}")
+    assert main(["process", f"--images={views}", f"--out={again}", "--overwrite"]) == 0
+    np.testing.assert_allclose(poses_of(again), poses_of(scene), atol=1e-6)
+    assert sorted(os.listdir(again)) == sorted(os.listdir(scene))
+    assert sorted(os.listdir(again / "images")) == sorted(os.listdir(scene / "images"))
 
 
 @pytest.mark.parametrize("lens", ["PINHOLE", "RADIAL"])
@@ -187,7 +192,7 @@ def test_a_fisheye_lens(tmp_path):
     np.testing.assert_allclose([contents["fl_x"], contents["fl_y"]], 150.0, rtol=0.02)
 
 
-def test_photographs_as_phones_leave_them(views, tmp_path):
+def test_photographs_as_phones_leave_them(views, tmp_path, capsys):
     """Held on the side, with spaces in their names, of two sizes, and with other files among them."""
     (tmp_path / "in/raw").mkdir(parents=True)
     (tmp_path / "in/.hidden.jpg").write_text("not a photograph")
@@ -201,6 +206,7 @@ def test_photographs_as_phones_leave_them(views, tmp_path):
             image = image.transpose(Image.Transpose.ROTATE_90)
             image.save(tmp_path / f"in/IMG {index}.JPG", quality=95, exif=on_its_side)
     assert main(["process", f"--images={tmp_path}/in", f"--out={tmp_path}/out"]) == 0
+    assert f"9 photographs in {tmp_path}/in; left alone: notes.txt\n" in capsys.readouterr().out
     frames = transforms(tmp_path / "out")["frames"]
     assert [frame["file_path"] for frame in frames] == [f"images/IMG_{n}.JPG" for n in range(9)]
     check_cameras(tmp_path / "out", VIEWS)
