@@ -355,7 +355,7 @@ def test_the_real_fox_is_read(real_data):
     scene = load_scene(real_data / "fox", downscale=8)
     assert describe(scene) == (
         "fox: instant-ngp scene, 43 train, 7 test views of 135 x 240, opencv lens, no masks, "
-        "near 0.05, far 1000, 17 of 67 frames without a file are left out"
+        "unbounded, near 0.05, far 1000, 17 of 67 frames without a file are left out"
     )
     contents = json.loads((real_data / "fox/transforms.json").read_text())
     wanted = {f["file_path"]: np.array(f["transform_matrix"]) for f in contents["frames"]}
