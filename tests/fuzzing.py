@@ -98,10 +98,16 @@ def edit_field(target: Target, contents: dict, name: str, dropped: bool, place: 
     pose = holder.get("transform_matrix")
     if dropped:
         holder.pop(name, None)
-    elif name == "transform_matrix" and place < 15 and np.shape(pose) == (4, 4):
+    elif name == "transform_matrix" and place < 15 and _is_square(pose):
         pose[place // 4][place % 4] = value
     else:
         holder[name] = value
+
+
+def _is_square(pose: object) -> bool:
+    """Whether it is four lists of four of anything, which an edit before may have made of it."""
+    rows = pose if isinstance(pose, list) else []
+    return len(rows) == 4 and all(isinstance(row, list) and len(row) == 4 for row in rows)
 
 
 def edit_file(path: Path, how: str, place: int, flip: int) -> None:
