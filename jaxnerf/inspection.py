@@ -37,10 +37,10 @@ _NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
 _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
 # Pairs of views: how many, and how far apart in the cameras' extent and in degrees.
 _PAIRS, _LEAST_APART, _MOST_ANGLE = 8, 0.03, 50.0
-# An epipolar error that is small, in pixels; the shares of small ones below which poses are inaccurate
-# and below which they contradict the pictures; and what another convention must reach.
-SMALL = 2.0
-_INACCURATE, _CONTRADICTED, _FITS = 0.7, 0.4, 0.7
+# Epipolar errors that are small, and a median beyond which a scene is not merely blurred, in pixels; the
+# share of small ones below which poses are inaccurate, and what another convention must reach.
+SMALL, _LARGE = 2.0, 8.0
+_INACCURATE, _FITS = 0.7, 0.7
 _LEAST_PAIRS = 2
 
 
@@ -302,7 +302,7 @@ def _judged(views: Views) -> tuple[str, list[str], str | None]:
     if pointless or found.small >= _INACCURATE:
         return fact, [], pointless
     what = f"only {found.small:.0%} of what they share is within {SMALL:g} pixels of where it should be"
-    if found.small < _CONTRADICTED:
+    if found.median > _LARGE:
         return fact, [], f"poses contradict the pictures: {what}"
     return fact, [f"poses are inaccurate: {what}"], None
 
