@@ -214,7 +214,11 @@ def _map(
 ) -> list["pycolmap.Reconstruction"]:
     import pycolmap
 
-    registered = 2
+    registered = 0
+
+    def begin() -> None:  # once for each model
+        nonlocal registered
+        registered = 2
 
     def tell() -> None:
         nonlocal registered
@@ -228,7 +232,12 @@ def _map(
     options.triangulation.random_seed = _SEED
     progress("cameras", 0, 0)
     models = pycolmap.incremental_mapping(
-        database, images, work, options=options, next_image_callback=tell
+        database,
+        images,
+        work,
+        options=options,
+        initial_image_pair_callback=begin,
+        next_image_callback=tell,
     )
     return sorted(models.values(), key=lambda model: -model.num_reg_images())
 
