@@ -25,7 +25,7 @@ setup(
         "test": [
             "beartype>=0.19",
             "hypothesis>=6.100",
-            "pycolmap>=4.0",
+            "pycolmap>=4.2",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8.0",
             "ruff>=0.8",

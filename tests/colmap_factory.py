@@ -1,4 +1,4 @@
-"""A tiny COLMAP project, written without any code of jaxnerf."""
+"""A tiny COLMAP project, written without any code of jaxnerf; and random ones of pycolmap."""
 
 import math
 import struct
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from scene_factory import ANGLE, CENTRES, COLOURS, eyes, matrix, paint
 from scipy.spatial.transform import Rotation
+
+from jaxnerf.scenes.colmap_cameras import MODELS
 
 Camera = tuple[str, int, int, list[float]]
 MODEL_NUMBERS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "OPENCV": 4, "OPENCV_FISHEYE": 5}
@@ -98,3 +101,23 @@ def write_project(
         images.append((index + 1, f"view_{index}.png", 1, eye))
     write_model(folder / "sparse/0", {1: pinhole(width, height)}, images, binary)
     return folder
+
+
+def random_reconstruction(seed: int):
+    """Cameras of every model, in rigs, with points and tracks."""
+    pycolmap = pytest.importorskip("pycolmap")
+    pycolmap.set_random_seed(seed)
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 2, 2, 3
+    options.num_points3D = 50
+    found = pycolmap.synthesize_dataset(options)
+    rng, models = np.random.default_rng(seed), list(MODELS)[4 * seed % len(MODELS) :]
+    for camera, model in zip(found.cameras.values(), models, strict=False):
+        camera.model = model
+        camera.params = [
+            {"f": 500.0, "fx": 500.0, "fy": 510.0, "w": 640.0, "h": 320.0, "beta": 1.1}.get(
+                name, rng.uniform(0.0, 0.1)
+            )
+            for name in MODELS[model].parameters
+        ]
+    return found

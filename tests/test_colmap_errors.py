@@ -156,7 +156,7 @@ def test_missing_files_are_refused_by_name(folder, part):
 def test_photographs_of_other_shapes_are_refused(folder):
     Image.new("RGB", (8, 5)).save(folder / "images/view_1.png")
     message = refused(folder)
-    assert re.search(r"view_1.png: 8 x 5 pixels, but camera 1 .* says 8 x 8", message)
+    assert re.search(r"view_1.png: 8 x 5 pixels, but camera 1 in cameras.\w+ says 8 x 8", message)
     (folder / "images/view_1.png").write_bytes(b"nothing")
     assert "view_1.png: not a PNG or JPEG" in refused(folder)
 
