@@ -28,6 +28,7 @@ setup(
             "pycolmap>=4.2",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8.0",
+            "pytest-xdist>=3.5",
             "ruff>=0.8",
             "scikit-image>=0.24",
         ],

@@ -12,9 +12,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Many tests compile the same small programs; a cache that dies with the session shares them.
-_CACHE = tempfile.TemporaryDirectory(prefix="jaxnerf-test-cache-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers get their parent's
+    _CACHE = tempfile.TemporaryDirectory(prefix="jaxnerf-test-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
