@@ -19,12 +19,13 @@ setup(
     package_data={"jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"]},
     install_requires=requirements,
     extras_require={
+        "check": ["pycolmap>=4.0"],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
         "test": [
             "beartype>=0.19",
             "hypothesis>=6.100",
-            "pycolmap>=4.0",
+            "pycolmap>=4.2",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8.0",
             "ruff>=0.8",

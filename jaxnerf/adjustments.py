@@ -140,7 +140,7 @@ def _at_rest(
     colours: bool,
     motions: bool,
 ) -> Adjustments:
-    learned = (
+    learned: Any = (
         jnp.zeros((count, 3, 4)) if colours else None,
         jnp.zeros((count, 6)) if motions else None,
     )
@@ -168,6 +168,7 @@ def step_adjustments(
       rates: of learning, for colours and motions.
       config: has Adam's settings.
     """
+    updates: Any
     with jax.numpy_dtype_promotion("standard"):  # see growing_step
         updates, optimizer = _adam(config).update(gradients, adjustments.optimizer)
     colours, motions = (

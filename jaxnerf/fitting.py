@@ -14,10 +14,11 @@ import numpy as np
 from jaxnerf.adjustments import blank_adjustments
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.fields import Field
 from jaxnerf.growing import blank_state
 from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import Ball, Frustum
+from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer, create_growing_state
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state, replicate
 
@@ -91,7 +92,7 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
         )
     return NerfTrainer(
         split, scene.near, scene.far,
-        fields=config.fields(), settings=config.render, config=config.training,
+        fields=fields_of(config, scene), settings=config.render, config=config.training,
     )  # fmt: skip
 
 
@@ -107,48 +108,55 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
       chosen: keys that stay as they are, since a user chose them.
 
     Raises:
-      ConfigError: the scene cannot be trained on in the chosen space, or with the chosen method.
+      ConfigError: the scene cannot be trained on in the chosen space.
     """
     space, begun = config.scene.space, config.scene.space == "auto"
     if space == "auto":
         space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
-    if space != "bounded" and config.method == "nerf":
-        raise ConfigError(
-            f"method: nerf has no room for an {scene.format} scene, which is {space}; use "
-            "--config=minute or another preset of the fast field, or scene.space=bounded"
-        )
     changes: dict[str, Any] = {"scene.space": space}
     # A configuration that names its space is that of a run, unless the user names it now.
     if space != "bounded" and (begun or "scene.space" in chosen):
-        changes |= {key: value for key, value in _WITHOUT_AN_END.items() if key not in chosen}
+        needed = _WITHOUT_AN_END[config.method]
+        changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
 
 
-_WITHOUT_AN_END = {
-    "voxels.initial_opacity": 0.003,
-    "voxels.density_rate": 0.2,
-    "training.background": "random",
+_WITHOUT_AN_END: dict[str, dict[str, Any]] = {
+    "voxels": {
+        "voxels.initial_opacity": 0.003,
+        "voxels.density_rate": 0.2,
+        "training.background": "random",
+    },
+    "nerf": {"render.spacing": "disparity"},
 }
+
+
+def fields_of(config: Config, scene: Scene) -> tuple[Field, ...]:
+    """The fields of a suited configuration, as a renderer of the world asks them."""
+    space = space_of(config, scene)
+    return tuple(Within.of(field, space) if space else field for field in config.fields())
 
 
 def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
     """The space that a suited configuration names, around a scene's cameras."""
     if config.scene.space == "forward":
         assert scene.ndc is not None
-        focal, size = (np.asarray(x, np.float32) for x in (scene.ndc.focal, scene.ndc.size))
-        space = Frustum(focal, size, np.float32(scene.ndc.near), np.float32(1.0))
-        return dataclasses.replace(space, reach=_reach(space, scene.splits["train"].cameras))
+        ndc = (scene.ndc.focal, scene.ndc.size, scene.ndc.near, 1.0)
+        space = Frustum(*(jnp.asarray(x, jnp.float32) for x in ndc))
+        reach = _reach(space, scene.splits["train"].cameras)
+        return dataclasses.replace(space, reach=jnp.float32(reach))
     if config.scene.space == "unbounded":
         poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
         centre = focus_point(poses)
         distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
-        return Ball(centre.astype(np.float32), np.float32(_BALL * max(distance, 1e-6)))
+        radius = _BALL * max(float(distance), 1e-6)
+        return Ball(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
     return None
 
 
-def _reach(frustum: Frustum, cameras: Camera) -> np.float32:
+def _reach(frustum: Frustum, cameras: Camera) -> float:
     """How far to the sides of a frustum's cube the corners of pictures look."""
     width, height = (np.asarray(cameras.size)[:, axis].astype(np.float32) for axis in (0, 1))
     farthest = 1.0
@@ -159,7 +167,7 @@ def _reach(frustum: Frustum, cameras: Camera) -> np.float32:
             for t in (0.0, 1.0):
                 points = np.asarray(rays.origins + t * rays.directions)
                 farthest = max(farthest, float(np.abs(points[:, :2]).max()))
-    return np.float32(min(farthest, _MOST_REACH))
+    return min(farthest, _MOST_REACH)
 
 
 def first_state(config: Config, scene: Scene) -> Any:
@@ -175,7 +183,8 @@ def first_state(config: Config, scene: Scene) -> Any:
 def state_like(config: Config) -> Any:
     """A state's structure: shapes and types, of which the fast field's change as it grows."""
     if config.method == "voxels":
-        zeros, one = np.zeros(3, np.float32), np.float32(1.0)
+        zeros: Any = np.zeros(3, np.float32)
+        one: Any = np.float32(1.0)
         example = {
             "unbounded": Ball(zeros, one),
             "forward": Frustum(zeros[:2], zeros[:2], one, one),

@@ -263,7 +263,7 @@ def growing_step(
             # Behind what alpha has cut out the background is ours, and not the photograph's.
             covered = opacity if transparent else jnp.ones_like(opacity)
             behind = (1.0 - covered)[:, None] * background
-            shown = adjustments.colour(batch.camera, shown, covered, behind)
+            shown = adjustments.colour(jnp.asarray(batch.camera), shown, covered, behind)
         weight = seen.kept.astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weight), 1.0)
         mse = jnp.sum(weight * jnp.mean((shown - target) ** 2, axis=-1)) / total

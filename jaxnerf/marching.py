@@ -19,8 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxnerf import compositing
 from jaxnerf.cameras import Camera, Rays, cast_rays, pixel_centres
 from jaxnerf.fields import Field, Params
+from jaxnerf.footprints import tiles_that_show
 from jaxnerf.kernels.compositing import march_distortion, march_weights
-from jaxnerf.occupancy import Occupancy, march, pack, tiles_that_show
+from jaxnerf.occupancy import Occupancy, march, pack
 from jaxnerf.rendering import Rendering
 
 # Rays at a time on each device. More keep the caches from holding what one step leaves for the next.

@@ -26,7 +26,7 @@ from jaxnerf.checkpoints import RunError
 from jaxnerf.evaluation import write_json
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.frames import normalising
-from jaxnerf.scenes.images import read_image
+from jaxnerf.scenes.images import image_size, read_image
 from jaxnerf.scenes.video import extract_sharp_frames
 from jaxnerf.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
 
@@ -98,7 +98,7 @@ def process(
         raise SceneError(f"{source}: no such file or folder")
     _check_free(source, out, overwrite)
     is_video = not source.is_dir()
-    files = [] if is_video else photographs_in(source)
+    files = [] if is_video else photographs_in(source)[0]
     with _made_whole(out) as folder:
         images = folder / "images"
         images.mkdir()
@@ -106,7 +106,7 @@ def process(
             extract_sharp_frames(source, images, frames, progress)
         else:
             _copy(files, images, progress)
-        sizes = {path.name: _size(path) for path in images.iterdir()}
+        sizes = {path.name: image_size(path) for path in images.iterdir()}
         if len(sizes) < _LEAST:
             raise SceneError(f"{source}: at least {_LEAST} frames are needed, got {len(sizes)}")
         work = folder / "work"
@@ -122,32 +122,28 @@ def process(
         return _write(folder, models, set(sizes))
 
 
-def photographs_in(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, by name.
+def photographs_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The PNG and JPEG files of a folder, and its other files but hidden ones, by name.
 
     Raises:
-      SceneError: there is no such folder, or too few of them.
+      SceneError: the folder cannot be read, or has too few photographs.
     """
     try:
-        entries = sorted(folder.iterdir())
+        entries = sorted(path for path in folder.iterdir() if path.is_file())
     except FileNotFoundError:
         raise SceneError(f"{folder}: no such folder") from None
-    except NotADirectoryError:
-        raise SceneError(f"{folder}: not a folder") from None
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
-    found = [
-        path
-        for path in entries
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    seen = [path for path in entries if not path.name.startswith(".")]
+    found = [path for path in seen if path.suffix.lower() in _SUFFIXES]
+    others = [path for path in seen if path.suffix.lower() not in _SUFFIXES]
     if len(found) < _LEAST:
-        other = sorted({path.suffix for path in entries if path.is_file()} - set(_SUFFIXES) - {""})
-        hint = f"; {', '.join(other)} files are not read" if other else ""
+        kinds = ", ".join(sorted({path.suffix for path in others} - {""}))
         raise SceneError(
-            f"{folder}: at least {_LEAST} PNG or JPEG photographs are needed, got {len(found)}{hint}"
+            f"{folder}: at least {_LEAST} PNG or JPEG photographs are needed, got {len(found)}"
+            + (f"; {kinds} files are not read" if kinds else "")
         )
-    return found
+    return found, others
 
 
 def _check_free(source: Path, out: Path, overwrite: bool) -> None:
@@ -157,8 +153,8 @@ def _check_free(source: Path, out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise RunError(f"{out}: is a file, not a folder")
-    there = {path.name for path in out.iterdir()} - {_PARTIAL}
-    if there and there != set(_MADE):
+    there = {path for path in out.iterdir() if path.name != _PARTIAL}
+    if there and {path.name for path in there if not path.is_symlink()} != set(_MADE):
         raise RunError(f"{out}: holds other files; name an empty or new folder with --out")
     if there and not overwrite:
         raise RunError(
@@ -223,11 +219,6 @@ def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
 
 
 def _write(folder: Path, models: list["pycolmap.Reconstruction"], names: set[str]) -> Processed:

@@ -24,6 +24,7 @@ from jaxnerf.cameras import Camera, Lens
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
 from jaxnerf.config import Config, ConfigError, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
+from jaxnerf.fitting import fields_of
 from jaxnerf.marching import march_image
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.rendering import Rendering, render_image
@@ -94,7 +95,7 @@ class Run:
                 self.config.render, density_noise=0.0, with_normals=with_normals
             )
             rendering = render_image(
-                self.config.fields(),
+                fields_of(self.config, self.scene),
                 self.params,
                 camera,
                 settings,

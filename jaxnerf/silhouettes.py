@@ -7,7 +7,7 @@ picture. Silhouettes come from alpha, or from the colour of a background that is
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxnerf import occupancy as grid
+from jaxnerf.footprints import carve
 from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Split
 
@@ -41,7 +41,7 @@ def possible_cells(
     def hull(cell: float, candidates: np.ndarray) -> np.ndarray:
         centres = (origin + (candidates + 0.5) * cell).astype(np.float32)
         radius = 0.87 * cell + astray
-        return candidates[grid.carve(centres, radius, split.cameras, shown, TILE, witnesses)]
+        return candidates[carve(centres, radius, split.cameras, shown, TILE, witnesses)]
 
     mask = np.ones((cells,) * 3, bool)
     coarse = whole[:0] if shown.all() else hull(side / _COARSE, whole)

@@ -7,12 +7,12 @@ in the world; only the places at which a field is asked are of the other space.
 """
 
 import dataclasses
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxnerf.cameras import Rays, to_ndc
 from jaxnerf.encoding import contract, uncontract
@@ -46,6 +46,11 @@ class Ball:
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world lie in contracted space, the ball of radius 2 around 0."""
         return contract((points - jnp.broadcast_to(self.centre, points.shape)) / self.radius)
+
+    def rate(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
+        """How long what leaves the middle gets in contracted space, for its length in the world."""
+        offset = (points - jnp.broadcast_to(self.centre, points.shape)) / self.radius
+        return 1.0 / (self.radius * jnp.maximum(jnp.sum(offset * offset, axis=-1), 1.0))
 
     def world(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """The inverse of `place`."""
@@ -85,6 +90,11 @@ class Frustum:
         x, y = (scale[axis] * points[..., axis] / z for axis in (0, 1))
         return jnp.stack([x, y, 1.0 + 2.0 * self.near / z], axis=-1)
 
+    def rate(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
+        """How long what goes forward gets in the cube, for its length in the world."""
+        z = jnp.minimum(points[..., 2], -1e-6 * self.near)
+        return 2.0 * self.near / (z * z)
+
     def world(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """The inverse of `place`."""
         z = -2.0 * self.near / jnp.maximum(1.0 - points[..., 2], 1.0 / _FARTHEST)
@@ -105,6 +115,53 @@ class Frustum:
         level = jnp.minimum(rays.directions[..., 2], -1e-12)
         begin = -(self.near + rays.origins[..., 2]) / level
         return begin - self.near * cube / (level * jnp.maximum(1.0 - cube, 1.0 / _FARTHEST))
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """A field of the world made from one of a space: implements `jaxnerf.fields.Field`.
+
+    Its parameters are the field's. Densities are per length in the space, so that what is far away is as
+    easily opaque as what is near; rays should be sampled evenly in disparity.
+
+    Attributes:
+      field: asked at places of the space.
+      kind: of the space.
+      numbers: the leaves of the space: static, since they do not learn.
+    """
+
+    field: Any
+    kind: type
+    numbers: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, field: Any, space: Ball | Frustum) -> "Within":
+        """A field within a space."""
+        leaves = jax.tree.leaves(space)
+        return cls(field, type(space), tuple(tuple(np.ravel(leaf).tolist()) for leaf in leaves))
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        """The field's parameters."""
+        return self.field.init(key)
+
+    def density(self, params: Any, positions: Float[Array, "*batch 3"], **more) -> tuple[Any, Any]:
+        """See `jaxnerf.fields.Field`; positions are of the world."""
+        space = self._space(positions.dtype)
+        density, features = self.field.density(params, space.place(positions), **more)
+        return density * space.rate(positions), features
+
+    def colour(self, params: Any, features: Any, view_directions: Any) -> Any:
+        """The field's; see `jaxnerf.fields.Field`."""
+        return self.field.colour(params, features, view_directions)
+
+    @property
+    def shading(self) -> str:
+        """The field's."""
+        return getattr(self.field, "shading", "sample")
+
+    def _space(self, dtype: Any) -> Ball | Frustum:
+        leaves = (jnp.asarray(n, dtype).reshape(-1 if len(n) > 1 else ()) for n in self.numbers)
+        return self.kind(*leaves)
 
 
 @no_type_check

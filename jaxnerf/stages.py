@@ -7,7 +7,6 @@ alone, so that a resumed run is the same run.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 from jaxnerf import occupancy as grid
 from jaxnerf.adjustments import first_adjustments
 from jaxnerf.blocks import sample_blocks, usable_tiles
-from jaxnerf.cameras import cast_rays
+from jaxnerf.footprints import tiles_that_show
 from jaxnerf.growing import (
     GrowingConfig,
     GrowingField,
@@ -27,16 +26,13 @@ from jaxnerf.growing import (
     growing_step,
     learned,
 )
-from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy
+from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cells
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube, tiles_of
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, replicate
 
-# Batches of this many rays, from all cameras, decide which cells can be seen.
-_VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
-_CELLS_AT_ONCE = 1 << 16
 # What a step costs at a resolution: 1 + 0.034 (resolution / 64)^3, measured on lego and the demo scene,
 # in units of a step at 64: 1.3 at 128, 2 at 200, 3.2 at 256. Most of it is Adam's. 2% more for what is
 # done between steps.
@@ -193,7 +189,7 @@ def block_size(occupancy: Occupancy, split: Split) -> int:
 def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
     """Bring the occupancy up to date: drop and clear cells that are empty, and note densities."""
     (params,) = state.params
-    cells, most, mean = _cell_densities(field, params, state.occupancy)
+    cells, most, mean = cell_densities(field, params, state.occupancy)
     full = most * float(params.voxel) > empty_below
     if not full.any():  # rather everywhere than nowhere, from where nothing could come back
         full[:] = True
@@ -219,7 +215,7 @@ def grow(
     old = state.occupancy
     kept = np.asarray(grid.occupied(old))
     if growing.unseen_below > 0.0:
-        seen = _seen_cells(state, found, field, growing, config)
+        seen = seen_cells(state, found, field, growing, config)
         kept = kept & np.asarray(grid.dilate(jnp.asarray(seen)))
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
@@ -240,7 +236,7 @@ def grow(
         cell=jnp.float32(cell),
         step=jnp.float32(voxel),
     )
-    indices, _, mean = _cell_densities(field, params, occupancy)
+    indices, _, mean = cell_densities(field, params, occupancy)
     occupancy = _with_cells(occupancy, indices, mean)
     state = dataclasses.replace(
         state,
@@ -268,9 +264,9 @@ def size_batch(
     split = _as_found(split, state)
     full, devices = config.rays_per_batch, jax.device_count()
     seed = [config.seed, int(state.step), 2]
-    rays = _random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
+    rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
     limits = growing.march(_SHARES[-1])
-    counts = _count_samples(limits, state.occupancy, split.cameras, *rays)
+    counts = count_samples(limits, state.occupancy, split.cameras, *rays)
     fits = _OVERDRAWN * growing.budget / max(float(np.mean(np.asarray(counts))), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = int(agreed(float(_divisible(int(full * share), devices))))
@@ -329,7 +325,7 @@ def _moved(
 def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
     assert split.images is not None
     height, width = split.images.shape[1:3]
-    tiles = grid.tiles_that_show(occupancy, split.cameras, (width, height), TILE)
+    tiles = tiles_that_show(occupancy, split.cameras, (width, height), TILE)
     if split.masks is None:
         return tiles
     counted = tiles_of(split.masks)
@@ -344,84 +340,6 @@ def _with_cells(occupancy: Occupancy, cells: np.ndarray, density: np.ndarray) ->
     return dataclasses.replace(occupancy, cells=grid.encode(jnp.asarray(mask), jnp.asarray(dense)))
 
 
-def _cell_densities(
-    field: GrowingField, params: Any, occupancy: Occupancy
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The occupied cells, and the greatest and the mean density at eight points in each."""
-    cells = np.argwhere(np.asarray(grid.occupied(occupancy)))
-    here = jax.tree.map(np.asarray, (params, occupancy.origin, occupancy.cell))
-    most, mean = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
-    for start in range(0, len(cells), _CELLS_AT_ONCE):
-        part = cells[start : start + _CELLS_AT_ONCE]
-        padded = np.pad(part, ((0, _CELLS_AT_ONCE - len(part)), (0, 0)), mode="edge")
-        found = _densities_in(field, *here, padded.astype(np.float32))
-        most.append(np.asarray(found[0])[: len(part)])
-        mean.append(np.asarray(found[1])[: len(part)])
-    return cells, np.concatenate(most), np.concatenate(mean)
-
-
-@functools.partial(jax.jit, static_argnames=("field",))
-def _densities_in(field, params, origin, cell, cells):
-    def at(carry, offset):
-        most, total = carry
-        density, _ = field.density(params, origin[None, :] + (cells + offset[None, :]) * cell)
-        return (jnp.maximum(most, density), total + density), None
-
-    offsets = jnp.asarray(np.array(list(np.ndindex(2, 2, 2))) * 0.5 + 0.25, jnp.float32)
-    zeros = jnp.zeros(cells.shape[0])
-    (most, total), _ = jax.lax.scan(at, (zeros, zeros), offsets)
-    return most, total / 8.0
-
-
-def _seen_cells(
-    state: GrowingState,
-    split: Split,
-    field: GrowingField,
-    growing: GrowingConfig,
-    config: TrainingConfig,
-) -> np.ndarray:
-    """Which cells have weight in some picture, by rays from all cameras."""
-    occupancy = jax.tree.map(np.asarray, state.occupancy)
-    params, cameras = jax.tree.map(np.asarray, (state.params[0], split.cameras))
-    tiles = np.argwhere(np.asarray(state.tiles))
-    seen = np.zeros(occupancy.cells.shape, bool)
-    settings = growing.march(0.5 * int(state.rays) / config.rays_per_batch)
-    for index in range(_VIEWING_BATCHES):
-        rays = _random_rays(split, tiles, [config.seed, int(state.step), index, 1])
-        view = _view(field, settings, params, occupancy, cameras, *rays)
-        weights, positions = (np.asarray(part) for part in view)
-        shown = positions[weights > growing.unseen_below]
-        cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
-        cells = np.clip(cells, 0, seen.shape[0] - 1)
-        seen[tuple(cells.T)] = True
-    return seen
-
-
 def _divisible(rays: int, devices: int) -> int:
     """The most rays, at most so many, that the devices share evenly; one each at least."""
     return max(rays // devices, 1) * devices
-
-
-def _random_rays(split: Split, tiles: np.ndarray, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """A camera and a place in its picture for each of some rays through the tiles."""
-    random = np.random.default_rng(seed)
-    camera, row, column = tiles[random.integers(len(tiles), size=_VIEWING_RAYS)].T
-    inside = random.uniform(0.0, TILE, (_VIEWING_RAYS, 2))
-    middle = np.stack([column, row], axis=-1) * TILE + inside
-    return camera.astype(np.int32), middle.astype(np.float32)
-
-
-@functools.partial(jax.jit, static_argnames=("field", "settings"))
-def _view(field, settings, params, occupancy, cameras, camera, middle):
-    seen = march_rays(field, params, occupancy, cast_rays(cameras[camera], middle), settings)
-    return seen.weights, seen.positions
-
-
-@functools.partial(jax.jit, static_argnames=("settings",))
-def _count_samples(settings, occupancy, cameras, camera, middle):
-    rays = cast_rays(cameras[camera], middle)
-    walk = grid.march(
-        occupancy, rays,
-        samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
-    )  # fmt: skip
-    return walk.count

@@ -92,7 +92,7 @@ def reconstruct(
     pairs = itertools.combinations(range(len(names)), 2)
     if not is_exhaustive(settings, len(names), ordered):
         pairs = sequential_pairs(len(names))
-    with _log(settings.verbose):
+    with log(settings.verbose):
         with _errors("features"):
             _extract(images, sizes, database, settings, progress)
         with _errors("matches"):
@@ -126,8 +126,11 @@ def sequential_pairs(count: int) -> list[tuple[int, int]]:
     return sorted(near | set(itertools.combinations(range(0, count, step), 2)))
 
 
-def import_pycolmap() -> Any:
+def import_pycolmap(extra: str = "process") -> Any:
     """The module pycolmap.
+
+    Args:
+      extra: with which it is installed.
 
     Raises:
       SceneError: it is not installed.
@@ -135,7 +138,7 @@ def import_pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError:
-        raise SceneError("pycolmap is missing: pip install 'jaxnerf[process]'") from None
+        raise SceneError(f"pycolmap is missing: pip install 'jaxnerf[{extra}]'") from None
     except RuntimeError as error:
         raise SceneError(f"pycolmap cannot be loaded: {error}") from None
     return pycolmap
@@ -214,7 +217,11 @@ def _map(
 ) -> list["pycolmap.Reconstruction"]:
     import pycolmap
 
-    registered = 2
+    registered = 0
+
+    def begin() -> None:  # once for each model
+        nonlocal registered
+        registered = 2
 
     def tell() -> None:
         nonlocal registered
@@ -228,7 +235,12 @@ def _map(
     options.triangulation.random_seed = _SEED
     progress("cameras", 0, 0)
     models = pycolmap.incremental_mapping(
-        database, images, work, options=options, next_image_callback=tell
+        database,
+        images,
+        work,
+        options=options,
+        initial_image_pair_callback=begin,
+        next_image_callback=tell,
     )
     return sorted(models.values(), key=lambda model: -model.num_reg_images())
 
@@ -269,7 +281,7 @@ def _errors(stage: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _log(verbose: bool) -> Iterator[None]:
+def log(verbose: bool) -> Iterator[None]:
     """COLMAP's log on standard error or nowhere, and as it was afterwards."""
     import pycolmap
 

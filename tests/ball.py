@@ -10,14 +10,19 @@ SIDE, FOCAL, RADIUS = 64, 80.0, 0.5
 CENTRE = np.array([0.1, -0.1, 0.05])
 
 
-def photographs(count: int = 12, alpha: bool = True, behind: int = 255) -> Split:
+def photographs(
+    count: int = 12, alpha: bool = True, behind: int = 255, one_side: bool = False
+) -> Split:
     """A ball, each point of which has the colour of its place; drawn by the quadratic formula.
 
-    Without alpha, all that is not the ball has one shade of grey.
+    Without alpha, all that is not the ball has one shade of grey. Cameras are all around, or on one side.
     """
     # Evenly over the sphere.
     z = 1.0 - (2.0 * np.arange(count) + 1.0) / count
-    angle, across = 2.4 * np.arange(count), np.sqrt(1.0 - z * z)
+    angle = 2.4 * np.arange(count)
+    if one_side:
+        z, angle = 0.4 * z, 0.5 * np.sin(angle)
+    across = np.sqrt(1.0 - z * z)
     eyes = 3.0 * np.stack([across * np.cos(angle), across * np.sin(angle), z], axis=-1)
     poses = np.stack([look_at_pose(eye, (0.0, 0.0, 0.0)) for eye in eyes])
     images = np.full((count, SIDE, SIDE, 4), 0 if alpha else behind, np.uint8)

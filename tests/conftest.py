@@ -18,6 +18,13 @@ jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_let_go():
+    """Compiled programs of a module, which would fill gigabytes and make loading others ever slower."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def float64():
     """Double precision, for comparisons with closed forms and finite differences."""

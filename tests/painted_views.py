@@ -1,5 +1,6 @@
 """Photographs for structure from motion, painted by NumPy: a box on a floor, both of random texture."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def poses(eyes: np.ndarray) -> np.ndarray:
     )
 
 
+@functools.cache
 def textures(seed: int = 0) -> np.ndarray:
     """Random colours [quads, texels, texels, 3] with detail at every size."""
     random, total = np.random.default_rng(seed), 0.0

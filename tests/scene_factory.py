@@ -128,6 +128,8 @@ def command_environment(tmp_path_factory):
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_NUM_CPU_DEVICES", str(jax.device_count()))
+        # The command would have glibc keep all that the suite ever used.
+        patch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
     jax.config.update("jax_compilation_cache_dir", before)

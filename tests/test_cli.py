@@ -25,7 +25,7 @@ from scene_factory import (
 )
 
 from jaxnerf.checkpoints import Checkpoints, read_metrics
-from jaxnerf.cli import VERBS, eval, main, render, train
+from jaxnerf.cli import VERBS, eval, main, process, render, train
 from jaxnerf.config import Config, flatten
 from jaxnerf.runs import load_run, read_config
 
@@ -259,7 +259,7 @@ def test_help_names_every_verb_and_the_version_is_told(capsys):
     assert capsys.readouterr().out.startswith("jaxnerf 0.")
 
 
-@pytest.mark.parametrize("verb", [train, eval, render])
+@pytest.mark.parametrize("verb", [process, train, eval, render])
 def test_help_of_a_verb_names_every_flag_and_says_what_it_is(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([verb.__name__.rpartition(".")[2], "--help"])

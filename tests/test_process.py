@@ -71,10 +71,12 @@ def aligned(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def check_cameras(folder: Path, true: np.ndarray) -> None:
+def check_cameras(
+    folder: Path, true: np.ndarray, furthest: float = 0.01, degrees: float = 0.5
+) -> None:
     distance, angle, _ = aligned(poses_of(folder), true)
-    assert distance.max() < 0.01
-    assert angle.max() < 0.5
+    assert distance.max() < furthest
+    assert angle.max() < degrees
 
 
 def check_lens(folder: Path) -> None:
@@ -163,17 +165,15 @@ def test_the_sparse_points_lie_on_what_was_painted(scene):
     assert np.quantile(np.minimum(to_box, np.abs(z)), 0.9) < 0.03
 
 
-def test_doing_it_again_finds_the_same(scene, views, tmp_path):
+def test_doing_it_again_replaces_the_folder_by_the_same(scene, views, tmp_path):
     """But for the last digits, where it counts in which order threads add numbers up."""
-    assert main(["process", f"--images={views}", f"--out={tmp_path}/again"]) == 0
-    np.testing.assert_allclose(poses_of(tmp_path / "again"), poses_of(scene), atol=1e-6)
-
-
-@pytest.mark.parametrize("lens", ["PINHOLE", "RADIAL"])
-def test_every_kind_of_lens_is_written_as_it_is(lens, views, tmp_path):
-    process(views, tmp_path, Settings(camera_model=lens))
-    check_lens(tmp_path)
-    check_cameras(tmp_path, VIEWS)
+    again = Path(shutil.copytree(scene, tmp_path / "again"))
+    (again / "images/stale.png").write_text("of another capture")
+    (again / "transforms.json").write_text("{}")
+    assert main(["process", f"--images={views}", f"--out={again}", "--overwrite"]) == 0
+    np.testing.assert_allclose(poses_of(again), poses_of(scene), atol=1e-6)
+    assert sorted(os.listdir(again)) == sorted(os.listdir(scene))
+    assert sorted(os.listdir(again / "images")) == sorted(os.listdir(scene / "images"))
 
 
 def test_a_fisheye_lens(tmp_path):
@@ -187,7 +187,7 @@ def test_a_fisheye_lens(tmp_path):
     np.testing.assert_allclose([contents["fl_x"], contents["fl_y"]], 150.0, rtol=0.02)
 
 
-def test_photographs_as_phones_leave_them(views, tmp_path):
+def test_photographs_as_phones_leave_them(views, tmp_path, capsys):
     """Held on the side, with spaces in their names, of two sizes, and with other files among them."""
     (tmp_path / "in/raw").mkdir(parents=True)
     (tmp_path / "in/.hidden.jpg").write_text("not a photograph")
@@ -200,7 +200,9 @@ def test_photographs_as_phones_leave_them(views, tmp_path):
                 image = image.crop((10, 0, WIDTH - 10, HEIGHT))
             image = image.transpose(Image.Transpose.ROTATE_90)
             image.save(tmp_path / f"in/IMG {index}.JPG", quality=95, exif=on_its_side)
-    assert main(["process", f"--images={tmp_path}/in", f"--out={tmp_path}/out"]) == 0
+    command = ["process", f"--images={tmp_path}/in", f"--out={tmp_path}/out"]
+    assert main([*command, "--camera_model=RADIAL"]) == 0
+    assert f"9 photographs in {tmp_path}/in; left alone: notes.txt\n" in capsys.readouterr().out
     frames = transforms(tmp_path / "out")["frames"]
     assert [frame["file_path"] for frame in frames] == [f"images/IMG_{n}.JPG" for n in range(9)]
     check_cameras(tmp_path / "out", VIEWS)
@@ -216,11 +218,12 @@ def test_photographs_as_phones_leave_them(views, tmp_path):
 
 def test_each_photograph_may_have_a_camera_of_its_own(views, tmp_path):
     command = ["process", f"--images={views}", f"--out={tmp_path}", "--cameras=per_image"]
-    assert main([*command, "--camera_model=SIMPLE_RADIAL"]) == 0
+    assert main([*command, "--camera_model=PINHOLE"]) == 0
     frames = transforms(tmp_path)["frames"]
     assert len({frame["fl_x"] for frame in frames}) == len(frames) == 9
     assert "fl_x" not in transforms(tmp_path)
     check_lens(tmp_path)
+    check_cameras(tmp_path, VIEWS, 0.03, 2.0)  # nine lenses more are to be found from as much
 
 
 def test_what_was_not_registered_is_listed_and_few_are_warned_of(views, tmp_path, capfd):
@@ -237,18 +240,15 @@ def test_what_was_not_registered_is_listed_and_few_are_warned_of(views, tmp_path
     assert "not registered: other0.png, other1.png, " in out
     assert "wall.png" in out
     assert err.startswith("jaxnerf: warning: only 9 of 16 photographs")
-    assert err.count("\n") == 1
+    assert err.count("\n") == 1  # and nothing of COLMAP
     assert len(transforms(tmp_path / "out")["frames"]) == 9
     check_cameras(tmp_path / "out", VIEWS)
 
 
-@pytest.mark.parametrize("verbose", [False, True])
-def test_colmap_is_quiet_unless_asked(verbose, views, tmp_path, capfd):
-    command = ["process", f"--images={views}", f"--out={tmp_path}"]
-    assert main([*command, "--verbose"] if verbose else command) == 0
+def test_colmap_says_more_only_when_asked(views, tmp_path, capfd):
+    assert main(["process", f"--images={views}", f"--out={tmp_path}", "--verbose"]) == 0
     out, err = capfd.readouterr()
-    assert ("Registering image" in err) == verbose
-    assert verbose or err == ""
+    assert "Registering image" in err
     for stage in ("photographs", "features", "matches", "cameras"):
         assert f"\n{stage}" in f"\n{out}"
 
@@ -256,7 +256,7 @@ def test_colmap_is_quiet_unless_asked(verbose, views, tmp_path, capfd):
 @pytest.mark.parametrize("matching", ["exhaustive", "sequential"])
 def test_pairs_are_matched_as_said(matching, tmp_path):
     """Counted in COLMAP's own database, against sets made one pair at a time."""
-    count, random = 130, np.random.default_rng(0)
+    count, random = 60, np.random.default_rng(0)
     sizes = {f"{index:03d}.png": (48, 32) for index in range(count)}
     (tmp_path / "images").mkdir()
     (tmp_path / "work").mkdir()

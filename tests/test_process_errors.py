@@ -70,7 +70,7 @@ COMMANDS = {
     "no size": (["--images=noise", "--out=out", "--max_image_size=-1"], "max_image_size"),
     "another lens": (["--images=noise", "--out=out", "--camera_model=FOV"], "camera_model"),
     "another matching": (["--images=noise", "--out=out", "--matching=vocabulary"], "matching"),
-    "no folder": (["--images=no", "--out=out"], "no: no such file or folder"),
+    "no folder": (["--images=no", "--out=out"], "no: no such folder"),
     "a long name": ([f"--images={'a' * 5000}", "--out=out"], "name too long"),
     "a long name of a place": (["--images=noise", f"--out={'a' * 5000}"], "name too long"),
     "a video as photographs": (["--images=noise/0.jpg", "--out=out"], "goes in with --video"),
@@ -125,6 +125,14 @@ def test_a_folder_of_other_files_stays_as_it_is(name, overwrite, here, refusal):
     (here / "out" / name).write_text("two years")
     line = refusal("--images=noise", "--out=out", *overwrite)
     assert "out: holds other files" in line
+
+
+def test_links_are_not_followed_to_what_would_be_overwritten(here, refusal):
+    make_scene(here / "elsewhere")
+    make_scene(here / "out")
+    shutil.rmtree(here / "out/images")
+    (here / "out/images").symlink_to(here / "elsewhere/images")
+    assert "out: holds other files" in refusal("--images=noise", "--out=out", "--overwrite")
 
 
 def test_a_scene_stays_as_it_is_without_overwrite_or_where_that_fails(here, refusal):

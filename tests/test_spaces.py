@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxnerf.cameras import Rays
 from jaxnerf.kernels.compositing import march_distortion
 from jaxnerf.occupancy import Occupancy, encode, march
-from jaxnerf.spaces import Ball, Frustum, pace
+from jaxnerf.spaces import Ball, Frustum, Within, pace
 
 SEEDS = st.integers(0, 2**32 - 1)
 CENTRE, RADIUS = np.array([0.3, -0.2, 0.5]), 1.7
@@ -203,3 +203,25 @@ def test_distortion_is_the_double_sum_of_the_paper(seed):
         pairs = sum(w[i] * w[j] * abs(s[i] - s[j]) for i in range(9) for j in range(9))
         expected = pairs + sum(w * w) * step[ray] / 3.0
         np.testing.assert_allclose(found[ray], expected, rtol=1e-4, atol=1e-6)
+
+
+class Uniform:
+    """A field of density 1 in its space."""
+
+    def density(self, params, positions):
+        return jnp.ones(positions.shape[:-1]), positions
+
+
+@pytest.mark.parametrize("kind", ["ball", "frustum"])
+def test_a_field_within_a_space_is_as_dense_as_its_space_is_long(kind):
+    space = random_rays(0)[0] if kind == "ball" else forward_rays()[0]
+    field = Within.of(Uniform(), space)
+    out = np.array([0.0, 0.0, -1.0])
+    start = CENTRE if kind == "ball" else np.zeros(3)
+    t = np.linspace(1.3, 60.0, 40_001)
+    points = jnp.asarray(start + t[:, None] * out, jnp.float32)
+    density, places = field.density((), points)
+    way = np.sum(np.asarray(density)) * (t[1] - t[0])
+    length = np.linalg.norm(np.asarray(places)[-1] - np.asarray(places)[0])
+    np.testing.assert_allclose(way, length, rtol=1e-2)
+    assert hash(field) == hash(Within.of(field.field, space))

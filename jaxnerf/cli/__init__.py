@@ -10,6 +10,7 @@ from jaxnerf.cli.common import fail, report_errors
 
 VERBS = {
     "process": "find the cameras of photographs or a video, for train",
+    "check": "look for what would spoil training: poses, blur, missing files",
     "train": "photographs in, a scene out",
     "eval": "measure a run on held-out photographs",
     "render": "make a video from a run",

@@ -10,7 +10,7 @@ from absl import flags
 
 from jaxnerf import structure_from_motion
 from jaxnerf.cli import common
-from jaxnerf.process import Processed, process
+from jaxnerf.process import Processed, photographs_in, process
 from jaxnerf.scenes import SceneError
 from jaxnerf.structure_from_motion import Settings, is_exhaustive
 
@@ -109,6 +109,10 @@ def main(arguments: Sequence[str]) -> None:
         max_image_size=values.max_image_size,
         verbose=values.verbose,
     )
+    if values.images:
+        found, others = photographs_in(source)
+        left = f"; left alone: {_names(others)}" if others else ""
+        print(f"{len(found)} photographs in {source}{left}", flush=True)
     stages = _Stages()
     try:
         processed = process(
@@ -147,6 +151,11 @@ class _Stages:
         if self._text:
             self._line.show(self._text, last=True)
         self._text = ""
+
+
+def _names(files: Sequence[Path]) -> str:
+    shown = ", ".join(file.name for file in files[:10])
+    return shown + (f" and {len(files) - 10} more" if len(files) > 10 else "")
 
 
 def _report(processed: Processed, out: Path, exhaustive: bool) -> None:

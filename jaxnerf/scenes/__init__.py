@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, UInt8
 from jaxnerf.cameras import Camera
 
 # The modules that read scenes, in the order in which they are asked; and what they look for.
-_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "colmap", "dtu")
+_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "dtu", "colmap")
 _WANTED = (
     "transforms_train.json (NeRF's Blender format), transforms.json (nerfstudio, instant-ngp), "
-    "poses_bounds.npy (LLFF), sparse/ (COLMAP) or cameras_sphere.npz (DTU as NeuS has it)"
+    "poses_bounds.npy (LLFF), cameras_sphere.npz (DTU as NeuS has it) or sparse/ (COLMAP)"
 )
 # How many files are named in the message when none recognises a folder.
 _NAMED = 5
@@ -212,7 +212,8 @@ def _entries(folder: Path) -> str:
     try:
         with os.scandir(folder) as entries:
             names = sorted(
-                entry.name + "/" * entry.is_dir() for entry in itertools.islice(entries, 1000)
+                entry.name + "/" * entry.is_dir(follow_symlinks=False)
+                for entry in itertools.islice(entries, 1000)
             )
     except FileNotFoundError:
         raise SceneError(f"{folder}: no such folder") from None

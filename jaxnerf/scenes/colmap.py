@@ -5,7 +5,7 @@ The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalis
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -26,6 +26,7 @@ from jaxnerf.scenes.views import View, hold_out, splits_of
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 _MOST_MODELS = 1000
+_NEEDED = {"cameras", "images"}
 # Of the depths at which cameras see points, what is nearer or farther is taken to be wrong; and what
 # has no points may be nearer and farther than what has.
 _PERCENTILES, _MARGIN = (0.1, 99.9), 1.25
@@ -105,13 +106,8 @@ def _models(folder: Path) -> list[Path]:
             children = sorted(itertools.islice(parent.iterdir(), _MOST_MODELS))
         except OSError:
             continue
-        found += [path for path in (*children, parent) if _has(path, any)]
-    return found if found or not _has(folder, all) else [folder]
-
-
-def _has(folder: Path, combine: Callable[[Iterable[bool]], bool]) -> bool:
-    files = model_files(folder)
-    return combine(part in files for part in ("cameras", "images"))
+        found += [path for path in (*children, parent) if _NEEDED & model_files(path).keys()]
+    return found or ([folder] if model_files(folder).keys() >= _NEEDED else [])
 
 
 def _largest(folder: Path, allow_outside_paths: bool) -> tuple[Path, list[str]]:
@@ -165,7 +161,7 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
     camera = project.model.cameras[image.camera]
     mask_name = PurePosixPath(f"{image.name}.png")
     mask = project.path(number, root.replace("images", "masks"), mask_name)
-    says = f"camera {image.camera} in {project.model_folder.name}"
+    says = f"camera {image.camera} in {model_files(project.model_folder)['cameras'].name}"
     picture = find_picture(file, camera.size, says, mask if is_file(mask) else None)
     lens, focal, centre, distortion = intrinsics(camera.model, camera.parameters)
     scale = np.array(picture.size) / camera.size

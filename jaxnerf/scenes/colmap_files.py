@@ -96,7 +96,8 @@ def model_files(folder: Path) -> dict[str, Path]:
 def registered(folder: Path) -> int:
     """How many photographs a model says that it holds; -1 if that cannot be told."""
     files = model_files(folder)
-    if not {"cameras", "images"} <= files.keys():
+    # Opening a pipe would wait.
+    if not {"cameras", "images"} <= files.keys() or not files["images"].is_file():
         return -1
     try:
         if files["images"].suffix == ".bin":
@@ -342,8 +343,8 @@ def _points_txt(path: Path) -> np.ndarray:
 
 def _points(path: Path, rows: np.ndarray) -> ModelPoints:
     # Fields of packed records are neither aligned nor contiguous.
-    columns = (np.ascontiguousarray(rows[name]) for name in POINT.names[:4])
-    points = ModelPoints(*columns)
+    columns = ("number", "position", "colour", "error")
+    points = ModelPoints(*(np.ascontiguousarray(rows[name]) for name in columns))
     wrong = ~(np.abs(points.positions) < _MOST).all(axis=-1)
     if wrong.any():
         number = points.numbers[wrong.argmax()]

@@ -42,6 +42,7 @@ class Picture:
       turned: whether it is turned as its EXIF says.
       mask: a picture of the same size that says which pixels count.
       ignored: which of the mask's values do not: "black", or "bright" (anything else).
+      alpha: a picture of the same size whose brightness is the photograph's alpha.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Picture:
     turned: bool = False
     mask: Path | None = None
     ignored: Literal["black", "bright"] = "black"
+    alpha: Path | None = None
 
 
 def find_picture(
@@ -139,8 +141,10 @@ def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
     """An image's stored size, and whether its EXIF wants it turned on its side."""
     with _quiet(), _open(path) as image:
         orientation = 1
-        with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
-            orientation = image.getexif().get(_ORIENTATION, 1)
+        # To look for the EXIF of a PNG that does not begin with it, Pillow would decode the picture.
+        if image.format == "JPEG" or "exif" in image.info:
+            with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
+                orientation = image.getexif().get(_ORIENTATION, 1)
         return image.size, orientation in _ON_ITS_SIDE
 
 
@@ -150,7 +154,7 @@ def _same_shape(size: tuple[int, int], claimed: tuple[int | float, int | float])
     if wide < 1.0 or high < 1.0:
         return False
     # A pixel of the coarser one.
-    return abs(width * high - height * wide) <= max(width, height, wide, high)
+    return bool(abs(width * high - height * wide) <= max(width, height, wide, high))
 
 
 @contextlib.contextmanager
@@ -245,6 +249,8 @@ def read_pictures(
         image = read_image(picture.path, picture.turned)
         if image.shape[1::-1] != picture.size:
             raise SceneError(f"{picture.path}: was changed while it was being read")
+        if picture.alpha is not None:
+            image = _with_alpha(image, picture.alpha)
         images[index, :down, :across] = shrink(image, factor)
         if masks is not None:
             masks[index, :down, :across] = _counted(picture, factor)
@@ -252,6 +258,13 @@ def read_pictures(
     with _quiet(), ThreadPoolExecutor() as pool:
         list(pool.map(read, range(len(pictures))))
     return images, None if masks is None or masks.all() else masks
+
+
+def _with_alpha(image: np.ndarray, path: Path) -> np.ndarray:
+    alpha = read_image(path)[..., :3].max(axis=-1)
+    if alpha.shape != image.shape[:2]:
+        raise SceneError(f"{path}: was changed while it was being read")
+    return np.concatenate([image[..., :3], alpha[..., None]], axis=-1)
 
 
 def _counted(picture: Picture, factor: int) -> np.ndarray | bool:

@@ -14,7 +14,13 @@ from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, is_file, load_json
-from jaxnerf.scenes.transforms import Frame, claimed_size, present_frames, view_of
+from jaxnerf.scenes.transforms import (
+    Frame,
+    claimed_size,
+    fisheye_or_not,
+    present_frames,
+    view_of,
+)
 from jaxnerf.scenes.views import View, hold_out, splits_of
 
 _OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular")
@@ -61,9 +67,6 @@ def _view(frame: Frame, folder: Path, allow_outside_paths: bool) -> View:
     for key in _OTHER_LENSES:
         if key in frame.own or key in frame.shared:
             raise SceneError(f"{frame.level(key)[0]}: {key}: this kind of lens is not read")
-    fisheye = frame.get("is_fisheye")
-    if fisheye not in (None, False, True):
-        raise SceneError(f"{frame.level('is_fisheye')[0]}: is_fisheye must be true or false")
     mask = frame.picture.with_name(f"dynamic_mask_{frame.picture.stem}.png")
     found = is_file(mask)
     if found:
@@ -71,4 +74,4 @@ def _view(frame: Frame, folder: Path, allow_outside_paths: bool) -> View:
     picture = find_picture(
         frame.picture, claimed_size(frame), "transforms.json", mask if found else None, "bright"
     )
-    return view_of(frame, picture, "fisheye" if fisheye else None)
+    return view_of(frame, picture, fisheye_or_not(frame))

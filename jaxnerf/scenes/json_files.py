@@ -116,6 +116,8 @@ def path_in(
 ) -> Path:
     """The path that a field of a JSON file names, relative to the file's folder.
 
+    Backslashes count as slashes: files that were written on Windows have them.
+
     Args:
       folder: of the file.
       where: begins the message.
@@ -125,8 +127,9 @@ def path_in(
     Raises:
       SceneError: it is no path, or leaves the folder.
     """
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or any(ord(letter) < 32 for letter in value):
         raise SceneError(f"{where}: {field} must be the name of a file")
+    value = value.replace("\\", "/")
     if not allow_outside_paths and (Path(value).is_absolute() or ".." in Path(value).parts):
         raise SceneError(f"{where}: {field} {_leaves(value)}")
     return confined(folder, folder / value, f"{where}: {field}", allow_outside_paths)

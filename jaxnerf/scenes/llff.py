@@ -13,7 +13,6 @@ import dataclasses
 import math
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from jaxnerf.scenes import NdcFrame, Scene, SceneError
 from jaxnerf.scenes.frames import is_rigid, normalising, recentring
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, name_of
+from jaxnerf.scenes.numpy_files import read_array
 from jaxnerf.scenes.views import View, hold_out, shrink_factor, splits_of
 
-_MOST_BYTES = 100_000_000
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 # Of the nearest depth, in NeRF's frame for forward-facing scenes.
 _NEAREST = 0.75
@@ -65,7 +64,7 @@ def read(
     scene = _place(folder, views, rows[:, 15:])
     splits = splits_of(
         folder, hold_out(views), scene.to_user.inverse(),
-        downscale=max(wanted // factor, 1), longest_side=longest_side, images=images,
+        downscale=max(downscale // factor, 1), longest_side=longest_side, images=images,
     )  # fmt: skip
     return dataclasses.replace(scene, splits=splits, notes=(f"photographs from {source.name}",))
 
@@ -100,13 +99,19 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
         to_scene = normalising(poses)
     near, far = _MARGIN * nearest * to_scene.scale, farthest * to_scene.scale
     return Scene(
-        folder.resolve().name, folder, "LLFF", {}, near, far,
+        folder.resolve().name, folder, "llff", {}, near, far,
         to_scene.inverse(), ndc, unbounded=ndc is None,
     )  # fmt: skip
 
 
 def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
-    rows = _read_array(path)
+    try:
+        if not path.is_file():
+            raise SceneError(f"{path}: not a file")
+        with path.open("rb") as file:
+            rows = read_array(str(path), file, (None, 17))
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
     if not np.isfinite(rows).all() or np.abs(rows).max() > 1e9:
         raise SceneError(f"{path}: has values that are not finite or far too large")
     for index, row in enumerate(rows):
@@ -123,41 +128,13 @@ def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
     return rows
 
 
-def _read_array(path: Path) -> Float[np.ndarray, "N 17"]:
-    """A NumPy file of float rows; the header is checked before anything is read."""
-    try:
-        if not path.is_file():
-            raise SceneError(f"{path}: not a file")
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            version = np.lib.format.read_magic(file)
-            header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, in_columns, kind = header(file)
-            contents = file.read(_MOST_BYTES + 1)
-    except SceneError:
-        raise
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception:  # whatever a damaged header makes of NumPy
-        raise SceneError(f"{path}: not a NumPy array, or damaged at its beginning") from None
-    if kind.kind != "f" or kind.itemsize > 8 or len(shape) != 2 or shape[1] != 17 or shape[0] < 1:
-        raise SceneError(f"{path}: must be N x 17 real numbers, got {shape} of {kind}")
-    if len(contents) != shape[0] * 17 * kind.itemsize:
-        raise SceneError(f"{path}: {len(contents)} bytes are not {shape[0]} x 17 numbers")
-    rows = np.frombuffer(contents, kind).reshape(shape, order="F" if in_columns else "C")
-    return rows.astype(np.float64)
-
-
 def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
     """The folder of photographs to shrink to a factor of the full size, and its own factor."""
     factors = {}
-    for entry in _entries(folder):
-        match = re.fullmatch(r"images(?:_([1-9][0-9]{0,3}))?", entry.name)
-        if match and entry.is_dir():
-            factors[int(match[1] or 1)] = folder / entry.name
+    for name in _names(folder):
+        match = re.fullmatch(r"images(?:_([1-9][0-9]{0,3}))?", name)
+        if match and (folder / name).is_dir():
+            factors[int(match[1] or 1)] = folder / name
     if not factors:
         raise SceneError(f"{folder}: no folder images, images_4 or images_8 of photographs")
     whole = [factor for factor in factors if wanted % factor == 0]
@@ -166,19 +143,16 @@ def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
     return factors[factor], factor
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
+def _names(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
+        return sorted(os.listdir(folder))
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
 
 
 def _views(folder: Path, source: Path, rows: np.ndarray, allow_outside_paths: bool) -> list[View]:
     confined(folder, source, str(source), allow_outside_paths)
-    names = sorted(
-        entry.name for entry in _entries(source) if Path(entry.name).suffix.lower() in _SUFFIXES
-    )
+    names = [name for name in _names(source) if Path(name).suffix.lower() in _SUFFIXES]
     if len(names) != len(rows):
         raise SceneError(
             f"{source}: {len(names)} photographs, but poses_bounds.npy has {len(rows)} rows"

@@ -12,26 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from jaxnerf.cameras import Lens
+from jaxnerf.lenses import Lens
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, frames_of, load_json, path_in
-from jaxnerf.scenes.transforms import Frame, claimed_size, present_frames, view_of
+from jaxnerf.scenes.transforms import (
+    Frame,
+    claimed_size,
+    fisheye_or_not,
+    present_frames,
+    view_of,
+)
 from jaxnerf.scenes.views import View, hold_out, splits_of
 
-# What instant-ngp's files do not have.
-_OF_FILES = ("camera_model", "applied_transform", "applied_scale", "ply_file_path")
-_OF_FRAMES = (
-    "mask_path",
-    "depth_file_path",
-    "colmap_im_id",
-    "fl_x",
-    "cx",
-    "w",
-    "k1",
-    "camera_model",
-)
+# What instant-ngp's files do not have. (Both may have intrinsics in their frames.)
+_OF_FILES = {"camera_model", "applied_transform", "applied_scale", "ply_file_path"}
+_OF_FILES |= {"train_filenames", "val_filenames", "test_filenames"}
+_OF_FRAMES = {"mask_path", "depth_file_path", "colmap_im_id", "camera_model"}
 _SPLITS = ("train", "val", "test")
 _LENSES: dict[str, Lens | None] = {
     "SIMPLE_PINHOLE": None,
@@ -40,6 +38,7 @@ _LENSES: dict[str, Lens | None] = {
     "RADIAL": None,
     "OPENCV": None,
     "OPENCV_FISHEYE": "fisheye",
+    "EQUIRECTANGULAR": "equirectangular",
 }
 
 
@@ -51,11 +50,9 @@ def recognises(folder: Path) -> bool:
     except SceneError:
         return False
     frames = contents.get("frames")
-    first = frames[0] if isinstance(frames, list) and frames else None
-    return (
-        any(key in contents for key in _OF_FILES)
-        or any(f"{split}_filenames" in contents for split in _SPLITS)
-        or (isinstance(first, dict) and any(key in first for key in _OF_FRAMES))
+    return not _OF_FILES.isdisjoint(contents) or any(
+        isinstance(frame, dict) and not _OF_FRAMES.isdisjoint(frame)
+        for frame in (frames if isinstance(frames, list) else ())
     )
 
 
@@ -70,10 +67,10 @@ def read(
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
-    frame. Masks (mask_path) ignore what they show in black. Frames without a file are left out.
-    train_filenames, val_filenames and test_filenames say which frames are for what, and others are not
-    used; without them, of the frames in the order of their names every 8th from the first on is for
-    testing.
+    frame; equirectangular pictures are whole spheres. Masks (mask_path) ignore what they show in black.
+    Frames without a file are left out. train_filenames, val_filenames and test_filenames say which
+    frames are for what, and others are not used; without them, of the frames in the order of their
+    names every 8th from the first on is for testing.
     """
     path = folder / "transforms.json"
     contents = load_json(confined(folder, path, str(path), allow_outside_paths))
@@ -103,7 +100,7 @@ def _view(frame: Frame, folder: Path, allow_outside_paths: bool) -> View:
             folder, frame.where, "mask_path", mask, allow_outside_paths=allow_outside_paths
         )
     picture = find_picture(frame.picture, claimed_size(frame), "transforms.json", mask)
-    return view_of(frame, picture, _LENSES[model] if model else None)
+    return view_of(frame, picture, _LENSES[model] if model else fisheye_or_not(frame))
 
 
 def _split(

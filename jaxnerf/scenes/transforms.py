@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnerf.cameras import Lens
+from jaxnerf.lenses import Lens
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.images import Picture
 from jaxnerf.scenes.json_files import (
@@ -20,12 +20,13 @@ from jaxnerf.scenes.json_files import (
     name_of,
     number,
     path_in,
-    picture_path,
     read_pose,
 )
 from jaxnerf.scenes.views import View
 
 _COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
+# What file_path may leave out.
+_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 # Pixels, and coefficients of lenses: far beyond any camera's.
 _LEAST_FOCAL, _MOST = 1e-3, 1e9
 
@@ -91,15 +92,15 @@ def present_frames(
     for where, frame in frames_of(path, contents):
         total += 1
         file_path = frame.get("file_path")
-        # A name may have another suffix than those of pictures: what is there is read, or refused.
-        picture = path_in(
-            path.parent, where, "file_path", file_path, allow_outside_paths=allow_outside_paths
-        )
-        if not is_file(picture):
-            picture = picture_path(path.parent, where, file_path, allow_outside_paths)
-        if is_file(picture):
-            name = name_of(path.parent, picture)
-            frames.append(Frame(picture, name, where, frame, path, contents))
+        for suffix in _SUFFIXES:
+            picture = path_in(
+                path.parent, where, "file_path", f"{file_path}{suffix}" if suffix else file_path,
+                allow_outside_paths=allow_outside_paths,
+            )  # fmt: skip
+            if is_file(picture):
+                name = name_of(path.parent, picture)
+                frames.append(Frame(picture, name, where, frame, path, contents))
+                break
         else:
             missing = missing or str(file_path)
     if not frames:
@@ -123,14 +124,26 @@ def claimed_size(frame: Frame) -> tuple[float, float] | None:
     return frame.number("w"), frame.number("h")
 
 
+def fisheye_or_not(frame: Frame) -> Lens | None:
+    """The lens "fisheye" where is_fisheye is true, else None.
+
+    Raises:
+      SceneError: it is neither true nor false.
+    """
+    value = frame.get("is_fisheye")
+    if value is not None and not isinstance(value, bool):
+        raise SceneError(f"{frame.level('is_fisheye')[0]}: is_fisheye must be true or false")
+    return "fisheye" if value else None
+
+
 def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
     """A frame's photograph with its camera.
 
     Args:
       frame: of the file.
       picture: its photograph; intrinsics that are given for another resolution are scaled to it.
-      lens: "fisheye", whose distortion is k1 to k4, or "equirectangular", which has none; by default
-        "opencv" with k1 to k4, p1 and p2, or "pinhole" where those are 0.
+      lens: "fisheye", whose distortion is k1 to k4, or "equirectangular", for a whole sphere; by
+        default "opencv" with k1 to k4, p1 and p2, or "pinhole" where those are 0.
 
     Raises:
       SceneError: the pose or an intrinsic is missing or wrong.

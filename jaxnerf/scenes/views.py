@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.cameras import Camera, Lens
+from jaxnerf.cameras import Camera
+from jaxnerf.lenses import Lens
 from jaxnerf.scenes import SceneError, Similarity, Split
 from jaxnerf.scenes.images import Picture, read_pictures
 

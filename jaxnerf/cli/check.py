@@ -1,0 +1,76 @@
+"""`jaxnerf check`: what a person needs to know of a scene before an hour of training."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from jaxnerf.cli import common
+from jaxnerf.exports.overview import overview
+from jaxnerf.inspection import Inspection, inspect
+from jaxnerf.scenes import SceneError
+
+_HELP = """
+usage: jaxnerf check DIR [flags]
+
+Reads all of a scene, its photographs too, and says what was found: sizes, lens, splits, masks, where the
+cameras stand; which photographs are blurred, stand at the same pose or look away; and whether the poses
+agree with what the photographs show, by features that neighbouring ones share (pip install
+'jaxnerf[check]'; without it this part is left out), in pixels of photographs shrunk to at most 800. A
+picture shows the cameras from above and from the side. The exit status is 1 where training would be
+pointless, with the reason in one line.
+
+Example:
+  jaxnerf check data/fox
+"""
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "out",
+        "check.png",
+        "the picture, a .png outside of the scene's folder; one that is there is replaced",
+        flag_values=values,
+    )
+    common.define_scene_flags(values)
+    return values
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check; see the help.
+
+    Raises:
+      SceneError, flags.Error: in one line why training would be pointless, or what else is wrong.
+    """
+    values = _flags()
+    (name,) = common.parse(values, arguments, _HELP, ("DIR",))
+    folder, out = Path(name), Path(values.out)
+    _check_out(folder, out)
+    found = inspect(folder, allow_outside_paths=values.allow_outside_paths)
+    picture = overview(found.scene, found.odd)
+    picture.save(out)
+    print(report(found, out))
+    if found.pointless:
+        raise SceneError(f"{folder}: {found.pointless}")
+
+
+def report(found: Inspection, picture: Path) -> str:
+    """What is printed, for people."""
+    facts = {**found.facts, "picture": str(picture)}
+    lines = [found.scene.name]
+    for matter, fact in facts.items():
+        first, *rest = textwrap.wrap(fact, 84) or [""]
+        lines += [f"  {matter:14}{first}", *(f"{'':16}{line}" for line in rest)]
+    lines += [f"  warning: {warning}" for warning in found.warnings]
+    return "\n".join(lines)
+
+
+def _check_out(folder: Path, out: Path) -> None:
+    if out.suffix != ".png":
+        raise flags.Error(f"--out: {out} does not end in .png")
+    if out.is_dir() or not out.parent.is_dir():
+        raise flags.Error(f"--out: {out} cannot be written; its folder must be there")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise flags.Error(f"--out: {out} is in the scene's folder; name a picture elsewhere")

@@ -1,0 +1,179 @@
+"""A scene's cameras as other programs read them, in the frame and unit of the user's files.
+
+What is written belongs to the pictures as the scene holds them: a scene read with a downscale has the
+focal lengths and sizes of its shrunk photographs. Masks, near and far have no place in these files.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from jaxnerf.cameras import Camera
+from jaxnerf.checkpoints import RunError
+from jaxnerf.evaluation import write_json
+from jaxnerf.lenses import COEFFICIENTS
+from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes.colmap_cameras import Intrinsics, from_pose, model_of
+from jaxnerf.scenes.colmap_files import ModelCamera, ModelImage, ModelPoints, SparseModel
+from jaxnerf.scenes.colmap_writing import write_model
+
+# What transforms.json calls lenses, and the coefficients that it has of them.
+_TRANSFORMS_LENSES = {
+    "pinhole": ("PINHOLE", ()),
+    "opencv": ("OPENCV", ("k1", "k2", "k3", "k4", "p1", "p2")),
+    "fisheye": ("OPENCV_FISHEYE", ("k1", "k2", "k3", "k4")),
+}
+_COLMAP_FILES = ("cameras", "images", "points3D")
+_IMAGES = "images"
+
+
+def write_transforms(scene: Scene, folder: str | Path) -> Path:
+    """Write a scene's cameras as nerfstudio's transforms.json.
+
+    Each file_path is relative to the scene's own folder, and so belongs into a copy of that. Splits
+    stand in train_filenames and its like. instant-ngp reads the file too.
+
+    Args:
+      scene: whose photographs need not have been read.
+      folder: where to; made if it is not there.
+
+    Returns:
+      The file.
+
+    Raises:
+      SceneError: the format has no such lens.
+      RunError: there is such a file already.
+      OSError: it cannot be written.
+    """
+    path = Path(folder) / "transforms.json"
+    _check_free(path)
+    frames, lenses, filenames = [], [], {}
+    for split, (name, camera, pose) in _views(scene):
+        file_path = str(_root(scene) / name)
+        filenames.setdefault(f"{split}_filenames", []).append(file_path)
+        lenses.append(_transforms_lens(scene, camera))
+        matrix = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
+        frames.append({"file_path": file_path, "transform_matrix": matrix})
+    shared = all(lens == lenses[0] for lens in lenses)
+    if not shared:
+        frames = [{**lens, **frame} for lens, frame in zip(lenses, frames, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**(lenses[0] if shared else {}), **filenames, "frames": frames})
+    return path
+
+
+def write_colmap(scene: Scene, folder: str | Path) -> Path:
+    """Write a scene's cameras, and its points if it has any, as COLMAP's text model.
+
+    Names of images are relative to images/ in the scene's own folder if all are there, otherwise to that
+    folder. Alike intrinsics become one camera. Points have neither colours (they are grey) nor tracks.
+    COLMAP knows no splits.
+
+    Args:
+      scene: whose photographs need not have been read.
+      folder: where cameras.txt, images.txt and points3D.txt go; made if it is not there.
+
+    Returns:
+      The folder.
+
+    Raises:
+      SceneError: COLMAP has no such lens, or a name has a space, where its text models end names.
+      RunError: there is a model already.
+      OSError: it cannot be written.
+    """
+    folder = Path(folder)
+    for part in _COLMAP_FILES:
+        for suffix in (".txt", ".bin"):
+            _check_free(folder / f"{part}{suffix}")
+    views = [(_root(scene) / name, camera, pose) for _, (name, camera, pose) in _views(scene)]
+    views.sort(key=lambda view: str(view[0]))
+    inside = all(path.parts[0] == _IMAGES for path, _, _ in views)
+    numbers: dict[tuple, int] = {}
+    images = {}
+    for number, (path, camera, pose) in enumerate(views, 1):
+        if len(str(path).split()) != 1:
+            raise SceneError(
+                f"{scene.source}: {path}: COLMAP's text models have no names with spaces"
+            )
+        model, parameters = _colmap_lens(scene, camera)
+        key = (model, tuple(camera.size.tolist()), tuple(parameters.tolist()))
+        images[number] = ModelImage(
+            str(path.relative_to(_IMAGES) if inside else path),
+            numbers.setdefault(key, len(numbers) + 1),
+            *from_pose(pose),
+        )
+    cameras = {
+        number: ModelCamera(model, size, np.array(parameters))
+        for (model, size, parameters), number in numbers.items()
+    }
+    write_model(folder, SparseModel(cameras, images, _points(scene)), text=True)
+    return folder
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise RunError(f"{path}: is there already; name another folder")
+
+
+def _root(scene: Scene) -> PurePosixPath:
+    """What the names of a scene's photographs are relative to, within its folder."""
+    return PurePosixPath(_IMAGES if scene.format == "colmap" else "")
+
+
+def _views(scene: Scene) -> Iterator[tuple[str, tuple[str, Camera, np.ndarray]]]:
+    """Each photograph's split, name, camera, and pose in the user's frame."""
+    for split, views in scene.splits.items():
+        poses = np.array(views.cameras.camera_to_world, np.float64)
+        # A rotation that is one to float32 only would move cameras that stand far from the origin.
+        left, _, right = np.linalg.svd(poses[:, :, :3])
+        poses[:, :, :3] = left @ right
+        poses = scene.to_user.poses(poses)
+        for index, (name, pose) in enumerate(zip(views.names, poses, strict=True)):
+            yield split, (name, views.cameras[index], pose)
+
+
+def _transforms_lens(scene: Scene, camera: Camera) -> dict[str, Any]:
+    kind, names = _TRANSFORMS_LENSES.get(camera.lens, ("", ()))
+    values = dict(zip(COEFFICIENTS[camera.lens], camera.distortion.tolist(), strict=False))
+    lacking = sorted(name for name, value in values.items() if value and name not in names)
+    if not kind or lacking:
+        what = f" with {', '.join(lacking)}" if kind else ""
+        raise SceneError(f"{scene.source}: transforms.json has no {camera.lens} lens{what}")
+    (width, height), focal, centre = (
+        part.tolist() for part in (camera.size, camera.focal, camera.centre)
+    )
+    return {
+        "camera_model": kind,
+        "is_fisheye": camera.lens == "fisheye",
+        "w": width,
+        "h": height,
+        "fl_x": focal[0],
+        "fl_y": focal[1],
+        "cx": centre[0],
+        "cy": centre[1],
+        **{name: values[name] for name in names},
+    }
+
+
+def _colmap_lens(scene: Scene, camera: Camera) -> tuple[str, np.ndarray]:
+    width, height = camera.size.tolist()
+    focal, centre, distortion = (
+        np.asarray(part, np.float64) for part in (camera.focal, camera.centre, camera.distortion)
+    )
+    try:
+        return model_of(Intrinsics(camera.lens, focal, centre, distortion), (width, height))
+    except ValueError as error:
+        raise SceneError(f"{scene.source}: {error}") from None
+
+
+def _points(scene: Scene) -> ModelPoints:
+    places = np.zeros((0, 3)) if scene.points is None else scene.to_user.points(scene.points)
+    count = len(places)
+    return ModelPoints(
+        np.arange(1, count + 1),
+        np.asarray(places, np.float64),
+        np.full((count, 3), 128, np.uint8),
+        np.zeros(count),
+    )

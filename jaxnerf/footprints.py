@@ -1,0 +1,164 @@
+"""What balls and cells look like in pictures: which squares of pixels can show them.
+
+Pictures are cut into square tiles. Everything here errs on one side: a tile that could show something is
+marked, a ball that some camera does not see entirely outside of a silhouette stays.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxnerf.cameras import Camera, project
+from jaxnerf.lenses import FLAT
+from jaxnerf.occupancy import Occupancy, occupied
+
+
+def carve(
+    centres: Float[np.ndarray, "N 3"],
+    radius: float,
+    cameras: Camera,
+    tiles: Bool[np.ndarray, "cameras rows columns"],
+    tile: int,
+    witnesses: int = 1,
+) -> Bool[np.ndarray, " N"]:
+    """The visual hull: which balls no camera sees entirely outside of the silhouettes.
+
+    Args:
+      centres, radius: of the balls.
+      cameras: a batch.
+      tiles: which squares of each picture hold something.
+      tile: side of a square in pixels.
+      witnesses: how many cameras must see a ball outside before it is believed to be.
+
+    Returns:
+      Whether each ball may hold something; True where no camera sees it, and of lenses that are not
+      flat, whose pictures stretch too unevenly to say.
+    """
+    if cameras.lens not in FLAT:
+        return np.ones(len(centres), bool)
+    depth = np.linalg.norm(
+        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
+    )
+    nearest = max(float(depth.min()) - float(np.ptp(centres, axis=0).max()) / 2, 4.0 * radius)
+    pixels = radius * float(np.max(cameras.focal)) / nearest
+    grown = _dilate_tiles(tiles, int(np.ceil(pixels / tile)))
+    outside = _outside(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grown), tile)
+    return np.asarray(outside) < witnesses
+
+
+@functools.partial(jax.jit, static_argnames=("tile",))
+def _outside(centres, cameras, tiles, tile):
+    """By how many cameras each ball is seen outside of the silhouettes."""
+
+    def look(count, seen_by):
+        camera, picture = seen_by
+        pixel, depth = project(camera, centres)
+        column, row = (jnp.floor(pixel[:, i] / tile).astype(jnp.int32) for i in (0, 1))
+        height, width = picture.shape
+        inside = (depth > 0.0) & (pixel[:, 0] >= 0.0) & (pixel[:, 1] >= 0.0)
+        inside &= (column < width) & (row < height)
+        full = picture[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+        return count + (inside & ~full).astype(jnp.int32), None
+
+    return jax.lax.scan(look, jnp.zeros(centres.shape[0], jnp.int32), (cameras, tiles))[0]
+
+
+def footprint(
+    centres: Float[np.ndarray, "N 3"],
+    radius: float,
+    cameras: Camera,
+    shape: tuple[int, int],
+    tile: int,
+) -> Bool[np.ndarray, "cameras rows columns"]:
+    """Which squares of each picture may show one of some balls.
+
+    Args:
+      centres, radius: of the balls.
+      cameras: a batch.
+      shape: (rows, columns) of squares that cover a picture.
+      tile: side of a square in pixels.
+
+    Returns:
+      False where none is seen; of lenses that are not flat, True everywhere.
+    """
+    if cameras.lens not in FLAT:
+        return np.ones((len(cameras), *shape), bool)
+    distance = np.linalg.norm(
+        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
+    )
+    extent = float(np.linalg.norm(np.ptp(centres, axis=0))) / 2 + radius
+    nearest = distance - extent
+    focal = np.asarray(cameras.focal)
+    # A ball aside of the axis is less deep than it is far, and is seen stretched.
+    stretch = 1.0 + np.sum((0.5 * np.asarray(cameras.size) / focal) ** 2, axis=-1)
+    pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
+    grow = np.ceil(pixels / tile).astype(np.int32)
+    marked = np.array(
+        _footprint(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grow), shape, tile)
+    )
+    for index in range(len(marked)):
+        # A camera among the balls: what is close to it may be anywhere in its picture.
+        inside = nearest[index] <= 2.0 * radius
+        marked[index] = (
+            True if inside else _dilate_tiles(marked[index : index + 1], int(grow[index]))[0]
+        )
+    return marked
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "tile"))
+def _footprint(centres, cameras, margins, shape, tile):
+    rows, columns = shape
+
+    def look(_, seen_by):
+        camera, margin = seen_by
+        pixel, depth = project(camera, centres)
+        column, row = (jnp.floor(pixel[:, i] / tile).astype(jnp.int32) for i in (0, 1))
+        inside = (depth > 0.0) & (column >= -margin) & (column < columns + margin)
+        inside &= (row >= -margin) & (row < rows + margin)
+        row, column = jnp.clip(row, 0, rows - 1), jnp.clip(column, 0, columns - 1)
+        place = jnp.where(inside, row * columns + column, rows * columns)
+        flat = jnp.zeros(rows * columns, bool).at[place].set(True, mode="drop")
+        return None, flat.reshape(rows, columns)
+
+    return jax.lax.scan(look, None, (cameras, margins))[1]
+
+
+def _dilate_tiles(tiles: np.ndarray, steps: int) -> np.ndarray:
+    for _ in range(steps):
+        padded = np.pad(tiles, ((0, 0), (1, 1), (1, 1)))
+        columns = padded[:, :, :-2] | padded[:, :, 1:-1] | padded[:, :, 2:]
+        tiles = columns[:, :-2] | columns[:, 1:-1] | columns[:, 2:]
+    return tiles
+
+
+def tiles_that_show(
+    occupancy: Occupancy, cameras: Camera, size: tuple[int, int], tile: int
+) -> Bool[np.ndarray, "cameras rows columns"]:
+    """Which squares of each camera's picture can show an occupied cell.
+
+    Args:
+      occupancy: the grid.
+      cameras: a batch.
+      size: (width, height) of the pictures in pixels.
+      tile: side of a square in pixels.
+
+    Returns:
+      The squares; all of them in a scene without an end, which fills its pictures.
+    """
+    shape = (-(-size[1] // tile), -(-size[0] // tile))
+    if occupancy.space is not None:
+        return np.ones((len(cameras), *shape), bool)
+    full = np.asarray(occupied(occupancy))
+    full = np.pad(full, [(0, full.shape[0] % 2)] * 3)
+    half = full.shape[0] // 2
+    coarse = np.argwhere(full.reshape(half, 2, half, 2, half, 2).any(axis=(1, 3, 5)))
+    if not len(coarse):
+        return np.zeros((len(cameras), *shape), bool)
+    cell = 2.0 * float(occupancy.cell)
+    centres = (np.asarray(occupancy.origin) + (coarse + 0.5) * cell).astype(np.float32)
+    # Padded to few sizes, so that few programs are compiled.
+    padded = np.pad(centres, ((0, -len(centres) % (1 << 14)), (0, 0)), mode="edge")
+    return footprint(padded, 0.87 * cell, cameras, shape, tile)

@@ -1,0 +1,102 @@
+"""What a field that grows holds, and what its cameras see of it: measured between steps, on the host."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxnerf.cameras import cast_rays
+from jaxnerf.growing import GrowingConfig, GrowingField, GrowingState
+from jaxnerf.marching import march_rays
+from jaxnerf.occupancy import Occupancy, march, occupied
+from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import TILE
+from jaxnerf.training import TrainingConfig
+
+# Batches of this many rays, from all cameras, decide which cells can be seen.
+_VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
+_CELLS_AT_ONCE = 1 << 16
+
+
+def cell_densities(
+    field: GrowingField, params: Any, occupancy: Occupancy
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The occupied cells, and the greatest and the mean density at eight points in each."""
+    cells = np.argwhere(np.asarray(occupied(occupancy)))
+    here = jax.tree.map(np.asarray, (params, occupancy.origin, occupancy.cell))
+    most, mean = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    for start in range(0, len(cells), _CELLS_AT_ONCE):
+        part = cells[start : start + _CELLS_AT_ONCE]
+        padded = np.pad(part, ((0, _CELLS_AT_ONCE - len(part)), (0, 0)), mode="edge")
+        found = _densities_in(field, *here, padded.astype(np.float32))
+        most.append(np.asarray(found[0])[: len(part)])
+        mean.append(np.asarray(found[1])[: len(part)])
+    return cells, np.concatenate(most), np.concatenate(mean)
+
+
+@functools.partial(jax.jit, static_argnames=("field",))
+def _densities_in(field, params, origin, cell, cells):
+    def at(carry, offset):
+        most, total = carry
+        density, _ = field.density(params, origin[None, :] + (cells + offset[None, :]) * cell)
+        return (jnp.maximum(most, density), total + density), None
+
+    offsets = jnp.asarray(np.array(list(np.ndindex(2, 2, 2))) * 0.5 + 0.25, jnp.float32)
+    zeros = jnp.zeros(cells.shape[0])
+    (most, total), _ = jax.lax.scan(at, (zeros, zeros), offsets)
+    return most, total / 8.0
+
+
+def seen_cells(
+    state: GrowingState,
+    split: Split,
+    field: GrowingField,
+    growing: GrowingConfig,
+    config: TrainingConfig,
+) -> Bool[np.ndarray, "M M M"]:
+    """Which cells have weight in some picture, by rays from all cameras."""
+    occupancy = jax.tree.map(np.asarray, state.occupancy)
+    params, cameras = jax.tree.map(np.asarray, (state.params[0], split.cameras))
+    tiles = np.argwhere(np.asarray(state.tiles))
+    seen = np.zeros(occupancy.cells.shape, bool)
+    settings = growing.march(0.5 * int(state.rays) / config.rays_per_batch)
+    for index in range(_VIEWING_BATCHES):
+        rays = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
+        view = _view(field, settings, params, occupancy, cameras, *rays)
+        weights, positions = (np.asarray(part) for part in view)
+        shown = positions[weights > growing.unseen_below]
+        cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
+        cells = np.clip(cells, 0, seen.shape[0] - 1)
+        seen[tuple(cells.T)] = True
+    return seen
+
+
+def random_rays(
+    split: Split, tiles: Int[np.ndarray, "N 3"], seed: list[int]
+) -> tuple[Int[np.ndarray, " R"], Float[np.ndarray, "R 2"]]:
+    """A camera and a place in its picture for each of some rays through the tiles."""
+    random = np.random.default_rng(seed)
+    camera, row, column = tiles[random.integers(len(tiles), size=_VIEWING_RAYS)].T
+    inside = random.uniform(0.0, TILE, (_VIEWING_RAYS, 2))
+    middle = np.stack([column, row], axis=-1) * TILE + inside
+    return camera.astype(np.int32), middle.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("field", "settings"))
+def _view(field, settings, params, occupancy, cameras, camera, middle):
+    seen = march_rays(field, params, occupancy, cast_rays(cameras[camera], middle), settings)
+    return seen.weights, seen.positions
+
+
+@functools.partial(jax.jit, static_argnames=("settings",))
+def count_samples(settings, occupancy, cameras, camera, middle):
+    """How many samples rays of given cameras, through given places in their pictures, take."""
+    rays = cast_rays(cameras[camera], middle)
+    walk = march(
+        occupancy, rays,
+        samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
+    )  # fmt: skip
+    return walk.count

@@ -1,0 +1,103 @@
+"""NumPy's files, of which nothing is believed: no pickle, and no memory before sizes are checked."""
+
+import io
+import math
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxnerf.scenes import SceneError
+
+_MAX_BYTES = 100_000_000
+_MAX_HEADER = 20_000
+
+
+def read_array(
+    where: str, file: io.BufferedIOBase, shape: tuple[int | None, ...]
+) -> Float[np.ndarray, "..."]:
+    """A .npy file of real numbers, as float64.
+
+    Args:
+      where: begins messages.
+      file: opened.
+      shape: what it must be; None stands for any number but 0.
+
+    Raises:
+      SceneError: it is damaged or something else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[np.lib.format.read_magic(file)]
+            found, in_columns, kind = header(file)
+            contents = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise SceneError(f"{where}: cannot be read: {error.strerror}") from None
+    except Exception:  # whatever a damaged header makes of NumPy
+        raise SceneError(f"{where}: not a NumPy array, or damaged at its beginning") from None
+    fits = len(found) == len(shape) and all(
+        side > 0 if wanted is None else side == wanted
+        for side, wanted in zip(found, shape, strict=True)
+    )
+    if kind.kind != "f" or kind.itemsize > 8 or not fits:
+        sides = " x ".join("N" if wanted is None else str(wanted) for wanted in shape)
+        raise SceneError(f"{where}: must be {sides} real numbers, got {found} of {kind}")
+    count = int(np.prod([int(side) for side in found], dtype=object))
+    if len(contents) != count * kind.itemsize:
+        raise SceneError(f"{where}: {len(contents)} bytes are not {count} numbers of {kind}")
+    array = np.frombuffer(contents, kind).reshape(found, order="F" if in_columns else "C")
+    return array.astype(np.float64)
+
+
+class NumpyZip:
+    """A .npz file: arrays by their names.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      SceneError: it is missing, or no such file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            if not path.is_file():
+                raise SceneError(f"{path}: not a file")
+            if path.stat().st_size > _MAX_BYTES:
+                raise SceneError(f"{path}: more than {_MAX_BYTES:,} bytes")
+            self._zip = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+        except OSError as error:
+            raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
+        except SceneError:
+            raise
+        except Exception:  # whatever a damaged file makes of zipfile
+            raise SceneError(f"{path}: not an .npz file, or damaged") from None
+        self.names = {name.removesuffix(".npy"): name for name in self._zip.namelist()}
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+        """One of the arrays, as float64; see `read_array`.
+
+        Raises:
+          SceneError: it is missing, damaged, or something else.
+        """
+        if name not in self.names:
+            raise SceneError(f"{self.path}: {name} is missing")
+        where = f"{self.path}: {name}"
+        try:
+            about = self._zip.getinfo(self.names[name])
+            # What a file says of its own size need not be so; unpacking makes a thousand times as much.
+            if max(about.file_size, about.compress_size) > _MAX_HEADER + 8 * math.prod(shape):
+                raise SceneError(f"{where}: too large for {' x '.join(map(str, shape))} numbers")
+            contents = self._zip.read(about)
+        except SceneError:
+            raise
+        except Exception:  # whatever a damaged file makes of zipfile
+            raise SceneError(f"{where}: damaged, or packed in a way that is not read") from None
+        return read_array(where, io.BytesIO(contents), shape)

@@ -1,0 +1,212 @@
+"""Cameras written, and read again by jaxnerf and by COLMAP."""
+
+import dataclasses
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colmap_factory import write_project
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scene_factory import write_scene
+from scipy.spatial.transform import Rotation
+
+from jaxnerf.cameras import Camera
+from jaxnerf.checkpoints import RunError
+from jaxnerf.exports.cameras import write_colmap, write_transforms
+from jaxnerf.lenses import COEFFICIENTS
+from jaxnerf.scenes import Scene, SceneError, Similarity, Split, load_scene
+
+ALL = ("train", "test")
+# Coefficients that each format has, of each lens that it has.
+TRANSFORMS = {"pinhole": 0, "opencv": 6, "fisheye": 4}
+COLMAP = {
+    "pinhole": [],
+    "opencv": ["k1", "k2", "p1", "p2", "k3", "q1", "q2", "q3"],
+    "fisheye": ["k1", "k2", "p1", "p2", "k3", "k4", "s1", "s3"],
+    "fisheye624": [*COEFFICIENTS["fisheye"][:8], "s1", "s2", "s3", "s4"],
+    "fov": ["omega"],
+    "division": ["k"],
+    "eucm": ["alpha", "beta"],
+    "equirectangular": [],
+}
+
+
+def scene_of(folder: Path, lens: str, names: list[str], seed: int) -> Scene:
+    """Random cameras with blank photographs, in a frame far from the user's."""
+    rng = np.random.default_rng(seed)
+    count, size = 7, (24, 20)
+    rotation = Rotation.random(count, rng=rng).as_matrix()
+    poses = np.concatenate([rotation, rng.uniform(-1.0, 1.0, (count, 3, 1))], axis=-1)
+    distortion = np.zeros((count, max(6, len(COEFFICIENTS[lens]))))
+    for name in names:
+        distortion[:, COEFFICIENTS[lens].index(name)] = rng.uniform(0.01, 0.2, count)
+    focal, centre = rng.uniform(20.0, 30.0, (count, 2)), rng.uniform(8.0, 12.0, (count, 2))
+    if lens == "equirectangular":
+        focal[:], centre[:] = (24.0 / math.tau, 20.0 / math.pi), (12.0, 10.0)
+    cameras = Camera(
+        *(part.astype(np.float32) for part in (poses, focal, centre, distortion)),
+        size=np.broadcast_to(np.array(size, np.int32), (count, 2)),
+        lens=lens,
+    )
+    to_user = Similarity(
+        float(rng.uniform(0.01, 100.0)),
+        Rotation.random(rng=rng).as_matrix(),
+        rng.uniform(-1e4, 1e4, 3),
+    )
+    files = tuple(f"images/view_{index}.png" for index in range(count))
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for file in files:
+        Image.new("RGB", size).save(folder / file)
+    splits = {
+        "train": Split(files[1:6], cameras[1:6]),
+        "test": Split((files[0], files[6]), cameras[np.array([0, 6])]),
+    }
+    return Scene("random", folder, "made up", splits, 0.1, 10.0, to_user, points=poses[:, :, 3])
+
+
+def by_name(scene: Scene) -> dict[str, tuple]:
+    """Of each photograph, by its name without folders: pose in the user's frame, and intrinsics."""
+    found = {}
+    for split in scene.splits.values():
+        cameras = split.cameras
+        poses = scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
+        parts = zip(cameras.focal, cameras.centre, cameras.distortion, cameras.size, strict=True)
+        for name, pose, part in zip(split.names, poses, parts, strict=True):
+            found[Path(name).name] = (pose, *(np.asarray(values, np.float64) for values in part))
+    return found
+
+
+def assert_same(ours: Scene, again: Scene) -> None:
+    first, second = by_name(ours), by_name(again)
+    assert first.keys() == second.keys()
+    places = np.stack([view[0][:, 3] for view in first.values()])
+    size = np.linalg.norm(places - places.mean(axis=0), axis=-1).max()
+    for name, (pose, *rest) in first.items():
+        there, *others = second[name]
+        np.testing.assert_allclose(there[:, :3], pose[:, :3], rtol=0.0, atol=1e-6)
+        np.testing.assert_allclose(there[:, 3], pose[:, 3], rtol=0.0, atol=1e-6 * size)
+        for one, other in zip(rest, others, strict=True):
+            length = max(len(one), len(other))
+            one, other = (np.pad(values, (0, length - len(values))) for values in (one, other))
+            np.testing.assert_allclose(other, one, rtol=1e-6, atol=0.0)
+    kinds = [next(iter(scene.splits.values())).cameras.lens for scene in (ours, again)]
+    assert kinds[0] == kinds[1]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from(sorted(TRANSFORMS)), st.integers(0, 2**32 - 1))
+def test_transforms_bring_back_cameras_and_splits(lens, seed):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = scene_of(folder, lens, list(COEFFICIENTS[lens][: TRANSFORMS[lens]]), seed)
+        write_transforms(ours, folder)
+        again = load_scene(folder)
+    assert again.format == "nerfstudio"
+    assert {k: set(v.names) for k, v in again.splits.items()} == {
+        k: set(v.names) for k, v in ours.splits.items()
+    }
+    assert_same(ours, again)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(sorted(COLMAP)), st.integers(0, 2**32 - 1))
+def test_colmap_models_bring_back_cameras_and_points(lens, seed):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = scene_of(folder, lens, COLMAP[lens], seed)
+        write_colmap(ours, folder)
+        again = load_scene(folder)
+    assert again.format == "colmap"
+    assert_same(ours, again)
+    there = again.to_user.points(again.points)
+    where = ours.to_user.points(ours.points)
+    np.testing.assert_allclose(there, where, rtol=0.0, atol=1e-6 * ours.to_user.scale)
+
+
+@pytest.mark.parametrize("lens", sorted(COLMAP))
+def test_colmap_itself_reads_the_model_and_sees_points_where_we_do(tmp_path, lens):
+    pycolmap = pytest.importorskip("pycolmap")
+    ours = scene_of(tmp_path, lens, COLMAP[lens], seed=3)
+    write_colmap(ours, tmp_path / "model")
+    theirs = pycolmap.Reconstruction(str(tmp_path / "model"))
+    known = by_name(ours)
+    assert sorted(image.name for image in theirs.images.values()) == sorted(known)
+    scale = ours.to_user.scale
+    for image in theirs.images.values():
+        pose, focal, *_ = known[image.name]
+        matrix = image.cam_from_world().inverse().matrix() * [1.0, -1.0, -1.0, 1.0]
+        np.testing.assert_allclose(matrix[:, :3], pose[:, :3], atol=1e-6)
+        np.testing.assert_allclose(matrix[:, 3], pose[:, 3], rtol=0.0, atol=1e-6 * scale)
+        if lens != "equirectangular":
+            camera = theirs.cameras[image.camera_id]
+            found = (camera.focal_length_x, camera.focal_length_y)
+            np.testing.assert_allclose(found, focal, rtol=1e-6)
+    assert theirs.num_points3D() == len(ours.points)
+
+
+def test_names_of_colmap_projects_become_paths_within_the_folder(tmp_path):
+    project = write_project(tmp_path / "balls")
+    ours = load_scene(project)
+    written = json.loads(write_transforms(ours, tmp_path / "out").read_text())
+    assert all((project / frame["file_path"]).exists() for frame in written["frames"])
+    write_colmap(ours, tmp_path / "model")
+    theirs = (tmp_path / "model/images.txt").read_text()
+    assert " view_0.png\n" in theirs
+
+
+def test_blender_scenes_keep_their_three_splits(tmp_path):
+    ours = load_scene(write_scene(tmp_path / "balls"))
+    write_transforms(ours, tmp_path / "balls")
+    for name in ("train", "val", "test"):
+        (tmp_path / f"balls/transforms_{name}.json").unlink()
+    again = load_scene(tmp_path / "balls")
+    assert {k: set(v.names) for k, v in again.splits.items()} == {
+        k: set(v.names) for k, v in ours.splits.items()
+    }
+
+
+def test_alike_intrinsics_are_said_once(tmp_path):
+    ours = load_scene(write_scene(tmp_path / "balls"))
+    write_colmap(ours, tmp_path / "model")
+    lines = (tmp_path / "model/cameras.txt").read_text().splitlines()
+    assert [line.split()[:4] for line in lines[1:]] == [["1", "SIMPLE_PINHOLE", "16", "16"]]
+    written = json.loads(write_transforms(ours, tmp_path / "out").read_text())
+    assert "fl_x" in written
+    assert all("fl_x" not in frame for frame in written["frames"])
+
+
+@pytest.mark.parametrize("lens", ["fov", "division", "eucm", "equirectangular", "fisheye624"])
+def test_lenses_that_transforms_do_not_have_are_refused(tmp_path, lens):
+    with pytest.raises(SceneError, match=rf"transforms\.json has no {lens} lens"):
+        write_transforms(scene_of(tmp_path, lens, [], 0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_coefficients_that_a_format_does_not_have_are_refused_by_name(tmp_path):
+    ours = scene_of(tmp_path, "opencv", ["k1", "k4", "q1"], 0)
+    with pytest.raises(SceneError, match="opencv lens with q1"):
+        write_transforms(ours, tmp_path / "out")
+    with pytest.raises(SceneError, match="no model for this opencv lens"):
+        write_colmap(ours, tmp_path / "out")
+
+
+def test_names_that_colmap_would_cut_short_are_refused(tmp_path):
+    ours = scene_of(tmp_path, "pinhole", [], 0)
+    splits = {**ours.splits, "test": dataclasses.replace(ours.splits["test"], names=("a b", "c"))}
+    with pytest.raises(SceneError, match="a b: COLMAP's text models"):
+        write_colmap(dataclasses.replace(ours, splits=splits), tmp_path / "out")
+
+
+def test_nothing_is_written_over(tmp_path):
+    ours = load_scene(write_scene(tmp_path / "balls"))
+    for write in (write_transforms, write_colmap):
+        write(ours, tmp_path / "out")
+        before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        with pytest.raises(RunError, match="is there already"):
+            write(ours, tmp_path / "out")
+        assert before == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -1,0 +1,179 @@
+"""Scenes without an end: what is chosen for them, and that they are learned with their distances."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
+
+from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.config import Config, ConfigError, flatten, override, preset
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fitting import first_state, fit, space_of, suited, trainer_of
+from jaxnerf.growing import GrowingConfig
+from jaxnerf.runs import Run
+from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
+from jaxnerf.spaces import Ball, Frustum
+from jaxnerf.stages import local
+from jaxnerf.training import TrainingConfig
+
+HORIZON = 12.0
+
+
+def scene_of(split: Split, **what) -> Scene:
+    return Scene("balls", Path("."), "test", {"train": split}, 0.05, 1000.0, **what)
+
+
+def with_surroundings(split: Split) -> Split:
+    """The ball in the middle of a hollow sphere, both painted with stripes, and no alpha."""
+    assert split.images is not None
+    x = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
+    rays = np.stack(np.broadcast_arrays(x[None, :], -x[:, None], -1.0), axis=-1)
+    images = split.images.copy()
+    for index, pose in enumerate(np.asarray(split.cameras.camera_to_world, np.float64)):
+        along = rays @ pose[:, :3].T
+        along /= np.linalg.norm(along, axis=-1, keepdims=True)
+        eye = pose[:, 3]
+        b = along @ eye
+        t = -b + np.sqrt(b * b - eye @ eye + HORIZON**2)
+        place = (eye + t[..., None] * along) / HORIZON
+        painted = np.clip(127.5 + 110.0 * np.sin(30.0 * place), 0, 255)
+        behind = images[index][..., 3] == 0
+        images[index][..., :3][behind] = painted[behind].astype(np.uint8)
+        # The ball's colours are its normals.
+        normal = images[index][..., :3][~behind] / 127.5 - 1.0
+        images[index][..., :3][~behind] = np.uint8(127.5 + 110.0 * np.sin(7.0 * normal))
+    images[..., 3] = 255
+    return dataclasses.replace(split, images=images)
+
+
+CONFIG = Config(
+    method="voxels",
+    voxels=VoxelField(width=8),
+    growing=GrowingConfig(
+        resolutions=(32, 64), shares=(0.5,), cells=32, samples=64, lookups=96, budget=24.0,
+        refresh_every=50,
+    ),
+    training=TrainingConfig(
+        steps=240, rays_per_batch=1024, adam_beta2=0.99, adam_epsilon=1e-12, seed=1
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained() -> Run:
+    scene = scene_of(with_surroundings(photographs(24, one_side=True)), unbounded=True)
+    config = suited(CONFIG, scene)
+    *_, last = fit(first_state(config, scene), trainer_of(config, scene))
+    state = local(last.state)
+    return Run(Path("run"), config, scene, state.params, 240, state.occupancy)
+
+
+def test_the_ball_and_what_is_far_behind_it_are_where_they_are(trained):
+    split = trained.scene.splits["train"]
+    camera = split.cameras[3]
+    seen = trained.render(camera)
+    truth = split.images[3][..., :3] / 255.0
+    assert -10.0 * np.log10(np.mean((seen.colour - truth) ** 2)) > 20.0
+    eye = np.asarray(camera.camera_to_world)[:, 3]
+    to_ball = np.linalg.norm(CENTRE - eye)
+    offset = (CENTRE - eye) @ np.asarray(camera.camera_to_world)[:, :3]
+    column, row = (
+        FOCAL * offset[0] / -offset[2] + SIDE / 2,
+        -FOCAL * offset[1] / -offset[2] + SIDE / 2,
+    )
+    # Of the median, which fog before the camera does not move.
+    distance = seen.depth_median * seen.distance / seen.depth
+    assert abs(distance[int(row), int(column)] - (to_ball - RADIUS)) < RADIUS
+    # Farther than the far side of the ball; how far, so few and so small pictures do not tell.
+    behind = photographs(24, one_side=True).images[3][..., 3] == 0
+    assert np.median(distance[behind]) > to_ball + RADIUS
+
+
+def test_surface_points_go_with_the_frame_of_the_files(trained):
+    random = np.random.default_rng(0)
+    turn = np.linalg.qr(random.normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    files = Similarity(3.7, turn, random.normal(size=3) * 20.0)
+    moved = dataclasses.replace(trained, scene=dataclasses.replace(trained.scene, to_user=files))
+    points = []
+    for run in (trained, moved):
+        camera = run.cameras()[5].resized(16, 16)
+        seen, pixels = run.render(camera), np.stack(np.meshgrid(*[np.arange(16) + 0.5] * 2), -1)
+        rays = cast_rays(camera, jnp.asarray(pixels.reshape(-1, 2), jnp.float32))
+        depth = seen.depth.reshape(-1, 1)
+        points.append(np.asarray(rays.origins) + depth * np.asarray(rays.directions))
+    size = np.abs(points[0]).max()
+    assert np.abs(files.inverse().points(points[1]) - points[0]).max() < 1e-4 * size
+
+
+def test_a_frustum_holds_all_that_its_cameras_see():
+    poses = np.tile(np.eye(3, 4, dtype=np.float32), (3, 1, 1))
+    poses[:, 0, 3] = [-0.5, 0.0, 0.5]
+    cameras = Camera.pinhole(poses, 40.0, 64, 48)
+    split = Split(("a", "b", "c"), cameras, np.zeros((3, 48, 64, 4), np.uint8))
+    scene = scene_of(split, ndc=NdcFrame((40.0, 40.0), (64, 48), 1.0))
+    config = suited(CONFIG, scene)
+    space = space_of(config, scene)
+    assert config.scene.space == "forward"
+    assert isinstance(space, Frustum)
+    # On the near plane, half a unit aside: 40 * 0.5 = 20 of 32 pixels beyond the middle one's edge.
+    np.testing.assert_allclose(space.reach, 1.0 + 20.0 / 32.0, rtol=1e-5)
+
+
+def test_the_ball_is_half_as_large_as_the_cameras_are_far():
+    scene = scene_of(photographs(), unbounded=True)
+    space = space_of(suited(CONFIG, scene), scene)
+    assert isinstance(space, Ball)
+    np.testing.assert_allclose(space.centre, 0.0, atol=1e-5)
+    np.testing.assert_allclose(space.radius, 1.5, rtol=1e-5)
+
+
+def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
+    split, start = photographs(2), preset("minute")
+    bounded = suited(start, scene_of(split))
+    assert bounded == override(start, {"scene.space": "bounded"})
+    open_end = scene_of(split, unbounded=True)
+    changed = suited(start, open_end)
+    assert changed.voxels.density_rate < start.voxels.density_rate
+    mine = override(start, {"voxels.density_rate": 0.4})
+    kept = suited(mine, open_end, ["voxels.density_rate"])
+    assert kept.voxels.density_rate == 0.4
+    assert kept.voxels.initial_opacity == changed.voxels.initial_opacity
+    # What a run was trained with is not changed when it goes on.
+    saved = override(changed, {"voxels.initial_opacity": 0.05})
+    assert flatten(suited(saved, open_end)) == flatten(saved)
+
+
+def test_cameras_that_look_everywhere_are_not_forward():
+    scene = scene_of(photographs(2), unbounded=True)
+    with pytest.raises(ConfigError, match=r"scene\.space"):
+        suited(override(preset("minute"), {"scene.space": "forward"}), scene)
+
+
+@pytest.mark.parametrize("space", ["unbounded", "forward"])
+def test_the_paper_s_network_learns_in_any_space(space):
+    split = with_surroundings(photographs(4))
+    ndc = NdcFrame((FOCAL, FOCAL), (SIDE, SIDE), 0.5) if space == "forward" else None
+    if ndc:
+        poses = np.tile(np.eye(3, 4, dtype=np.float32), (4, 1, 1))
+        poses[:, 0, 3] = np.linspace(-0.1, 0.1, 4)
+        cameras = dataclasses.replace(split.cameras, camera_to_world=poses)
+        split = dataclasses.replace(split, cameras=cameras)
+    scene = dataclasses.replace(scene_of(split), ndc=ndc, unbounded=ndc is None)
+    small = {
+        "field.depth": 2, "field.width": 16, "field.skip_after": 0, "field.view_width": 8,
+        "render.samples": (16, 8), "training.rays_per_batch": 256, "training.steps": 60,
+        "training.learning_rate": 5e-3, "training.delay_steps": 0,
+    }  # fmt: skip
+    config = suited(override(preset("nerf"), small), scene)
+    assert config.render.spacing == "disparity"
+    first, *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=1)
+    assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
+    run = Run(Path("run"), config, scene, local(last.state).params, 60)
+    seen = run.render(split.cameras[1].resized(8, 8), with_normals=True)
+    assert np.isfinite(seen.colour).all()
+    assert (seen.depth > 0.05).all()
+    np.testing.assert_allclose(np.linalg.norm(seen.normals, axis=-1), 1.0, atol=1e-3)
