@@ -25,7 +25,8 @@ from jaxnerf.occupancy import Occupancy
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import AXIS, TrainingConfig
 
-_FINAL_POSE_RATE = 0.01
+# Poses move when there is something to be seen, and their rate decays to this share.
+_FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 
 
 class GrowingField(Field, Protocol):
@@ -110,8 +111,8 @@ class GrowingConfig:
       affine_colour: learn for each training photograph a matrix and an offset that make its colours of
         the scene's, where exposures and white balances differ. Pictures of the field are without them.
       refine_poses: learn for each training camera how far its pose is off; see `jaxnerf.adjustments`.
-      colour_rate, pose_rate: learning rates of these two. Poses are still until the second stage begins
-        (or a tenth of the steps is taken), and their rate decays to a hundredth.
+      colour_rate, pose_rate: learning rates of these two. Poses are still for a fiftieth of the
+        steps, and their rate decays to a tenth.
     """
 
     resolutions: tuple[int, ...] = (64, 128, 160)
@@ -148,9 +149,8 @@ class GrowingConfig:
 
     def pose_share(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """What share of their learning rate poses have after a share of the steps."""
-        begin = self.shares[0] if self.shares else 0.1
-        decay = jnp.float32(_FINAL_POSE_RATE) ** ((progress - begin) / (1.0 - begin))
-        return jnp.where(progress < begin, 0.0, decay)
+        since = (progress - _FIRST_POSE_STEP) / (1.0 - _FIRST_POSE_STEP)
+        return jnp.where(since < 0.0, 0.0, jnp.float32(_FINAL_POSE_RATE) ** since)
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""

@@ -90,19 +90,27 @@ def pose_errors(poses: np.ndarray, truth: np.ndarray) -> tuple[float, float, Sim
     )
 
 
-def colour_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """Root mean square difference of colours mapped by affines [N, 3, 4], but for what all share.
+def colour_error(found: np.ndarray, truth: np.ndarray, photographs: np.ndarray) -> float:
+    """Root mean square difference of photographs' colours mapped by affines, but for what all share.
 
     The scene's colours may be mapped by one G if each A_i is by its inverse; G is fitted by least
-    squares. Colours are taken at the corners and in the middle of the cube [0, 1]^3.
+    squares.
+
+    Args:
+      found, truth: [N, 3, 4].
+      photographs: [N, H, W, 4], as they were before they were disturbed: of each, 500 of the colours
+        that alpha leaves count.
     """
-    cube = np.array([*np.ndindex(2, 2, 2), (0.5, 0.5, 0.5)], np.float64)
-    whole = np.concatenate([cube, np.ones((9, 1))], axis=-1)
-    seen = np.einsum("nij,kj->nki", truth, whole)
+    random = np.random.default_rng(0)
+    picked = []
+    for photograph in photographs:
+        shown = photograph[photograph[..., 3] == 255][:, :3] / 255.0
+        picked.append(shown[random.integers(len(shown), size=500)])
+    whole = np.concatenate([np.stack(picked), np.ones((len(picked), 500, 1))], axis=-1)
+    seen = np.einsum("nij,nkj->nki", truth, whole)
     # Each photograph says where G must take a colour, so that its own affine makes what was seen of it.
     back = np.linalg.inv(found[:, :, :3])
     wanted = np.einsum("nij,nkj->nki", back, seen - found[:, None, :, 3])
-    gauge = np.linalg.lstsq(np.tile(whole, (len(found), 1)), wanted.reshape(-1, 3), rcond=None)[0]
-    mapped = whole @ gauge
-    again = np.einsum("nij,kj->nki", found[:, :, :3], mapped) + found[:, None, :, 3]
+    gauge = np.linalg.lstsq(whole.reshape(-1, 4), wanted.reshape(-1, 3), rcond=None)[0]
+    again = np.einsum("nij,nkj->nki", found[:, :, :3], whole @ gauge) + found[:, None, :, 3]
     return float(np.sqrt(((again - seen) ** 2).mean()))

@@ -15,14 +15,14 @@ from jaxnerf.adjustments import Adjustments, first_adjustments, rotations, witho
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.checkpoints import Checkpoints, RunError
 from jaxnerf.cli.eval import evaluate
-from jaxnerf.config import override
+from jaxnerf.config import override, preset
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.fitting import fit
+from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.growing import GrowingConfig, growing_step
 from jaxnerf.marching import march_image
 from jaxnerf.runs import create_folder, load_run
-from jaxnerf.scenes import Scene, Similarity, Split
+from jaxnerf.scenes import Scene, Similarity, Split, load_scene
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import GrowingTrainer, create_growing_state, local
 from jaxnerf.training import TrainingConfig, parallel
@@ -151,37 +151,78 @@ def test_known_colours_are_found_and_leave_the_scene_its_own(views):
     split, truth = disturb_colours(views[0], 0.15)
     found = train(split, dataclasses.replace(GROWING, affine_colour=True), 250)
     affine = np.eye(3, 4) + found.adjustments.colours
-    at_first = colour_error(np.tile(np.eye(3, 4), (24, 1, 1)), truth)
-    # On the whole cube of colours, of which a photograph of half a ball shows a part.
-    assert colour_error(affine, truth) < 0.75 * at_first
+    at_first = colour_error(np.tile(np.eye(3, 4), (24, 1, 1)), truth, views[0].images)
+    assert colour_error(affine, truth, views[0].images) < 0.75 * at_first
     np.testing.assert_allclose(affine.mean(axis=0), np.eye(3, 4), atol=1e-5)
 
 
-def test_refined_poses_make_better_pictures(views):
-    training, test = views
+def striped(split: Split) -> Split:
+    """The ball with colours that tell how it is turned: its own, which are its normals, hardly do."""
+    images = np.array(split.images)
+    shown = images[..., 3] > 0
+    normal = images[..., :3][shown] / 127.5 - 1.0
+    images[..., :3][shown] = np.uint8(127.5 + 110.0 * np.sin(7.0 * normal))
+    return dataclasses.replace(split, images=images)
+
+
+def test_refined_poses_are_nearer_the_true_ones_and_make_better_pictures(views):
+    training, test = (striped(split) for split in views)
     split = disturb_poses(training, 1.5, 0.02)
     truth = training.cameras.camera_to_world
-    plain = train(split, GROWING, 400)
-    found = train(split, dataclasses.replace(GROWING, refine_poses=True), 400)
-    *_, as_given = pose_errors(split.cameras.camera_to_world, truth)
+    growing = dataclasses.replace(
+        GROWING, resolutions=(32, 64), cells=32, samples=64, lookups=96, budget=24.0, pose_rate=2e-3
+    )
+    config = dataclasses.replace(CONFIG, rays_per_batch=1024)
+    plain = train(split, growing, 400, config)
+    found = train(split, dataclasses.replace(growing, refine_poses=True), 400, config)
+    angle_given, distance_given, as_given = pose_errors(split.cameras.camera_to_world, truth)
     cameras = jax.tree.map(np.asarray, found.adjustments.cameras(split.cameras))
-    *_, frame = pose_errors(cameras.camera_to_world, truth)
-    # How far cameras are turned around the ball itself its smooth colours hardly tell.
+    angle, distance, frame = pose_errors(cameras.camera_to_world, truth)
+    # A camera that circles a ball of 40 pixels by a degree moves what it shows by a third of a pixel.
+    assert angle < 0.75 * angle_given
+    assert distance < 0.75 * distance_given
     assert quality(found, test, frame) > quality(plain, test, as_given) + 2.0
 
 
-def test_poses_are_still_until_the_second_stage_and_nothing_is_kept_where_nothing_is_adjusted(
+@pytest.mark.slow
+def test_the_demo_s_disturbed_poses_and_colours_are_found(capsys):
+    scene = load_scene(images=("train",))
+    truth = scene.splits["train"]
+    split, affine = disturb_colours(truth, 0.15)
+    split = disturb_poses(split, 1.0, 0.015)
+    scene = dataclasses.replace(scene, splits={"train": split})
+    config = override(
+        preset("minute"),
+        {"training.steps": 700, "training.max_seconds": 0.0}
+        | {"growing.affine_colour": True, "growing.refine_poses": True},
+    )
+    config = suited(config, scene)
+    *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=700)
+    found = local(last.state).adjustments
+    cameras = jax.tree.map(np.asarray, found.cameras(split.cameras))
+    rows = []
+    for poses, colours in (
+        (split.cameras.camera_to_world, np.zeros_like(affine)),
+        (cameras.camera_to_world, found.colours),
+    ):
+        angle, distance, _ = pose_errors(poses, truth.cameras.camera_to_world)
+        rows.append([angle, distance, colour_error(np.eye(3, 4) + colours, affine, truth.images)])
+    with capsys.disabled():
+        print(f"\ndegrees, share of distance, colour: {np.round(rows, 4).tolist()}")
+    assert (np.array(rows[1]) < [0.2 * rows[0][0], 0.2 * rows[0][1], 0.4 * rows[0][2]]).all()
+
+
+def test_poses_are_still_at_first_and_nothing_is_kept_where_nothing_is_adjusted(
     views,
 ):
     split = views[0]
-    growing = dataclasses.replace(BOTH, shares=(0.5,))
-    state = create_growing_state(FIELD, split, growing, CONFIG)
-    way = GrowingTrainer(split, field=FIELD, growing=growing, config=CONFIG)
-    for report in fit(state, way, report_every=10):
+    state = create_growing_state(FIELD, split, BOTH, CONFIG)
+    way = GrowingTrainer(split, field=FIELD, growing=BOTH, config=CONFIG)
+    for report in fit(state, way, report_every=1):
         moved = np.abs(np.asarray(report.state.adjustments.motions)).max()
         coloured = np.abs(np.asarray(report.state.adjustments.colours)).max()
         assert coloured > 0.0
-        assert (moved > 0.0) == (report.step > 30)
+        assert (moved > 0.0) == (report.step > 2)  # of 60
     assert create_growing_state(FIELD, split, GROWING, CONFIG).adjustments is None
 
 

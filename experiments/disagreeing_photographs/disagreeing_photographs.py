@@ -86,7 +86,7 @@ def measure(
         "psnr": round(quality(config, state, scene.splits["test"], frame, options.every), 2),
         "degrees": round(angle, 4),
         "distance": round(distance, 5),
-        "colours": round(colour_error(found, affine), 4),
+        "colours": round(colour_error(found, affine, truth.images), 4),
     }
 
 
