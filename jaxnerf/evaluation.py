@@ -24,6 +24,11 @@ _MASKED = (
     "ssim and lpips the rendering's other pixels are replaced by the photograph's"
 )
 
+_CORRECTED = (
+    "psnr of each picture after the affine map of its colours that is nearest to the photograph by least "
+    "squares, clipped to [0, 1]; no other figure is of pictures so corrected"
+)
+
 
 def psnr(picture: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"]) -> float:
     """Peak signal-to-noise ratio in dB, of values in [0, 1]: -10 log10 of the mean squared error.
@@ -40,6 +45,15 @@ def psnr(picture: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"
 def psnr_of_error(mean_squared_error: float) -> float:
     """PSNR in dB from a mean squared error of values in [0, 1]."""
     return float("inf") if mean_squared_error == 0.0 else -10.0 * math.log10(mean_squared_error)
+
+
+def corrected(
+    picture: Float[np.ndarray, "P 3"], truth: Float[np.ndarray, "P 3"]
+) -> Float[np.ndarray, "P 3"]:
+    """A picture's colours mapped by the affine map that brings them nearest to the truth, clipped."""
+    known = np.concatenate([picture, np.ones((len(picture), 1))], axis=-1).astype(np.float64)
+    affine = np.linalg.lstsq(known, truth.astype(np.float64), rcond=None)[0]
+    return np.clip(known @ affine, 0.0, 1.0)
 
 
 def ssim(
@@ -132,6 +146,7 @@ def evaluate_split(
     name: str = "test",
     background: float = 1.0,
     every: int = 1,
+    colour_corrected: bool = False,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -144,12 +159,14 @@ def evaluate_split(
       name: of the split.
       background: grey on which the photographs are blended.
       every: only cameras 0, every, 2 every, ...
+      colour_corrected: whether to measure also what `corrected` makes of each picture.
       lpips: from `lpips_metric`.
       progress: called with (images done, images in all, the last image's row).
 
     Returns:
       What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
-      the saved pictures), "ssim" (unless its window is larger than they are), if given "lpips";
+      the saved pictures), "ssim" (unless its window is larger than they are), if given "lpips", if
+      asked for "psnr_colour_corrected";
       "images" with a row each (with "counted", the share of pixels that count, if not all do),
       "protocol", and "render_seconds_per_image" (the median, so that compilation does not count).
     """
@@ -174,6 +191,9 @@ def evaluate_split(
             "psnr": psnr(picture[counted], truth[counted]),
             "psnr_8bit": psnr(rounded[counted] / np.float32(255.0), truth[counted]),
         }
+        if colour_corrected:
+            fitted = corrected(picture[counted], truth[counted])
+            row["psnr_colour_corrected"] = psnr(fitted, truth[counted])
         if not counted.all():
             row["counted"] = float(counted.mean())
             picture = np.where(counted[..., None], picture, truth)
@@ -186,7 +206,7 @@ def evaluate_split(
             progress(len(rows), len(chosen), row)
     means = {
         metric: float(np.mean([row[metric] for row in rows]))
-        for metric in ("psnr", "psnr_8bit", "ssim", "lpips")
+        for metric in ("psnr", "psnr_8bit", "psnr_colour_corrected", "ssim", "lpips")
         if metric in rows[0]
     }
     protocol = {
@@ -204,6 +224,8 @@ def evaluate_split(
         "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
         "jaxnerf": importlib.metadata.version("jaxnerf"),
     }
+    if colour_corrected:
+        protocol["psnr_colour_corrected"] = _CORRECTED
     if len(_sizes(split, chosen)) > 1:
         protocol["resolutions"] = _sizes(split, chosen)
     return {

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnerf.adjustments import blank_adjustments
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
@@ -189,7 +190,16 @@ def state_like(config: Config) -> Any:
             "forward": Frustum(zeros[:2], zeros[:2], one, one),
         }
         space = example.get(config.scene.space)
-        return jax.eval_shape(lambda: blank_state(config.voxels, config.training, space))
+
+        def blank() -> Any:
+            adjustments = blank_adjustments(
+                config.training,
+                colours=config.growing.affine_colour,
+                motions=config.growing.refine_poses,
+            )
+            return blank_state(config.voxels, config.training, space, adjustments)
+
+        return jax.eval_shape(blank)
     return jax.eval_shape(lambda: create_state(config.fields(), config.training))
 
 

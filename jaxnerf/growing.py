@@ -13,17 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxnerf.adjustments import Adjustments, step_adjustments
+from jaxnerf.blocks import Blocks
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import over
 from jaxnerf.fields import Field, Params
 from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE, tiles_of
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import AXIS, TrainingConfig
+
+# Poses move when there is something to be seen, and their rate decays to this share.
+_FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 
 
 class GrowingField(Field, Protocol):
@@ -105,6 +108,11 @@ class GrowingConfig:
       distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
         an end: it keeps fog from hanging before the cameras.
       final_rate: learning rates decay exponentially to this share of themselves.
+      affine_colour: learn for each training photograph a matrix and an offset that make its colours of
+        the scene's, where exposures and white balances differ. Pictures of the field are without them.
+      refine_poses: learn for each training camera how far its pose is off; see `jaxnerf.adjustments`.
+      colour_rate, pose_rate: learning rates of these two. Poses are still for a fiftieth of the
+        steps, and their rate decays to a tenth.
     """
 
     resolutions: tuple[int, ...] = (64, 128, 160)
@@ -120,6 +128,10 @@ class GrowingConfig:
     opacity_loss: float = 0.1
     distortion_loss: float = 0.01
     final_rate: float = 0.05
+    affine_colour: bool = False
+    refine_poses: bool = False
+    colour_rate: float = 5e-3
+    pose_rate: float = 1e-3
 
     def march(self, share: float = 1.0) -> MarchSettings:
         """How training's rays walk, in a batch of a share of the rays of a full one."""
@@ -134,6 +146,11 @@ class GrowingConfig:
     def cells_of(self, stage: int) -> int:
         """How many cells of the occupancy a stage has along each side."""
         return max(self.cells, self.resolutions[stage]) if stage else self.cells
+
+    def pose_share(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+        """What share of their learning rate poses have after a share of the steps."""
+        since = (progress - _FIRST_POSE_STEP) / (1.0 - _FIRST_POSE_STEP)
+        return jnp.where(since < 0.0, 0.0, jnp.float32(_FINAL_POSE_RATE) ** since)
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""
@@ -155,6 +172,7 @@ class GrowingState:
       occupancy: where something is.
       tiles: which squares of the photographs can show something, at the stage's beginning.
       rays: how many a batch has.
+      adjustments: what photographs and poses are found to be off by, if that is learned.
     """
 
     step: Int[Array, ""]
@@ -165,10 +183,14 @@ class GrowingState:
     occupancy: Occupancy
     tiles: Bool[Array, "cameras rows columns"]
     rays: Int[Array, ""]
+    adjustments: Adjustments | None = None
 
 
 def blank_state(
-    field: GrowingField, config: TrainingConfig, space: Ball | Frustum | None = None
+    field: GrowingField,
+    config: TrainingConfig,
+    space: Ball | Frustum | None = None,
+    adjustments: Adjustments | None = None,
 ) -> GrowingState:
     """A state of the right structure, for a scene of one cell."""
     params = field.init(jax.random.key(config.seed))
@@ -182,99 +204,8 @@ def blank_state(
         occupancy=Occupancy(jnp.full((1, 1, 1), 128, jnp.uint8), jnp.zeros(3), one, one, space),
         tiles=jnp.ones((1, 1, 1), bool),
         rays=jnp.asarray(config.rays_per_batch, jnp.int32),
+        adjustments=adjustments,
     )
-
-
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Squares of pixels to learn from.
-
-    Attributes:
-      camera: which.
-      middle: (x, y) of the square in pixels.
-      pixels: of the square, with straight alpha.
-    """
-
-    camera: Int[np.ndarray, "*batch"]
-    middle: Float[np.ndarray, "*batch 2"]
-    pixels: UInt8[np.ndarray, "*batch P 4"]
-
-    def colour(self) -> Float[Array, "*batch 4"]:
-        """The mean of RGB times alpha, and of alpha, in [0, 1]."""
-        pixels = jnp.asarray(self.pixels).astype(jnp.float32) * (1.0 / 255.0)
-        alpha = pixels[..., 3:]
-        return jnp.mean(jnp.concatenate([pixels[..., :3] * alpha, alpha], axis=-1), axis=-2)
-
-
-def sample_blocks(
-    split: Split, tiles: Int[np.ndarray, "N 3"], block: int, size: int, seed: int, step: int
-) -> Blocks:
-    """The global batch of a step: squares of pixels drawn evenly from the tiles.
-
-    Args:
-      split: with photographs.
-      tiles: (camera, row, column) of each tile that can show something; see `usable_tiles`.
-      block: side of a square in pixels. All pixels of a square count.
-      size: how many.
-      seed, step: the batch is a function of both.
-    """
-    assert split.images is not None
-    height, width = split.images.shape[1:3]
-    random = np.random.Generator(np.random.Philox(key=[seed, step]))
-    offset = np.arange(block)
-    around = (offset[:, None] * width + offset[None, :]).reshape(-1)
-
-    def draw(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Cameras, upper left corners, and where those pixels lie in the array."""
-        camera, row, column = tiles[random.integers(len(tiles), size=size)].T
-        inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
-        x = np.minimum(column * TILE + inside[0], width - block)
-        y = np.minimum(row * TILE + inside[1], height - block)
-        return camera, x, y, (camera.astype(np.int64) * height + y) * width + x
-
-    camera, x, y, first = drawn = draw(size)
-    if split.masks is not None:
-        counted = split.masks.reshape(-1)
-        again = np.arange(size)
-        while (again := again[~counted[first[again, None] + around].all(axis=-1)]).size:
-            for values, new in zip(drawn, draw(again.size), strict=True):
-                values[again] = new
-    # As one number a pixel, which NumPy gathers several times faster than rows of four.
-    whole = split.images.view(np.uint32).reshape(-1)
-    pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)
-    middle = np.stack([x, y], axis=-1).astype(np.float32) + np.float32(0.5 * block)
-    return Blocks(camera.astype(np.int32), middle, pixels)
-
-
-def usable_tiles(
-    split: Split, tiles: Int[np.ndarray, "N 3"], block: int
-) -> tuple[Int[np.ndarray, "M 3"], int]:
-    """The tiles in which a block of pixels that all count can be drawn.
-
-    Args:
-      split: with photographs.
-      tiles: (camera, row, column) of each tile, with a pixel that counts.
-      block: side of a square in pixels, a power of 2.
-
-    Returns:
-      The tiles; and the block's side, smaller where no tile holds such a block.
-    """
-    if split.masks is None or not len(tiles):
-        return tiles, block
-    while True:
-        height, width = (side // block for side in split.masks.shape[1:])
-        squares = split.masks[:, : height * block, : width * block]
-        squares = squares.reshape(-1, height, block, width, block)
-        usable = tiles_of(np.asarray(squares.all(axis=(2, 4))), TILE // block)
-        rows, columns = usable.shape[1:]
-        inside = (tiles[:, 1] < rows) & (tiles[:, 2] < columns)
-        chosen = tiles[inside]
-        chosen = chosen[usable[tuple(chosen.T)]]
-        if len(chosen) or block == 1:
-            return chosen, block
-        block //= 2
 
 
 def growing_step(
@@ -307,7 +238,7 @@ def growing_step(
         return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(axis_name) * count, count)
 
     jitter = share(jax.random.uniform(jitter_key, (whole,)))
-    rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
+    given = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
     background = {
         "white": lambda: jnp.ones((count, 3)),
         "black": lambda: jnp.zeros((count, 3)),
@@ -318,16 +249,27 @@ def growing_step(
     target = over(colour[:, :3], alpha, background)
 
     def loss_of(learning):
+        learning, adjusting = learning
+        rays, adjustments = given, state.adjustments
+        if adjustments is not None:
+            adjustments = adjustments.with_learned(adjusting)
+            rays = cast_rays(adjustments.cameras(cameras)[batch.camera], jnp.asarray(batch.middle))
         seen = march_rays(
             field, merge(learning, params), state.occupancy, rays,
             growing.march(whole / config.rays_per_batch), None, background, jitter,
         )  # fmt: skip
+        shown, opacity = seen.rendering.colour, seen.rendering.opacity
+        if adjustments is not None:
+            # Behind what alpha has cut out the background is ours, and not the photograph's.
+            covered = opacity if transparent else jnp.ones_like(opacity)
+            behind = (1.0 - covered)[:, None] * background
+            shown = adjustments.colour(jnp.asarray(batch.camera), shown, covered, behind)
         weight = seen.kept.astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weight), 1.0)
-        mse = jnp.sum(weight * jnp.mean((seen.rendering.colour - target) ** 2, axis=-1)) / total
+        mse = jnp.sum(weight * jnp.mean((shown - target) ** 2, axis=-1)) / total
         loss = mse
         if transparent:
-            error = (seen.rendering.opacity - alpha) ** 2
+            error = (opacity - alpha) ** 2
             loss = loss + growing.opacity_loss * jnp.sum(weight * error) / total
         if state.occupancy.space is not None and growing.distortion_loss > 0.0:
             spread = jnp.sum(weight * seen.distortion) / total
@@ -341,9 +283,12 @@ def growing_step(
         }
         return loss, counts
 
-    (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(learned(params))
+    adjustments = state.adjustments
+    start = learned(params), None if adjustments is None else adjustments.learned
+    (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(start)
     if jax.lax.axis_size(axis_name) > 1:  # XLA:CPU would copy them all for one device
         loss, counts, gradients = jax.lax.pmean((loss, counts, gradients), axis_name)
+    gradients, of_adjustments = gradients
     progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
         jnp.float32
     )
@@ -356,6 +301,9 @@ def growing_step(
         lambda value, update, rate: value - decay * rate * update,
         learned(params), updates, rates,
     )  # fmt: skip
+    if adjustments is not None:
+        rates = growing.colour_rate * decay, growing.pose_rate * growing.pose_share(progress)
+        adjustments = step_adjustments(adjustments, of_adjustments, cameras, rates, config)
     metrics = {
         "loss": loss,
         "learning_rate": decay,
@@ -363,8 +311,9 @@ def growing_step(
         **counts,
     }
     following = dataclasses.replace(
-        state, step=state.step + 1, params=(merge(moved, params),), optimizer=optimizer
-    )
+        state, step=state.step + 1, params=(merge(moved, params),), optimizer=optimizer,
+        adjustments=adjustments,
+    )  # fmt: skip
     return following, metrics
 
 

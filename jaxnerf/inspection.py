@@ -304,7 +304,7 @@ def _judged(views: Views) -> tuple[str, list[str], str | None]:
     what = f"only {found.small:.0%} of what they share is within {SMALL:g} pixels of where it should be"
     if found.median > _LARGE:
         return fact, [], f"poses contradict the pictures: {what}"
-    return fact, [f"poses are inaccurate: {what}"], None
+    return fact, [f"poses are inaccurate (--growing.refine_poses refines them): {what}"], None
 
 
 def _too_few(scene: Scene) -> str | None:

@@ -1,8 +1,8 @@
 """A run's folder: all that is needed to go on training, to measure, to render.
 
     config.json     the resolved configuration
-    scene.json      cameras, near and far, and the way back to the frame of the user's files
-    checkpoints/    the last two states of training (Orbax)
+    scene.json      cameras as given, near and far, and the way back to the frame of the user's files
+    checkpoints/    the last two states of training (Orbax), with what photographs and cameras are off by
     metrics.jsonl   one line a report; events.* the same for TensorBoard
     results.json    what `jaxnerf eval` measured, with test_preds/ beside it
 
@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import jax
 import numpy as np
 
+from jaxnerf.adjustments import Adjustments
 from jaxnerf.cameras import Camera, Lens
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
 from jaxnerf.config import Config, ConfigError, from_json, to_json
@@ -40,6 +42,8 @@ class Run:
       params: of each level's field.
       step: after how many steps of training.
       occupancy: where something is, if the field's method keeps track of that.
+      adjustments: what training photographs and their cameras were found to be off by, if that was
+        learned. Pictures show the scene's own colours.
     """
 
     folder: Path
@@ -48,6 +52,7 @@ class Run:
     params: tuple[Any, ...]
     step: int
     occupancy: Occupancy | None = None
+    adjustments: Adjustments | None = None
 
     def render(
         self,
@@ -114,8 +119,14 @@ class Run:
         """The grey on which test views are measured: black if trained on black, else white."""
         return 0.0 if self.config.training.background == "black" else 1.0
 
+    def adjusted(self, cameras: Camera) -> Camera:
+        """The training cameras, all of them and in the scene's frame, as they were refined."""
+        if self.adjustments is None:
+            return cameras
+        return jax.tree.map(np.asarray, self.adjustments.cameras(cameras))
+
     def cameras(self, split: str = "train") -> Camera:
-        """A split's cameras, in the frame of the user's files.
+        """A split's cameras, in the frame of the user's files; those of training as they were refined.
 
         Raises:
           RunError: the scene has no such split.
@@ -124,6 +135,8 @@ class Run:
             known = ", ".join(self.scene.splits)
             raise RunError(f"{self.folder}: the scene has no split {split!r}, only {known}")
         cameras = self.scene.splits[split].cameras
+        if split == "train":
+            cameras = self.adjusted(cameras)
         poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world))
         return dataclasses.replace(cameras, camera_to_world=poses.astype(np.float32))
 
@@ -144,7 +157,13 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     if state is None:
         raise RunError(f"{folder}: no checkpoint yet; train with --resume to make one")
     occupancy = getattr(state, "occupancy", None)
-    return Run(folder, config, scene, state.params, int(state.step), occupancy)
+    adjustments, count = getattr(state, "adjustments", None), len(scene.splits["train"])
+    for learned in jax.tree.leaves(() if adjustments is None else adjustments.learned):
+        if len(learned) != count:
+            raise RunError(
+                f"{folder}/checkpoints: adjusts {len(learned)} photographs where scene.json has {count}"
+            )
+    return Run(folder, config, scene, state.params, int(state.step), occupancy, adjustments)
 
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:

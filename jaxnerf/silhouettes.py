@@ -20,7 +20,7 @@ _WITNESSES, _BARE_MARGIN = 0.05, 0.5
 
 
 def possible_cells(
-    split: Split, cells: int, background: str
+    split: Split, cells: int, background: str, astray: float = 0.0
 ) -> tuple[Float[np.ndarray, "3"], float, Bool[np.ndarray, "M M M"]]:
     """The cells of a cube that may hold something, for all that silhouettes tell.
 
@@ -28,6 +28,7 @@ def possible_cells(
       split: with photographs.
       cells: along each side of the cube.
       background: that photographs are trained on, "white", "black" or "random".
+      astray: how far from its silhouette a thing may be because poses are not exact.
 
     Returns:
       The corner of the cube, its side, and the cells: all of `scene_cube` where there are no
@@ -39,7 +40,8 @@ def possible_cells(
 
     def hull(cell: float, candidates: np.ndarray) -> np.ndarray:
         centres = (origin + (candidates + 0.5) * cell).astype(np.float32)
-        return candidates[carve(centres, 0.87 * cell, split.cameras, shown, TILE, witnesses)]
+        radius = 0.87 * cell + astray
+        return candidates[carve(centres, radius, split.cameras, shown, TILE, witnesses)]
 
     mask = np.ones((cells,) * 3, bool)
     coarse = whole[:0] if shown.all() else hull(side / _COARSE, whole)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf import occupancy as grid
+from jaxnerf.adjustments import first_adjustments
+from jaxnerf.blocks import sample_blocks, usable_tiles
 from jaxnerf.footprints import tiles_that_show
 from jaxnerf.growing import (
     GrowingConfig,
@@ -23,8 +25,6 @@ from jaxnerf.growing import (
     blank_state,
     growing_step,
     learned,
-    sample_blocks,
-    usable_tiles,
 )
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cells
@@ -44,6 +44,8 @@ _OF_ANY_BATCH = 0.5
 # must be this many times the old one.
 _SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
 _WORTH_COMPILING = 1.6
+# How far things may be from where poses that are to be refined put them, in distances from the scene.
+_ASTRAY = 0.05
 
 
 class GrowingTrainer:
@@ -132,8 +134,14 @@ def create_growing_state(
     background, by alpha or by colour; where nothing does, a cube around the point that the cameras look
     at, as large as all of them see it whole.
     """
+    adjustments = first_adjustments(
+        split.cameras, config, space, colours=growing.affine_colour, motions=growing.refine_poses
+    )
     if space is None:
-        origin, side, mask = possible_cells(split, growing.cells, config.background)
+        astray = 0.0
+        if growing.refine_poses and adjustments is not None:
+            astray = _ASTRAY * float(adjustments.unit)
+        origin, side, mask = possible_cells(split, growing.cells, config.background, astray)
     else:
         origin, side, mask = space.cells(growing.cells)
     cell = side / growing.cells
@@ -149,7 +157,7 @@ def create_growing_state(
         space,
     )
     state = dataclasses.replace(
-        blank_state(field, config, space),
+        blank_state(field, config, space, adjustments),
         params=(params,),
         optimizer=adam(config).init(learned(params)),
         occupancy=occupancy,
@@ -201,12 +209,13 @@ def grow(
 ) -> GrowingState:
     """Begin a stage: a finer lattice, on the cells that hold something that some camera sees."""
     size = growing.cells_of(stage)
+    found = _as_found(split, state)
     state = refresh(_with_size(state, size), field, growing.empty_below)
     (params,) = state.params
     old = state.occupancy
     kept = np.asarray(grid.occupied(old))
     if growing.unseen_below > 0.0:
-        seen = seen_cells(state, split, field, growing, config)
+        seen = seen_cells(state, found, field, growing, config)
         kept = kept & np.asarray(grid.dilate(jnp.asarray(seen)))
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
@@ -235,7 +244,7 @@ def grow(
         params=(params,),
         optimizer=adam(config).init(learned(params)),
         occupancy=occupancy,
-        tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
+        tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
     return size_batch(state, split, growing, config)
 
@@ -252,6 +261,7 @@ def size_batch(
     The number stays as it is unless it changes by the least factor: for another, the step is compiled
     anew.
     """
+    split = _as_found(split, state)
     full, devices = config.rays_per_batch, jax.device_count()
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
@@ -264,6 +274,14 @@ def size_batch(
     if max(number / now, now / number) < least_factor:
         return state
     return dataclasses.replace(state, rays=jnp.asarray(number, jnp.int32))
+
+
+def _as_found(split: Split, state: GrowingState) -> Split:
+    """The photographs, with the cameras where they are found to stand."""
+    if state.adjustments is None:
+        return split
+    cameras = jax.tree.map(np.asarray, state.adjustments.cameras(split.cameras))
+    return dataclasses.replace(split, cameras=cameras)
 
 
 def _with_size(state: GrowingState, size: int) -> GrowingState:

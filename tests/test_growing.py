@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnerf import Camera, cast_rays
+from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
 from jaxnerf.fields.voxels import VoxelField
@@ -18,7 +19,6 @@ from jaxnerf.growing import (
     growing_step,
     learned,
     merge,
-    sample_blocks,
 )
 from jaxnerf.marching import march_rays
 from jaxnerf.occupancy import Occupancy, encode

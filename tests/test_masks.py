@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from jaxnerf import Camera
+from jaxnerf.blocks import sample_blocks, usable_tiles
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.evaluation import evaluate_split, ssim
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import fit
-from jaxnerf.growing import GrowingConfig, sample_blocks, usable_tiles
+from jaxnerf.growing import GrowingConfig
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
 from jaxnerf.stages import GrowingTrainer, create_growing_state

@@ -24,11 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fitting import fit
-from jaxnerf.growing import growing_step, learned, merge, sample_blocks
+from jaxnerf.growing import growing_step, learned, merge
 from jaxnerf.marching import march_rays, packed_points
 from jaxnerf.occupancy import march, pack
 from jaxnerf.scenes import load_scene

@@ -23,6 +23,12 @@ pictures RUN/test_preds/000.png and so on; those of another split have its name 
 RUN/results_val.json. Nothing of the training command needs to be repeated.
 """
 
+_OWN_COLOURS = (
+    "the scene's own; those of training photographs were fitted to it (growing.affine_colour)"
+)
+_REFINED = "as refined in training (growing.refine_poses)"
+_AS_GIVEN = "as given; those of training photographs were refined (growing.refine_poses)"
+
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
@@ -72,7 +78,11 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     photographs = scene.splits[split]
     common.check_same_scene(run.folder, run.scene, scene)
     cameras = photographs.cameras
+    if split == "train":
+        cameras = run.adjusted(cameras)
     poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
+    adjustments = run.adjustments
+    with_colours = adjustments is not None and adjustments.colours is not None
     line = common.LiveLine()
 
     def render(index: int):
@@ -94,9 +104,14 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
             name=split,
             background=run.background,
             every=every,
+            colour_corrected=with_colours,
             lpips=evaluation.lpips_metric(),
             progress=progress,
         )
+        if with_colours:
+            results["protocol"]["colours"] = _OWN_COLOURS
+        if adjustments is not None and adjustments.motions is not None:
+            results["protocol"]["poses"] = _REFINED if split == "train" else _AS_GIVEN
         results |= {
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,

@@ -211,7 +211,10 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         # Not read back from the checkpoint, which Orbax does only with all processes together.
         params = jax.tree.map(np.asarray, state.params)
         occupancy = jax.tree.map(np.asarray, getattr(state, "occupancy", None))
-        run = runs.Run(out, config, runs.read_scene(out), params, int(state.step), occupancy)
+        adjustments = jax.tree.map(np.asarray, getattr(state, "adjustments", None))
+        run = runs.Run(
+            out, config, runs.read_scene(out), params, int(state.step), occupancy, adjustments
+        )
         _finish(run, values)
 
 

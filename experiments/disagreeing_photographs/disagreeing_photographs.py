@@ -1,0 +1,122 @@
+"""What exposures that differ and poses that are off cost, and how much of it is found again.
+
+    python experiments/disagreeing_photographs/disagreeing_photographs.py --steps 1000
+
+The demo scene's training photographs, or their poses, are disturbed by a known amount; the fast field is
+trained with and without adjusting for it. Prints a table, and leaves results.json in this file's folder.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnerf import Camera, load_scene
+from jaxnerf.cli.common import prepare_cpu
+from jaxnerf.config import override, preset
+from jaxnerf.evaluation import blend, psnr
+from jaxnerf.fitting import first_state, fit, suited, trainer_of
+from jaxnerf.marching import march_image
+from jaxnerf.scenes import Scene, Split
+from jaxnerf.stages import local
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "tests"))
+
+from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors  # noqa: E402
+
+GAIN, DEGREES, SHARE = 0.15, 1.0, 0.015
+
+
+def train(scene: Scene, split: Split, steps: int, name: str, adjust: dict[str, Any]):
+    """The configuration, the last state and the seconds of a run on a split."""
+    scene = dataclasses.replace(scene, splits={"train": split})
+    length = {"training.steps": steps, "training.max_seconds": 0.0}
+    config = suited(override(preset(name), length | adjust), scene)
+    begun = time.perf_counter()
+    state, way = first_state(config, scene), trainer_of(config, scene)
+    *_, last = fit(state, way, report_every=steps)
+    state = local(last.state)
+    return config, state, time.perf_counter() - begun
+
+
+def quality(config, state, test: Split, frame, every: int) -> float:
+    """Mean PSNR of test views, their cameras brought into the frame of the field."""
+    assert test.images is not None
+    found = []
+    for index in range(0, len(test), every):
+        pose = frame.inverse().poses(np.asarray(test.cameras.camera_to_world[index]))
+        camera = dataclasses.replace(test.cameras[index], camera_to_world=pose.astype(np.float32))
+        seen = march_image(
+            config.voxels, state.params[0], state.occupancy, camera,
+            config.growing.march_for_pictures(),
+        )  # fmt: skip
+        found.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(test.images[index], 1.0)))
+    return float(np.mean(found))
+
+
+def measure(
+    scene: Scene, disturbed: str, adjust: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """A run: what its photographs were disturbed by, what was left of it, and the test views' PSNR."""
+    truth = scene.splits["train"]
+    split, affine = truth, np.tile(np.eye(3, 4), (len(truth), 1, 1))
+    if disturbed == "poses":
+        split = disturb_poses(truth, DEGREES, SHARE)
+    if disturbed == "colours":
+        split, affine = disturb_colours(truth, GAIN)
+    config, state, seconds = train(scene, split, options.steps, options.config, adjust)
+    cameras: Camera = split.cameras
+    found = np.tile(np.eye(3, 4), (len(truth), 1, 1))
+    if state.adjustments is not None:
+        cameras = jax.tree.map(np.asarray, state.adjustments.cameras(cameras))
+        if state.adjustments.colours is not None:
+            found = found + state.adjustments.colours
+    angle, distance, frame = pose_errors(cameras.camera_to_world, truth.cameras.camera_to_world)
+    return {
+        "disturbed": disturbed,
+        "adjusted": ", ".join(adjust) or "nothing",
+        "seconds": round(seconds),
+        "psnr": round(quality(config, state, scene.splits["test"], frame, options.every), 2),
+        "degrees": round(angle, 4),
+        "distance": round(distance, 5),
+        "colours": round(colour_error(found, affine, truth.images), 4),
+    }
+
+
+def main() -> None:
+    """Train all runs, print the table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=1000, help="of each run")
+    parser.add_argument("--config", default="minute", help="a preset of the fast field")
+    parser.add_argument("--every", type=int, default=4, help="measure test views 0, N, 2 N, ...")
+    parser.add_argument("--only", default="", help="poses or colours")
+    options = parser.parse_args()
+    prepare_cpu(preset(options.config).training.rays_per_batch)
+    scene = load_scene(images=("train", "test"))
+    poses, colours = {"growing.refine_poses": True}, {"growing.affine_colour": True}
+    runs: list[tuple[str, dict[str, Any]]] = [
+        ("poses", {}), ("poses", poses), ("colours", {}), ("colours", colours),
+        ("nothing", {}), ("nothing", poses | colours),
+    ]  # fmt: skip
+    rows = []
+    for disturbed, adjust in runs:
+        if options.only in ("", disturbed):
+            rows.append(measure(scene, disturbed, adjust, options))
+            print(json.dumps(rows[-1]), flush=True)
+    found = {"steps": options.steps, "config": options.config, "every": options.every}
+    found |= {"gain": GAIN, "degrees": DEGREES, "share": SHARE, "runs": rows}
+    (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row.values()))} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""What photographs and cameras are off by, learned together with the field and kept out of it.
+
+Photographs disagree in exposure and white balance: where the scene has the colour c, photograph i shows
+A_i c + b_i. Poses are a little wrong: camera i stands where a small motion of the world moves it to, a
+turn about a pivot in the midst of what is seen, and then a shift. (A turn about the camera itself looks
+nearly like a shift of it, and Adam, which goes by single numbers, cannot tell the two apart.)
+
+What is common to all of them cannot be told from another scene: colours that A maps, a frame that is
+moved, turned or scaled. So it is taken out after each step: to first order, the scene keeps the mean of
+the photographs' colours and the frame of the given cameras.
+"""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxnerf.cameras import Camera
+from jaxnerf.paths import focus_point
+from jaxnerf.spaces import Ball, Frustum
+from jaxnerf.training import TrainingConfig
+
+# Below this squared angle the rotation's coefficients are told by their series.
+_SMALL = 1e-6
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Adjustments:
+    """Of each training photograph and its camera. A pytree.
+
+    Attributes:
+      colours: [A - I | b]; None if photographs agree.
+      motions: of the world, by which a camera is off: an axis times an angle in radians, and a shift in
+        units; None if poses are right.
+      pivot: about which it is turned, in the world.
+      unit: of shifts, in the world's.
+      optimizer: Adam's moments of colours and motions.
+    """
+
+    colours: Float[Array, "N 3 4"] | None
+    motions: Float[Array, "N 6"] | None
+    pivot: Float[Array, "3"]
+    unit: Float[Array, ""]
+    optimizer: Any
+
+    @property
+    def learned(self) -> Any:
+        """What gradients are for."""
+        return self.colours, self.motions
+
+    def with_learned(self, values: Any) -> "Adjustments":
+        """The same with other colours and motions."""
+        colours, motions = values
+        return dataclasses.replace(self, colours=colours, motions=motions)
+
+    def cameras(self, cameras: Camera) -> Camera:
+        """The training cameras where they are found to stand.
+
+        Args:
+          cameras: all of them, as given; in the scene's frame.
+        """
+        if self.motions is None:
+            return cameras
+        pose = jnp.asarray(cameras.camera_to_world)
+        turn = rotations(jnp.asarray(self.motions)[:, :3])
+        arm = (pose[:, :, 3] - jnp.asarray(self.pivot)[None, :])[:, :, None]
+        # Sums of products, and not matmuls, which an accelerator would round to bfloat16.
+        moved = jnp.concatenate([pose[:, :, :3], arm], axis=-1)
+        moved = jnp.sum(turn[:, :, :, None] * moved[:, None, :, :], axis=2)
+        shift = jnp.asarray(self.unit) * self.motions[:, 3:] + jnp.asarray(self.pivot)[None, :]
+        moved = moved.at[:, :, 3].add(shift)
+        return dataclasses.replace(cameras, camera_to_world=moved)
+
+    def colour(
+        self,
+        image: Int[Array, "*batch"],
+        colour: Float[Array, "*batch 3"],
+        covered: Float[Array, "*batch"] | float,
+        behind: Float[Array, "*batch 3"] | float,
+    ) -> Float[Array, "*batch 3"]:
+        """What photographs show where the scene has a colour.
+
+        Args:
+          image: which photograph.
+          colour: composited over the background.
+          covered: how much of each ray's colour is the photograph's; the rest was added to it since.
+          behind: that rest, as far as it shows.
+        """
+        if self.colours is None:
+            return colour
+        affine = self.colours[image]
+        own = colour - behind
+        change = jnp.sum(affine[..., :3] * own[..., None, :], axis=-1)
+        return colour + change + affine[..., 3] * jnp.asarray(covered)[..., None]
+
+
+def first_adjustments(
+    cameras: Camera,
+    config: TrainingConfig,
+    space: Ball | Frustum | None = None,
+    *,
+    colours: bool,
+    motions: bool,
+) -> Adjustments | None:
+    """Photographs that agree and poses that are right; None if neither is to be adjusted.
+
+    Args:
+      cameras: of the training photographs.
+      config: has Adam's settings.
+      space: of the scene.
+      colours, motions: which are learned.
+    """
+    if not (colours or motions):
+        return None
+    pivot, unit = _pivot(np.asarray(cameras.camera_to_world), space)
+    return _at_rest(len(cameras), config, pivot, unit, colours=colours, motions=motions)
+
+
+def blank_adjustments(
+    config: TrainingConfig, *, colours: bool, motions: bool
+) -> Adjustments | None:
+    """The structure of `first_adjustments`, for a single photograph."""
+    if not (colours or motions):
+        return None
+    return _at_rest(1, config, np.zeros(3), 1.0, colours=colours, motions=motions)
+
+
+def _at_rest(
+    count: int,
+    config: TrainingConfig,
+    pivot: np.ndarray,
+    unit: float,
+    *,
+    colours: bool,
+    motions: bool,
+) -> Adjustments:
+    learned: Any = (
+        jnp.zeros((count, 3, 4)) if colours else None,
+        jnp.zeros((count, 6)) if motions else None,
+    )
+    return Adjustments(
+        *learned,
+        pivot=jnp.asarray(pivot, jnp.float32),
+        unit=jnp.asarray(unit, jnp.float32),
+        optimizer=_adam(config).init(learned),
+    )
+
+
+def step_adjustments(
+    adjustments: Adjustments,
+    gradients: Any,
+    cameras: Camera,
+    rates: tuple[Float[Array, ""], Float[Array, ""]],
+    config: TrainingConfig,
+) -> Adjustments:
+    """A step of Adam, and what all have in common taken out.
+
+    Args:
+      adjustments: before.
+      gradients: of `Adjustments.learned`.
+      cameras: the training cameras as given.
+      rates: of learning, for colours and motions.
+      config: has Adam's settings.
+    """
+    updates: Any
+    with jax.numpy_dtype_promotion("standard"):  # see growing_step
+        updates, optimizer = _adam(config).update(gradients, adjustments.optimizer)
+    colours, motions = (
+        None if value is None else value - rate * update
+        for value, update, rate in zip(adjustments.learned, updates, rates, strict=True)
+    )
+    if colours is not None:
+        colours = colours - jnp.mean(colours, axis=0, keepdims=True)
+    if motions is not None:
+        position = jnp.asarray(cameras.camera_to_world)[:, :, 3]
+        arms = (position - adjustments.pivot[None, :]) / adjustments.unit
+        motions = without_common(motions, arms)
+    return dataclasses.replace(adjustments, colours=colours, motions=motions, optimizer=optimizer)
+
+
+def without_common(motions: Float[Array, "N 6"], arms: Float[Array, "N 3"]) -> Float[Array, "N 6"]:
+    """Motions without what turns, shifts or scales all cameras as one, to first order.
+
+    Args:
+      motions: of cameras.
+      arms: where they stand, from the pivot in units.
+    """
+    motions = motions - jnp.mean(motions, axis=0, keepdims=True)
+    away = arms - jnp.mean(arms, axis=0, keepdims=True)
+    growth = jnp.sum(motions[:, 3:] * away) / jnp.maximum(jnp.sum(away * away), 1e-12)
+    return motions.at[:, 3:].add(-growth * away)
+
+
+def rotations(turns: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
+    """Rotations by axes times angles (Rodrigues); differentiable at none too.
+
+    >>> print(rotations(jnp.array([0.0, 0.0, jnp.pi / 2])).round(3) + 0.0)
+    [[ 0. -1.  0.]
+     [ 1.  0.  0.]
+     [ 0.  0.  1.]]
+    """
+    square = jnp.sum(turns * turns, axis=-1)
+    small = square < _SMALL
+    angle = jnp.sqrt(jnp.where(small, 1.0, square))
+    sine = jnp.where(small, 1.0 - square / 6.0, jnp.sin(angle) / angle)
+    half = jnp.sin(0.5 * angle) / angle
+    versine = jnp.where(small, 0.5 - square / 24.0, 2.0 * half * half)
+    x, y, z = jnp.moveaxis(turns, -1, 0)
+    zero = jnp.zeros_like(x)
+    across = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
+    across = across.reshape(*turns.shape, 3)
+    # K^2 = w w^T - |w|^2 I.
+    squared = turns[..., :, None] * turns[..., None, :]
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=turns.dtype), across.shape)
+    squared = squared - square[..., None, None] * identity
+    return identity + sine[..., None, None] * across + versine[..., None, None] * squared
+
+
+def _pivot(poses: np.ndarray, space: Ball | Frustum | None) -> tuple[np.ndarray, float]:
+    """A point in the midst of the scene, and a length that fits it."""
+    if isinstance(space, Ball):
+        return np.asarray(space.centre), float(space.radius)
+    if isinstance(space, Frustum):  # axes that are nearly parallel meet nowhere in particular
+        return poses[:, :, 3].mean(axis=0), float(space.near)
+    pivot = focus_point(poses)
+    distance = np.linalg.norm(poses[:, :, 3] - pivot, axis=-1)
+    return pivot, max(float(np.median(distance)), 1e-6)
+
+
+def _adam(config: TrainingConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)
