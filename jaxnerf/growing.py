@@ -138,9 +138,16 @@ class GrowingConfig:
         samples, lookups = (math.ceil(limit / share) for limit in (self.samples, self.lookups))
         return MarchSettings(samples, lookups, self.budget / share, self.finer)
 
-    def march_for_pictures(self) -> MarchSettings:
-        """How pictures' rays walk: with two samples a step, or as many as in training if more."""
-        finer = max(2, self.finer)
+    def march_for_pictures(self, endless: bool = False) -> MarchSettings:
+        """How pictures' rays walk: with two samples a step, or as many as in training if more.
+
+        Args:
+          endless: whether the scene has no end. Rays then take many more samples, and two a step cost
+            twice the time for 0.02 dB.
+        """
+        finer = self.finer if endless else max(2, self.finer)
+        if endless:
+            return MarchSettings(96 * finer, 160 * finer, 32.0 * finer, finer)
         return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
 
     def cells_of(self, stage: int) -> int:

@@ -24,8 +24,8 @@ from jaxnerf.kernels.compositing import march_distortion, march_weights
 from jaxnerf.occupancy import Occupancy, march, pack
 from jaxnerf.rendering import Rendering
 
-# Rays at a time on each device. More keep the caches from holding what one step leaves for the next.
-_RAYS_AT_ONCE = 1 << 13
+# Samples at a time on each device. More keep the caches from holding what one step leaves for the next.
+_SAMPLES_AT_ONCE = 12 << 13
 _TILE = 8  # pixels
 
 
@@ -222,7 +222,8 @@ def march_image(
     )
     lengths = np.asarray(_lengths(camera, pixels))
     whole = _nothing_seen(lengths, np.asarray(constant[3]), far, with_normals)
-    waiting, size = np.flatnonzero(shown), chunk or _RAYS_AT_ONCE
+    waiting = np.flatnonzero(shown)
+    size = chunk or max(int(_SAMPLES_AT_ONCE / settings.budget), 64)
     finished, cut = len(pixels) - len(waiting), [waiting[:0]]
     while len(waiting):
         render, stride = _compiled_chunk(field, settings, mesh), size * len(devices)

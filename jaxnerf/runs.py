@@ -83,7 +83,7 @@ class Run:
                 self.params[0],
                 self.occupancy,
                 camera,
-                self.config.growing.march_for_pictures(),
+                self.config.growing.march_for_pictures(self.occupancy.space is not None),
                 with_normals=with_normals,
                 far=self.scene.far,
                 background=behind,
