@@ -62,7 +62,10 @@ def edit_rows(folder: Path, edit: tuple) -> None:
         rows = [rows[:row], rows[..., :column], rows[None], rows.reshape(-1)][column % 4]
     elif what == "kind":
         with np.errstate(all="ignore"):
-            rows = rows.real.astype(["i4", "c16", "f2", "U3", "?", "f4"][column % 6])
+            try:
+                rows = rows.real.astype(["i4", "c16", "f2", "U3", "?", "f4"][column % 6])
+            except ValueError:  # cut words that another edit has left
+                return
     np.save(path, rows)
 
 
@@ -145,7 +148,7 @@ def edit_matrices(folder: Path, edit: tuple) -> None:
     what, name, row, column, value = edit
     path = folder / "cameras_sphere.npz"
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             matrices = {key: file[key] for key in file.files}
     except Exception:  # what np.load makes of a file that was damaged
         return
@@ -155,10 +158,12 @@ def edit_matrices(folder: Path, edit: tuple) -> None:
     elif what == "shape":
         matrix = [matrix[:row], matrix[..., :column], matrix[None], matrix.reshape(-1)][column]
     elif what == "kind":
-        with np.errstate(all="ignore"):
-            matrix = matrix.real.astype(
-                [["i4", "c16"], ["f2", "U3"], ["?", "f4"]][row % 3][column % 2]
-            )
+        kind = [["i4", "c16"], ["f2", "U3"], ["?", "f4"]][row % 3][column % 2]
+        try:
+            with np.errstate(all="ignore"):
+                matrix = matrix.real.astype(kind)
+        except ValueError:  # words that another edit has left
+            return
     matrices[name] = matrix
     if what == "remove":
         del matrices[name]
