@@ -1,5 +1,7 @@
 """Photographs of a ball whose place and colours are known, for tests."""
 
+import dataclasses
+
 import numpy as np
 
 from jaxnerf import Camera
@@ -8,10 +10,19 @@ from jaxnerf.scenes import Split
 
 SIDE, FOCAL, RADIUS = 64, 80.0, 0.5
 CENTRE = np.array([0.1, -0.1, 0.05])
+HORIZON = 12.0
+
+_AXIS = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
+# Of a pinhole's pixels, in the camera's frame.
+RAYS = np.stack(np.broadcast_arrays(_AXIS[None, :], -_AXIS[:, None], -1.0), axis=-1)
 
 
 def photographs(
-    count: int = 12, alpha: bool = True, behind: int = 255, one_side: bool = False
+    count: int = 12,
+    alpha: bool = True,
+    behind: int = 255,
+    one_side: bool = False,
+    rays: np.ndarray = RAYS,
 ) -> Split:
     """A ball, each point of which has the colour of its place; drawn by the quadratic formula.
 
@@ -27,10 +38,8 @@ def photographs(
     poses = np.stack([look_at_pose(eye, (0.0, 0.0, 0.0)) for eye in eyes])
     images = np.full((count, SIDE, SIDE, 4), 0 if alpha else behind, np.uint8)
     images[..., 3] = 0 if alpha else 255
-    x = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
-    local_rays = np.stack(np.broadcast_arrays(x[None, :], -x[:, None], -1.0), axis=-1)
     for index, pose in enumerate(poses.astype(np.float64)):
-        along = local_rays @ pose[:, :3].T
+        along = rays @ pose[:, :3].T
         offset = pose[:, 3] - CENTRE
         a, b = (along**2).sum(axis=-1), along @ offset
         inside = b * b - a * (offset @ offset - RADIUS**2)
@@ -42,3 +51,24 @@ def photographs(
             [colour[hit], np.full((hit.sum(), 1), 255.0)], axis=-1
         ).astype(np.uint8)
     return Split(tuple(map(str, range(count))), Camera.pinhole(poses, FOCAL, SIDE, SIDE), images)
+
+
+def with_surroundings(split: Split, rays: np.ndarray = RAYS) -> Split:
+    """The ball in the middle of a hollow sphere, both painted with stripes, and no alpha."""
+    assert split.images is not None
+    images = split.images.copy()
+    for index, pose in enumerate(np.asarray(split.cameras.camera_to_world, np.float64)):
+        along = rays @ pose[:, :3].T
+        along /= np.linalg.norm(along, axis=-1, keepdims=True)
+        eye = pose[:, 3]
+        b = along @ eye
+        t = -b + np.sqrt(b * b - eye @ eye + HORIZON**2)
+        place = (eye + t[..., None] * along) / HORIZON
+        painted = np.clip(127.5 + 110.0 * np.sin(30.0 * place), 0, 255)
+        behind = images[index][..., 3] == 0
+        images[index][..., :3][behind] = painted[behind].astype(np.uint8)
+        # The ball's colours are its normals.
+        normal = images[index][..., :3][~behind] / 127.5 - 1.0
+        images[index][..., :3][~behind] = np.uint8(127.5 + 110.0 * np.sin(7.0 * normal))
+    images[..., 3] = 255
+    return dataclasses.replace(split, images=images)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
+from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, flatten, override, preset
@@ -19,34 +19,9 @@ from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import local
 from jaxnerf.training import TrainingConfig
 
-HORIZON = 12.0
-
 
 def scene_of(split: Split, **what) -> Scene:
     return Scene("balls", Path("."), "test", {"train": split}, 0.05, 1000.0, **what)
-
-
-def with_surroundings(split: Split) -> Split:
-    """The ball in the middle of a hollow sphere, both painted with stripes, and no alpha."""
-    assert split.images is not None
-    x = (np.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL
-    rays = np.stack(np.broadcast_arrays(x[None, :], -x[:, None], -1.0), axis=-1)
-    images = split.images.copy()
-    for index, pose in enumerate(np.asarray(split.cameras.camera_to_world, np.float64)):
-        along = rays @ pose[:, :3].T
-        along /= np.linalg.norm(along, axis=-1, keepdims=True)
-        eye = pose[:, 3]
-        b = along @ eye
-        t = -b + np.sqrt(b * b - eye @ eye + HORIZON**2)
-        place = (eye + t[..., None] * along) / HORIZON
-        painted = np.clip(127.5 + 110.0 * np.sin(30.0 * place), 0, 255)
-        behind = images[index][..., 3] == 0
-        images[index][..., :3][behind] = painted[behind].astype(np.uint8)
-        # The ball's colours are its normals.
-        normal = images[index][..., :3][~behind] / 127.5 - 1.0
-        images[index][..., :3][~behind] = np.uint8(127.5 + 110.0 * np.sin(7.0 * normal))
-    images[..., 3] = 255
-    return dataclasses.replace(split, images=images)
 
 
 CONFIG = Config(
