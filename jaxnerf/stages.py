@@ -33,10 +33,10 @@ from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube, til
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, replicate
 
-# What a step costs at a resolution: 1 + 0.034 (resolution / 64)^3, measured on lego and the demo scene,
-# in units of a step at 64: 1.3 at 128, 2 at 200, 3.2 at 256. Most of it is Adam's. 2% more for what is
-# done between steps.
-_GROWTH, _BETWEEN = 0.034, 1.02
+# What a step costs at a resolution: 1 + 0.022 (resolution / 64)^3, measured on lego and fox, in units of
+# a step at 64: 1.2 at 128, 1.7 at 200, 2.4 at 256. Most of it is Adam's. 2% more for what is done
+# between steps.
+_GROWTH, _BETWEEN = 0.022, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples.
 _OF_ANY_BATCH = 0.5
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
