@@ -24,6 +24,7 @@ from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.scenes import Scene, demo_path, describe
+from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import agreed
 
 _HELP = """
@@ -319,9 +320,28 @@ def _describe(scene, config: Config, state: Any) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
         f"{describe(scene)}\n"
+        f"{_region(scene, getattr(state, 'occupancy', None))}"
         f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     )
+
+
+def _region(scene, occupancy: Any) -> str:
+    """Where the field is, in the user's frame and unit."""
+    if occupancy is None:
+        return ""
+    if isinstance(occupancy.space, Frustum):
+        return "in normalised device coordinates; "
+
+    ball, side = occupancy.space, float(occupancy.cell) * occupancy.cells.shape[0]
+    if isinstance(ball, Ball):
+        what, length, centre = "contracted beyond {} from ({}); ", float(ball.radius), ball.centre
+    else:
+        what, length, centre = "in a cube of {} around ({}); ", side, occupancy.origin + 0.5 * side
+    length *= scene.to_user.scale
+    (place,) = scene.to_user.points(np.asarray(centre)[None])
+    place = np.where(np.abs(place) < 1e-3 * length, 0.0, place)
+    return what.format(f"{length:.3g}", ", ".join(f"{x:.3g}" for x in place))
 
 
 def _status(progress, quality: float, config: Config, seconds_left: float) -> str:
