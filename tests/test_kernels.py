@@ -374,8 +374,13 @@ def test_pallas_lowers_for_gpu_and_where_it_can_for_tpu():
     backward = _lowered(*slope(interpolate, (table, weights)), "cuda")
     assert backward.count(f"@{_TRITON}") == 3
     assert backward.count("atomic_rmw") == 1
-    with pytest.raises(NotImplementedError, match="tpu"):
-        _lowered(interpolate, (table, weights), "tpu")
+    for function, arguments in (
+        (interpolate, (table, weights)),
+        slope(interpolate, (table, weights)),
+    ):
+        on_tpu = _lowered(function, arguments, "tpu")
+        assert "stablehlo.gather" in on_tpu
+        assert "custom_call" not in on_tpu
 
 
 def test_the_choice_of_implementation():

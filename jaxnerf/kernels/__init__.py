@@ -99,11 +99,10 @@ def weighted_rows(
       table: a row of F features for each lattice point, in the weights' dtype.
       rows: numbers of rows, from 0 to V - 1; what others give is undefined.
       weights: need not sum to 1.
-      implementation: "xla" or "pallas"; None takes what `choose` says.
+      implementation: "xla" or "pallas", which on a TPU is "xla" too; None takes what `choose` says.
 
     Raises:
       ValueError: there is no such implementation.
-      NotImplementedError: by JAX, where "pallas" is lowered for a TPU, which cannot gather rows so.
     """
     chosen = _known("weighted_rows", implementation)
     return interpolation.weighted_rows(table, rows, weights, chosen)

@@ -10,7 +10,7 @@ atomically, so all three lower. Triton is deprecated since JAX 0.11, and its suc
 has neither ("int_indexer_shape non-empty", "unimplemented primitive addupdate"). Mosaic for TPU
 refuses arrays of indices into a reference and has no scatter; its one gather is `take_along_axis`
 of a block already in vector memory (jax-ml/jax issues 37006 and 39366). Only kernels for the
-SparseCore, which not every TPU has, fetch rows by index. So "pallas" does not lower for TPU here.
+SparseCore, which not every TPU has, fetch rows by index. So for TPU "pallas" is the form "xla".
 On a CPU it is interpreted.
 """
 
@@ -194,21 +194,28 @@ def _products_kernel(table, rows, values, out):
 
 def _gather_pallas(table, rows, weights):
     shape = (rows.shape[1], table.shape[1])
-    return _over_blocks(_gather_kernel, (None, 1, 1), (table, rows, weights), shape, 0)
+    inputs = (table, rows, weights)
+    return _over_blocks(_gather_kernel, _gather_xla, (None, 1, 1), inputs, shape, 0)
 
 
 def _scatter_pallas(rows, weights, values, count):
     zeros = jnp.zeros((count, values.shape[1]), values.dtype)
     inputs = (rows, weights, values, zeros)
-    return _over_blocks(_scatter_kernel, (1, 1, 0, None), inputs, zeros.shape, None, {3: 0})
+
+    def otherwise(rows, weights, values, _):
+        return _scatter_xla(rows, weights, values, count)
+
+    axes = (1, 1, 0, None)
+    return _over_blocks(_scatter_kernel, otherwise, axes, inputs, zeros.shape, None, {3: 0})
 
 
 def _products_pallas(table, rows, values):
-    return _over_blocks(_products_kernel, (None, 1, 0), (table, rows, values), rows.shape, 1)
+    inputs = (table, rows, values)
+    return _over_blocks(_products_kernel, _products_xla, (None, 1, 0), inputs, rows.shape, 1)
 
 
-def _over_blocks(kernel, axes, inputs, shape, axis, aliases=None):
-    """Run a kernel for every block of positions.
+def _over_blocks(kernel, otherwise, axes, inputs, shape, axis, aliases=None):
+    """Run a kernel for every block of positions; or `otherwise`, where Pallas cannot lower it.
 
     `axes` and `axis` say which axis of each input and of the output counts positions (None: the
     program sees the whole array). Positions are filled up to whole blocks and features to a power
@@ -252,5 +259,6 @@ def _over_blocks(kernel, axes, inputs, shape, axis, aliases=None):
         cpu=call(interpret=True),
         cuda=on_gpu,
         rocm=on_gpu,
+        default=lambda *_: fill(otherwise(*inputs), axis),
     )
     return out[: shape[0], : shape[1]]
