@@ -100,7 +100,8 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
     """A configuration for a scene: its space, and what a field needs in spaces without an end.
 
     Where photographs have no bare background, fog before the cameras explains them as well as surfaces
-    do at first: densities must begin low and grow slowly.
+    do at first: densities must begin low and grow slowly. Rays take ten times as many samples there, so
+    one a voxel must do; and what few of them meet must not sink.
 
     Args:
       config: a preset, or what a user made of it.
@@ -127,6 +128,8 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
     "voxels": {
         "voxels.initial_opacity": 0.003,
         "voxels.density_rate": 0.2,
+        "growing.finer": 1,
+        "growing.sinking": 0.0,
         "training.background": "random",
     },
     "nerf": {"render.spacing": "disparity"},

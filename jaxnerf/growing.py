@@ -86,6 +86,10 @@ class GrowingField(Field, Protocol):
         """The same field with nothing where no cell is."""
         ...
 
+    def sink(self, params: Params, share: Float[Array, ""]) -> Params:
+        """The same field with less density everywhere, by a share of what a step may change."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class GrowingConfig:
@@ -96,14 +100,16 @@ class GrowingConfig:
       shares: of the steps, at which the second stage begins, the third, ...
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
-      samples: of a ray, at most, in a full batch.
-      lookups: of a ray in the occupancy, at most, in a full batch.
-      budget: samples of a ray, in the mean of a full batch. While rays need more, a batch has fewer of
-        them; those that overflow it nevertheless wait for another batch.
-      finer: samples in each of the lattice's steps; with 2 let budget, samples and lookups be more too.
+      samples: steps of a ray where something is, at most, in a full batch.
+      lookups: of a ray in the occupancy, at most, in a full batch of one sample a step.
+      budget: steps of a ray where something is, in the mean of a full batch. While rays need more, a
+        batch has fewer of them; those that overflow it nevertheless wait for another batch.
+      finer: samples in each of the lattice's steps; two in a bounded scene, else one.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden; 0 keeps hidden cells.
+      sinking: how far all density falls in each step, as a share of what the step may move it: empty
+        stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
       distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
         an end: it keeps fog from hanging before the cameras.
@@ -121,10 +127,11 @@ class GrowingConfig:
     samples: int = 40
     lookups: int = 80
     budget: float = 8.0
-    finer: int = 1
+    finer: int = 2
     refresh_every: int = 250
     empty_below: float = 0.01
     unseen_below: float = 0.01
+    sinking: float = 0.02
     opacity_loss: float = 0.1
     distortion_loss: float = 0.01
     final_rate: float = 0.05
@@ -135,8 +142,9 @@ class GrowingConfig:
 
     def march(self, share: float = 1.0) -> MarchSettings:
         """How training's rays walk, in a batch of a share of the rays of a full one."""
-        samples, lookups = (math.ceil(limit / share) for limit in (self.samples, self.lookups))
-        return MarchSettings(samples, lookups, self.budget / share, self.finer)
+        times = self.finer / share
+        samples, lookups = (math.ceil(limit * times) for limit in (self.samples, self.lookups))
+        return MarchSettings(samples, lookups, self.budget * times, self.finer)
 
     def march_for_pictures(self, endless: bool = False) -> MarchSettings:
         """How pictures' rays walk: with two samples a step, or as many as in training if more.
@@ -145,9 +153,10 @@ class GrowingConfig:
           endless: whether the scene has no end. Rays then take many more samples, and two a step cost
             twice the time for 0.02 dB.
         """
-        finer = self.finer if endless else max(2, self.finer)
         if endless:
+            finer = self.finer
             return MarchSettings(96 * finer, 160 * finer, 32.0 * finer, finer)
+        finer = max(2, self.finer)
         return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
 
     def cells_of(self, stage: int) -> int:
@@ -308,6 +317,9 @@ def growing_step(
         lambda value, update, rate: value - decay * rate * update,
         learned(params), updates, rates,
     )  # fmt: skip
+    moved = merge(moved, params)
+    if growing.sinking > 0.0:
+        moved = field.sink(moved, decay * growing.sinking)
     if adjustments is not None:
         rates = growing.colour_rate * decay, growing.pose_rate * growing.pose_share(progress)
         adjustments = step_adjustments(adjustments, of_adjustments, cameras, rates, config)
@@ -318,7 +330,7 @@ def growing_step(
         **counts,
     }
     following = dataclasses.replace(
-        state, step=state.step + 1, params=(merge(moved, params),), optimizer=optimizer,
+        state, step=state.step + 1, params=(moved,), optimizer=optimizer,
         adjustments=adjustments,
     )  # fmt: skip
     return following, metrics

@@ -280,7 +280,9 @@ def size_batch(
     rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
     limits = growing.march(_SHARES[-1])
     counts = count_samples(limits, state.occupancy, split.cameras, *rays)
-    fits = _OVERDRAWN * growing.budget / max(float(np.mean(np.asarray(counts))), 1e-3)
+    fits = (
+        _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(np.asarray(counts))), 1e-3)
+    )
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = int(agreed(float(_divisible(int(full * share), devices))))
     now = int(state.rays)

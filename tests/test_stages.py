@@ -225,7 +225,7 @@ def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
     assert first["rays"] == counts[1.5]
     assert first["dropped"] < 0.25
     assert first["cut"] == 0.0
-    assert first["samples"] * first["rays"] * (1.0 - first["dropped"]) > 0.6 * 1.5 * full
+    assert first["samples"] * first["rays"] * (1.0 - first["dropped"]) > 0.6 * 3.0 * full
 
 
 def test_a_batch_keeps_its_size_unless_much_is_gained(split):

@@ -209,6 +209,20 @@ def test_clearing_keeps_the_cells_and_leaves_nothing_a_voxel_away(cell):
     assert np.asarray(after[:500])[far].max() < 1e-5 < np.asarray(before).min()
 
 
+def test_sinking_lowers_logits_to_a_floor_and_nothing_else():
+    params = random_params(random_cells(0))
+    table = np.array(params.table)
+    table[64:69, 0] = [-15.0, -12.5, -11.99, 0.0, 3.0]
+    params = dataclasses.replace(params, table=jnp.asarray(table))
+    sunk = FIELD.sink(params, jnp.float32(0.1))
+    expected = [-15.0, -12.5, -12.0, -0.07, 2.93]
+    np.testing.assert_allclose(sunk.table[64:69, 0], expected, atol=1e-6)
+    assert (np.asarray(sunk.table[:64]) == table[:64]).all()
+    np.testing.assert_array_equal(sunk.table[:, 1:], table[:, 1:])
+    rest = [dataclasses.replace(each, table=None) for each in (sunk, params)]
+    jax.tree.map(np.testing.assert_array_equal, *rest)
+
+
 def test_rates_are_shaped_for_updates_and_nothing_but_table_and_network_learns():
     params = random_params(random_cells(0))
     learning = learned(params)

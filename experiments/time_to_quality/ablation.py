@@ -20,12 +20,8 @@ CHANGES = {
     "empty cells are kept": ["--growing.empty_below=0"],
     "hidden cells are kept": ["--growing.unseen_below=0"],
     "rates do not decay": ["--growing.final_rate=1"],
-    "twice the samples": [
-        "--growing.finer=2",
-        "--growing.budget=16",
-        "--growing.samples=80",
-        "--growing.lookups=104",
-    ],
+    "densities do not sink": ["--growing.sinking=0"],
+    "one sample a voxel": ["--growing.finer=1"],
 }
 
 

@@ -24,6 +24,8 @@ _BITS = 2
 _ROWS = BRICK**3
 # The logit of the density in bricks that do not exist: none.
 _NOTHING = -15.0
+# As low as a logit sinks: from there a gradient can still be felt.
+_SUNK = -12.0
 # Tables are padded to a multiple of this, so that programs compiled for one often serve another.
 _PADDING = 1 << 14
 
@@ -212,6 +214,19 @@ class VoxelField:
         table = np.array(params.table)
         table[: len(world)][~reached[x, y, z], 0] = _NOTHING
         return dataclasses.replace(params, table=jnp.asarray(table))
+
+    def sink(self, params: VoxelParams, share: Float[Array, ""]) -> VoxelParams:
+        """The same field with lower logits of density, by a share of their learning rate.
+
+        As decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
+        2019) this is outside of Adam, which would make as much of it as of the photographs wherever
+        these say little.
+        """
+        logit = params.table[:, :1]
+        least = jnp.minimum(logit, _SUNK)
+        sunk = jnp.maximum(logit - share * self.density_rate, least)
+        table = jnp.concatenate([sunk, params.table[:, 1:]], axis=1)
+        return dataclasses.replace(params, table=table)
 
 
 def _spread(marked: np.ndarray, axis: int) -> np.ndarray:
