@@ -119,11 +119,12 @@ def _fast(
     resolutions: tuple[int, ...],
     shares: tuple[float, ...],
     voxels: VoxelField = VoxelField(),
+    finer: int = 2,
 ) -> Config:
     return Config(
         method="voxels",
         voxels=voxels,
-        growing=GrowingConfig(resolutions=resolutions, shares=shares),
+        growing=GrowingConfig(resolutions=resolutions, shares=shares, finer=finer),
         training=TrainingConfig(
             steps=1_000_000,
             max_seconds=seconds,
@@ -150,7 +151,10 @@ _PAPER = Config(
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "minute": ("the fast field, in a minute (default)", _fast(60.0, (64, 128, 200), (0.12, 0.3))),
+    "minute": (
+        "the fast field, in a minute (default)",
+        _fast(60.0, (64, 128, 200), (0.12, 0.3), finer=1),
+    ),
     "five_minutes": (
         "the fast field, finer, in five minutes",
         _fast(300.0, (64, 128, 256), (0.1, 0.3)),

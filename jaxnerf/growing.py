@@ -104,7 +104,7 @@ class GrowingConfig:
       lookups: of a ray in the occupancy, at most, in a full batch of one sample a step.
       budget: steps of a ray where something is, in the mean of a full batch. While rays need more, a
         batch has fewer of them; those that overflow it nevertheless wait for another batch.
-      finer: samples in each of the lattice's steps; two in a bounded scene, else one.
+      finer: samples in each of the lattice's steps. Two pay where there are minutes, in bounded scenes.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden; 0 keeps hidden cells.
