@@ -148,6 +148,10 @@ class HashGridField:
         """Nothing: a row of the table belongs to many places."""
         return params
 
+    def sink(self, params: HashParams, share: jax.Array) -> HashParams:
+        """Nothing: no number of it is a density's alone."""
+        return params
+
     def _rows(self, lattice: jax.Array, cells: int, level: int) -> jax.Array:
         """Rows of the eight corners [8, N]: counted where a level fits, hashed where it does not."""
         size = 1 << self.rows_log2
