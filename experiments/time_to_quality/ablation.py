@@ -21,7 +21,7 @@ CHANGES = {
     "hidden cells are kept": ["--growing.unseen_below=0"],
     "rates do not decay": ["--growing.final_rate=1"],
     "densities do not sink": ["--growing.sinking=0"],
-    "one sample a voxel": ["--growing.finer=1"],
+    "two samples a voxel": ["--growing.finer=2"],
 }
 
 
