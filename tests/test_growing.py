@@ -20,7 +20,7 @@ from jaxnerf.growing import (
     learned,
     merge,
 )
-from jaxnerf.marching import march_rays
+from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
@@ -172,13 +172,22 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert float(metrics["learning_rate"]) == 1.0
 
 
-def test_rays_that_overflow_the_budget_are_counted_and_do_not_count():
-    _, (_, metrics) = one_step(1, growing=dataclasses.replace(GROWING, budget=1.0))
+def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
+    growing = GrowingConfig(samples=40, lookups=80, budget=8.0, finer=2)
+    assert growing.march() == MarchSettings(80, 160, 16.0, 2)
+    assert growing.march(0.5) == MarchSettings(160, 320, 32.0, 2)
+    one = dataclasses.replace(growing, finer=1)
+    assert one.march() == MarchSettings(40, 80, 8.0, 1)
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_rays_that_overflow_the_budget_are_counted_and_do_not_count(finer):
+    growing = dataclasses.replace(GROWING, budget=1.0, finer=finer)
+    _, (_, metrics) = one_step(1, growing=growing)
     assert 0.2 < float(metrics["dropped"]) < 1.0
-    kept = float(metrics["samples"]) * (1.0 - float(metrics["dropped"]))
-    assert kept <= GROWING.finer * 1.0
+    assert float(metrics["samples"]) * (1.0 - float(metrics["dropped"])) <= finer * 1.0
     assert np.isfinite(float(metrics["loss"]))
-    _, (_, short) = one_step(1, growing=dataclasses.replace(GROWING, samples=2))
+    _, (_, short) = one_step(1, growing=dataclasses.replace(GROWING, samples=2, finer=finer))
     assert float(short["cut"]) > 0.3
 
 

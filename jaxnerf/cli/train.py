@@ -332,7 +332,6 @@ def _region(scene, occupancy: Any) -> str:
         return ""
     if isinstance(occupancy.space, Frustum):
         return "in normalised device coordinates; "
-
     ball, side = occupancy.space, float(occupancy.cell) * occupancy.cells.shape[0]
     if isinstance(ball, Ball):
         what, length, centre = "contracted beyond {} from ({}); ", float(ball.radius), ball.centre
