@@ -229,20 +229,27 @@ def growing_step(
     batch: Blocks,
     key: PRNGKeyArray,
     cameras: Camera,
-    _: Any = None,
+    scratch: Any = None,
     axis_name: str = AXIS,
     *,
     field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
     transparent: bool,
-) -> tuple[GrowingState, dict[str, Float[Array, ""]]]:
+) -> tuple[GrowingState, dict[str, Float[Array, ""]], Any]:
     """One step on one device of the named axis; see `jaxnerf.training.train_step`.
 
+    Args:
+      state, batch, key, cameras: as there.
+      scratch: `gradients_of` in `jaxnerf.training.memory_like`, to be overwritten; or None.
+      axis_name: of the devices.
+      field, growing, config: static.
+      transparent: whether the photographs have alpha.
+
     Returns:
-      The next state, and metrics: "loss", "mse", "learning_rate" (as a share), "gradient_norm",
+      The next state; metrics: "loss", "mse", "learning_rate" (as a share), "gradient_norm",
       "rays" (drawn), "samples" (a ray), "dropped" and "cut" (shares of the rays that overflowed the
-      budget and had to wait for another batch, and that ran out of samples or lookups).
+      budget and had to wait for another batch, and that ran out of samples or lookups); and the scratch.
     """
     (params,) = state.params
     jitter_key, background_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -302,9 +309,15 @@ def growing_step(
     adjustments = state.adjustments
     start = learned(params), None if adjustments is None else adjustments.learned
     (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(start)
-    if jax.lax.axis_size(axis_name) > 1:  # XLA:CPU would copy them all for one device
-        loss, counts, gradients = jax.lax.pmean((loss, counts, gradients), axis_name)
-    gradients, of_adjustments = gradients
+    devices, alone = jax.lax.axis_size(axis_name), gradients
+    if devices > 1:  # XLA:CPU would copy them all for one device
+        loss, counts = jax.lax.pmean((loss, counts), axis_name)
+        gradients = jax.lax.psum(gradients, axis_name)
+    loss, scratch = _written_over(scratch, loss, (alone, gradients if devices > 1 else None))
+    # Of the sum, which is there: the mean is made where it is used, and never stored.
+    squares = [jnp.vdot(part, part) for part in jax.tree.leaves(gradients[0])]
+    norm = jnp.sqrt(jnp.sum(jnp.stack(squares))) / devices
+    gradients, of_adjustments = jax.tree.map(lambda part: part / devices, gradients)
     progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
         jnp.float32
     )
@@ -326,14 +339,31 @@ def growing_step(
     metrics = {
         "loss": loss,
         "learning_rate": decay,
-        "gradient_norm": optax.tree.norm(gradients),
+        "gradient_norm": norm,
         **counts,
     }
     following = dataclasses.replace(
         state, step=state.step + 1, params=(moved,), optimizer=optimizer,
         adjustments=adjustments,
     )  # fmt: skip
-    return following, metrics
+    return following, metrics, scratch
+
+
+def gradients_of(state: GrowingState, devices: int) -> Any:
+    """What a step's gradients look like: those of one device, and the sum of several."""
+    adjustments = state.adjustments
+    learning = learned(state.params[0]), None if adjustments is None else adjustments.learned
+    return learning, learning if devices > 1 else None
+
+
+def _written_over(scratch: Any, loss: Array, gradients: Any) -> tuple[Array, Any]:
+    """Have the compiler keep gradients where the scratch was, which it may since that is donated.
+
+    For that the scratch must be an argument that is used, here for nothing.
+    """
+    first = [part.reshape(-1)[0] for part in jax.tree.leaves(scratch)]
+    loss, _ = jax.lax.optimization_barrier((loss, first))
+    return loss, gradients
 
 
 def learned(params: Any) -> Any:

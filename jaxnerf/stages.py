@@ -25,6 +25,7 @@ from jaxnerf.growing import (
     GrowingState,
     adam,
     blank_state,
+    gradients_of,
     growing_step,
     learned,
 )
@@ -33,7 +34,14 @@ from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cel
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, tight_cube, tiles_of
 from jaxnerf.spaces import Ball, Frustum
-from jaxnerf.training import TrainingConfig, agreed, local_share, parallel, replicate
+from jaxnerf.training import (
+    TrainingConfig,
+    agreed,
+    local_share,
+    memory_like,
+    parallel,
+    replicate,
+)
 
 # What a step costs at a resolution: 1 + 0.022 (resolution / 64)^3, measured on lego and fox, in units of
 # a step at 64: 1.2 at 128, 1.7 at 200, 2.4 at 256. Most of it is Adam's. A step with one more sample a
@@ -74,10 +82,10 @@ class GrowingTrainer:
         static = {
             "field": field, "growing": growing, "config": config, "transparent": self.transparent
         }  # fmt: skip
-        self._step = parallel(lambda *arguments: growing_step(*arguments, **static))
+        self._step = parallel(lambda *arguments: growing_step(*arguments, **static), scratch=True)
         self._key = jax.random.key(config.seed)
         self._cameras = replicate(split.cameras)
-        self._nothing = replicate(np.float32(0.0))
+        self._scratch: Any = None
         self._tiles: tuple[int, np.ndarray, int] | None = None
         self._next, self._stage, self._rays = -1, 0, config.rays_per_batch
 
@@ -96,13 +104,13 @@ class GrowingTrainer:
         growing, stage = self._growing, self._growing.stage(number, total)
         if number != self._next:
             # Read once, and not at every step, which would wait for the device.
-            self._stage, self._tiles = int(state.stage), None
+            self._stage, self._tiles, self._scratch = int(state.stage), None, None
             # Saved on other devices, perhaps.
             self._rays = _divisible(int(state.rays), jax.device_count())
         self._next = number + 1
         changed = None
         if stage > self._stage:
-            self._stage = stage
+            self._stage, self._scratch = stage, None
             changed = grow(local(state), stage, self._split, self._field, growing, self.config)
         elif number and number % growing.refresh_every == 0:
             changed = refresh(local(state), self._field, 0.3 * growing.empty_below)
@@ -118,7 +126,12 @@ class GrowingTrainer:
             self._tiles = stage, *usable_tiles(self._split, tiles, block)
         _, tiles, block = self._tiles
         batch = sample_blocks(self._split, tiles, block, self._rays, self.config.seed, number)
-        return self._step(state, local_share(batch), self._key, self._cameras, self._nothing)
+        if self._scratch is None:
+            self._scratch = memory_like(gradients_of(state, jax.device_count()))
+        state, metrics, self._scratch = self._step(
+            state, local_share(batch), self._key, self._cameras, self._scratch
+        )
+        return state, metrics
 
 
 def _hand_back() -> None:

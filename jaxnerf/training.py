@@ -291,20 +291,28 @@ class NerfTrainer:
         return self._step(state, batch, self._key, *self._constant)
 
 
-def parallel(step: Callable, devices: Sequence[Any] | None = None) -> Callable:
+def parallel(
+    step: Callable, devices: Sequence[Any] | None = None, *, scratch: bool = False
+) -> Callable:
     """Map a per-device step over all devices; the one place that knows how.
 
     The state and what is constant are replicated (given and returned whole), batches are given with
     a leading dimension of this host's devices. (`jax.shard_map` over a mesh of the same devices with
     specs P(), P(AXIS), P(), P(), P() is the twin of this line.)
+
+    Args:
+      step: of (state, batch, key, cameras, what is constant), which returns the state and metrics.
+      devices: all by default.
+      scratch: whether the last argument is each device's own memory instead, for the step to overwrite
+        and to return as its third result (see `memory_like`).
     """
     return jax.pmap(
         step,
         axis_name=AXIS,
-        in_axes=(None, 0, None, None, None),
-        out_axes=None,
+        in_axes=(None, 0, None, None, 0 if scratch else None),
+        out_axes=(None, None, 0) if scratch else None,
         devices=devices,
-        donate_argnums=0,
+        donate_argnums=(0, 4) if scratch else 0,
     )
 
 
@@ -313,12 +321,34 @@ def replicate(tree: Any) -> Any:
 
     What is given to a mapped step otherwise has it compiled again when its own results come back.
     """
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharding = _sharding()
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda _, x=x: np.asarray(x)),
         tree,
     )
+
+
+def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """Zeros on every device in the shapes of a tree, with a leading dimension of all devices.
+
+    For large temporaries of a mapped step: XLA:CPU allocates those anew at each step, and glibc gives
+    what is larger than a thread's heap (64 MB) back to the system each time, whatever it is told.
+    """
+    sharding = _sharding(AXIS, devices=devices)
+    count = sharding.mesh.size
+
+    def zeros(x: Any) -> Any:
+        shape, dtype = np.shape(x), jnp.result_type(x)
+        return jax.make_array_from_callback(
+            (count, *shape), sharding, lambda _: np.zeros((1, *shape), dtype)
+        )
+
+    return jax.tree.map(zeros, tree)
+
+
+def _sharding(*axes: str, devices: Sequence[Any] | None = None) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def agreed(value: float) -> float:

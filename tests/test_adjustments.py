@@ -19,13 +19,13 @@ from jaxnerf.config import override, preset
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.growing import GrowingConfig, growing_step
+from jaxnerf.growing import GrowingConfig, gradients_of, growing_step
 from jaxnerf.marching import march_image
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import GrowingTrainer, create_growing_state, local
-from jaxnerf.training import TrainingConfig, parallel
+from jaxnerf.training import TrainingConfig, memory_like, parallel
 
 FIELD = VoxelField(width=8)
 GROWING = GrowingConfig(
@@ -241,10 +241,12 @@ def test_two_devices_find_the_gradients_of_one(views):
                 *arguments, field=FIELD, growing=growing, config=CONFIG, transparent=True
             ),
             jax.devices()[:devices],
+            scratch=True,
         )
         shares = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
         state = create_growing_state(FIELD, split, BOTH, CONFIG)
-        after, _ = step(state, shares, jax.random.key(0), cameras, jnp.float32(0.0))
+        scratch = memory_like(gradients_of(state, devices), jax.devices()[:devices])
+        after, _, _ = step(state, shares, jax.random.key(0), cameras, scratch)
         moments.append(jax.tree.map(np.asarray, after.adjustments.optimizer.mu))
     for one, two in zip(*moments, strict=True):
         assert np.abs(one).max() > 0.0

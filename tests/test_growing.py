@@ -16,6 +16,7 @@ from jaxnerf.growing import (
     GrowingConfig,
     adam,
     blank_state,
+    gradients_of,
     growing_step,
     learned,
     merge,
@@ -24,7 +25,7 @@ from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
-from jaxnerf.training import TrainingConfig, local_share, parallel
+from jaxnerf.training import TrainingConfig, local_share, memory_like, parallel
 
 FIELD = VoxelField(width=8)
 GROWING = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, budget=40.0)
@@ -103,18 +104,24 @@ def state_in_a_cube(side: float = 2.0, density: float = 1.0):
 def one_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
     split = split or noise_split()
     batch = sample_blocks(split, TILES, 2, config.rays_per_batch, config.seed, 0)
+    chosen = jax.devices()[:devices]
     step = parallel(
         lambda *arguments: growing_step(
             *arguments, field=FIELD, growing=growing, config=config, transparent=transparent
         ),
-        jax.devices()[:devices],
+        chosen,
+        scratch=True,
     )
     shares = local_share(batch)
     if devices == 1:
         shares = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), shares)
     cameras = jax.tree.map(jnp.asarray, split.cameras)
     state = state_in_a_cube()
-    return batch, step(state, shares, jax.random.key(config.seed), cameras, jnp.float32(0.0))
+    # What lies in the scratch does not matter.
+    scratch = memory_like(gradients_of(state, devices), chosen)
+    scratch = jax.tree.map(lambda x: x + jnp.asarray(np.nan, x.dtype), scratch)
+    after, metrics, _ = step(state, shares, jax.random.key(config.seed), cameras, scratch)
+    return batch, (after, metrics)
 
 
 @pytest.mark.parametrize(("background", "transparent"), [("white", True), ("black", False)])

@@ -29,12 +29,12 @@ from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fitting import fit
-from jaxnerf.growing import growing_step, learned, merge
+from jaxnerf.growing import gradients_of, growing_step, learned, merge
 from jaxnerf.marching import march_rays, packed_points
 from jaxnerf.occupancy import march, pack
 from jaxnerf.scenes import load_scene
 from jaxnerf.stages import GrowingTrainer, block_size, create_growing_state, local
-from jaxnerf.training import AXIS, local_share, parallel, replicate
+from jaxnerf.training import AXIS, local_share, memory_like, parallel, replicate
 
 _FLOAT = 4  # bytes
 
@@ -158,10 +158,11 @@ def seconds_of(run: Callable, repeats: int) -> float:
 
 def cumulative_seconds(parts: dict[str, Callable], state, batches, constant, repeats: int) -> dict:
     """The median time of each program, in turn, so that a busy moment hits all."""
-    programs = {}
+    programs, scratch, nothing = {}, None, replicate(np.float32(0.0))
     for name, part in parts.items():
         if name == "update":
-            programs[name] = parallel(part)
+            programs[name] = parallel(part, scratch=True)
+            scratch = memory_like(gradients_of(state, jax.device_count()))
         else:
             out = None if name == "mean of devices" else 0
             programs[name] = jax.pmap(
@@ -171,12 +172,13 @@ def cumulative_seconds(parts: dict[str, Callable], state, batches, constant, rep
     for repeat in range(repeats + 2):
         for name, program in programs.items():
             batch = batches[repeat % len(batches)]
+            last = scratch if name == "update" else nothing
             begun = time.perf_counter()
-            result = jax.block_until_ready(program(state, batch, *constant))
+            result = jax.block_until_ready(program(state, batch, *constant, last))
             if repeat > 1:  # those before compile
                 times[name].append(time.perf_counter() - begun)
             if name == "update":  # it took the old state's memory
-                state = result[0]
+                state, _, scratch = result
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -204,7 +206,7 @@ def main() -> None:
     batches = [
         local_share(sample_blocks(split, tiles, block, rays, 1, number)) for number in range(8)
     ]
-    constant = jax.random.key(0), replicate(split.cameras), replicate(np.float32(0.0))
+    constant = jax.random.key(0), replicate(split.cameras)
     parts = parts_of_a_step(config, trainer.transparent)
     total = cumulative_seconds(parts, replicate(kept), batches, constant, options.repeats)
     bandwidth, peak = machine_limits()
