@@ -157,7 +157,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 256), (0.1, 0.3)),
+        _fast(300.0, (64, 128, 256), (0.1, 0.3), VoxelField(features=7, width=64)),
     ),
     "half_hour": (
         "the fast field, finer still, in half an hour",

@@ -126,6 +126,8 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
 
 _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
     "voxels": {
+        "voxels.features": 3,
+        "voxels.width": 32,
         "voxels.initial_opacity": 0.003,
         "voxels.density_rate": 0.2,
         "growing.finer": 1,
