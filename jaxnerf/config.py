@@ -150,6 +150,8 @@ _PAPER = Config(
     ),
 )
 
+_LARGE = VoxelField(features=7, width=64, direction_degree=4)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "minute": (
         "the fast field, in a minute (default)",
@@ -157,16 +159,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 256), (0.1, 0.3), VoxelField(features=7, width=64)),
+        _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE),
     ),
     "half_hour": (
         "the fast field, finer still, in half an hour",
-        _fast(
-            1800.0,
-            (64, 128, 200, 256),
-            (0.05, 0.15, 0.4),
-            VoxelField(features=7, width=64),
-        ),
+        _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE),
     ),
     "nerf_small": (
         "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",

@@ -128,6 +128,7 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
     "voxels": {
         "voxels.features": 3,
         "voxels.width": 32,
+        "voxels.direction_degree": 2,
         "voxels.initial_opacity": 0.003,
         "voxels.density_rate": 0.2,
         "growing.finer": 1,
