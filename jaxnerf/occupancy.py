@@ -82,7 +82,9 @@ class March:
 
 
 @jax.jit
-def encode(occupied: Bool[Array, "M M M"], density: Float[Array, "M M M"]) -> UInt8[Array, "M M M"]:
+def encode(
+    occupied: Bool[Array, "M M M"], density: Float[Array, "M M M"] | float = 0.0
+) -> UInt8[Array, "M M M"]:
     """The cells' code.
 
     Args:
@@ -97,9 +99,14 @@ def encode(occupied: Bool[Array, "M M M"], density: Float[Array, "M M M"]) -> UI
 
     unreached = jnp.full(occupied.shape, _FARTHEST, jnp.uint8)
     _, distance = jax.lax.fori_loop(1, _FARTHEST, spread, (occupied, unreached))
+    return jnp.where(occupied, code_of(density), distance)
+
+
+@jax.jit
+def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
+    """The code of cells that hold something, in which a density per side of a cell is expected."""
     level = _OCTAVES * (jnp.log2(jnp.maximum(density, 1e-9)) - _SMALLEST)
-    code = jnp.clip(jnp.round(level), 0.0, 127.0).astype(jnp.uint8) + jnp.uint8(_OCCUPIED)
-    return jnp.where(occupied, code, distance)
+    return jnp.clip(jnp.round(level), 0.0, 127.0).astype(jnp.uint8) + jnp.uint8(_OCCUPIED)
 
 
 def occupied(occupancy: Occupancy) -> Bool[Array, "M M M"]:

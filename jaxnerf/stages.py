@@ -108,16 +108,23 @@ class GrowingTrainer:
             # Saved on other devices, perhaps.
             self._rays = _divisible(int(state.rays), jax.device_count())
         self._next = number + 1
-        changed = None
+        changed, moments = None, state.optimizer
         if stage > self._stage:
             self._stage, self._scratch = stage, None
+            _delete(moments)  # there will be new ones, and their room is needed
+            state = dataclasses.replace(state, optimizer=None)
             changed = grow(local(state), stage, self._split, self._field, growing, self.config)
+            moments = None
         elif number and number % growing.refresh_every == 0:
-            changed = refresh(local(state), self._field, 0.3 * growing.empty_below)
+            changed = dataclasses.replace(state, optimizer=None)
+            changed = refresh(local(changed), self._field, 0.3 * growing.empty_below)
             changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
+        begins = self._scratch is None or changed is not None
         if changed is not None:
-            state = replicate(changed)
             self._rays = _divisible(int(changed.rays), jax.device_count())
+            state = jax.block_until_ready(replicate(changed))
+            if moments is not None:
+                state = dataclasses.replace(state, optimizer=moments)
             del changed
             _hand_back()
         if self._tiles is None or self._tiles[0] != stage:
@@ -131,7 +138,17 @@ class GrowingTrainer:
         state, metrics, self._scratch = self._step(
             state, local_share(batch), self._key, self._cameras, self._scratch
         )
+        if begins:  # what compilation has left
+            jax.block_until_ready(metrics)
+            _hand_back()
         return state, metrics
+
+
+def _delete(tree: Any) -> None:
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            leaf.delete()
+    _hand_back()
 
 
 def _hand_back() -> None:
@@ -258,7 +275,7 @@ def grow(
     params = field.refine(params, mask, origin, cell, voxel)
     occupancy = dataclasses.replace(
         old,
-        cells=grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
+        cells=grid.encode(jnp.asarray(mask)),
         origin=jnp.asarray(origin, jnp.float32),
         cell=jnp.float32(cell),
         step=jnp.float32(voxel),
@@ -269,11 +286,17 @@ def grow(
         state,
         stage=jnp.asarray(stage, jnp.int32),
         params=(params,),
-        optimizer=adam(config).init(learned(params)),
+        optimizer=_first_moments(params, config),
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
     return size_batch(state, split, growing, config)
+
+
+def _first_moments(params: Any, config: TrainingConfig) -> Any:
+    """Adam's moments before a step: zeros of NumPy, which take no memory until they are copied."""
+    shapes = jax.eval_shape(adam(config).init, learned(params))
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 def size_batch(
@@ -323,7 +346,7 @@ def _with_size(state: GrowingState, size: int) -> GrowingState:
     mask = _moved(old, cells, np.asarray(old.origin), side, size)
     occupancy = dataclasses.replace(
         old,
-        cells=grid.encode(jnp.asarray(mask), jnp.zeros(mask.shape)),
+        cells=grid.encode(jnp.asarray(mask)),
         cell=jnp.float32(side / size),
     )
     return dataclasses.replace(state, occupancy=occupancy)
@@ -364,9 +387,11 @@ def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
 def _with_cells(occupancy: Occupancy, cells: np.ndarray, density: np.ndarray) -> Occupancy:
     mask = np.zeros(occupancy.cells.shape, bool)
     mask[tuple(cells.T)] = True
-    dense = np.zeros(occupancy.cells.shape, np.float32)
-    dense[tuple(cells.T)] = density * float(occupancy.cell)
-    return dataclasses.replace(occupancy, cells=grid.encode(jnp.asarray(mask), jnp.asarray(dense)))
+    # Not all densities of a cube, of which there are many times more than cells that hold something.
+    code = np.array(grid.encode(jnp.asarray(mask)))
+    expected = jnp.asarray(density * float(occupancy.cell), jnp.float32)
+    code[tuple(cells.T)] = np.asarray(grid.code_of(expected))
+    return dataclasses.replace(occupancy, cells=jnp.asarray(code))
 
 
 def _divisible(rays: int, devices: int) -> int:

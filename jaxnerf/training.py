@@ -322,10 +322,11 @@ def replicate(tree: Any) -> Any:
     What is given to a mapped step otherwise has it compiled again when its own results come back.
     """
     sharding = _sharding()
-    return jax.tree.map(
-        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda _, x=x: np.asarray(x)),
-        tree,
-    )
+
+    def placed(x: Any) -> Any:
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda _: np.asarray(x))
+
+    return _copied(jax.tree.map(placed, tree))
 
 
 def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
@@ -335,15 +336,20 @@ def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
     what is larger than a thread's heap (64 MB) back to the system each time, whatever it is told.
     """
     sharding = _sharding(AXIS, devices=devices)
-    count = sharding.mesh.size
 
     def zeros(x: Any) -> Any:
         shape, dtype = np.shape(x), jnp.result_type(x)
         return jax.make_array_from_callback(
-            (count, *shape), sharding, lambda _: np.zeros((1, *shape), dtype)
+            (sharding.mesh.size, *shape), sharding, lambda _: np.zeros((1, *shape), dtype)
         )
 
-    return jax.tree.map(zeros, tree)
+    return _copied(jax.tree.map(zeros, tree))
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    """The same arrays in memory of XLA's own: from NumPy's, a step that may overwrite it copies it."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _sharding(*axes: str, devices: Sequence[Any] | None = None) -> jax.sharding.NamedSharding:

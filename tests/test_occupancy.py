@@ -166,6 +166,24 @@ def test_rays_that_run_out_of_slots_or_lookups_say_so(seed, limits):
         np.testing.assert_allclose(found.t[:count, lane], expected[:count], rtol=1e-4, atol=1e-4)
 
 
+@given(SEEDS, st.sampled_from([(60, 80), (3, 80), (60, 7)]))
+@settings(max_examples=15, deadline=None)
+def test_a_ray_does_not_mind_which_others_are_still_under_way(seed, limits):
+    samples, lookups = limits
+    occupancy, _, rays, jitter = random_scene(seed)
+    rays = as_rays(rays)
+    together = walk(occupancy, rays, jitter, samples=samples, lookups=lookups)
+    for lane in range(0, 40, 3):
+        one = jax.tree.map(lambda x, at=lane: x[at : at + 1], (rays, jitter))
+        alone = walk(occupancy, *one, samples=samples, lookups=lookups)
+        count = int(alone.count[0])
+        assert count == together.count[lane]
+        assert alone.cut[0] == together.cut[lane]
+        np.testing.assert_allclose(
+            alone.t[:count, 0], together.t[:count, lane], rtol=1e-5, atol=1e-6
+        )
+
+
 def test_a_ray_that_sees_nothing_any_more_ends():
     cells = encode(jnp.ones((16,) * 3, bool), jnp.full((16,) * 3, 1e3))
     occupancy = Occupancy(cells, jnp.zeros(3), jnp.float32(1.0), jnp.float32(1.0))

@@ -174,7 +174,10 @@ class VoxelField:
         world = points * scale + np.asarray(origin, np.float32)
         lattice = np.zeros((rows, 3), np.float32)
         lattice[: len(points)] = (world - np.asarray(params.origin)) / np.float32(before)
-        values = np.array(_resample(params.bricks, params.table, jnp.asarray(lattice)))
+        # A part after the other: the rows around all new points at once would be a run's most memory.
+        here = jnp.asarray(params.bricks), jnp.asarray(params.table)
+        parts = np.split(lattice, max(rows // _PADDING, 1))
+        values = np.concatenate([np.asarray(_resample(*here, part)) for part in parts])
         # The same density is another logit where the voxel is another.
         opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (voxel / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
