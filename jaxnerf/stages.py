@@ -6,8 +6,6 @@ up to date now and then. When each of this happens is a function of the step and
 alone, so that a resumed run is the same run.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 from typing import Any
 
@@ -29,6 +27,7 @@ from jaxnerf.growing import (
     growing_step,
     learned,
 )
+from jaxnerf.memory import delete, hand_back
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cells
 from jaxnerf.scenes import Split
@@ -101,32 +100,15 @@ class GrowingTrainer:
 
     def advance(self, state: GrowingState, number: int, total: int) -> tuple[GrowingState, dict]:
         """Take a step, after what is due before it."""
-        growing, stage = self._growing, self._growing.stage(number, total)
+        stage = self._growing.stage(number, total)
         if number != self._next:
             # Read once, and not at every step, which would wait for the device.
             self._stage, self._tiles, self._scratch = int(state.stage), None, None
             # Saved on other devices, perhaps.
             self._rays = _divisible(int(state.rays), jax.device_count())
         self._next = number + 1
-        changed, moments = None, state.optimizer
-        if stage > self._stage:
-            self._stage, self._scratch = stage, None
-            _delete(moments)  # there will be new ones, and their room is needed
-            state = dataclasses.replace(state, optimizer=None)
-            changed = grow(local(state), stage, self._split, self._field, growing, self.config)
-            moments = None
-        elif number and number % growing.refresh_every == 0:
-            changed = dataclasses.replace(state, optimizer=None)
-            changed = refresh(local(changed), self._field, 0.3 * growing.empty_below)
-            changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
-        begins = self._scratch is None or changed is not None
-        if changed is not None:
-            self._rays = _divisible(int(changed.rays), jax.device_count())
-            state = jax.block_until_ready(replicate(changed))
-            if moments is not None:
-                state = dataclasses.replace(state, optimizer=moments)
-            del changed
-            _hand_back()
+        state, changed = self._brought_up_to_date(state, number, stage)
+        begins = changed or self._scratch is None
         if self._tiles is None or self._tiles[0] != stage:
             tiles = np.argwhere(np.asarray(state.tiles)).astype(np.int32)
             block = block_size(state.occupancy, self._split)
@@ -140,24 +122,31 @@ class GrowingTrainer:
         )
         if begins:  # what compilation has left
             jax.block_until_ready(metrics)
-            _hand_back()
+            hand_back()
         return state, metrics
 
-
-def _delete(tree: Any) -> None:
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array):
-            leaf.delete()
-    _hand_back()
-
-
-def _hand_back() -> None:
-    """Have glibc give back what growth has freed: kept for this thread, the step's cannot use it.
-
-    Of lego at 256 voxels that is 0.4 GB of 2.04. Elsewhere than with glibc this does nothing.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    def _brought_up_to_date(
+        self, state: GrowingState, number: int, stage: int
+    ) -> tuple[GrowingState, bool]:
+        """The state after what is due before a step, and whether that was anything."""
+        growing, moments = self._growing, state.optimizer
+        bare = dataclasses.replace(state, optimizer=None)
+        if stage > self._stage:
+            self._stage, self._scratch, moments = stage, None, None
+            delete(state.optimizer)  # there will be new ones, and their room is needed
+            changed = grow(local(bare), stage, self._split, self._field, growing, self.config)
+        elif number and number % growing.refresh_every == 0:
+            changed = refresh(local(bare), self._field, 0.3 * growing.empty_below)
+            changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
+        else:
+            return state, False
+        self._rays = _divisible(int(changed.rays), jax.device_count())
+        state = jax.block_until_ready(replicate(changed))
+        if moments is not None:
+            state = dataclasses.replace(state, optimizer=moments)
+        del changed
+        hand_back()
+        return state, True
 
 
 def local(state: Any) -> Any:
@@ -255,12 +244,14 @@ def grow(
     size = growing.cells_of(stage)
     found = _as_found(split, state)
     state = refresh(_with_size(state, size), field, growing.empty_below)
+    hand_back()
     (params,) = state.params
     old = state.occupancy
     kept = np.asarray(grid.occupied(old))
     if growing.unseen_below > 0.0:
         seen = seen_cells(state, found, field, growing, config)
         kept = kept & np.asarray(grid.dilate(jnp.asarray(seen)))
+        hand_back()
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
@@ -273,6 +264,7 @@ def grow(
         mask[tuple(cells.T)] = True
     cell, voxel = side / size, side / growing.resolutions[stage]
     params = field.refine(params, mask, origin, cell, voxel)
+    hand_back()
     occupancy = dataclasses.replace(
         old,
         cells=grid.encode(jnp.asarray(mask)),

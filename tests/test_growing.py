@@ -101,7 +101,8 @@ def state_in_a_cube(side: float = 2.0, density: float = 1.0):
     return dataclasses.replace(state, params=(params,), optimizer=moments, occupancy=occupancy)
 
 
-def one_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
+def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
+    """A mapped step, what it is given, and the whole batch."""
     split = split or noise_split()
     batch = sample_blocks(split, TILES, 2, config.rays_per_batch, config.seed, 0)
     chosen = jax.devices()[:devices]
@@ -120,7 +121,12 @@ def one_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, spl
     # What lies in the scratch does not matter.
     scratch = memory_like(gradients_of(state, devices), chosen)
     scratch = jax.tree.map(lambda x: x + jnp.asarray(np.nan, x.dtype), scratch)
-    after, metrics, _ = step(state, shares, jax.random.key(config.seed), cameras, scratch)
+    return step, (state, shares, jax.random.key(config.seed), cameras, scratch), batch
+
+
+def one_step(devices: int, **how):
+    step, arguments, batch = prepared_step(devices, **how)
+    after, metrics, _ = step(*arguments)
     return batch, (after, metrics)
 
 
@@ -129,7 +135,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     background, transparent
 ):
     config = dataclasses.replace(CONFIG, background=background)
-    batch, (after, metrics) = one_step(1, config, transparent=transparent)
+    batch, (after, metrics) = one_step(1, config=config, transparent=transparent)
     before, split = state_in_a_cube(), noise_split()
     jitter_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(5), 0))
     jitter = jax.random.uniform(jitter_key, (32,))
@@ -206,3 +212,30 @@ def test_two_devices_take_the_step_of_one():
     # Adam's first step is the gradient's sign, which rounding decides where there is next to none.
     away = np.abs(np.asarray(one.params[0].table) - np.asarray(two.params[0].table))
     assert away.mean() < 1e-4
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_gradients_lie_where_the_scratch_was(devices):
+    step, (*arguments, scratch), _ = prepared_step(devices)
+
+    def places(tree):
+        return [
+            part.data.unsafe_buffer_pointer()
+            for leaf in jax.tree.leaves(tree)
+            if leaf.size > 1000
+            for part in leaf.addressable_shards
+        ]
+
+    before = places(scratch)
+    assert len(set(before)) == (1 if devices == 1 else 4)
+    _, metrics, scratch = step(*arguments, scratch)
+    assert places(scratch) == before
+    alone, together = scratch
+    table = np.asarray(alone[0].table)
+    assert table.shape[0] == devices
+    assert np.isfinite(table).all()
+    assert float(metrics["gradient_norm"]) > 0.0
+    if devices == 2:
+        np.testing.assert_allclose(
+            np.asarray(together[0].table)[0], table.sum(axis=0), rtol=1e-5, atol=1e-9
+        )

@@ -30,7 +30,9 @@ from jaxnerf.training import (
     create_state,
     learning_rate,
     local_share,
+    memory_like,
     parallel,
+    replicate,
     sample_batch,
     train_step,
 )
@@ -98,6 +100,22 @@ def test_two_devices_and_one_take_the_same_step():
     assert_trees_close(metrics_one, metrics_two, rtol=1e-5)
     # Adam divides by the gradient's size, so compare its moments and not the quotient.
     assert_trees_close(one.optimizer.mu, two.optimizer.mu, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("place", [replicate, memory_like])
+def test_what_is_placed_has_memory_of_its_own_on_each_device(place):
+    # Sixteen times the same array: whether JAX takes NumPy's memory depends on how that is aligned.
+    given = [np.arange(5000, dtype=np.float32) for _ in range(16)]
+    placed = place(given)
+    owned = set()
+    for array, numbers in zip(placed, given, strict=True):
+        parts = [part.data.unsafe_buffer_pointer() for part in array.addressable_shards]
+        assert len(parts) == 2
+        assert numbers.ctypes.data not in parts
+        owned |= set(parts)
+        expected = numbers if place is replicate else np.zeros((2, 5000))
+        np.testing.assert_array_equal(array, expected)
+    assert len(owned) == 32
 
 
 @pytest.mark.parametrize("passes", [4, 5, 16])
