@@ -155,14 +155,15 @@ def march(
     count = rays.near.shape[0]
     jitter = jnp.broadcast_to(jnp.asarray(jitter, rays.near.dtype), (count,))
     walk = _walk(occupancy, rays, finer)
-    live = walk.begin + jitter * walk.step < walk.end
-    state = live, jnp.zeros(count, jnp.int32), jnp.zeros(count), jnp.zeros(count)
+    inside = walk.begin + jitter * walk.step < walk.end
+    state = inside, jnp.zeros(count, jnp.int32), jnp.zeros(count), jnp.zeros(count)
     slots, looked = jnp.zeros(samples * count), 0
     sizes = [max(count // share, 1) for share in _SHARES]
     for size, enough in zip(sizes, [*sizes[1:], 0], strict=True):
         chosen = jnp.arange(count)
         if size < count:
-            chosen = jnp.nonzero(state[0], size=size, fill_value=count)[0]
+            live = state[0] & (state[1] < samples)
+            chosen = jnp.nonzero(live, size=size, fill_value=count)[0]
         some, shift, theirs = jax.tree.map(lambda x, at=chosen: x[at], (rays, jitter, state))
         theirs = theirs[0] & (chosen < count), *theirs[1:]
         theirs, slots, looked = _look(
@@ -170,8 +171,7 @@ def march(
             enough, (samples, lookups, finer),
         )  # fmt: skip
         state = tuple(x.at[chosen].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
-    _, taken, number, light = state
-    cut = (walk.begin + (number + jitter) * walk.step < walk.end) & (light > _END)
+    cut, taken, _, _ = state
     slots = slots.reshape(samples, count)
     whole = jnp.maximum(walk.end - walk.begin, walk.step)
     depth = (slots - walk.begin[None, :]) / whole[None, :]
@@ -183,8 +183,9 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
 
     Args:
       occupancy: the grid.
-      walk, jitter, state: of these rays; state is whether they are unfinished, and the samples taken, the
-        number of the next place, and the logarithm of the light left.
+      walk, jitter, state: of these rays; state is whether they have not come to an end (asked once, since
+        rounding may answer otherwise the next time), the samples taken, the number of the next place, and
+        the logarithm of the light left.
       lane: which of all rays they are.
       slots: of all rays, flat.
       looked: how often all unfinished rays have looked.
@@ -196,7 +197,8 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
     length = occupancy.step / finer
 
     def look(carry):
-        (live, taken, number, light), slots, looked = carry
+        (going, taken, number, light), slots, looked = carry
+        live = going & (taken < samples)
         s = walk.begin + (number + jitter) * walk.step
         place = walk.place(s)
         corner = jnp.floor(place)
@@ -213,11 +215,12 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
         number = jnp.where(live, number + ahead, number)
         light = light - jnp.where(hit, depth, 0.0)
         inside = walk.begin + (number + jitter) * walk.step < walk.end
-        live = live & inside & (light > _END) & (taken < samples)
-        return (live, taken, number, light), slots, looked + 1
+        going = going & (~live | (inside & (light > _END)))
+        return (going, taken, number, light), slots, looked + 1
 
     def unfinished(carry):
-        (live, *_), _, looked = carry
+        (going, taken, *_), _, looked = carry
+        live = going & (taken < samples)
         return (looked < lookups) & (jnp.sum(live.astype(jnp.int32)) > enough)
 
     return jax.lax.while_loop(unfinished, look, (state, slots, looked))

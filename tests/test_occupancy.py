@@ -184,6 +184,24 @@ def test_a_ray_does_not_mind_which_others_are_still_under_way(seed, limits):
         )
 
 
+def test_no_ray_is_given_up_while_there_are_lookups_however_its_end_is_rounded():
+    # Across an edge of the cube, half a step long but for a few units in the last place: one rounding
+    # puts the only sample inside, another one outside.
+    random = np.random.default_rng(0)
+    count, step = 1 << 15, 0.7
+    across = 0.5 * step / np.sqrt(2.0) * (1.0 + random.uniform(-5e-7, 5e-7, count))
+    away = random.uniform(1.0, 3.0, count)
+    start = np.stack([-away, away + across, random.uniform(0.1, 8.9, count)], axis=-1)
+    direction = np.broadcast_to(np.array([1.0, -1.0, 0.0]), start.shape)
+    near, far = np.zeros(count), np.full(count, math.inf)
+    rays = {"start": start, "direction": direction, "near": near, "far": far}
+    cells = encode(jnp.ones((9,) * 3, bool), jnp.full((9,) * 3, 0.01))
+    occupancy = Occupancy(cells, jnp.zeros(3), jnp.float32(1.0), jnp.float32(step))
+    found = walk(occupancy, as_rays(rays), jnp.full(count, 0.5), samples=8, lookups=20)
+    assert 0.2 < float(jnp.mean(found.count)) < 0.8
+    assert not found.cut.any()
+
+
 def test_a_ray_that_sees_nothing_any_more_ends():
     cells = encode(jnp.ones((16,) * 3, bool), jnp.full((16,) * 3, 1e3))
     occupancy = Occupancy(cells, jnp.zeros(3), jnp.float32(1.0), jnp.float32(1.0))
