@@ -50,12 +50,15 @@ class EvaluationConfig:
       orbit_frames: in the video; 0 for none.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
       chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
+      smooth_edges: of the fast field's pictures, how much a pixel must differ from a neighbour to be seen
+        by four rays; see `jaxnerf.march_image`. 0 leaves one ray a pixel.
     """
 
     every: int = 1
     orbit_frames: int = 120
     orbit_size: int = 0
     chunk: int = 0
+    smooth_edges: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Config:
         """Whether a key decides anything with this method."""
         section = key.partition(".")[0]
         if self.method == "nerf":
-            return section not in ("voxels", "growing")
+            return section not in ("voxels", "growing") and key != "evaluation.smooth_edges"
         return section not in ("field", "render", "separate_levels") and key not in _OF_NERF
 
 

@@ -134,6 +134,7 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "growing.finer": 1,
         "growing.sinking": 0.0,
         "training.background": "random",
+        "evaluation.smooth_edges": 0.0,
     },
     "nerf": {"render.spacing": "disparity"},
 }

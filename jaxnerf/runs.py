@@ -87,6 +87,7 @@ class Run:
                 with_normals=with_normals,
                 far=self.scene.far,
                 background=behind,
+                smooth_edges=self.config.evaluation.smooth_edges,
                 chunk=self.config.evaluation.chunk,
                 progress=progress,
             )

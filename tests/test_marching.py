@@ -310,3 +310,41 @@ def test_pixels_that_no_cell_is_behind_are_as_those_whose_ray_hits_nothing():
             np.testing.assert_allclose(
                 getattr(seen, name)[where], getattr(expected, name)[where], rtol=1e-5, err_msg=name
             )
+
+
+def test_pixels_at_edges_are_the_mean_of_four_rays_and_others_are_left():
+    field, params = ball_of_voxels()
+    mask = np.ones((CELLS,) * 3, bool)
+    mask[CELLS // 2 :] = False  # where the ball is cut in half, it ends at once
+    occupancy = everywhere(step=0.0125, mask=mask)
+    rough = image(field, params, occupancy, settings=PLENTY)
+    smooth = image(field, params, occupancy, settings=PLENTY, smooth_edges=0.05)
+    at_edge = np.zeros((30, 40), bool)
+    for y, x in np.ndindex(30, 40):
+        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= v < 30 and 0 <= u < 40:
+                step = np.abs(rough.colour[y, x] - rough.colour[v, u]).max()
+                at_edge[y, x] |= step > 0.05
+    assert 0.05 < at_edge.mean() < 0.6
+    for name in ("colour", "opacity"):
+        before, after = getattr(rough, name), getattr(smooth, name)
+        np.testing.assert_array_equal(after[~at_edge], before[~at_edge])
+    assert np.abs(smooth.colour - rough.colour)[at_edge].max() > 0.02
+    for name in ("depth", "depth_median", "distance"):
+        np.testing.assert_array_equal(getattr(smooth, name), getattr(rough, name))
+    # As a picture with four times the pixels along each side has it, in the mean of sixteen.
+    fine = image(field, params, occupancy, settings=PLENTY, camera=CAMERA.resized(160, 120))
+    exact = fine.colour.reshape(30, 4, 40, 4, 3).mean(axis=(1, 3))
+    error = [np.sqrt(np.mean((one.colour - exact)[at_edge] ** 2)) for one in (smooth, rough)]
+    assert error[0] < 0.5 * error[1]
+
+
+def test_a_picture_of_one_colour_has_no_edges():
+    field, params = ball_of_voxels()
+    nothing = everywhere(mask=np.zeros((CELLS,) * 3, bool))
+    calls = []
+    seen = image(
+        field, params, nothing, smooth_edges=0.01, progress=lambda *done: calls.append(done)
+    )
+    np.testing.assert_allclose(seen.colour, np.broadcast_to([0.1, 0.2, 0.9], (30, 40, 3)))
+    assert not calls
