@@ -42,6 +42,7 @@ class MarchSettings:
       finer: samples in each of the occupancy's steps. Two show a trained field with less noise than
         the one that it was trained with: 0.3 to 0.6 dB more on lego.
       with_normals: whether to compute normals, which costs a backward pass through the density.
+      shares: see `jaxnerf.occupancy.march`.
     """
 
     samples: int = 40
@@ -49,6 +50,7 @@ class MarchSettings:
     budget: float = 8.0
     finer: int = 1
     with_normals: bool = False
+    shares: tuple[int, ...] = (1, 4)
 
 
 @no_type_check
@@ -105,6 +107,7 @@ def march_rays(
     walk = march(
         occupancy, rays, jitter,
         samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
+        shares=settings.shares,
     )  # fmt: skip
     packing = pack(walk.count, int(settings.budget * count))
     ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)

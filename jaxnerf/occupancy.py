@@ -26,9 +26,6 @@ _OCTAVES, _SMALLEST = 8.0, -10.0
 # what a cell holds is known too coarsely to end a ray at once, and what lies behind must be found to be
 # mended.
 _END, _MOST_A_STEP = -7.0, 1.0
-# Half of lego's rays end after 36 lookups, and the last after 150. When half of all are left, and when an
-# eighth are, only these go on.
-_SHARES = (1, 2, 8)
 
 
 @no_type_check
@@ -136,6 +133,7 @@ def march(
     samples: int = 40,
     lookups: int = 64,
     finer: int = 1,
+    shares: tuple[int, ...] = (1, 4),
 ) -> March:
     """Walk along rays from occupied cell to occupied cell.
 
@@ -149,6 +147,8 @@ def march(
       samples: slots for each ray.
       lookups: jumps and samples together, at most so many for each ray.
       finer: samples in each of the grid's steps.
+      shares: once no more than a count's fourth of the rays are under way, only these go on (half of
+        lego's rays end after 36 lookups, and the last after 150). Each entry is a loop to compile.
     """
     # Where samples lie is not differentiated, only what they find there.
     occupancy, rays = jax.lax.stop_gradient((occupancy, rays))
@@ -158,7 +158,7 @@ def march(
     inside = walk.begin + jitter * walk.step < walk.end
     state = inside, jnp.zeros(count, jnp.int32), jnp.zeros(count), jnp.zeros(count)
     slots, looked = jnp.zeros(samples * count), 0
-    sizes = [max(count // share, 1) for share in _SHARES]
+    sizes = [max(count // share, 1) for share in shares]
     for size, enough in zip(sizes, [*sizes[1:], 0], strict=True):
         chosen = jnp.arange(count)
         if size < count:

@@ -1,5 +1,6 @@
 """What a field that grows holds, and what its cameras see of it: measured between steps, on the host."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -63,6 +64,8 @@ def seen_cells(
     tiles = np.argwhere(np.asarray(state.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
     settings = growing.march(0.5 * int(state.rays) / config.rays_per_batch)
+    # It looks for less time than a second loop takes to compile.
+    settings = dataclasses.replace(settings, shares=(1,))
     for index in range(_VIEWING_BATCHES):
         rays = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
         view = _view(field, settings, params, occupancy, cameras, *rays)
@@ -97,6 +100,6 @@ def count_samples(settings, occupancy, cameras, camera, middle):
     rays = cast_rays(cameras[camera], middle)
     walk = march(
         occupancy, rays,
-        samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
+        samples=settings.samples, lookups=settings.lookups, finer=settings.finer, shares=(1,),
     )  # fmt: skip
     return walk.count

@@ -20,7 +20,7 @@ from jaxnerf.occupancy import (
     pack,
 )
 
-walk = functools.partial(jax.jit, static_argnames=("samples", "lookups", "finer"))(march)
+walk = functools.partial(jax.jit, static_argnames=("samples", "lookups", "finer", "shares"))(march)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -172,7 +172,7 @@ def test_a_ray_does_not_mind_which_others_are_still_under_way(seed, limits):
     samples, lookups = limits
     occupancy, _, rays, jitter = random_scene(seed)
     rays = as_rays(rays)
-    together = walk(occupancy, rays, jitter, samples=samples, lookups=lookups)
+    together = walk(occupancy, rays, jitter, samples=samples, lookups=lookups, shares=(1, 2, 7))
     for lane in range(0, 40, 3):
         one = jax.tree.map(lambda x, at=lane: x[at : at + 1], (rays, jitter))
         alone = walk(occupancy, *one, samples=samples, lookups=lookups)
