@@ -40,7 +40,8 @@ class Progress:
     """Where training stands, as `fit` reports it.
 
     Attributes:
-      state: after the step; its buffers are gone after the next one, so copy what is kept.
+      state: after the step, as the devices have it: `Trainer.whole` is what can be kept and given to
+        `fit` again. Its buffers are gone after the next step, so copy what is kept.
       step, total_steps: as Python numbers.
       metrics: of the last step.
       rays_per_second: since the last report.
@@ -78,8 +79,19 @@ class Trainer(Protocol):
         """The mean time of a step over the whole schedule, in units of the first steps' time."""
         ...
 
+    def place(self, state: Any) -> Any:
+        """A state, on the devices as steps take and return it."""
+        ...
+
+    def whole(self, state: Any) -> Any:
+        """The inverse of `place`: a state to keep, on which devices it was does not show.
+
+        All hosts must call this at once.
+        """
+        ...
+
     def advance(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
-        """Take a step, the one with this number of so many; the state is replicated."""
+        """Take a step, the one with this number of so many, of and to a state on the devices."""
         ...
 
 
@@ -234,7 +246,7 @@ def fit(
       FitError: the loss or the gradient is not finite; no such state is reported.
     """
     config = trainer.config
-    state = replicate(state)
+    state = trainer.place(state)
     number, total = int(state.step), int(state.total_steps)
     reported, reported_at = number, time.perf_counter()
     begun, pace = number, _Pace(number)

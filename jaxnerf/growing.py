@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxnerf import shares
 from jaxnerf.adjustments import Adjustments, step_adjustments
 from jaxnerf.blocks import Blocks
 from jaxnerf.cameras import Camera, cast_rays
@@ -184,7 +185,7 @@ class GrowingState:
       total_steps: where the schedule ends.
       stage: of which resolution the field is.
       params: a tuple of the field's.
-      optimizer: Adam's moments of what learns.
+      optimizer: Adam's moments of what learns; between steps what each device keeps of them (`AXES`).
       occupancy: where something is.
       tiles: which squares of the photographs can show something, at the stage's beginning.
       rays: how many a batch has.
@@ -200,6 +201,12 @@ class GrowingState:
     tiles: Bool[Array, "cameras rows columns"]
     rays: Int[Array, ""]
     adjustments: Adjustments | None = None
+
+
+# For `jaxnerf.training.parallel`: all but the moments is the same on every device.
+_AXES: dict[str, Any] = dict.fromkeys(part.name for part in dataclasses.fields(GrowingState))
+_AXES["optimizer"] = 0
+AXES = GrowingState(**_AXES)
 
 
 def blank_state(
@@ -256,16 +263,16 @@ def growing_step(
     count = batch.camera.shape[0]
     whole = count * jax.lax.axis_size(axis_name)
 
-    def share(numbers: Array) -> Array:
+    def drawn(numbers: Array) -> Array:
         """This device's part of what is drawn for the whole batch: the same on any devices."""
         return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(axis_name) * count, count)
 
-    jitter = share(jax.random.uniform(jitter_key, (whole,)))
+    jitter = drawn(jax.random.uniform(jitter_key, (whole,)))
     given = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
     background = {
         "white": lambda: jnp.ones((count, 3)),
         "black": lambda: jnp.zeros((count, 3)),
-        "random": lambda: share(jax.random.uniform(background_key, (whole, 3))),
+        "random": lambda: drawn(jax.random.uniform(background_key, (whole, 3))),
     }[config.background]()
     colour = batch.colour()
     alpha = colour[:, 3]
@@ -309,30 +316,26 @@ def growing_step(
     adjustments = state.adjustments
     start = learned(params), None if adjustments is None else adjustments.learned
     (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(start)
-    devices, alone = jax.lax.axis_size(axis_name), gradients
-    if devices > 1:  # XLA:CPU would copy them all for one device
+    devices = jax.lax.axis_size(axis_name)
+    if devices > 1:  # XLA:CPU would copy them for one device
         loss, counts = jax.lax.pmean((loss, counts), axis_name)
-        gradients = jax.lax.psum(gradients, axis_name)
-    loss, scratch = _written_over(scratch, loss, (alone, gradients if devices > 1 else None))
+    share = shares.summed(gradients[0], axis_name), jax.lax.psum(gradients[1], axis_name)
+    loss, scratch = _written_over(scratch, loss, (gradients, share if devices > 1 else None))
     # Of the sum, which is there: the mean is made where it is used, and never stored.
-    squares = [jnp.vdot(part, part) for part in jax.tree.leaves(gradients[0])]
-    norm = jnp.sqrt(jnp.sum(jnp.stack(squares))) / devices
-    gradients, of_adjustments = jax.tree.map(lambda part: part / devices, gradients)
+    norm = shares.norm(share[0], gradients[0], axis_name) / devices
+    gradients, of_adjustments = jax.tree.map(lambda part: part / devices, share)
     progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
         jnp.float32
     )
     decay = jnp.float32(growing.final_rate) ** progress
-    # Optax raises a float to the power of an integer, which strict users' settings refuse.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, optimizer = adam(config).update(gradients, state.optimizer)
-    rates = field.rates(params)
+    updates, optimizer = _adam_step(gradients, state.optimizer, config)
     moved = jax.tree.map(
         lambda value, update, rate: value - decay * rate * update,
-        learned(params), updates, rates,
+        shares.own(learned(params), axis_name), updates, shares.own(field.rates(params), axis_name),
     )  # fmt: skip
-    moved = merge(moved, params)
     if growing.sinking > 0.0:
-        moved = field.sink(moved, decay * growing.sinking)
+        moved = learned(field.sink(merge(moved, params), decay * growing.sinking))
+    moved = merge(shares.gathered(moved, learned(params), axis_name), params)
     if adjustments is not None:
         rates = growing.colour_rate * decay, growing.pose_rate * growing.pose_share(progress)
         adjustments = step_adjustments(adjustments, of_adjustments, cameras, rates, config)
@@ -350,10 +353,14 @@ def growing_step(
 
 
 def gradients_of(state: GrowingState, devices: int) -> Any:
-    """What a step's gradients look like: those of one device, and the sum of several."""
+    """What a step's gradients look like: those of one device, and its share of several devices' sum."""
     adjustments = state.adjustments
-    learning = learned(state.params[0]), None if adjustments is None else adjustments.learned
-    return learning, learning if devices > 1 else None
+    others = None if adjustments is None else adjustments.learned
+    table = jax.eval_shape(lambda: learned(state.params[0]))
+    share = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(shares.share_of(x.shape, devices), x.dtype), table
+    )
+    return (table, others), (share, others) if devices > 1 else None
 
 
 def _written_over(scratch: Any, loss: Array, gradients: Any) -> tuple[Array, Any]:
@@ -364,6 +371,22 @@ def _written_over(scratch: Any, loss: Array, gradients: Any) -> tuple[Array, Any
     first = [part.reshape(-1)[0] for part in jax.tree.leaves(scratch)]
     loss, _ = jax.lax.optimization_barrier((loss, first))
     return loss, gradients
+
+
+def _adam_step(gradients: Any, moments: Any, config: TrainingConfig) -> tuple[Any, Any]:
+    """Adam's directions and new moments.
+
+    With the leading dimension that the moments have outside of the mapped step: from those without it
+    XLA:CPU makes the directions and the new moments apart, and copies the old ones for that.
+    """
+    # Optax raises a float to the power of an integer, which strict users' settings refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        results = adam(config).update(*_one_more((gradients, moments)))
+    return jax.tree.map(lambda x, like: x.reshape(like.shape), results, (gradients, moments))
+
+
+def _one_more(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[None] if x.ndim else x, tree)
 
 
 def learned(params: Any) -> Any:

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf import occupancy as grid
+from jaxnerf import shares
 from jaxnerf.adjustments import first_adjustments
 from jaxnerf.blocks import sample_blocks, usable_tiles
 from jaxnerf.footprints import tiles_that_show
 from jaxnerf.growing import (
+    AXES,
     GrowingConfig,
     GrowingField,
     GrowingState,
@@ -81,7 +83,9 @@ class GrowingTrainer:
         static = {
             "field": field, "growing": growing, "config": config, "transparent": self.transparent
         }  # fmt: skip
-        self._step = parallel(lambda *arguments: growing_step(*arguments, **static), scratch=True)
+        self._step = parallel(
+            lambda *arguments: growing_step(*arguments, **static), axes=AXES, scratch=True
+        )
         self._key = jax.random.key(config.seed)
         self._cameras = replicate(split.cameras)
         self._scratch: Any = None
@@ -97,6 +101,16 @@ class GrowingTrainer:
         now = _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return _BETWEEN * (float(lengths[0]) + later / now)
+
+    def place(self, state: GrowingState) -> GrowingState:
+        """See `jaxnerf.fitting.Trainer`."""
+        placed = replicate(dataclasses.replace(state, optimizer=None))
+        return dataclasses.replace(placed, optimizer=shares.divided(self.whole(state).optimizer))
+
+    def whole(self, state: GrowingState) -> GrowingState:
+        """See `jaxnerf.fitting.Trainer`."""
+        like = _shapes_of_moments(state.params[0], self.config)
+        return dataclasses.replace(state, optimizer=shares.whole(state.optimizer, like))
 
     def advance(self, state: GrowingState, number: int, total: int) -> tuple[GrowingState, dict]:
         """Take a step, after what is due before it."""
@@ -141,16 +155,18 @@ class GrowingTrainer:
         else:
             return state, False
         self._rays = _divisible(int(changed.rays), jax.device_count())
-        state = jax.block_until_ready(replicate(changed))
-        if moments is not None:
-            state = dataclasses.replace(state, optimizer=moments)
+        if moments is None:
+            state = self.place(changed)
+        else:
+            state = dataclasses.replace(replicate(changed), optimizer=moments)
+        jax.block_until_ready(state)
         del changed
         hand_back()
         return state, True
 
 
 def local(state: Any) -> Any:
-    """A replicated state on this host, as NumPy arrays."""
+    """What is the same on all devices, as NumPy arrays."""
     return jax.tree.map(np.asarray, state)
 
 
@@ -287,8 +303,11 @@ def grow(
 
 def _first_moments(params: Any, config: TrainingConfig) -> Any:
     """Adam's moments before a step: zeros of NumPy, which take no memory until they are copied."""
-    shapes = jax.eval_shape(adam(config).init, learned(params))
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _shapes_of_moments(params, config))
+
+
+def _shapes_of_moments(params: Any, config: TrainingConfig) -> Any:
+    return jax.eval_shape(adam(config).init, learned(params))
 
 
 def size_batch(

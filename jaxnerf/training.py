@@ -285,6 +285,14 @@ class NerfTrainer:
         self._key = jax.random.key(config.seed)
         self._constant = replicate((split.cameras, np.asarray([near, far], np.float32)))
 
+    def place(self, state: TrainState) -> TrainState:
+        """See `jaxnerf.fitting.Trainer`."""
+        return replicate(state)
+
+    def whole(self, state: TrainState) -> TrainState:
+        """See `jaxnerf.fitting.Trainer`."""
+        return state
+
     def advance(self, state: TrainState, number: int, total: int) -> tuple[TrainState, dict]:
         """Take a step."""
         batch = local_share(sample_batch(self._split, self.config, number))
@@ -292,7 +300,11 @@ class NerfTrainer:
 
 
 def parallel(
-    step: Callable, devices: Sequence[Any] | None = None, *, scratch: bool = False
+    step: Callable,
+    devices: Sequence[Any] | None = None,
+    *,
+    axes: Any = None,
+    scratch: bool = False,
 ) -> Callable:
     """Map a per-device step over all devices; the one place that knows how.
 
@@ -303,14 +315,15 @@ def parallel(
     Args:
       step: of (state, batch, key, cameras, what is constant), which returns the state and metrics.
       devices: all by default.
+      axes: a prefix of the state: 0 where each device has its own (see `spread`), None elsewhere.
       scratch: whether the last argument is each device's own memory instead, for the step to overwrite
         and to return as its third result (see `memory_like`).
     """
     return jax.pmap(
         step,
         axis_name=AXIS,
-        in_axes=(None, 0, None, None, 0 if scratch else None),
-        out_axes=(None, None, 0) if scratch else None,
+        in_axes=(axes, 0, None, None, 0 if scratch else None),
+        out_axes=(axes, None, 0) if scratch else (axes, None),
         devices=devices,
         donate_argnums=(0, 4) if scratch else 0,
     )
@@ -335,15 +348,22 @@ def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
     For large temporaries of a mapped step: XLA:CPU allocates those anew at each step, and glibc gives
     what is larger than a thread's heap (64 MB) back to the system each time, whatever it is told.
     """
+    count = jax.device_count() if devices is None else len(devices)
+
+    def zeros(x: Any) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), x.dtype), (count, *x.shape))
+
+    return spread(jax.tree.map(zeros, tree), devices)
+
+
+def spread(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """Put arrays on all devices, to each the part of its number along the first dimension."""
     sharding = _sharding(AXIS, devices=devices)
 
-    def zeros(x: Any) -> Any:
-        shape, dtype = np.shape(x), jnp.result_type(x)
-        return jax.make_array_from_callback(
-            (sharding.mesh.size, *shape), sharding, lambda _: np.zeros((1, *shape), dtype)
-        )
+    def placed(x: Any) -> Any:
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
-    return _copied(jax.tree.map(zeros, tree))
+    return _copied(jax.tree.map(placed, tree))
 
 
 @jax.jit

@@ -10,7 +10,7 @@ import pytest
 from ball import photographs
 from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors, rotation
 
-from jaxnerf import Config
+from jaxnerf import Config, shares
 from jaxnerf.adjustments import Adjustments, first_adjustments, rotations, without_common
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.checkpoints import Checkpoints, RunError
@@ -19,7 +19,7 @@ from jaxnerf.config import override, preset
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.growing import GrowingConfig, gradients_of, growing_step
+from jaxnerf.growing import AXES, GrowingConfig, gradients_of, growing_step
 from jaxnerf.marching import march_image
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
@@ -125,7 +125,7 @@ def train(split: Split, growing: GrowingConfig, steps: int, config=CONFIG):
     state = create_growing_state(FIELD, split, growing, config)
     way = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
     *_, last = fit(state, way, report_every=steps)
-    return local(last.state)
+    return local(way.whole(last.state))
 
 
 def quality(state, test: Split, frame: Similarity | None = None) -> float:
@@ -241,12 +241,15 @@ def test_two_devices_find_the_gradients_of_one(views):
                 *arguments, field=FIELD, growing=growing, config=CONFIG, transparent=True
             ),
             jax.devices()[:devices],
+            axes=AXES,
             scratch=True,
         )
-        shares = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
+        parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
         state = create_growing_state(FIELD, split, BOTH, CONFIG)
+        moved = shares.divided(state.optimizer, jax.devices()[:devices])
+        state = dataclasses.replace(state, optimizer=moved)
         scratch = memory_like(gradients_of(state, devices), jax.devices()[:devices])
-        after, _, _ = step(state, shares, jax.random.key(0), cameras, scratch)
+        after, _, _ = step(state, parts, jax.random.key(0), cameras, scratch)
         moments.append(jax.tree.map(np.asarray, after.adjustments.optimizer.mu))
     for one, two in zip(*moments, strict=True):
         assert np.abs(one).max() > 0.0
@@ -265,13 +268,13 @@ def test_a_run_with_both_goes_on_from_a_checkpoint_as_if_nothing_had_been(views,
     way = GrowingTrainer(split, field=FIELD, growing=BOTH, config=CONFIG)
     states = {}
     for report in fit(state, way, report_every=10):
-        states[report.step] = local(report.state)
+        states[report.step] = local(way.whole(report.state))
     Checkpoints(tmp_path).save(states[30])
     restored = Checkpoints(tmp_path).restore(configuration(BOTH))
     *_, last = fit(
         restored, GrowingTrainer(split, field=FIELD, growing=BOTH, config=CONFIG), report_every=60
     )
-    jax.tree.map(np.testing.assert_array_equal, local(last.state), states[60])
+    jax.tree.map(np.testing.assert_array_equal, local(way.whole(last.state)), states[60])
     with pytest.raises(RunError, match="another configuration: adjustments"):
         Checkpoints(tmp_path).restore(configuration(GROWING))
 

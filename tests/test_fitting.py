@@ -20,6 +20,11 @@ class Clockwork:
         self.now, self.seconds_of_step = 0.0, seconds_of_step
         self.effort, self.pauses = effort, pauses
 
+    def place(self, state):
+        return state
+
+    whole = place
+
     def advance(self, state, number, total):
         self.now += self.seconds_of_step(number, total)
         metrics = {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(1.0)}

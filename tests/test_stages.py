@@ -65,10 +65,11 @@ def split() -> Split:
 def whole_run(split):
     """The reports of a run that is not interrupted, and copies of some of its states."""
     states, reports = {}, []
-    for report in fit(first_state(split), trainer(split), report_every=1):
+    way = trainer(split)
+    for report in fit(first_state(split), way, report_every=1):
         reports.append(report)
         if report.step in (13, 18, 24, 27, 60):
-            states[report.step] = local(report.state)
+            states[report.step] = local(way.whole(report.state))
     return reports, states
 
 
@@ -146,8 +147,9 @@ def test_training_learns_the_ball_over_two_stages(split, whole_run):
 
 
 def test_two_runs_are_the_same_to_the_bit(split, whole_run):
-    *_, last = fit(first_state(split), trainer(split), report_every=20)
-    assert_same(last.state, whole_run[1][60])
+    way = trainer(split)
+    *_, last = fit(first_state(split), way, report_every=20)
+    assert_same(way.whole(last.state), whole_run[1][60])
 
 
 @pytest.mark.parametrize("step", [13, 18, 24, 27], ids=["mid", "refresh", "growth", "second"])
@@ -159,8 +161,9 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run
     Checkpoints(tmp_path).save(states[step])
     restored = Checkpoints(tmp_path).restore(config)
     assert_same(restored, states[step])
-    *_, last = fit(restored, trainer(split), report_every=50)
-    assert_same(last.state, states[60])
+    way = trainer(split)
+    *_, last = fit(restored, way, report_every=50)
+    assert_same(way.whole(last.state), states[60])
 
 
 def with_density(state, logit):

@@ -146,6 +146,8 @@ def test_two_processes_of_one_device_train_like_one_of_two(tmp_path):
     alone, first, second = (np.load(tmp_path / f"{name}_{number}.npz") for _, number, name in runs)
     assert first["devices"] == alone["devices"] == 2
     np.testing.assert_array_equal(first["flat"], second["flat"])
+    np.testing.assert_array_equal(first["table"], second["table"])
+    np.testing.assert_array_equal(first["table"], alone["table"])
     np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-4)
     np.testing.assert_allclose(first["flat"], alone["flat"], atol=1e-3)
 

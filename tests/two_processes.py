@@ -14,11 +14,17 @@ def main(port: str, processes: int, number: int, out: str) -> None:
     jax.config.update("jax_num_cpu_devices", 2 // processes)
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, number)
-    from test_training import tiny_run  # its imports must find the devices set up
+    # Their imports must find the devices set up.
+    from test_shares import doubled_three_times, tree
+    from test_training import tiny_run
+
+    from jaxnerf.shares import whole
 
     state, losses = tiny_run(steps=4)
     flat = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(state.params)])
-    np.savez(f"{out}_{number}.npz", flat=flat, losses=losses, devices=jax.device_count())
+    table = whole(doubled_three_times()[1], tree())["table"]
+    here = {"flat": flat, "losses": losses, "table": table, "devices": jax.device_count()}
+    np.savez(f"{out}_{number}.npz", **here)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnerf import shares
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fitting import fit
-from jaxnerf.growing import gradients_of, growing_step, learned, merge
+from jaxnerf.growing import AXES, gradients_of, growing_step, learned, merge
 from jaxnerf.marching import march_rays, packed_points
 from jaxnerf.occupancy import march, pack
 from jaxnerf.scenes import load_scene
@@ -81,8 +82,8 @@ def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
 
         return jax.grad(loss)(learned(state.params[0]))
 
-    def mean(state, *rest):
-        return jax.lax.pmean(gradients(state, *rest), AXIS)
+    def summed(state, *rest):
+        return shares.summed(gradients(state, *rest))
 
     def step(*arguments):
         return growing_step(
@@ -91,7 +92,7 @@ def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
 
     return {
         "marching": marching, "packing": points, "density": density,
-        "colour, compositing": rendering, "backward": gradients, "mean of devices": mean,
+        "colour, compositing": rendering, "backward": gradients, "sum over devices": summed,
         "update": step,
     }  # fmt: skip
 
@@ -128,9 +129,11 @@ def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples:
             devices * whole + 3 * gathered,
             2 * network + samples * 8 * 2 * numbers + 10 * samples,
         ),
-        "mean of devices": (devices * 3 * whole, devices * table.size),
-        # Gradient, two moments and the table are read, all but the gradient written.
-        "update": (devices * 7 * whole, devices * 12 * table.size),
+        # All read what they have of each share, and write their own.
+        "sum over devices": ((devices > 1) * (devices + 1) * whole, (devices - 1) * table.size),
+        # Gradient, two moments and the table are read, all but the gradient written, a share on each
+        # device; then each is given the others'.
+        "update": (7 * whole + (devices > 1) * devices * 2 * whole, 12 * table.size),
     }
 
 
@@ -161,13 +164,10 @@ def cumulative_seconds(parts: dict[str, Callable], state, batches, constant, rep
     programs, scratch, nothing = {}, None, replicate(np.float32(0.0))
     for name, part in parts.items():
         if name == "update":
-            programs[name] = parallel(part, scratch=True)
+            programs[name] = parallel(part, axes=AXES, scratch=True)
             scratch = memory_like(gradients_of(state, jax.device_count()))
         else:
-            out = None if name == "mean of devices" else 0
-            programs[name] = jax.pmap(
-                part, axis_name=AXIS, in_axes=(None, 0, None, None, None), out_axes=out
-            )
+            programs[name] = jax.pmap(part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None))
     times: dict[str, list[float]] = {name: [] for name in parts}
     for repeat in range(repeats + 2):
         for name, program in programs.items():
@@ -208,7 +208,7 @@ def main() -> None:
     ]
     constant = jax.random.key(0), replicate(split.cameras)
     parts = parts_of_a_step(config, trainer.transparent)
-    total = cumulative_seconds(parts, replicate(kept), batches, constant, options.repeats)
+    total = cumulative_seconds(parts, trainer.place(kept), batches, constant, options.repeats)
     bandwidth, peak = machine_limits()
     samples = int(last.metrics["samples"] * rays * (1.0 - last.metrics["dropped"]))
     work = work_of_parts(

@@ -270,11 +270,9 @@ def _loop(
     log = MetricsLog(out, int(state.step)) if leader else None
     line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
     compiling = _compile_seconds()
-    progress = None
+    trainer, progress = trainer_of(config, scene), None
     try:
-        for progress in fit(
-            state, trainer_of(config, scene), seconds_left=left, plan=plan
-        ):  # fmt: skip
+        for progress in fit(state, trainer, seconds_left=left, plan=plan):
             state, now = progress.state, time.perf_counter()
             done = progress.step == progress.total_steps
             if log:
@@ -291,7 +289,7 @@ def _loop(
                 line.show(_status(progress, quality, config, left()), last=done)
             # No checkpoint before the steps are fixed: a resumed run would not know how many.
             if done or (progress.fixed and agreed(now - saved_at) >= values.checkpoint_seconds):
-                checkpoints.save(state)
+                checkpoints.save(trainer.whole(state))
                 saved_at = time.perf_counter()
     finally:
         if log:

@@ -1,0 +1,110 @@
+"""What devices divide among themselves is what each would have done alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnerf import shares
+from jaxnerf.training import AXIS, parallel, replicate
+
+ROWS = 2048
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def tree() -> dict:
+    """An array that is divided, and three that are not: short, uneven, a scalar."""
+    return {
+        "table": numbers(ROWS, 3),
+        "kernel": numbers(64, 64),
+        "uneven": numbers(ROWS + 1, 2),
+        "step": np.int32(7),
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "share"),
+    [
+        ((4096, 8), 2, (2048, 8)),
+        ((4096, 8), 8, (512, 8)),
+        ((4096, 8), 1, (4096, 8)),
+        ((4096,), 4, (1024,)),
+        ((4096, 8), 3, (4096, 8)),
+        ((512, 8), 2, (512, 8)),
+        ((), 2, ()),
+    ],
+)
+def test_long_even_arrays_are_divided(shape, devices, share):
+    assert shares.share_of(shape, devices) == share
+
+
+def mapped(function, *trees):
+    return jax.pmap(function, axis_name=AXIS)(*trees)
+
+
+def test_own_shares_gathered_are_the_whole():
+    placed = jax.tree.map(lambda x: np.stack([x, x]), tree())
+    own = mapped(shares.own, placed)
+    assert own["table"].shape == (2, ROWS // 2, 3)
+    np.testing.assert_array_equal(own["table"][1], tree()["table"][ROWS // 2 :])
+    np.testing.assert_array_equal(own["kernel"][1], tree()["kernel"])
+    back = mapped(shares.gathered, own, placed)
+    jax.tree.map(np.testing.assert_array_equal, back, placed)
+
+
+def test_each_device_has_its_share_of_the_sum_and_all_the_norm_of_the_whole():
+    del (one := tree())["step"]
+    two = jax.tree.map(lambda x: x[::-1] * 0.5, one)
+    placed = jax.tree.map(lambda *x: np.stack(x), one, two)
+    expected = jax.tree.map(lambda *x: sum(x), one, two)
+
+    def summed(given):
+        parts = shares.summed(given)
+        return parts, shares.norm(parts, given)
+
+    parts, norm = mapped(summed, placed)
+    np.testing.assert_allclose(np.concatenate(parts["table"]), expected["table"], rtol=1e-6)
+    for name in ("kernel", "uneven"):
+        for each in parts[name]:
+            np.testing.assert_allclose(each, expected[name], rtol=1e-6)
+    squares = [np.sum(np.square(x, dtype=np.float64)) for x in expected.values()]
+    np.testing.assert_allclose(norm, np.sqrt(np.sum(squares)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_was_divided_is_whole_again_and_stays_so(devices):
+    laid_out = shares.divided(tree(), jax.devices()[:devices])
+    assert laid_out["table"].shape == (devices, ROWS // devices, 3)
+    assert laid_out["uneven"].shape == (devices, ROWS + 1, 2)
+    once = shares.whole(laid_out, tree())
+    jax.tree.map(np.testing.assert_array_equal, once, tree())
+    assert [x.dtype for x in jax.tree.leaves(once)] == [x.dtype for x in jax.tree.leaves(tree())]
+    jax.tree.map(np.testing.assert_array_equal, shares.whole(once, tree()), tree())
+
+
+def doubled_three_times() -> tuple:
+    """The state after three mapped steps, which double what each device has of a tree."""
+    traced = []
+
+    def step(state, batch, key, cameras, nothing):
+        traced.append(0)
+        common, mine = state
+        return (common + 1, jax.tree.map(lambda x: 2 * x, mine)), jnp.float32(0.0)
+
+    taken = parallel(step, axes=(None, 0))
+    state = replicate(np.int32(0)), shares.divided(tree())
+    nothing, batch = replicate(np.float32(0.0)), np.zeros((jax.local_device_count(), 1))
+    for _ in range(3):
+        state, _ = taken(state, batch, jax.random.key(0), nothing, nothing)
+    assert len(traced) == 1
+    return state
+
+
+def test_a_mapped_step_takes_and_returns_what_each_device_has():
+    common, mine = doubled_three_times()
+    assert int(common) == 3
+    expected = jax.tree.map(lambda x: 8 * x, tree())
+    jax.tree.map(np.testing.assert_array_equal, shares.whole(mine, tree()), expected)
