@@ -88,7 +88,10 @@ class GrowingField(Field, Protocol):
         ...
 
     def sink(self, params: Params, share: Float[Array, ""]) -> Params:
-        """The same field with less density everywhere, by a share of what a step may change."""
+        """The same field with less density everywhere, by a share of what a step may change.
+
+        Several devices each ask this of their own rows of long arrays; see `jaxnerf.shares`.
+        """
         ...
 
 
