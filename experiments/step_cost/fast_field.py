@@ -159,8 +159,39 @@ def seconds_of(run: Callable, repeats: int) -> float:
     return statistics.median(times)
 
 
-def cumulative_seconds(parts: dict[str, Callable], state, batches, constant, repeats: int) -> dict:
-    """The median time of each program, in turn, so that a busy moment hits all."""
+def seconds_on_one_device(step: Callable, state, constant) -> Callable:
+    """A function of a batch that takes a step on the first device alone, and returns its seconds."""
+    first = jax.devices()[:1]
+    program = parallel(step, first, axes=AXES, scratch=True)
+    scratch = memory_like(gradients_of(state, 1), first)
+    state = dataclasses.replace(state, optimizer=shares.divided(state.optimizer, first))
+    held = [(state, None, scratch)]
+    constant = jax.tree.map(np.asarray, constant[1:])
+    key = jax.device_put(jax.random.key(0), first[0])
+
+    def run(batch) -> float:
+        whole = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+        before, _, memory = held.pop()
+        begun = time.perf_counter()
+        held.append(jax.block_until_ready(program(before, whole, key, *constant, memory)))
+        return time.perf_counter() - begun
+
+    return run
+
+
+def cumulative_seconds(
+    parts: dict[str, Callable], state, alone, batches, constant, repeats: int
+) -> dict[str, float]:
+    """The median time of each program, in turn, so that a busy moment hits all.
+
+    With several devices that of the last one on the first device alone is there too, as "one device".
+
+    Args:
+      parts: of a step.
+      state, alone: on the devices, and as a whole.
+      batches, constant: what else they take.
+      repeats: of each.
+    """
     programs, scratch, nothing = {}, None, replicate(np.float32(0.0))
     for name, part in parts.items():
         if name == "update":
@@ -169,7 +200,14 @@ def cumulative_seconds(parts: dict[str, Callable], state, batches, constant, rep
         else:
             programs[name] = jax.pmap(part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None))
     times: dict[str, list[float]] = {name: [] for name in parts}
+    on_one = None
+    if jax.device_count() > 1:
+        on_one = seconds_on_one_device(parts["update"], alone, constant)
+        times["one device"] = []
     for repeat in range(repeats + 2):
+        if on_one:
+            spent = on_one(batches[repeat % len(batches)])
+            times["one device"] += [spent] * (repeat > 1)
         for name, program in programs.items():
             batch = batches[repeat % len(batches)]
             last = scratch if name == "update" else nothing
@@ -200,7 +238,7 @@ def main() -> None:
     trainer = GrowingTrainer(split, field=config.voxels, growing=config.growing, config=training)
     state = create_growing_state(config.voxels, split, config.growing, training)
     *_, last = fit(state, trainer, report_every=50)
-    kept = local(last.state)
+    kept = local(trainer.whole(last.state))
     tiles, rays = np.argwhere(kept.tiles).astype(np.int32), int(kept.rays)
     block = block_size(kept.occupancy, split)
     batches = [
@@ -208,7 +246,8 @@ def main() -> None:
     ]
     constant = jax.random.key(0), replicate(split.cameras)
     parts = parts_of_a_step(config, trainer.transparent)
-    total = cumulative_seconds(parts, trainer.place(kept), batches, constant, options.repeats)
+    total = cumulative_seconds(parts, trainer.place(kept), kept, batches, constant, options.repeats)
+    on_one = total.pop("one device", None)
     bandwidth, peak = machine_limits()
     samples = int(last.metrics["samples"] * rays * (1.0 - last.metrics["dropped"]))
     work = work_of_parts(
@@ -240,12 +279,13 @@ def main() -> None:
         "devices": [str(device) for device in jax.devices()],
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}",
         "step_milliseconds": round(1e3 * total["update"], 2),
+        "step_milliseconds_on_one_of_them": on_one and round(1e3 * on_one, 2),
         "rays_a_second": round(rays / total["update"]),
         "parts": rows,
     }
     for name, value in figures.items():
         if name != "parts":
-            print(f"{name:22} {value}")
+            print(f"{name:33} {value}")
     print(f"\n{'part':22}{'ms':>8}{'MB':>9}{'MFLOP':>9}  share of the machine's limit")
     for row in rows:
         print(
