@@ -16,11 +16,13 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
 from jaxnerf.growing import blank_state
+from jaxnerf.growth import create_growing_state
 from jaxnerf.paths import focus_point
+from jaxnerf.placement import replicate
 from jaxnerf.scenes import Scene
 from jaxnerf.spaces import Ball, Frustum, Within
-from jaxnerf.stages import GrowingTrainer, create_growing_state
-from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state, replicate
+from jaxnerf.stages import GrowingTrainer
+from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
@@ -62,7 +64,7 @@ class FitError(Exception):
 
 @runtime_checkable
 class Trainer(Protocol):
-    """A way of training: `jaxnerf.training.NerfTrainer`, `jaxnerf.growing.GrowingTrainer`.
+    """A way of training: `jaxnerf.training.NerfTrainer`, `jaxnerf.stages.GrowingTrainer`.
 
     Attributes:
       config: what all ways share.

@@ -1,8 +1,6 @@
-"""Training of fields that grow from coarse to fine: what a step is. (`jaxnerf.stages` is the growth.)
+"""Training of fields that grow from coarse to fine: what is asked of a field, how it grows, its state.
 
-As in `jaxnerf.training`, the step is written for one device with an explicit mean over the named axis,
-and the batch of step n is a function of (seed, n), of what the stage began with, and of the state's
-number of rays.
+The step is `jaxnerf.growing_step`, growth `jaxnerf.growth`, the schedule of both `jaxnerf.stages`.
 """
 
 import dataclasses
@@ -15,16 +13,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxnerf import shares
-from jaxnerf.adjustments import Adjustments, step_adjustments
-from jaxnerf.blocks import Blocks
-from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.compositing import over
+from jaxnerf.adjustments import Adjustments
 from jaxnerf.fields import Field, Params
-from jaxnerf.marching import MarchSettings, march_rays
+from jaxnerf.marching import MarchSettings
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.spaces import Ball, Frustum
-from jaxnerf.training import AXIS, TrainingConfig
+from jaxnerf.training import TrainingConfig
 
 # Poses move when there is something to be seen, and their rate decays to this share.
 _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
@@ -232,164 +226,6 @@ def blank_state(
         rays=jnp.asarray(config.rays_per_batch, jnp.int32),
         adjustments=adjustments,
     )
-
-
-def growing_step(
-    state: GrowingState,
-    batch: Blocks,
-    key: PRNGKeyArray,
-    cameras: Camera,
-    scratch: Any = None,
-    axis_name: str = AXIS,
-    *,
-    field: GrowingField,
-    growing: GrowingConfig,
-    config: TrainingConfig,
-    transparent: bool,
-) -> tuple[GrowingState, dict[str, Float[Array, ""]], Any]:
-    """One step on one device of the named axis; see `jaxnerf.training.train_step`.
-
-    Args:
-      state, batch, key, cameras: as there.
-      scratch: `gradients_of` in `jaxnerf.training.memory_like`, to be overwritten; or None.
-      axis_name: of the devices.
-      field, growing, config: static.
-      transparent: whether the photographs have alpha.
-
-    Returns:
-      The next state; metrics: "loss", "mse", "learning_rate" (as a share), "gradient_norm",
-      "rays" (drawn), "samples" (a ray), "dropped" and "cut" (shares of the rays that overflowed the
-      budget and had to wait for another batch, and that ran out of samples or lookups); and the scratch.
-    """
-    (params,) = state.params
-    jitter_key, background_key = jax.random.split(jax.random.fold_in(key, state.step))
-    count = batch.camera.shape[0]
-    whole = count * jax.lax.axis_size(axis_name)
-
-    def drawn(numbers: Array) -> Array:
-        """This device's part of what is drawn for the whole batch: the same on any devices."""
-        return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(axis_name) * count, count)
-
-    jitter = drawn(jax.random.uniform(jitter_key, (whole,)))
-    given = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
-    background = {
-        "white": lambda: jnp.ones((count, 3)),
-        "black": lambda: jnp.zeros((count, 3)),
-        "random": lambda: drawn(jax.random.uniform(background_key, (whole, 3))),
-    }[config.background]()
-    colour = batch.colour()
-    alpha = colour[:, 3]
-    target = over(colour[:, :3], alpha, background)
-
-    def loss_of(learning):
-        learning, adjusting = learning
-        rays, adjustments = given, state.adjustments
-        if adjustments is not None:
-            adjustments = adjustments.with_learned(adjusting)
-            rays = cast_rays(adjustments.cameras(cameras)[batch.camera], jnp.asarray(batch.middle))
-        seen = march_rays(
-            field, merge(learning, params), state.occupancy, rays,
-            growing.march(whole / config.rays_per_batch), None, background, jitter,
-        )  # fmt: skip
-        shown, opacity = seen.rendering.colour, seen.rendering.opacity
-        if adjustments is not None:
-            # Behind what alpha has cut out the background is ours, and not the photograph's.
-            covered = opacity if transparent else jnp.ones_like(opacity)
-            behind = (1.0 - covered)[:, None] * background
-            shown = adjustments.colour(jnp.asarray(batch.camera), shown, covered, behind)
-        weight = seen.kept.astype(jnp.float32)
-        total = jnp.maximum(jnp.sum(weight), 1.0)
-        mse = jnp.sum(weight * jnp.mean((shown - target) ** 2, axis=-1)) / total
-        loss = mse
-        if transparent:
-            error = (opacity - alpha) ** 2
-            loss = loss + growing.opacity_loss * jnp.sum(weight * error) / total
-        if state.occupancy.space is not None and growing.distortion_loss > 0.0:
-            spread = jnp.sum(weight * seen.distortion) / total
-            loss = loss + growing.distortion_loss * spread
-        counts = {
-            "mse": mse,
-            "rays": jnp.float32(whole),
-            "samples": seen.samples.astype(jnp.float32) / total,
-            "dropped": 1.0 - jnp.mean(weight),
-            "cut": jnp.mean(seen.cut.astype(jnp.float32)),
-        }
-        return loss, counts
-
-    adjustments = state.adjustments
-    start = learned(params), None if adjustments is None else adjustments.learned
-    (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(start)
-    devices = jax.lax.axis_size(axis_name)
-    if devices > 1:  # XLA:CPU would copy them for one device
-        loss, counts = jax.lax.pmean((loss, counts), axis_name)
-    share = shares.summed(gradients[0], axis_name), jax.lax.psum(gradients[1], axis_name)
-    loss, scratch = _written_over(scratch, loss, (gradients, share if devices > 1 else None))
-    # Of the sum, which is there: the mean is made where it is used, and never stored.
-    norm = shares.norm(share[0], gradients[0], axis_name) / devices
-    gradients, of_adjustments = jax.tree.map(lambda part: part / devices, share)
-    progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
-        jnp.float32
-    )
-    decay = jnp.float32(growing.final_rate) ** progress
-    updates, optimizer = _adam_step(gradients, state.optimizer, config)
-    moved = jax.tree.map(
-        lambda value, update, rate: value - decay * rate * update,
-        shares.own(learned(params), axis_name), updates, shares.own(field.rates(params), axis_name),
-    )  # fmt: skip
-    if growing.sinking > 0.0:
-        moved = learned(field.sink(merge(moved, params), decay * growing.sinking))
-    moved = merge(shares.gathered(moved, learned(params), axis_name), params)
-    if adjustments is not None:
-        rates = growing.colour_rate * decay, growing.pose_rate * growing.pose_share(progress)
-        adjustments = step_adjustments(adjustments, of_adjustments, cameras, rates, config)
-    metrics = {
-        "loss": loss,
-        "learning_rate": decay,
-        "gradient_norm": norm,
-        **counts,
-    }
-    following = dataclasses.replace(
-        state, step=state.step + 1, params=(moved,), optimizer=optimizer,
-        adjustments=adjustments,
-    )  # fmt: skip
-    return following, metrics, scratch
-
-
-def gradients_of(state: GrowingState, devices: int) -> Any:
-    """What a step's gradients look like: those of one device, and its share of several devices' sum."""
-    adjustments = state.adjustments
-    others = None if adjustments is None else adjustments.learned
-    table = jax.eval_shape(lambda: learned(state.params[0]))
-    share = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(shares.share_of(x.shape, devices), x.dtype), table
-    )
-    return (table, others), (share, others) if devices > 1 else None
-
-
-def _written_over(scratch: Any, loss: Array, gradients: Any) -> tuple[Array, Any]:
-    """Have the compiler keep gradients where the scratch was, which it may since that is donated.
-
-    For that the scratch must be an argument that is used, here for nothing.
-    """
-    first = [part.reshape(-1)[0] for part in jax.tree.leaves(scratch)]
-    loss, _ = jax.lax.optimization_barrier((loss, first))
-    return loss, gradients
-
-
-def _adam_step(gradients: Any, moments: Any, config: TrainingConfig) -> tuple[Any, Any]:
-    """Adam's directions and new moments.
-
-    With the leading dimension that the moments have outside of the mapped step: from those without it
-    XLA:CPU makes the directions and the new moments apart, and copies the old ones for that.
-    """
-    # Optax raises a float to the power of an integer, which strict users' settings refuse.
-    with jax.numpy_dtype_promotion("standard"):
-        results = adam(config).update(*_one_more((gradients, moments)))
-    return jax.tree.map(lambda x, like: x.reshape(like.shape), results, (gradients, moments))
-
-
-def _one_more(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[None] if x.ndim else x, tree)
 
 
 def learned(params: Any) -> Any:

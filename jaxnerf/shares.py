@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxnerf.training import AXIS, spread
+from jaxnerf.placement import AXIS, spread
 
 # For less, waiting for the others costs what it saves.
 _FEWEST_ROWS = 1024

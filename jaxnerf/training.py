@@ -20,10 +20,9 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import over
 from jaxnerf.fields import Field
+from jaxnerf.placement import AXIS, local_share, replicate
 from jaxnerf.rendering import RenderSettings, composite, rays_that_fit, sample_levels
 from jaxnerf.scenes import Split
-
-AXIS = "devices"
 
 # Evaluations of the field in one pass; see `rays_that_fit`.
 _EVALUATIONS_ON_CPU = 1 << 11
@@ -315,9 +314,10 @@ def parallel(
     Args:
       step: of (state, batch, key, cameras, what is constant), which returns the state and metrics.
       devices: all by default.
-      axes: a prefix of the state: 0 where each device has its own (see `spread`), None elsewhere.
+      axes: a prefix of the state: 0 where each device has its own (see `jaxnerf.placement.spread`), None
+        elsewhere.
       scratch: whether the last argument is each device's own memory instead, for the step to overwrite
-        and to return as its third result (see `memory_like`).
+        and to return as its third result (see `jaxnerf.placement.memory_like`).
     """
     return jax.pmap(
         step,
@@ -329,54 +329,6 @@ def parallel(
     )
 
 
-def replicate(tree: Any) -> Any:
-    """Put a copy on every device of every host, as `parallel` returns its results.
-
-    What is given to a mapped step otherwise has it compiled again when its own results come back.
-    """
-    sharding = _sharding()
-
-    def placed(x: Any) -> Any:
-        return jax.make_array_from_callback(np.shape(x), sharding, lambda _: np.asarray(x))
-
-    return _copied(jax.tree.map(placed, tree))
-
-
-def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Zeros on every device in the shapes of a tree, with a leading dimension of all devices.
-
-    For large temporaries of a mapped step: XLA:CPU allocates those anew at each step, and glibc gives
-    what is larger than a thread's heap (64 MB) back to the system each time, whatever it is told.
-    """
-    count = jax.device_count() if devices is None else len(devices)
-
-    def zeros(x: Any) -> np.ndarray:
-        return np.broadcast_to(np.zeros((), x.dtype), (count, *x.shape))
-
-    return spread(jax.tree.map(zeros, tree), devices)
-
-
-def spread(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Put arrays on all devices, to each the part of its number along the first dimension."""
-    sharding = _sharding(AXIS, devices=devices)
-
-    def placed(x: Any) -> Any:
-        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
-
-    return _copied(jax.tree.map(placed, tree))
-
-
-@jax.jit
-def _copied(tree: Any) -> Any:
-    """The same arrays in memory of XLA's own: from NumPy's, a step that may overwrite it copies it."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _sharding(*axes: str, devices: Sequence[Any] | None = None) -> jax.sharding.NamedSharding:
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-
-
 def agreed(value: float) -> float:
     """The first process's number, on all: clocks differ, and decisions must not."""
     if jax.process_count() == 1:
@@ -384,22 +336,6 @@ def agreed(value: float) -> float:
     from jax.experimental import multihost_utils
 
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
-
-
-def local_share(batch: Any) -> Any:
-    """This host's part of a global batch, with a leading dimension of its devices.
-
-    Raises:
-      ValueError: the batch does not divide into equal shares.
-    """
-    local, total = jax.local_device_count(), jax.device_count()
-    size = len(batch.camera)
-    if size % total:
-        raise ValueError(f"training.rays_per_batch: {total} devices do not divide {size} rays")
-    start = jax.process_index() * local * (size // total)
-    return jax.tree.map(
-        lambda x: x[start : start + local * (size // total)].reshape(local, -1, *x.shape[1:]), batch
-    )
 
 
 def _adam(config: TrainingConfig) -> optax.GradientTransformation:

@@ -19,13 +19,16 @@ from jaxnerf.config import override, preset
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.growing import AXES, GrowingConfig, gradients_of, growing_step
+from jaxnerf.growing import AXES, GrowingConfig
+from jaxnerf.growing_step import gradients_of, growing_step
+from jaxnerf.growth import create_growing_state
 from jaxnerf.marching import march_image
+from jaxnerf.placement import memory_like
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
 from jaxnerf.spaces import Ball, Frustum
-from jaxnerf.stages import GrowingTrainer, create_growing_state, local
-from jaxnerf.training import TrainingConfig, memory_like, parallel
+from jaxnerf.stages import GrowingTrainer, local
+from jaxnerf.training import TrainingConfig, parallel
 
 FIELD = VoxelField(width=8)
 GROWING = GrowingConfig(

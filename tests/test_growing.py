@@ -12,21 +12,14 @@ from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.growing import (
-    AXES,
-    GrowingConfig,
-    adam,
-    blank_state,
-    gradients_of,
-    growing_step,
-    learned,
-    merge,
-)
+from jaxnerf.growing import AXES, GrowingConfig, adam, blank_state, learned, merge
+from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.placement import local_share, memory_like
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
-from jaxnerf.training import TrainingConfig, local_share, memory_like, parallel
+from jaxnerf.training import TrainingConfig, parallel
 
 FIELD = VoxelField(width=8)
 GROWING = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, budget=40.0)

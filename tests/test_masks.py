@@ -18,9 +18,10 @@ from jaxnerf.evaluation import evaluate_split, ssim
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import fit
 from jaxnerf.growing import GrowingConfig
+from jaxnerf.growth import create_growing_state
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
-from jaxnerf.stages import GrowingTrainer, create_growing_state
+from jaxnerf.stages import GrowingTrainer
 from jaxnerf.training import TrainingConfig, sample_batch
 
 CONFIG = TrainingConfig(rays_per_batch=4096, seed=3)

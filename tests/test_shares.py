@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnerf import shares
-from jaxnerf.training import AXIS, parallel, replicate
+from jaxnerf.placement import AXIS, replicate
+from jaxnerf.training import parallel
 
 ROWS = 2048
 

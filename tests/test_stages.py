@@ -13,18 +13,11 @@ from jaxnerf.checkpoints import Checkpoints
 from jaxnerf.fields.voxels import VoxelField, lattice_points
 from jaxnerf.fitting import Trainer, fit
 from jaxnerf.growing import GrowingConfig
+from jaxnerf.growth import create_growing_state, grow, refresh, size_batch
 from jaxnerf.occupancy import occupied
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha, scene_cube
-from jaxnerf.stages import (
-    GrowingTrainer,
-    block_size,
-    create_growing_state,
-    grow,
-    local,
-    refresh,
-    size_batch,
-)
+from jaxnerf.stages import GrowingTrainer, block_size, local
 from jaxnerf.training import TrainingConfig
 
 FIELD = VoxelField(width=8)

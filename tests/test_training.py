@@ -21,6 +21,7 @@ from jaxnerf import Camera, RenderSettings, cast_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fitting import FitError, fit
+from jaxnerf.placement import local_share, memory_like, replicate
 from jaxnerf.rendering import composite, sample_levels
 from jaxnerf.runs import load_run
 from jaxnerf.scenes import Split
@@ -29,10 +30,7 @@ from jaxnerf.training import (
     TrainingConfig,
     create_state,
     learning_rate,
-    local_share,
-    memory_like,
     parallel,
-    replicate,
     sample_batch,
     train_step,
 )

@@ -30,12 +30,15 @@ from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fitting import fit
-from jaxnerf.growing import AXES, gradients_of, growing_step, learned, merge
+from jaxnerf.growing import AXES, learned, merge
+from jaxnerf.growing_step import gradients_of, growing_step
+from jaxnerf.growth import create_growing_state
 from jaxnerf.marching import march_rays, packed_points
 from jaxnerf.occupancy import march, pack
+from jaxnerf.placement import AXIS, local_share, memory_like, replicate
 from jaxnerf.scenes import load_scene
-from jaxnerf.stages import GrowingTrainer, block_size, create_growing_state, local
-from jaxnerf.training import AXIS, local_share, memory_like, parallel, replicate
+from jaxnerf.stages import GrowingTrainer, block_size, local
+from jaxnerf.training import parallel
 
 _FLOAT = 4  # bytes
 

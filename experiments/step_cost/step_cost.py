@@ -29,15 +29,9 @@ from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config, preset
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.placement import local_share, replicate
 from jaxnerf.scenes import Split
-from jaxnerf.training import (
-    create_state,
-    local_share,
-    parallel,
-    replicate,
-    sample_batch,
-    train_step,
-)
+from jaxnerf.training import create_state, parallel, sample_batch, train_step
 
 
 def layer_sizes(field: NerfField) -> list[tuple[int, int]]:

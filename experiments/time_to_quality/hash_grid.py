@@ -29,10 +29,11 @@ from jaxnerf.cli.common import prepare_cpu, seconds_since_process_start
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.fitting import fit
 from jaxnerf.growing import GrowingConfig
+from jaxnerf.growth import create_growing_state
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
 from jaxnerf.marching import march_image
 from jaxnerf.scenes import load_scene
-from jaxnerf.stages import GrowingTrainer, create_growing_state, local
+from jaxnerf.stages import GrowingTrainer, local
 from jaxnerf.training import TrainingConfig
 
 _RAYS = 4096  # a step
