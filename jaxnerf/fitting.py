@@ -35,6 +35,9 @@ _MOST_REACH = 2.0
 _MEASURED_SHARE = 0.05
 _INTERVALS = 32
 _PLANNED_SHARE = 0.94
+# At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
+# and a run that is cut off at its end has learned more than one that hardly took a step.
+_PAUSED_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,6 +317,6 @@ class _Pace:
 
     def steps_that_fit(self, left: float, trainer: Trainer) -> int:
         """The total of steps for which this many seconds are enough."""
-        pauses = trainer.pauses * self._first_step
-        training = _PLANNED_SHARE * max(left - pauses, 0.0) / statistics.median(self._intervals)
+        pauses = min(trainer.pauses * self._first_step, _PAUSED_SHARE * left)
+        training = _PLANNED_SHARE * (left - pauses) / statistics.median(self._intervals)
         return int((self._number + training) / trainer.effort)

@@ -58,6 +58,13 @@ def test_a_pause_while_the_speed_is_measured_does_not_shorten_the_run(monkeypatc
     assert 0.9 * 40.0 < trainer.now < 40.0
 
 
+def test_a_first_step_that_compiles_for_long_leaves_half_of_the_rest_for_training(monkeypatch):
+    trainer = Clockwork(lambda number, total: 10.0 if number == 0 else 0.01, pauses=6)
+    reports = run(monkeypatch, trainer, 60.0)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.45 * 50.0 < trainer.now - 10.0 < 0.6 * 50.0
+
+
 def test_later_stages_and_the_pauses_between_them_are_planned_for(monkeypatch):
     def seconds(number, total):
         if number in (0, total // 4):  # compilation
