@@ -132,6 +132,7 @@ def _fast(
             steps=1_000_000,
             max_seconds=seconds,
             rays_per_batch=8192,
+            adam_beta1=0.0,
             adam_beta2=0.99,
             adam_epsilon=1e-12,
         ),

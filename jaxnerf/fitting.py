@@ -150,6 +150,7 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "voxels.density_rate": 0.2,
         "growing.finer": 1,
         "growing.sinking": 0.0,
+        "training.adam_beta1": 0.9,
         "training.background": "random",
         "evaluation.smooth_edges": 0.0,
     },

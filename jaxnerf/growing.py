@@ -243,5 +243,13 @@ def merge(learning: Any, params: Any) -> Any:
 
 
 def adam(config: TrainingConfig) -> optax.GradientTransformation:
-    """Adam's direction; the rates are the field's."""
+    """Adam's direction; the rates are the field's.
+
+    Without momentum, as in the presets, it keeps no first moment: less to move in memory, and rows that
+    few rays meet do not drift on after what one of them said.
+    """
+    if config.adam_beta1 == 0.0:
+        return optax.scale_by_rms(
+            config.adam_beta2, config.adam_epsilon, eps_in_sqrt=False, bias_correction=True
+        )
     return optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)

@@ -22,10 +22,10 @@ _OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
 # Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
 _OCTAVES, _SMALLEST = 8.0, -10.0
-# A ray ends where an expected exp(-7) = 0.1% of its light is left. The grid's step takes exp(-1) at most:
+# A ray ends where an expected exp(-7) = 0.1% of its light is left. The grid's step takes exp(-2) at most:
 # what a cell holds is known too coarsely to end a ray at once, and what lies behind must be found to be
 # mended.
-_END, _MOST_A_STEP = -7.0, 1.0
+_END, _MOST_A_STEP = -7.0, 2.0
 
 
 @no_type_check
