@@ -148,6 +148,7 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "voxels.direction_degree": 2,
         "voxels.initial_opacity": 0.003,
         "voxels.density_rate": 0.2,
+        "voxels.feature_rate": 0.3,
         "growing.finer": 1,
         "growing.sinking": 0.0,
         "training.adam_beta1": 0.9,

@@ -211,9 +211,11 @@ def blank_state(
     config: TrainingConfig,
     space: Ball | Frustum | None = None,
     adjustments: Adjustments | None = None,
+    params: Params | None = None,
 ) -> GrowingState:
-    """A state of the right structure, for a scene of one cell."""
-    params = field.init(jax.random.key(config.seed))
+    """A state of the right structure, for a scene of one cell; of given parameters, if there are any."""
+    if params is None:
+        params = field.init(jax.random.key(config.seed))
     one = jnp.ones((), jnp.float32)
     return GrowingState(
         step=jnp.zeros((), jnp.int32),

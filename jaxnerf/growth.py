@@ -69,9 +69,7 @@ def create_growing_state(
         space,
     )
     state = dataclasses.replace(
-        blank_state(field, config, space, adjustments),
-        params=(params,),
-        optimizer=adam(config).init(learned(params)),
+        blank_state(field, config, space, adjustments, params),
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
     )

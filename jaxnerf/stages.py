@@ -30,10 +30,11 @@ from jaxnerf.silhouettes import has_alpha
 from jaxnerf.spaces import Frustum
 from jaxnerf.training import TrainingConfig, parallel
 
-# What a step costs at a resolution: 1 + 0.022 (resolution / 64)^3, measured on lego and fox, in units of
-# a step at 64: 1.2 at 128, 1.7 at 200, 2.4 at 256. Most of it is Adam's. A step with one more sample a
-# voxel is 15% longer at 64, and its share the smaller. 2% more for what is done between steps.
-_GROWTH, _SAMPLING, _BETWEEN = 0.022, 0.15, 1.02
+# What a step costs at a resolution: 1 + 0.018 (resolution / 64)^3, measured on lego, in units of a step
+# at 64: 1.1 at 128, 1.5 at 200, 2.1 at 256. With momentum 0.022 (lego and fox): most of it is Adam's. A
+# step with one more sample a voxel is 15% longer at 64, and its share the smaller. 2% more for what is
+# done between steps.
+_GROWTH, _GROWTH_WITH_MOMENTUM, _SAMPLING, _BETWEEN = 0.018, 0.022, 0.15, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples.
 _OF_ANY_BATCH = 0.5
 # How many times the rays, or what part of them, it pays to compile a step for within a stage.
@@ -77,7 +78,8 @@ class GrowingTrainer:
     def effort(self) -> float:
         """See `jaxnerf.fitting.Trainer`; batches of fewer rays now are counted as full ones later."""
         lengths = np.diff([0.0, *self._growing.shares, 1.0])
-        growth = _GROWTH / (1.0 + _SAMPLING * (self._growing.finer - 1))
+        growth = _GROWTH_WITH_MOMENTUM if self.config.adam_beta1 else _GROWTH
+        growth /= 1.0 + _SAMPLING * (self._growing.finer - 1)
         cost = 1.0 + growth * (np.asarray(self._growing.resolutions) / 64.0) ** 3
         now = _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))

@@ -72,7 +72,7 @@ class VoxelField:
     direction_degree: int = 2
     initial_opacity: float = 0.03
     density_rate: float = 0.7
-    feature_rate: float = 0.3
+    feature_rate: float = 0.1
     network_rate: float = 1e-2
     shading: Literal["sample", "ray"] = "ray"
 
