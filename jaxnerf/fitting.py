@@ -76,7 +76,7 @@ class Trainer(Protocol):
     """
 
     config: TrainingConfig
-    pauses: int
+    pauses: float
     remedy: str
 
     @property

@@ -105,7 +105,8 @@ class GrowingConfig:
       finer: samples in each of the lattice's steps. Two pay where there are minutes, in bounded scenes.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
-      unseen_below: weight in every picture below which a cell counts as hidden; 0 keeps hidden cells.
+      unseen_below: weight in every picture below which a cell counts as hidden, and is dropped when the
+        last stage begins; 0 keeps hidden cells.
       sinking: how far all density falls in each step, as a share of what the step may move it: empty
         stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.

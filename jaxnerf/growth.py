@@ -105,7 +105,8 @@ def grow(
     (params,) = state.params
     old = state.occupancy
     kept = np.asarray(grid.occupied(old))
-    if growing.unseen_below > 0.0:
+    # Only where the table is at its largest: to look takes as long as a hundred steps.
+    if growing.unseen_below > 0.0 and stage == len(growing.resolutions) - 1:
         seen = seen_cells(state, found, field, growing, config)
         kept = kept & np.asarray(grid.dilate(jnp.asarray(seen)))
         hand_back()

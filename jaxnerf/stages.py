@@ -56,7 +56,7 @@ class GrowingTrainer:
         self.config, self._split, self._field, self._growing = config, split, field, growing
         # Each stage compiles the step again, and the programs that look for what can be seen; the first
         # refresh compiles its own.
-        self.pauses = 3 * len(growing.shares)
+        self.pauses = 2.5 * len(growing.shares)
         self.remedy = (
             f"Lower voxels.density_rate (now {field.density_rate}) or voxels.feature_rate "
             f"(now {field.feature_rate})"

@@ -261,7 +261,7 @@ def train_step(
 class NerfTrainer:
     """Takes steps of `train_step`; see `jaxnerf.fitting.Trainer`."""
 
-    effort, pauses = 1.0, 0
+    effort, pauses = 1.0, 0.0
 
     def __init__(
         self,
