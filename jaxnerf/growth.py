@@ -114,7 +114,7 @@ def grow(
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
-    if side < 0.9 * float(old.cell) * size:
+    if side < 0.97 * float(old.cell) * size:
         mask = _moved(old, cells, origin, side, size)
     else:
         origin, side = np.asarray(old.origin), float(old.cell) * size

@@ -117,6 +117,7 @@ def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples:
     network = 2 * rays * (inputs * field.width + field.width**2 + 3 * field.width)
     gathered = 8 * numbers * _FLOAT * samples
     whole = table.size * _FLOAT
+    moments = round(sum(np.size(x) for x in jax.tree.leaves(state.optimizer)) / table.size)
     return {
         # A byte of the grid, a slot, and about thirty operations for each lookup.
         "marching": (looked * rays * (1 + _FLOAT), 30 * looked * rays),
@@ -134,9 +135,12 @@ def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples:
         ),
         # All read what they have of each share, and write their own.
         "sum over devices": ((devices > 1) * (devices + 1) * whole, (devices - 1) * table.size),
-        # Gradient, two moments and the table are read, all but the gradient written, a share on each
+        # Gradient, moments and the table are read, all but the gradient written, a share on each
         # device; then each is given the others'.
-        "update": (7 * whole + (devices > 1) * devices * 2 * whole, 12 * table.size),
+        "update": (
+            (3 + 2 * moments) * whole + (devices > 1) * devices * 2 * whole,
+            (6 + 3 * moments) * table.size,
+        ),
     }
 
 
