@@ -23,9 +23,6 @@ from jaxnerf.training import TrainingConfig
 # Poses move when there is something to be seen, and their rate decays to this share.
 _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 
-# Few steps would need more, and drown what the photographs say.
-_MOST_SINKING = 0.02
-
 
 class GrowingField(Field, Protocol):
     """What growth asks of a field: `jaxnerf.fields.voxels.VoxelField`, or your own.
@@ -110,9 +107,8 @@ class GrowingConfig:
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden, and is dropped when the
         last stage begins; 0 keeps hidden cells.
-      sinking: how far all density falls in training, in units of the most that a step may move it. It
-        falls a little in each step, by a fiftieth of that at most: empty stays what no photograph holds
-        up. Of bounded scenes; 0 leaves density to the photographs.
+      sinking: how far all density falls in each step, as a share of what the step may move it: empty
+        stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
       distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
         an end: it keeps fog from hanging before the cameras.
@@ -134,7 +130,7 @@ class GrowingConfig:
     refresh_every: int = 250
     empty_below: float = 0.01
     unseen_below: float = 0.01
-    sinking: float = 25.0
+    sinking: float = 0.02
     opacity_loss: float = 0.1
     distortion_loss: float = 0.01
     final_rate: float = 0.05
@@ -165,10 +161,6 @@ class GrowingConfig:
     def cells_of(self, stage: int) -> int:
         """How many cells of the occupancy a stage has along each side."""
         return max(self.cells, self.resolutions[stage]) if stage else self.cells
-
-    def sinking_of(self, steps: Float[Array, ""]) -> Float[Array, ""]:
-        """The share of its rate by which density falls in each of so many steps."""
-        return jnp.minimum(self.sinking / steps, _MOST_SINKING)
 
     def pose_share(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """What share of their learning rate poses have after a share of the steps."""

@@ -116,8 +116,9 @@ def growing_step(
     # Of the sum, which is there: the mean is made where it is used, and never stored.
     norm = shares.norm(share[0], gradients[0], axis_name) / devices
     gradients, of_adjustments = jax.tree.map(lambda part: part / devices, share)
-    steps = jnp.maximum(state.total_steps, 1).astype(jnp.float32)
-    progress = state.step.astype(jnp.float32) / steps
+    progress = state.step.astype(jnp.float32) / jnp.maximum(state.total_steps, 1).astype(
+        jnp.float32
+    )
     decay = jnp.float32(growing.final_rate) ** progress
     updates, optimizer = _adam_step(gradients, state.optimizer, config)
     moved = jax.tree.map(
@@ -125,7 +126,7 @@ def growing_step(
         shares.own(learned(params), axis_name), updates, shares.own(field.rates(params), axis_name),
     )  # fmt: skip
     if growing.sinking > 0.0:
-        moved = learned(field.sink(merge(moved, params), decay * growing.sinking_of(steps)))
+        moved = learned(field.sink(merge(moved, params), decay * growing.sinking))
     moved = merge(shares.gathered(moved, learned(params), axis_name), params)
     if adjustments is not None:
         rates = growing.colour_rate * decay, growing.pose_rate * growing.pose_share(progress)

@@ -158,7 +158,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
     assert int(after.step) == 1
     # Adam's first step is the gradient over its absolute value; then densities sink by 2% of their rate,
-    # the most, but for those of bricks that do not exist.
+    # but for those of bricks that do not exist.
     rates = FIELD.rates(before.params[0])
     sinks = start.table.at[64:, 0].add(-0.02 * FIELD.density_rate)
     start = dataclasses.replace(start, table=sinks)
@@ -235,8 +235,3 @@ def test_gradients_lie_where_the_scratch_was(devices):
         np.testing.assert_allclose(
             np.concatenate(np.asarray(together[0].table)), table.sum(axis=0), rtol=1e-5, atol=1e-9
         )
-
-
-def test_density_falls_as_far_in_long_trainings_and_slowly_in_short_ones():
-    fall = jax.vmap(GrowingConfig(sinking=30.0).sinking_of)(jnp.asarray([3000.0, 30000.0, 100.0]))
-    np.testing.assert_allclose(fall, [0.01, 0.001, 0.02], rtol=1e-6)
