@@ -181,6 +181,24 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert float(metrics["learning_rate"]) == 1.0
 
 
+def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square():
+    beta, epsilon = 0.9, 1e-3
+    without = adam(
+        dataclasses.replace(CONFIG, adam_beta1=0.0, adam_beta2=beta, adam_epsilon=epsilon)
+    )
+    slopes = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
+    state = without.init(jnp.zeros(3))
+    assert sum(np.size(leaf) == 3 for leaf in jax.tree.leaves(state)) == 1
+    with jax.numpy_dtype_promotion("standard"):
+        for slope in slopes:
+            direction, state = without.update(jnp.asarray(slope), state)
+    # Kingma and Ba, "Adam", algorithm 1 with beta1 = 0; the sums written out.
+    count = len(slopes)
+    weights = (1.0 - beta) * beta ** np.arange(count - 1, -1, -1.0)
+    second = weights @ slopes.astype(np.float64) ** 2 / (1.0 - beta**count)
+    np.testing.assert_allclose(direction, slopes[-1] / (np.sqrt(second) + epsilon), rtol=1e-5)
+
+
 def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
     growing = GrowingConfig(samples=40, lookups=80, budget=8.0, finer=2)
     assert growing.march() == MarchSettings(80, 160, 16.0, 2)

@@ -14,7 +14,7 @@ from jaxnerf.fields.voxels import VoxelField, lattice_points
 from jaxnerf.fitting import Trainer, fit
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.growth import create_growing_state, grow, refresh, size_batch
-from jaxnerf.occupancy import occupied
+from jaxnerf.occupancy import encode, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha, scene_cube
 from jaxnerf.stages import GrowingTrainer, block_size, local
@@ -267,6 +267,24 @@ def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty
         return float(occupied(state.occupancy).sum()) * float(state.occupancy.cell) ** 3
 
     assert 0.3 * volume(after) < volume(half) < 0.8 * volume(after)
+
+
+@pytest.mark.parametrize(("first", "side", "middle"), [(1, 24, 12.0), (2, 22, 13.0)])
+def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side, middle):
+    state = first_state(split)
+    old, growing = state.occupancy, dataclasses.replace(GROWING, unseen_below=0.0)
+    origin, cell = np.asarray(old.origin), float(old.cell)
+    cells = np.zeros((16, 16, 16), bool)
+    cells[first:15, first:15, first:15] = True
+    params = FIELD.from_cells(jax.random.key(0), cells, origin, cell, cell)
+    occupancy = dataclasses.replace(old, cells=encode(jnp.asarray(cells), jnp.ones((16, 16, 16))))
+    begun = dataclasses.replace(state, params=(params,), occupancy=occupancy)
+    after = grow(local(begun), 1, split, FIELD, growing, CONFIG).occupancy
+    # In the second stage's cells, of which the cube had 24 along each side before it shrank.
+    fine = cell * 16 / 24
+    assert float(after.cell) * 24 == pytest.approx(side * fine, rel=1e-5)
+    found = (np.asarray(after.origin) - origin) / fine + side / 2
+    np.testing.assert_allclose(found, middle, atol=0.02)
 
 
 def test_hidden_cells_can_be_kept(split):
