@@ -183,7 +183,7 @@ class GrowingState:
       total_steps: where the schedule ends.
       stage: of which resolution the field is.
       params: a tuple of the field's.
-      optimizer: Adam's moments of what learns; between steps what each device keeps of them (`AXES`).
+      optimizer: moments of what learns (`adam`); between steps what each device keeps of them (`AXES`).
       occupancy: where something is.
       tiles: which squares of the photographs can show something, at the stage's beginning.
       rays: how many a batch has.

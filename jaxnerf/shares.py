@@ -1,6 +1,6 @@
 """Long arrays of which each device brings a share up to date, instead of all devices all of it.
 
-Adam reads and writes a table of features, its gradient and two moments at each step; for a large table
+Adam reads and writes a table of features, its gradient and its moments at each step; for a large table
 that is most of a step. With D devices each keeps the moments of a D-th of the rows, is given the sum of
 all devices' gradients for these alone, moves them, and hands them to the others (stage 1 of ZeRO,
 Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020).
