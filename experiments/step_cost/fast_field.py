@@ -112,7 +112,7 @@ def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples:
     """
     field, table = config.voxels, np.asarray(state.params[0].table)
     numbers, devices = table.shape[1], jax.device_count()
-    slots = int(config.growing.budget * config.training.rays_per_batch)
+    slots = int(config.growing.budget * config.growing.finer * config.training.rays_per_batch)
     inputs = field.features + (field.direction_degree + 1) ** 2
     network = 2 * rays * (inputs * field.width + field.width**2 + 3 * field.width)
     gathered = 8 * numbers * _FLOAT * samples
