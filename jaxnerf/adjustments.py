@@ -114,7 +114,7 @@ def first_adjustments(
 
     Args:
       cameras: of the training photographs.
-      config: has Adam's settings.
+      config: has Adam's settings, of which momentum is not used: it is 0.9 here.
       space: of the scene.
       colours, motions: which are learned.
     """
@@ -168,7 +168,7 @@ def step_adjustments(
       gradients: of `Adjustments.learned`.
       cameras: the training cameras as given.
       rates: of learning, for colours and motions.
-      config: has Adam's settings.
+      config: has Adam's settings, of which momentum is not used: it is 0.9 here.
     """
     updates: Any
     with jax.numpy_dtype_promotion("standard"):  # see growing_step

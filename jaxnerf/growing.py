@@ -82,7 +82,7 @@ class GrowingField(Field, Protocol):
         ...
 
     def sink(self, params: Params, share: Float[Array, ""]) -> Params:
-        """The same field with less density everywhere, by a share of what a step may change.
+        """The same field with less density everywhere, by a share of its learning rate.
 
         Several devices each ask this of their own rows of long arrays; see `jaxnerf.shares`.
         """
@@ -107,7 +107,7 @@ class GrowingConfig:
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden, and is dropped when the
         last stage begins; 0 keeps hidden cells.
-      sinking: how far all density falls in each step, as a share of what the step may move it: empty
+      sinking: how far all density falls in each step, as a share of its learning rate: empty
         stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
       distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without

@@ -166,7 +166,7 @@ def _written_over(scratch: Any, loss: Array, gradients: Any) -> tuple[Array, Any
 
 
 def _adam_step(gradients: Any, moments: Any, config: TrainingConfig) -> tuple[Any, Any]:
-    """Adam's directions and new moments.
+    """The optimizer's directions and new moments.
 
     With the leading dimension that the moments have outside of the mapped step: from those without it
     XLA:CPU makes the directions and the new moments apart, and copies the old ones for that.

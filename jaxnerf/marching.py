@@ -27,6 +27,8 @@ from jaxnerf.rendering import Rendering
 # Samples at a time on each device. More keep the caches from holding what one step leaves for the next.
 _SAMPLES_AT_ONCE = 12 << 13
 _TILE = 8  # pixels
+# Of the light, what an 8-bit picture can show.
+_LEAST_LIGHT = 1 / 255
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
 _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.0
 
@@ -42,7 +44,7 @@ class MarchSettings:
       finer: samples in each of the occupancy's steps. Two show a trained field with less noise than
         the one that it was trained with: 0.3 to 0.6 dB more on lego.
       with_normals: whether to compute normals, which costs a backward pass through the density.
-      shares: see `jaxnerf.occupancy.march`.
+      shares, most_a_step: see `jaxnerf.occupancy.march`.
     """
 
     samples: int = 40
@@ -51,6 +53,7 @@ class MarchSettings:
     finer: int = 1
     with_normals: bool = False
     shares: tuple[int, ...] = (1, 4)
+    most_a_step: float = 2.0
 
 
 @no_type_check
@@ -63,6 +66,7 @@ class Marched:
       rendering: as from `jaxnerf.render_rays`; the background where nothing was hit.
       kept: whether the ray's samples fitted into the budget; what was not kept was not rendered.
       cut: whether the ray ran out of samples or lookups before it left the scene.
+      ended: whether the ray was ended where next to no light was expected to be left.
       samples: how many the kept rays took.
       distortion: how far what the ray sees is spread out, as a share of its way through the cube; see
         `jaxnerf.kernels.compositing.march_distortion`.
@@ -72,6 +76,7 @@ class Marched:
     rendering: Rendering
     kept: Bool[Array, " R"]
     cut: Bool[Array, " R"]
+    ended: Bool[Array, " R"]
     samples: Int[Array, ""]
     distortion: Float[Array, " R"]
     weights: Float[Array, " B"]
@@ -107,7 +112,7 @@ def march_rays(
     walk = march(
         occupancy, rays, jitter,
         samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
-        shares=settings.shares,
+        shares=settings.shares, most_a_step=settings.most_a_step,
     )  # fmt: skip
     packing = pack(walk.count, int(settings.budget * count))
     ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)
@@ -162,7 +167,9 @@ def march_rays(
     )
     samples = jnp.sum(jnp.where(packing.kept, walk.count, 0))
     spread = march_distortion(by_slot, walk.depth, walk.share)
-    return Marched(rendering, packing.kept, walk.cut, samples, spread, weights, positions)
+    return Marched(
+        rendering, packing.kept, walk.cut, walk.ended, samples, spread, weights, positions
+    )
 
 
 def packed_points(rays: Rays, ray: Array, t: Array) -> Array:
@@ -198,7 +205,8 @@ def march_image(
     """Render all pixels of one camera through occupied space, on all local devices.
 
     Rays that do not fit into a chunk's budget come again in a later chunk, and rays that run out of
-    samples or lookups once more with four times as many: none is left out or cut short.
+    samples or lookups once more with four times as many, as do rays that were ended though light was
+    left that an 8-bit picture can show: none is left out or cut short.
 
     Args:
       field, params, occupancy: as for `march_rays`.
@@ -297,7 +305,10 @@ def _march_places(
         if not len(waiting):
             waiting, cut, size = np.concatenate(cut), [], max(size // 4, 64)
             settings = dataclasses.replace(
-                settings, samples=4 * settings.samples, lookups=4 * settings.lookups
+                settings,
+                samples=4 * settings.samples,
+                lookups=4 * settings.lookups,
+                most_a_step=0.0,
             )
             stuck = True
         if stuck:
@@ -350,7 +361,8 @@ def _compiled_chunk(field: Field, settings: MarchSettings, mesh: Mesh):
     def chunk(params, occupancy, camera, background, pixels, near, far):
         rays = cast_rays(camera, pixels, near, far)
         seen = march_rays(field, params, occupancy, rays, settings, None, background)
-        return seen.rendering, seen.kept, seen.cut
+        light = 1.0 - seen.rendering.opacity
+        return seen.rendering, seen.kept, seen.cut | (seen.ended & (light > _LEAST_LIGHT))
 
     sharded, same = P("rays"), P()
     mapped = jax.shard_map(

@@ -22,10 +22,8 @@ _OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
 # Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
 _OCTAVES, _SMALLEST = 8.0, -10.0
-# A ray ends where an expected exp(-7) = 0.1% of its light is left. The grid's step takes exp(-2) at most:
-# what a cell holds is known too coarsely to end a ray at once, and what lies behind must be found to be
-# mended.
-_END, _MOST_A_STEP = -7.0, 2.0
+# A ray ends where an expected exp(-7) = 0.1% of its light is left.
+_END = -7.0
 
 
 @no_type_check
@@ -65,6 +63,7 @@ class March:
       count: samples of each ray, which fill its first slots.
       step: the length of an interval, in units of the ray's t; of contracted space where the grid is.
       cut: whether the ray was given up (slots or lookups ran out) before its end.
+      ended: whether the ray ends where the grid expects next to no light to be left.
       depth: of each sample, along the ray in the space of the cube: 0 where the ray begins there, 1 where
         it ends. Intervals are even in it.
       share: the length of an interval in that.
@@ -74,6 +73,7 @@ class March:
     count: Int[Array, " R"]
     step: Float[Array, " R"]
     cut: Bool[Array, " R"]
+    ended: Bool[Array, " R"]
     depth: Float[Array, "K R"]
     share: Float[Array, " R"]
 
@@ -134,6 +134,7 @@ def march(
     lookups: int = 64,
     finer: int = 1,
     shares: tuple[int, ...] = (1, 4),
+    most_a_step: float = 2.0,
 ) -> March:
     """Walk along rays from occupied cell to occupied cell.
 
@@ -149,6 +150,9 @@ def march(
       finer: samples in each of the grid's steps.
       shares: once no more than a count's fourth of the rays are under way, only these go on (half of
         lego's rays end after 36 lookups, and the last after 150). Each entry is a loop to compile.
+      most_a_step: optical depths that one of the grid's steps counts as at most: what a cell holds is
+        known too coarsely to end a ray at once, and what lies behind must be found to be mended. 0 ends
+        none.
     """
     # Where samples lie is not differentiated, only what they find there.
     occupancy, rays = jax.lax.stop_gradient((occupancy, rays))
@@ -168,14 +172,15 @@ def march(
         theirs = theirs[0] & (chosen < count), *theirs[1:]
         theirs, slots, looked = _look(
             occupancy, _walk(occupancy, some, finer), shift, chosen, theirs, slots, looked,
-            enough, (samples, lookups, finer),
+            enough, (samples, lookups, finer, most_a_step),
         )  # fmt: skip
         state = tuple(x.at[chosen].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
-    cut, taken, _, _ = state
+    cut, taken, _, light = state
     slots = slots.reshape(samples, count)
     whole = jnp.maximum(walk.end - walk.begin, walk.step)
     depth = (slots - walk.begin[None, :]) / whole[None, :]
-    return March(walk.t(slots), taken, walk.step, cut, depth, walk.step / whole)
+    ended = light <= _END
+    return March(walk.t(slots), taken, walk.step, cut, ended, depth, walk.step / whole)
 
 
 def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
@@ -189,9 +194,10 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
       lane: which of all rays they are.
       slots: of all rays, flat.
       looked: how often all unfinished rays have looked.
-      enough, limits: static; limits are the samples and lookups of a ray, and `finer`.
+      enough, limits: static; limits are the samples and lookups of a ray, `finer`, and
+        `most_a_step`.
     """
-    samples, lookups, finer = limits
+    samples, lookups, finer, most_a_step = limits
     size, cells = occupancy.cells.shape[0], occupancy.cells.reshape(-1)
     count = slots.shape[0] // samples
     length = occupancy.step / finer
@@ -209,7 +215,7 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
         slot = jnp.where(hit, taken * count + lane, samples * count)
         slots = slots.at[slot].set(s, mode="drop", unique_indices=True)
         expected = jnp.exp2((code - _OCCUPIED) / _OCTAVES + _SMALLEST)
-        depth = jnp.minimum(expected * (length / occupancy.cell), _MOST_A_STEP / finer)
+        depth = jnp.minimum(expected * (length / occupancy.cell), most_a_step / finer)
         ahead = jnp.where(hit, 1.0, jnp.maximum(jnp.ceil(jump), 1.0))
         taken = taken + hit.astype(jnp.int32)
         number = jnp.where(live, number + ahead, number)

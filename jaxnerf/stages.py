@@ -1,9 +1,9 @@
 """How a field grows: from coarse to fine, in the space that is found to hold something.
 
-A run has stages. Each has a finer lattice than the one before, on the cells of which the last one has
-found that they hold something and that some camera sees them. Within a stage the occupancy is brought
-up to date now and then. When each of this happens is a function of the step and the total of steps
-alone, so that a resumed run is the same run.
+A run has stages. Each has a finer lattice than the one before, on the cells of which that has found
+that they hold something, and in the last stage that some camera sees them. Within a stage the
+occupancy is brought up to date now and then. When each of this happens is a function of the step and
+the total of steps alone, so that a resumed run is the same run.
 """
 
 import dataclasses
@@ -54,8 +54,8 @@ class GrowingTrainer:
           field, growing, config: static.
         """
         self.config, self._split, self._field, self._growing = config, split, field, growing
-        # Each stage compiles the step again, and the programs that look for what can be seen; the first
-        # refresh compiles its own.
+        # Each later stage compiles the step anew, and what counts samples; the last also what looks for
+        # hidden cells.
         self.pauses = 2.5 * len(growing.shares)
         self.remedy = (
             f"Lower voxels.density_rate (now {field.density_rate}) or voxels.feature_rate "

@@ -11,7 +11,13 @@ from ball import photographs
 from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors, rotation
 
 from jaxnerf import Config, shares
-from jaxnerf.adjustments import Adjustments, first_adjustments, rotations, without_common
+from jaxnerf.adjustments import (
+    Adjustments,
+    first_adjustments,
+    rotations,
+    step_adjustments,
+    without_common,
+)
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.checkpoints import Checkpoints, RunError
 from jaxnerf.cli.eval import evaluate
@@ -100,6 +106,28 @@ def test_what_moves_all_cameras_as_one_is_taken_out_and_nothing_else():
     basis = common.reshape(7, -1).T
     part = basis @ np.linalg.lstsq(basis, motions.reshape(-1), rcond=None)[0]
     np.testing.assert_allclose(left, motions - part.reshape(9, 6), atol=1e-5)
+
+
+def test_colours_are_learned_with_momentum_where_the_field_is_not():
+    split = photographs(4)
+    config = dataclasses.replace(CONFIG, adam_beta1=0.0, adam_beta2=0.9)
+    found = first_adjustments(split.cameras, config, None, colours=True, motions=False)
+    assert found is not None
+    slopes = np.random.default_rng(4).normal(size=(3, *found.colours.shape))
+    slopes -= slopes.mean(axis=1, keepdims=True)
+    expected = np.asarray(found.colours, np.float64)
+    first = second = 0.0
+    for count, slope in enumerate(slopes, 1):
+        gradients = jnp.asarray(slope, jnp.float32), None
+        rates = jnp.float32(0.01), jnp.float32(0.0)
+        found = step_adjustments(found, gradients, split.cameras, rates, config)
+        # Kingma and Ba, "Adam", algorithm 1, with beta1 = beta2 = 0.9.
+        first = 0.9 * first + 0.1 * slope
+        second = 0.9 * second + 0.1 * slope**2
+        correction = 1.0 - 0.9**count
+        expected = expected - 0.01 * (first / correction) / np.sqrt(second / correction)
+        expected -= expected.mean(axis=0, keepdims=True)
+    np.testing.assert_allclose(found.colours, expected, atol=1e-5)
 
 
 def test_colours_are_mapped_but_not_the_background_that_alpha_lets_through():

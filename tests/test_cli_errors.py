@@ -68,6 +68,10 @@ def refusal(capfd, tmp_path, monkeypatch):
 COMMANDS = {
     "an unknown verb": (["trian"], "did you mean 'train'"),
     "a strange verb": (["xyz"], "train, eval, render"),
+    "a method that the preset is not made for": (
+        ["train", "--method=nerf"],
+        "method: rates and more of this configuration are for method=voxels",
+    ),
     "an unknown flag": (["train", "--dta=x"], "'dta'. Did you mean: data"),
     "an unknown key": (["train", "--training.stpes=3"], "training.steps"),
     "an argument too many": (["train", "balls"], "'balls'"),

@@ -84,14 +84,14 @@ def test_stages_begin_at_their_shares(total, begins):
     assert [stages.index(stage) for stage in range(3)] == begins
 
 
-def state_in_a_cube(side: float = 2.0, density: float = 1.0):
+def state_in_a_cube(side: float = 2.0, density: float = 1.0, config=CONFIG):
     """A field with bricks in a cube around the world's origin."""
     cells, cell, origin = np.ones((8,) * 3, bool), side / 8, np.full(3, -side / 2, np.float32)
     params = FIELD.from_cells(jax.random.key(0), cells, origin, cell, cell)
     code = encode(jnp.asarray(cells), jnp.full(cells.shape, 1e-3))
     occupancy = Occupancy(code, jnp.asarray(origin), jnp.float32(cell), jnp.float32(cell))
-    state = blank_state(FIELD, CONFIG)
-    moments = adam(CONFIG).init(learned(params))
+    state = blank_state(FIELD, config)
+    moments = adam(config).init(learned(params))
     return dataclasses.replace(state, params=(params,), optimizer=moments, occupancy=occupancy)
 
 
@@ -112,7 +112,7 @@ def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True
     if devices == 1:
         parts = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), parts)
     cameras = jax.tree.map(jnp.asarray, split.cameras)
-    state = state_in_a_cube()
+    state = state_in_a_cube(config=config)
     state = dataclasses.replace(state, optimizer=shares.divided(state.optimizer, chosen))
     # What lies in the scratch does not matter.
     scratch = memory_like(gradients_of(state, devices), chosen)
@@ -126,11 +126,12 @@ def one_step(devices: int, **how):
     return batch, (after, metrics)
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.parametrize(("background", "transparent"), [("white", True), ("black", False)])
 def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_field(
-    background, transparent
+    background, transparent, momentum
 ):
-    config = dataclasses.replace(CONFIG, background=background)
+    config = dataclasses.replace(CONFIG, background=background, adam_beta1=momentum)
     batch, (after, metrics) = one_step(1, config=config, transparent=transparent)
     before, split = state_in_a_cube(), noise_split()
     jitter_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(5), 0))
@@ -218,9 +219,11 @@ def test_rays_that_overflow_the_budget_are_counted_and_do_not_count(finer):
     assert float(short["cut"]) > 0.3
 
 
-def test_two_devices_take_the_step_of_one():
-    _, (one, alone) = one_step(1)
-    _, (two, shared) = one_step(2)
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_two_devices_take_the_step_of_one(momentum):
+    config = dataclasses.replace(CONFIG, adam_beta1=momentum)
+    _, (one, alone) = one_step(1, config=config)
+    _, (two, shared) = one_step(2, config=config)
     for name, value in alone.items():
         assert float(shared[name]) == pytest.approx(float(value), rel=1e-4), name
     # Adam's first step is the gradient's sign, which rounding decides where there is next to none.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnerf import Camera, Rays, RenderSettings, render_image, render_rays
+from jaxnerf.cameras import cast_rays, pixel_centres
 from jaxnerf.fields.voxels import VoxelField, VoxelParams, lattice_points
 from jaxnerf.marching import MarchSettings, march_image, march_rays
 from jaxnerf.occupancy import Occupancy, encode
@@ -275,6 +276,17 @@ def test_every_pixel_is_rendered_however_little_fits_at_once(settings, chunk):
     )  # fmt: skip
     assert_same_image(parts, whole, 1e-5)
     assert calls[-1] == (1200, 1200)
+
+
+def test_rays_ended_too_early_by_what_cells_were_expected_to_hold_are_rendered_again():
+    field, params = ball_of_voxels()
+    whole = image(field, params, everywhere(step=0.03), settings=PLENTY)
+    ends = everywhere(density=1e3, step=0.03)
+    pixels = jnp.asarray(pixel_centres(40, 30).reshape(-1, 2))
+    rays = jax.jit(cast_rays)(CAMERA, pixels, 1.0, 6.0)
+    once = march(field, params, ends, rays, PLENTY, None, BLACK)
+    assert np.abs(once.rendering.opacity - whole.opacity.reshape(-1)).max() > 0.5
+    assert_same_image(image(field, params, ends, settings=PLENTY), whole, 2 / 255)
 
 
 def test_a_chunk_of_fewer_rays_than_a_ray_has_samples_comes_to_an_end():

@@ -20,7 +20,8 @@ from jaxnerf.occupancy import (
     pack,
 )
 
-walk = functools.partial(jax.jit, static_argnames=("samples", "lookups", "finer", "shares"))(march)
+LIMITS = ("samples", "lookups", "finer", "shares", "most_a_step")
+walk = functools.partial(jax.jit, static_argnames=LIMITS)(march)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -76,7 +77,7 @@ def as_rays(rays: dict) -> Rays:
     return Rays(start, direction, direction, near, far)
 
 
-def slow_march(density, origin, cell, step, start, direction, near, far, jitter, finer=1):
+def slow_march(density, origin, cell, step, start, direction, near, far, jitter, finer=1, most=2.0):
     """Samples t of a ray, one lattice point after the other; and whether rounding may decide.
 
     `density` is what is expected in each cell per side of a cell, 0 where it is empty.
@@ -104,7 +105,7 @@ def slow_march(density, origin, cell, step, start, direction, near, far, jitter,
         expected = density[tuple(index)]
         if expected > 0.0:
             found.append(t)
-            light -= min(expected * step / cell, 2.0 / finer)
+            light -= min(expected * step / cell, most / finer)
             doubtful |= abs(light + 7.0) < 1e-3
             if light <= -7.0:
                 break
@@ -127,16 +128,16 @@ def random_scene(seed: int, size: int = 9):
     return occupancy, known, rays, random.uniform(size=40).astype(np.float32)
 
 
-@given(SEEDS, st.sampled_from([1, 2, 3]))
+@given(SEEDS, st.sampled_from([1, 2, 3]), st.sampled_from([1.0, 2.0]))
 @settings(max_examples=60, deadline=None)
-def test_march_finds_the_samples_of_a_loop_over_the_whole_lattice(seed, finer):
+def test_march_finds_the_samples_of_a_loop_over_the_whole_lattice(seed, finer, most):
     occupancy, known, rays, jitter = random_scene(seed)
-    limits = {"samples": 90 * finer, "lookups": 99 * finer, "finer": finer}
+    limits = {"samples": 90 * finer, "lookups": 99 * finer, "finer": finer, "most_a_step": most}
     found = jax.tree.map(np.asarray, walk(occupancy, as_rays(rays), jitter, **limits))
     compared = 0
     for lane in range(len(jitter)):
         one = (rays[k][lane] for k in ("start", "direction", "near", "far"))
-        expected, doubtful = slow_march(*known, *one, float(jitter[lane]), finer)
+        expected, doubtful = slow_march(*known, *one, float(jitter[lane]), finer, most)
         if doubtful:
             continue
         compared += 1
@@ -212,6 +213,10 @@ def test_a_ray_that_sees_nothing_any_more_ends():
     # A step dims by exp(-2) at most, and exp(-7) is the end.
     assert found.count.tolist() == [4]
     assert found.cut.tolist() == [False]
+    assert found.ended.tolist() == [True]
+    endless = walk(occupancy, rays, samples=40, lookups=64, most_a_step=0.0)
+    assert endless.count.tolist() == [16]
+    assert endless.ended.tolist() == [False]
     np.testing.assert_allclose(found.t[:4, 0], (3.0 + 0.5 + np.arange(4)) / 2.0, rtol=1e-6)
 
 

@@ -297,3 +297,14 @@ def test_hidden_cells_can_be_kept(split):
     )
     assert kept == np.asarray(occupied(before.occupancy)).sum()
     assert seen < kept
+
+
+def test_hidden_cells_are_dropped_when_the_last_stage_begins_and_not_before(split):
+    before = local(with_density(first_state(split), 9.0))
+    more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), shares=(0.3, 0.6))
+    middle, last = (
+        np.asarray(occupied(grow(before, stage, split, FIELD, more, CONFIG).occupancy)).sum()
+        for stage in (1, 2)
+    )
+    assert middle == np.asarray(occupied(before.occupancy)).sum()
+    assert last < middle

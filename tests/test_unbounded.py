@@ -115,6 +115,8 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     open_end = scene_of(split, unbounded=True)
     changed = suited(start, open_end)
     assert changed.voxels.density_rate < start.voxels.density_rate
+    assert (start.training.adam_beta1, changed.training.adam_beta1) == (0.0, 0.9)
+    assert (start.voxels.feature_rate, changed.voxels.feature_rate) == (0.1, 0.3)
     mine = override(start, {"voxels.density_rate": 0.4})
     kept = suited(mine, open_end, ["voxels.density_rate"])
     assert kept.voxels.density_rate == 0.4

@@ -81,6 +81,7 @@ def main() -> None:
         rows[f"{finer} a voxel"] = {
             "seconds_a_frame": round(statistics.median(seconds[1:]), 3),
             "psnr_to_the_same_samples_unskipped": round(float(np.mean(alike)), 1),
+            "of_which_the_lowest": round(float(np.min(alike)), 1),
             f"psnr_to_{options.samples}_samples_a_ray": round(float(np.mean(many)), 1),
         }
         print(f"{finer} a voxel", rows[f"{finer} a voxel"], flush=True)

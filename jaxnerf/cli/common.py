@@ -125,6 +125,14 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
             base = preset(name)
     given = {key: values[key].value for key in chosen(values)}
     config = override(base, given)
+    if config.method != base.method:
+        fitting = ", ".join(
+            name for name, (_, each) in PRESETS.items() if each.method == config.method
+        )
+        raise ConfigError(
+            f"method: rates and more of this configuration are for method={base.method}; "
+            f"begin with another preset (--config): {fitting}"
+        )
     for key in given:
         if not config.has_effect(key):
             raise ConfigError(f"{key}: has no effect with method={config.method}")
