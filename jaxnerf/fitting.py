@@ -18,7 +18,7 @@ from jaxnerf.fields import Field
 from jaxnerf.growing import blank_state
 from jaxnerf.growth import create_growing_state
 from jaxnerf.paths import focus_point
-from jaxnerf.placement import replicate
+from jaxnerf.placement import put_like
 from jaxnerf.scenes import Scene
 from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer
@@ -267,7 +267,8 @@ def fit(
         seconds_a_step, left = pace.arrive(number), agreed(seconds_left())
         if plan and 0.0 < pace.measured >= _MEASURED_SHARE * left:
             total = max(min(total, pace.steps_that_fit(left, trainer)), number)
-            state = dataclasses.replace(state, total_steps=replicate(np.int32(total)))
+            there = state.total_steps.sharding
+            state = dataclasses.replace(state, total_steps=put_like(np.int32(total), there))
             plan, is_report = False, True
         if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
             total = number

@@ -7,6 +7,7 @@ the total of steps alone, so that a resumed run is the same run.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import divisible, grow, refresh, shapes_of_moments, size_batch
 from jaxnerf.memory import delete, hand_back
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.placement import local_share, memory_like, replicate
+from jaxnerf.placement import devices_for, local_share, memory_like, replicate
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha
 from jaxnerf.spaces import Frustum
@@ -65,11 +66,9 @@ class GrowingTrainer:
         static = {
             "field": field, "growing": growing, "config": config, "transparent": self.transparent
         }  # fmt: skip
-        self._step = parallel(
-            lambda *arguments: growing_step(*arguments, **static), axes=AXES, scratch=True
-        )
+        self._one_step = functools.partial(growing_step, **static)
         self._key = jax.random.key(config.seed)
-        self._cameras = replicate(split.cameras)
+        self._devices: tuple[Any, ...] = ()
         self._scratch: Any = None
         self._tiles: tuple[int, np.ndarray, int] | None = None
         self._next, self._stage, self._rays = -1, 0, config.rays_per_batch
@@ -87,8 +86,14 @@ class GrowingTrainer:
 
     def place(self, state: GrowingState) -> GrowingState:
         """See `jaxnerf.fitting.Trainer`."""
-        placed = replicate(dataclasses.replace(state, optimizer=None))
-        return dataclasses.replace(placed, optimizer=shares.divided(self.whole(state).optimizer))
+        chosen = devices_for(max(x.nbytes for x in jax.tree.leaves(state.params)))
+        if chosen != self._devices:
+            self._devices, self._scratch = chosen, None
+            self._step = parallel(self._one_step, chosen, axes=AXES, scratch=True)
+            self._cameras = replicate(self._split.cameras, chosen)
+        moments = shares.divided(self.whole(state).optimizer, chosen)
+        placed = replicate(dataclasses.replace(state, optimizer=None), chosen)
+        return dataclasses.replace(placed, optimizer=moments)
 
     def whole(self, state: GrowingState) -> GrowingState:
         """See `jaxnerf.fitting.Trainer`."""
@@ -113,9 +118,11 @@ class GrowingTrainer:
         _, tiles, block = self._tiles
         batch = sample_blocks(self._split, tiles, block, self._rays, self.config.seed, number)
         if self._scratch is None:
-            self._scratch = memory_like(gradients_of(state, jax.device_count()))
+            count = len(self._devices)
+            self._scratch = memory_like(gradients_of(state, count), self._devices)
+        share = local_share(batch, self._devices)
         state, metrics, self._scratch = self._step(
-            state, local_share(batch), self._key, self._cameras, self._scratch
+            state, share, self._key, self._cameras, self._scratch
         )
         if begins:  # what compilation has left
             jax.block_until_ready(metrics)
@@ -141,7 +148,7 @@ class GrowingTrainer:
         if moments is None:
             state = self.place(changed)
         else:
-            state = dataclasses.replace(replicate(changed), optimizer=moments)
+            state = dataclasses.replace(replicate(changed, self._devices), optimizer=moments)
         jax.block_until_ready(state)
         del changed
         hand_back()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
 
-from jaxnerf import Config
+from jaxnerf import Config, placement
 from jaxnerf.checkpoints import Checkpoints
 from jaxnerf.fields.voxels import VoxelField, lattice_points
 from jaxnerf.fitting import Trainer, fit
@@ -157,6 +157,29 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run
     way = trainer(split)
     *_, last = fit(restored, way, report_every=50)
     assert_same(way.whole(last.state), states[60])
+
+
+def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
+    split, whole_run, monkeypatch
+):
+    states = whole_run[1]
+    small, large = (states[step].params[0].table.nbytes for step in (24, 27))
+    assert small < large
+    monkeypatch.setattr(placement, "_MOST_COPIED", small)
+    way, devices, kept = trainer(split), {}, {}
+    for report in fit(first_state(split), way, report_every=1):
+        devices[report.step] = len(report.state.params[0].table.devices())
+        kept[report.step] = local(way.whole(report.state)) if report.step in (27, 60) else None
+    assert [devices[step] for step in (1, 24, 25, 60)] == [2, 2, 1, 1]
+    # The same steps but for rounding, and for the rays of which a device's budget had no room.
+    found, expected = kept[27].params[0].table, states[27].params[0].table
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+    *_, again = fit(kept[27], trainer(split), report_every=50)
+    assert_same(way.whole(again.state), kept[60])
+    # A plan is made where the state lies.
+    endless = dataclasses.replace(kept[27], total_steps=np.int32(10**6))
+    *_, planned = fit(endless, trainer(split), seconds_left=lambda: 5.0, plan=True, report_every=1)
+    assert 27 < int(planned.state.total_steps) < 10**6
 
 
 def with_density(state, logit):

@@ -3,10 +3,11 @@
     python experiments/step_cost/fast_field.py --data nerf_synthetic/lego --save lego.json
 
 Trains a preset for some steps, then times programs that each do one part more than the one before, on
-all devices and in turn, and prints the differences. Beside each are the bytes that the part must move
-and its floating-point operations, counted from the arrays' shapes, and the share of the part's time in
-which the machine, at the speed of its own copies and matrix products (measured here too), could have
-done that. The last part, the update, is all that is left of a step: random numbers, target colours, Adam.
+the devices that training uses and in turn, and prints the differences; and the step on other devices.
+Beside each are the bytes that the part must move and its floating-point operations, counted from the
+arrays' shapes, and the share of the part's time in which the machine, at the speed of its own copies
+and matrix products (measured here too), could have done that. The last part, the update, is all that is
+left of a step: random numbers, target colours, Adam.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import create_growing_state
 from jaxnerf.marching import march_rays, packed_points
 from jaxnerf.occupancy import march, pack
-from jaxnerf.placement import AXIS, local_share, memory_like, replicate
+from jaxnerf.placement import AXIS, devices_for, local_share, memory_like, replicate
 from jaxnerf.scenes import load_scene
 from jaxnerf.stages import GrowingTrainer, block_size, local
 from jaxnerf.training import parallel
@@ -100,7 +101,9 @@ def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
     }  # fmt: skip
 
 
-def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples: int) -> dict:
+def work_of_parts(
+    config: Config, state: Any, rays: int, looked: float, samples: int, devices: int
+) -> dict:
     """(bytes, floating-point operations) of each part for the whole batch, from shapes alone.
 
     Args:
@@ -109,9 +112,10 @@ def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples:
       rays: of the batch.
       looked: lookups a ray.
       samples: of the batch.
+      devices: how many.
     """
     field, table = config.voxels, np.asarray(state.params[0].table)
-    numbers, devices = table.shape[1], jax.device_count()
+    numbers = table.shape[1]
     slots = int(config.growing.budget * config.growing.finer * config.training.rays_per_batch)
     inputs = field.features + (field.direction_degree + 1) ** 2
     network = 2 * rays * (inputs * field.width + field.width**2 + 3 * field.width)
@@ -145,7 +149,7 @@ def work_of_parts(config: Config, state: Any, rays: int, looked: float, samples:
 
 
 def machine_limits() -> tuple[float, float]:
-    """Bytes a second of copying, and floating-point operations a second of products, all devices."""
+    """Bytes a second of copying, and floating-point operations a second of products, of all devices."""
     count = jax.device_count()
     large = jax.pmap(lambda _: jnp.ones((1 << 24,)))(jnp.arange(count))
     square = jax.pmap(lambda _: jnp.ones((2048, 2048)))(jnp.arange(count))
@@ -166,55 +170,56 @@ def seconds_of(run: Callable, repeats: int) -> float:
     return statistics.median(times)
 
 
-def seconds_on_one_device(step: Callable, state, constant) -> Callable:
-    """A function of a batch that takes a step on the first device alone, and returns its seconds."""
-    first = jax.devices()[:1]
-    program = parallel(step, first, axes=AXES, scratch=True)
-    scratch = memory_like(gradients_of(state, 1), first)
-    state = dataclasses.replace(state, optimizer=shares.divided(state.optimizer, first))
-    held = [(state, None, scratch)]
-    constant = jax.tree.map(np.asarray, constant[1:])
-    key = jax.device_put(jax.random.key(0), first[0])
+def seconds_on(devices: Sequence[Any], step: Callable, state, constant) -> Callable:
+    """A function of a batch that takes a step on some devices, and returns its seconds."""
+    program = parallel(step, devices, axes=AXES, scratch=True)
+    scratch = memory_like(gradients_of(state, len(devices)), devices)
+    moments = shares.divided(state.optimizer, devices)
+    state = replicate(dataclasses.replace(state, optimizer=None), devices)
+    held = [(dataclasses.replace(state, optimizer=moments), None, scratch)]
+    cameras, key = replicate(jax.tree.map(np.asarray, constant[1]), devices), jax.random.key(0)
 
     def run(batch) -> float:
-        whole = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+        parts = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[2:]), batch)
         before, _, memory = held.pop()
         begun = time.perf_counter()
-        held.append(jax.block_until_ready(program(before, whole, key, *constant, memory)))
+        held.append(jax.block_until_ready(program(before, parts, key, cameras, memory)))
         return time.perf_counter() - begun
 
     return run
 
 
 def cumulative_seconds(
-    parts: dict[str, Callable], state, alone, batches, constant, repeats: int
+    parts: dict[str, Callable], state, whole, batches, constant, repeats: int, devices, others
 ) -> dict[str, float]:
     """The median time of each program, in turn, so that a busy moment hits all.
 
-    With several devices that of the last one on the first device alone is there too, as "one device".
-
     Args:
       parts: of a step.
-      state, alone: on the devices, and as a whole.
+      state, whole: on the devices, and as a whole.
       batches, constant: what else they take.
       repeats: of each.
+      devices: on which.
+      others: devices on which the last program is timed too, as "others"; may be none.
     """
-    programs, scratch, nothing = {}, None, replicate(np.float32(0.0))
+    programs, scratch, nothing = {}, None, replicate(np.float32(0.0), devices)
     for name, part in parts.items():
         if name == "update":
-            programs[name] = parallel(part, axes=AXES, scratch=True)
-            scratch = memory_like(gradients_of(state, jax.device_count()))
+            programs[name] = parallel(part, devices, axes=AXES, scratch=True)
+            scratch = memory_like(gradients_of(state, len(devices)), devices)
         else:
-            programs[name] = jax.pmap(part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None))
+            programs[name] = jax.pmap(
+                part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None), devices=devices
+            )
     times: dict[str, list[float]] = {name: [] for name in parts}
-    on_one = None
-    if jax.device_count() > 1:
-        on_one = seconds_on_one_device(parts["update"], alone, constant)
-        times["one device"] = []
+    elsewhere = None
+    if others:
+        elsewhere = seconds_on(others, parts["update"], whole, constant)
+        times["others"] = []
     for repeat in range(repeats + 2):
-        if on_one:
-            spent = on_one(batches[repeat % len(batches)])
-            times["one device"] += [spent] * (repeat > 1)
+        if elsewhere:
+            spent = elsewhere(batches[repeat % len(batches)])
+            times["others"] += [spent] * (repeat > 1)
         for name, program in programs.items():
             batch = batches[repeat % len(batches)]
             last = scratch if name == "update" else nothing
@@ -248,17 +253,23 @@ def main() -> None:
     kept = local(trainer.whole(last.state))
     tiles, rays = np.argwhere(kept.tiles).astype(np.int32), int(kept.rays)
     block = block_size(kept.occupancy, split)
+    placed = trainer.place(kept)
+    devices = devices_for(np.asarray(kept.params[0].table).nbytes)
+    others = [*jax.devices()[:1], *jax.devices()[len(devices) :]] if jax.device_count() > 1 else []
     batches = [
-        local_share(sample_blocks(split, tiles, block, rays, 1, number)) for number in range(8)
+        local_share(sample_blocks(split, tiles, block, rays, 1, number), devices)
+        for number in range(8)
     ]
-    constant = jax.random.key(0), replicate(split.cameras)
+    constant = jax.random.key(0), replicate(split.cameras, devices)
     parts = parts_of_a_step(config, trainer.transparent)
-    total = cumulative_seconds(parts, trainer.place(kept), kept, batches, constant, options.repeats)
-    on_one = total.pop("one device", None)
+    total = cumulative_seconds(
+        parts, placed, kept, batches, constant, options.repeats, devices, others
+    )
+    on_others = total.pop("others", None)
     bandwidth, peak = machine_limits()
     samples = int(last.metrics["samples"] * rays * (1.0 - last.metrics["dropped"]))
     work = work_of_parts(
-        config, kept, rays, lookups_a_ray(config, kept, split, batches[0]), samples
+        config, kept, rays, lookups_a_ray(config, kept, split, batches[0]), samples, len(devices)
     )
     rows, before = [], 0.0
     for name, seconds in total.items():
@@ -283,10 +294,11 @@ def main() -> None:
         "samples": samples,
         "gigabytes_a_second": round(bandwidth / 1e9, 1),
         "gigaflops": round(peak / 1e9, 1),
-        "devices": [str(device) for device in jax.devices()],
+        "devices": [str(device) for device in devices],
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}",
         "step_milliseconds": round(1e3 * total["update"], 2),
-        "step_milliseconds_on_one_of_them": on_one and round(1e3 * on_one, 2),
+        "other_devices": [str(device) for device in others],
+        "step_milliseconds_on_those": on_others and round(1e3 * on_others, 2),
         "rays_a_second": round(rays / total["update"]),
         "parts": rows,
     }
