@@ -21,6 +21,7 @@ CHANGES = {
     "hidden cells are kept": ["--growing.unseen_below=0"],
     "rates do not decay": ["--growing.final_rate=1"],
     "densities do not sink": ["--growing.sinking=0"],
+    "with momentum": ["--training.adam_beta1=0.9"],
     "two samples a voxel": ["--growing.finer=2"],
 }
 
