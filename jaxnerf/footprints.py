@@ -15,6 +15,9 @@ from jaxnerf.cameras import Camera, project
 from jaxnerf.lenses import FLAT
 from jaxnerf.occupancy import Occupancy, occupied
 
+# Balls at a time, so that one program serves for any number.
+_AT_ONCE = 1 << 14
+
 
 def carve(
     centres: Float[np.ndarray, "N 3"],
@@ -37,7 +40,7 @@ def carve(
       Whether each ball may hold something; True where no camera sees it, and of lenses that are not
       flat, whose pictures stretch too unevenly to say.
     """
-    if cameras.lens not in FLAT:
+    if cameras.lens not in FLAT or not len(centres):
         return np.ones(len(centres), bool)
     depth = np.linalg.norm(
         centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
@@ -45,8 +48,14 @@ def carve(
     nearest = max(float(depth.min()) - float(np.ptp(centres, axis=0).max()) / 2, 4.0 * radius)
     pixels = radius * float(np.max(cameras.focal)) / nearest
     grown = _dilate_tiles(tiles, int(np.ceil(pixels / tile)))
-    outside = _outside(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grown), tile)
-    return np.asarray(outside) < witnesses
+    outside = [np.asarray(_outside(part, cameras, grown, tile)) for part in _parts(centres)]
+    return np.concatenate(outside)[: len(centres)] < witnesses
+
+
+def _parts(centres: np.ndarray) -> list[np.ndarray]:
+    """The centres, `_AT_ONCE` at a time; the last comes again until it has as many."""
+    padded = np.pad(centres, ((0, -len(centres) % _AT_ONCE), (0, 0)), mode="edge")
+    return np.split(padded.astype(np.float32), len(padded) // _AT_ONCE)
 
 
 @functools.partial(jax.jit, static_argnames=("tile",))
@@ -96,9 +105,9 @@ def footprint(
     stretch = 1.0 + np.sum((0.5 * np.asarray(cameras.size) / focal) ** 2, axis=-1)
     pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
     grow = np.ceil(pixels / tile).astype(np.int32)
-    marked = np.array(
-        _footprint(jnp.asarray(centres, jnp.float32), cameras, jnp.asarray(grow), shape, tile)
-    )
+    marked = np.zeros((len(cameras), *shape), bool)
+    for part in _parts(centres):
+        marked |= np.asarray(_footprint(part, cameras, grow, shape, tile))
     for index in range(len(marked)):
         # A camera among the balls: what is close to it may be anywhere in its picture.
         inside = nearest[index] <= 2.0 * radius
@@ -159,6 +168,4 @@ def tiles_that_show(
         return np.zeros((len(cameras), *shape), bool)
     cell = 2.0 * float(occupancy.cell)
     centres = (np.asarray(occupancy.origin) + (coarse + 0.5) * cell).astype(np.float32)
-    # Padded to few sizes, so that few programs are compiled.
-    padded = np.pad(centres, ((0, -len(centres) % (1 << 14)), (0, 0)), mode="edge")
-    return footprint(padded, 0.87 * cell, cameras, shape, tile)
+    return footprint(centres, 0.87 * cell, cameras, shape, tile)

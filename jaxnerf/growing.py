@@ -217,18 +217,32 @@ def blank_state(
     """A state of the right structure, for a scene of one cell; of given parameters, if there are any."""
     if params is None:
         params = field.init(jax.random.key(config.seed))
-    one = jnp.ones((), jnp.float32)
+    # Of NumPy, since XLA compiles each of these little arrays for itself.
+    arrays: dict[str, Any] = {
+        "step": np.int32(0),
+        "total_steps": np.int32(config.steps),
+        "stage": np.int32(0),
+        "tiles": np.ones((1, 1, 1), bool),
+        "rays": np.int32(config.rays_per_batch),
+    }
+    cells, origin, one = np.full((1, 1, 1), 128, np.uint8), np.zeros(3, np.float32), np.float32(1.0)
+    grid: dict[str, Any] = {"cells": cells, "origin": origin, "cell": one, "step": one}
     return GrowingState(
-        step=jnp.zeros((), jnp.int32),
-        total_steps=jnp.asarray(config.steps, jnp.int32),
-        stage=jnp.zeros((), jnp.int32),
+        **arrays,
         params=(params,),
-        optimizer=adam(config).init(learned(params)),
-        occupancy=Occupancy(jnp.full((1, 1, 1), 128, jnp.uint8), jnp.zeros(3), one, one, space),
-        tiles=jnp.ones((1, 1, 1), bool),
-        rays=jnp.asarray(config.rays_per_batch, jnp.int32),
+        optimizer=first_moments(params, config),
+        occupancy=Occupancy(**grid, space=space),
         adjustments=adjustments,
     )
+
+
+def first_moments(params: Any, config: TrainingConfig) -> Any:
+    """Moments before a step: zeros of NumPy, which take no memory until they are copied."""
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of_moments(params, config))
+
+
+def shapes_of_moments(params: Any, config: TrainingConfig) -> Any:
+    return jax.eval_shape(adam(config).init, learned(params))
 
 
 def learned(params: Any) -> Any:

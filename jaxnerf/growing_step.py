@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from jaxnerf import shares
 from jaxnerf.adjustments import step_adjustments
@@ -26,7 +26,6 @@ from jaxnerf.training import TrainingConfig
 def growing_step(
     state: GrowingState,
     batch: Blocks,
-    key: PRNGKeyArray,
     cameras: Camera,
     scratch: Any = None,
     axis_name: str = AXIS,
@@ -39,7 +38,7 @@ def growing_step(
     """One step on one device of the named axis; see `jaxnerf.training.train_step`.
 
     Args:
-      state, batch, key, cameras: as there.
+      state, batch, cameras: as there; all that is random comes with the batch.
       scratch: `gradients_of` in `jaxnerf.placement.memory_like`, to be overwritten; or None.
       axis_name: of the devices.
       field, growing, config: static.
@@ -51,21 +50,9 @@ def growing_step(
       budget and had to wait for another batch, and that ran out of samples or lookups); and the scratch.
     """
     (params,) = state.params
-    jitter_key, background_key = jax.random.split(jax.random.fold_in(key, state.step))
-    count = batch.camera.shape[0]
-    whole = count * jax.lax.axis_size(axis_name)
-
-    def drawn(numbers: Array) -> Array:
-        """This device's part of what is drawn for the whole batch: the same on any devices."""
-        return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(axis_name) * count, count)
-
-    jitter = drawn(jax.random.uniform(jitter_key, (whole,)))
+    whole = batch.camera.shape[0] * jax.lax.axis_size(axis_name)
     given = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
-    background = {
-        "white": lambda: jnp.ones((count, 3)),
-        "black": lambda: jnp.zeros((count, 3)),
-        "random": lambda: drawn(jax.random.uniform(background_key, (whole, 3))),
-    }[config.background]()
+    background, jitter = jnp.asarray(batch.background), jnp.asarray(batch.jitter)
     colour = batch.colour()
     alpha = colour[:, 3]
     target = over(colour[:, :3], alpha, background)

@@ -1,7 +1,6 @@
 """What growth does to a state between steps: it begins, is brought up to date, and becomes finer."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,8 @@ from jaxnerf.growing import (
     GrowingConfig,
     GrowingField,
     GrowingState,
-    adam,
     blank_state,
-    learned,
+    first_moments,
 )
 from jaxnerf.memory import hand_back
 from jaxnerf.occupancy import Occupancy
@@ -63,9 +61,8 @@ def create_growing_state(
     voxel = side / growing.resolutions[0]
     key = jax.random.key(config.seed)
     params = field.from_cells(key, mask, origin.astype(np.float32), cell, voxel)
-    density = np.full(mask.shape, field.initial_opacity * cell / voxel, np.float32)
     occupancy = Occupancy(
-        grid.encode(jnp.asarray(mask), jnp.asarray(density)),
+        grid.encode(jnp.asarray(mask), jnp.float32(field.initial_opacity * cell / voxel)),
         jnp.asarray(origin, jnp.float32),
         jnp.float32(cell),
         jnp.float32(voxel),
@@ -82,11 +79,11 @@ def create_growing_state(
 def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
     """Bring the occupancy up to date: drop and clear cells that are empty, and note densities."""
     (params,) = state.params
-    cells, most, mean = cell_densities(field, params, state.occupancy)
+    cells, most, codes = cell_densities(field, params, state.occupancy)
     full = most * float(params.voxel) > empty_below
     if not full.any():  # rather everywhere than nowhere, from where nothing could come back
         full[:] = True
-    occupancy = _with_cells(state.occupancy, cells[full], mean[full])
+    occupancy = _with_cells(state.occupancy, cells[full], codes[full])
     kept = np.asarray(grid.occupied(occupancy))
     params = field.clear(params, kept, np.asarray(occupancy.origin), float(occupancy.cell))
     return dataclasses.replace(state, params=(params,), occupancy=occupancy)
@@ -111,7 +108,7 @@ def grow(
     # Only where the table is at its largest: to look takes as long as a hundred steps.
     if growing.unseen_below > 0.0 and stage == len(growing.resolutions) - 1:
         seen = seen_cells(state, found, field, growing, config)
-        kept = kept & np.asarray(grid.dilate(jnp.asarray(seen)))
+        kept = kept & np.asarray(grid.dilate(seen))
         hand_back()
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
@@ -128,31 +125,22 @@ def grow(
     hand_back()
     occupancy = dataclasses.replace(
         old,
-        cells=grid.encode(jnp.asarray(mask)),
+        cells=grid.marked(mask),
         origin=jnp.asarray(origin, jnp.float32),
         cell=jnp.float32(cell),
         step=jnp.float32(voxel),
     )
-    indices, _, mean = cell_densities(field, params, occupancy)
-    occupancy = _with_cells(occupancy, indices, mean)
+    indices, _, codes = cell_densities(field, params, occupancy)
+    occupancy = _with_cells(occupancy, indices, codes)
     state = dataclasses.replace(
         state,
         stage=jnp.asarray(stage, jnp.int32),
         params=(params,),
-        optimizer=_first_moments(params, config),
+        optimizer=first_moments(params, config),
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
     return size_batch(state, split, growing, config)
-
-
-def _first_moments(params: Any, config: TrainingConfig) -> Any:
-    """Moments before a step: zeros of NumPy, which take no memory until they are copied."""
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of_moments(params, config))
-
-
-def shapes_of_moments(params: Any, config: TrainingConfig) -> Any:
-    return jax.eval_shape(adam(config).init, learned(params))
 
 
 def size_batch(
@@ -172,10 +160,9 @@ def size_batch(
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
     limits = growing.march(_SHARES[-1])
-    counts = count_samples(limits, state.occupancy, split.cameras, *rays)
-    fits = (
-        _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(np.asarray(counts))), 1e-3)
-    )
+    largest = growing.cells_of(len(growing.resolutions) - 1)
+    counts = count_samples(limits, state.occupancy, split.cameras, *rays, largest)
+    fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = int(agreed(float(divisible(int(full * share), devices))))
     now = int(state.rays)
@@ -202,7 +189,7 @@ def _with_size(state: GrowingState, size: int) -> GrowingState:
     mask = _moved(old, cells, np.asarray(old.origin), side, size)
     occupancy = dataclasses.replace(
         old,
-        cells=grid.encode(jnp.asarray(mask)),
+        cells=grid.marked(mask),
         cell=jnp.float32(side / size),
     )
     return dataclasses.replace(state, occupancy=occupancy)
@@ -240,13 +227,12 @@ def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
     return tiles & counted if (tiles & counted).any() else counted
 
 
-def _with_cells(occupancy: Occupancy, cells: np.ndarray, density: np.ndarray) -> Occupancy:
+def _with_cells(occupancy: Occupancy, cells: np.ndarray, codes: np.ndarray) -> Occupancy:
+    """An occupancy that has these cells and no others."""
     mask = np.zeros(occupancy.cells.shape, bool)
     mask[tuple(cells.T)] = True
-    # Not all densities of a cube, of which there are many times more than cells that hold something.
     code = np.array(grid.encode(jnp.asarray(mask)))
-    expected = jnp.asarray(density * float(occupancy.cell), jnp.float32)
-    code[tuple(cells.T)] = np.asarray(grid.code_of(expected))
+    code[tuple(cells.T)] = codes
     return dataclasses.replace(occupancy, cells=jnp.asarray(code))
 
 

@@ -9,10 +9,11 @@ for a jump or a sample, and its shapes are static.
 
 import dataclasses
 from collections.abc import Callable
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Rays
@@ -24,6 +25,9 @@ _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the gr
 _OCTAVES, _SMALLEST = 8.0, -10.0
 # A ray ends where an expected exp(-7) = 0.1% of its light is left.
 _END = -7.0
+
+# Which cells hold something.
+Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
 
 
 @no_type_check
@@ -80,18 +84,19 @@ class March:
 
 @jax.jit
 def encode(
-    occupied: Bool[Array, "M M M"], density: Float[Array, "M M M"] | float = 0.0
+    occupied: Bool[Array, "M M M"],
+    density: Float[Array, "M M M"] | Float[Array, ""] | float = 0.0,
 ) -> UInt8[Array, "M M M"]:
     """The cells' code.
 
     Args:
       occupied: which cells hold something.
-      density: expected in each, per side of a cell; matters where occupied.
+      density: expected in each or in all, per side of a cell; matters where occupied.
     """
 
     def spread(step, carry):
         reached, distance = carry
-        grown = _dilate(reached)
+        grown = dilate(reached)
         return grown, jnp.where(grown & ~reached, step.astype(jnp.uint8), distance)
 
     unreached = jnp.full(occupied.shape, _FARTHEST, jnp.uint8)
@@ -106,22 +111,23 @@ def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
     return jnp.clip(jnp.round(level), 0.0, 127.0).astype(jnp.uint8) + jnp.uint8(_OCCUPIED)
 
 
-def occupied(occupancy: Occupancy) -> Bool[Array, "M M M"]:
-    """Which cells hold something."""
-    return jnp.asarray(occupancy.cells) >= _OCCUPIED
+def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
+    """A code that says no more than which cells hold something: at hand at once, and slow to march."""
+    return np.where(cells, np.uint8(_OCCUPIED), np.uint8(1))
 
 
-def dilate(cells: Bool[Array, "M M M"]) -> Bool[Array, "M M M"]:
-    """The cells and all their neighbours, also across edges and corners."""
-    return _dilate(cells)
+def occupied(occupancy: Occupancy) -> Cells:
+    """Which cells hold something; of NumPy if the code is."""
+    return occupancy.cells >= _OCCUPIED
 
 
-def _dilate(cells: Array) -> Array:
+def dilate(cells: Cells) -> Cells:
+    """The cells and all their neighbours, also across edges and corners; of NumPy if the cells are."""
+    pad: Any = np.pad if isinstance(cells, np.ndarray) else jnp.pad
     for axis in range(3):
-        padded = jnp.pad(cells, [(1, 1) if i == axis else (0, 0) for i in range(3)])
-        size = cells.shape[axis]
-        before, after = (jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in (0, 2))
-        cells = cells | before | after
+        padded = pad(cells, [(1, 1) if i == axis else (0, 0) for i in range(3)])
+        before = (slice(None),) * axis
+        cells = cells | padded[(*before, slice(None, -2))] | padded[(*before, slice(2, None))]
     return cells
 
 
@@ -135,6 +141,7 @@ def march(
     finer: int = 1,
     shares: tuple[int, ...] = (1, 4),
     most_a_step: float = 2.0,
+    size: Int[np.ndarray, ""] | Int[Array, ""] | None = None,
 ) -> March:
     """Walk along rays from occupied cell to occupied cell.
 
@@ -153,25 +160,28 @@ def march(
       most_a_step: optical depths that one of the grid's steps counts as at most: what a cell holds is
         known too coarsely to end a ray at once, and what lies behind must be found to be mended. 0 ends
         none.
+      size: how many cells along each side are the grid's, and not filled up so that one program serves
+        for grids of several sizes; all by default.
     """
     # Where samples lie is not differentiated, only what they find there.
     occupancy, rays = jax.lax.stop_gradient((occupancy, rays))
     count = rays.near.shape[0]
     jitter = jnp.broadcast_to(jnp.asarray(jitter, rays.near.dtype), (count,))
-    walk = _walk(occupancy, rays, finer)
+    cells = jnp.asarray(occupancy.cells.shape[0] if size is None else size, rays.near.dtype)
+    walk = _walk(occupancy, rays, finer, cells)
     inside = walk.begin + jitter * walk.step < walk.end
     state = inside, jnp.zeros(count, jnp.int32), jnp.zeros(count), jnp.zeros(count)
     slots, looked = jnp.zeros(samples * count), 0
     sizes = [max(count // share, 1) for share in shares]
-    for size, enough in zip(sizes, [*sizes[1:], 0], strict=True):
+    for number, enough in zip(sizes, [*sizes[1:], 0], strict=True):
         chosen = jnp.arange(count)
-        if size < count:
+        if number < count:
             live = state[0] & (state[1] < samples)
-            chosen = jnp.nonzero(live, size=size, fill_value=count)[0]
+            chosen = jnp.nonzero(live, size=number, fill_value=count)[0]
         some, shift, theirs = jax.tree.map(lambda x, at=chosen: x[at], (rays, jitter, state))
         theirs = theirs[0] & (chosen < count), *theirs[1:]
         theirs, slots, looked = _look(
-            occupancy, _walk(occupancy, some, finer), shift, chosen, theirs, slots, looked,
+            occupancy, _walk(occupancy, some, finer, cells), shift, chosen, theirs, slots, looked,
             enough, (samples, lookups, finer, most_a_step),
         )  # fmt: skip
         state = tuple(x.at[chosen].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
@@ -252,19 +262,18 @@ class _Walk:
     t: Callable[[Array], Array]
 
 
-def _walk(occupancy: Occupancy, rays: Rays, finer: int) -> _Walk:
+def _walk(occupancy: Occupancy, rays: Rays, finer: int, size: Array) -> _Walk:
     """Through a grid, with so many samples in each of its steps."""
     length = occupancy.step / finer
     if isinstance(occupancy.space, Ball):
         return _bent(occupancy, occupancy.space, rays, length)
     if isinstance(occupancy.space, Frustum):
-        return _in_cube(occupancy, occupancy.space, rays, length)
-    return _straight(occupancy, rays, length)
+        return _in_cube(occupancy, occupancy.space, rays, length, size)
+    return _straight(occupancy, rays, length, size)
 
 
-def _straight(occupancy: Occupancy, rays: Rays, length: Array) -> _Walk:
+def _straight(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _Walk:
     """Through a cube where rays are straight, and s is t."""
-    size = occupancy.cells.shape[0]
     origin = (rays.origins - occupancy.origin[None, :]) / occupancy.cell
     start, direction = origin.T, (rays.directions / occupancy.cell).T
     inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
@@ -285,9 +294,11 @@ def _straight(occupancy: Occupancy, rays: Rays, length: Array) -> _Walk:
     )
 
 
-def _in_cube(occupancy: Occupancy, frustum: Frustum, rays: Rays, length: Array) -> _Walk:
+def _in_cube(
+    occupancy: Occupancy, frustum: Frustum, rays: Rays, length: Array, size: Array
+) -> _Walk:
     """Through a frustum's cube, where rays are straight too, and s is t there."""
-    walk = _straight(occupancy, frustum.rays(rays), length)
+    walk = _straight(occupancy, frustum.rays(rays), length, size)
     return dataclasses.replace(walk, t=jax.vmap(lambda slot: frustum.t(rays, slot)))
 
 

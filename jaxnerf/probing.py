@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxnerf.cameras import cast_rays
+from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.growing import GrowingConfig, GrowingField, GrowingState
-from jaxnerf.marching import march_rays
-from jaxnerf.occupancy import Occupancy, march, occupied
+from jaxnerf.marching import MarchSettings, march_rays
+from jaxnerf.occupancy import Occupancy, code_of, march, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
 from jaxnerf.training import TrainingConfig
@@ -25,17 +25,17 @@ _CELLS_AT_ONCE = 1 << 16
 def cell_densities(
     field: GrowingField, params: Any, occupancy: Occupancy
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The occupied cells, and the greatest and the mean density at eight points in each."""
+    """The occupied cells, the greatest density at eight points in each, and the code of their mean."""
     cells = np.argwhere(np.asarray(occupied(occupancy)))
     here = jax.tree.map(np.asarray, (params, occupancy.origin, occupancy.cell))
-    most, mean = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    most, codes = [np.zeros(0, np.float32)], [np.zeros(0, np.uint8)]
     for start in range(0, len(cells), _CELLS_AT_ONCE):
         part = cells[start : start + _CELLS_AT_ONCE]
         padded = np.pad(part, ((0, _CELLS_AT_ONCE - len(part)), (0, 0)), mode="edge")
         found = _densities_in(field, *here, padded.astype(np.float32))
         most.append(np.asarray(found[0])[: len(part)])
-        mean.append(np.asarray(found[1])[: len(part)])
-    return cells, np.concatenate(most), np.concatenate(mean)
+        codes.append(np.asarray(found[1])[: len(part)])
+    return cells, np.concatenate(most), np.concatenate(codes)
 
 
 @functools.partial(jax.jit, static_argnames=("field",))
@@ -48,7 +48,7 @@ def _densities_in(field, params, origin, cell, cells):
     offsets = jnp.asarray(np.array(list(np.ndindex(2, 2, 2))) * 0.5 + 0.25, jnp.float32)
     zeros = jnp.zeros(cells.shape[0])
     (most, total), _ = jax.lax.scan(at, (zeros, zeros), offsets)
-    return most, total / 8.0
+    return most, code_of(total / 8.0 * cell)
 
 
 def seen_cells(
@@ -94,12 +94,34 @@ def _view(field, settings, params, occupancy, cameras, camera, middle):
     return seen.weights, seen.positions
 
 
+def count_samples(
+    settings: MarchSettings,
+    occupancy: Occupancy,
+    cameras: Camera,
+    camera: Int[np.ndarray, " R"],
+    middle: Float[np.ndarray, "R 2"],
+    largest: int = 0,
+) -> Int[np.ndarray, " R"]:
+    """How many samples rays of given cameras, through given places in their pictures, take.
+
+    Args:
+      settings: of the rays.
+      occupancy: the grid.
+      cameras, camera, middle: as in `jaxnerf.blocks.Blocks`.
+      largest: the cells along each side of the largest grid that there will be: what counts for it is
+        compiled once.
+    """
+    size = occupancy.cells.shape[0]
+    filled = np.pad(np.asarray(occupancy.cells), [(0, max(largest - size, 0))] * 3, mode="edge")
+    whole = dataclasses.replace(occupancy, cells=filled)
+    return np.asarray(_count(settings, whole, jnp.asarray(size), cameras, camera, middle))
+
+
 @functools.partial(jax.jit, static_argnames=("settings",))
-def count_samples(settings, occupancy, cameras, camera, middle):
-    """How many samples rays of given cameras, through given places in their pictures, take."""
+def _count(settings, occupancy, size, cameras, camera, middle):
     rays = cast_rays(cameras[camera], middle)
     walk = march(
-        occupancy, rays,
-        samples=settings.samples, lookups=settings.lookups, finer=settings.finer, shares=(1,),
+        occupancy, rays, samples=settings.samples, lookups=settings.lookups,
+        finer=settings.finer, shares=(1,), size=size,
     )  # fmt: skip
     return walk.count

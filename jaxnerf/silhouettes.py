@@ -12,7 +12,8 @@ from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Split
 
 TILE = 8  # pixels
-_COARSE = 64  # cells along the cube, at first
+# Cells along the cube, at first: those of the next are looked for in those of the last.
+_COARSE = (16, 32, 64)
 # Without alpha, a cell is empty where a twentieth of the cameras see the background. One does not count:
 # a highlight can be as white. And that only where half of the pictures' margins are bare: else it is a
 # wall or a sky that has this colour.
@@ -36,26 +37,28 @@ def possible_cells(
     """
     origin, side = scene_cube(split)
     shown, witnesses = silhouettes(split, background)
-    whole = np.argwhere(np.ones((_COARSE,) * 3, bool))
 
-    def hull(cell: float, candidates: np.ndarray) -> np.ndarray:
-        centres = (origin + (candidates + 0.5) * cell).astype(np.float32)
-        radius = 0.87 * cell + astray
-        return candidates[carve(centres, radius, split.cameras, shown, TILE, witnesses)]
+    def hull(origin: np.ndarray, side: float, sizes: tuple[int, ...]) -> np.ndarray:
+        """The cells of the last size, by way of the coarser ones that hold them."""
+        full = np.ones((1,) * 3, bool)
+        for size in sizes:
+            inside = np.arange(size) * len(full) // size
+            candidates = np.argwhere(full[np.ix_(inside, inside, inside)])
+            centres = (origin + (candidates + 0.5) * (side / size)).astype(np.float32)
+            radius = 0.87 * side / size + astray
+            found = carve(centres, radius, split.cameras, shown, TILE, witnesses)
+            full = np.zeros((size,) * 3, bool)
+            full[tuple(candidates[found].T)] = True
+        return full
 
-    mask = np.ones((cells,) * 3, bool)
-    coarse = whole[:0] if shown.all() else hull(side / _COARSE, whole)
-    if len(coarse):
-        origin, side = tight_cube(origin, side / _COARSE, coarse)
-        # Coarse cells first: there are many in a cube that a few cameras show to be empty.
-        rough = np.zeros((_COARSE,) * 3, bool)
-        rough[tuple(hull(side / _COARSE, whole).T)] = True
-        scaled = np.arange(cells) * _COARSE // cells
-        candidates = np.argwhere(rough[np.ix_(scaled, scaled, scaled)])
-        found = hull(side / cells, candidates)
-        mask[:] = not len(found)
-        mask[tuple(found.T)] = True
-    return origin, side, mask
+    if not shown.all():
+        coarse = np.argwhere(hull(origin, side, _COARSE))
+        if len(coarse):
+            origin, side = tight_cube(origin, side / _COARSE[-1], coarse)
+            mask = hull(origin, side, (*(size for size in _COARSE if size < cells), cells))
+            if mask.any():
+                return origin, side, mask
+    return origin, side, np.ones((cells,) * 3, bool)
 
 
 def scene_cube(split: Split) -> tuple[np.ndarray, float]:

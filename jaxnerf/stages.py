@@ -20,9 +20,10 @@ from jaxnerf.growing import (
     GrowingConfig,
     GrowingField,
     GrowingState,
+    shapes_of_moments,
 )
 from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.growth import divisible, grow, refresh, shapes_of_moments, size_batch
+from jaxnerf.growth import divisible, grow, refresh, size_batch
 from jaxnerf.memory import delete, hand_back
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.placement import devices_for, local_share, memory_like, replicate
@@ -67,7 +68,6 @@ class GrowingTrainer:
             "field": field, "growing": growing, "config": config, "transparent": self.transparent
         }  # fmt: skip
         self._one_step = functools.partial(growing_step, **static)
-        self._key = jax.random.key(config.seed)
         self._devices: tuple[Any, ...] = ()
         self._scratch: Any = None
         self._tiles: tuple[int, np.ndarray, int] | None = None
@@ -89,7 +89,7 @@ class GrowingTrainer:
         chosen = devices_for(max(x.nbytes for x in jax.tree.leaves(state.params)))
         if chosen != self._devices:
             self._devices, self._scratch = chosen, None
-            self._step = parallel(self._one_step, chosen, axes=AXES, scratch=True)
+            self._step = parallel(self._one_step, chosen, constants=1, axes=AXES, scratch=True)
             self._cameras = replicate(self._split.cameras, chosen)
         moments = shares.divided(self.whole(state).optimizer, chosen)
         placed = replicate(dataclasses.replace(state, optimizer=None), chosen)
@@ -116,14 +116,15 @@ class GrowingTrainer:
             block = block_size(state.occupancy, self._split)
             self._tiles = stage, *usable_tiles(self._split, tiles, block)
         _, tiles, block = self._tiles
-        batch = sample_blocks(self._split, tiles, block, self._rays, self.config.seed, number)
+        config = self.config
+        batch = sample_blocks(
+            self._split, tiles, block, self._rays, config.seed, number, config.background
+        )
         if self._scratch is None:
             count = len(self._devices)
             self._scratch = memory_like(gradients_of(state, count), self._devices)
         share = local_share(batch, self._devices)
-        state, metrics, self._scratch = self._step(
-            state, share, self._key, self._cameras, self._scratch
-        )
+        state, metrics, self._scratch = self._step(state, share, self._cameras, self._scratch)
         if begins:  # what compilation has left
             jax.block_until_ready(metrics)
             hand_back()

@@ -302,6 +302,7 @@ def parallel(
     step: Callable,
     devices: Sequence[Any] | None = None,
     *,
+    constants: int = 3,
     axes: Any = None,
     scratch: bool = False,
 ) -> Callable:
@@ -312,20 +313,21 @@ def parallel(
     specs P(), P(AXIS), P(), P(), P() is the twin of this line.)
 
     Args:
-      step: of (state, batch, key, cameras, what is constant), which returns the state and metrics.
+      step: of a state, a batch and what is constant, which returns the state and metrics.
       devices: all by default.
+      constants: how many arguments are constant: of `train_step` its key, its cameras and its bounds.
       axes: a prefix of the state: 0 where each device has its own (see `jaxnerf.placement.spread`), None
         elsewhere.
-      scratch: whether the last argument is each device's own memory instead, for the step to overwrite
+      scratch: whether there is one more argument, each device's own memory, for the step to overwrite
         and to return as its third result (see `jaxnerf.placement.memory_like`).
     """
     return jax.pmap(
         step,
         axis_name=AXIS,
-        in_axes=(axes, 0, None, None, 0 if scratch else None),
-        out_axes=(axes, None, 0) if scratch else (axes, None),
+        in_axes=(axes, 0, *(None,) * constants, *(0,) * scratch),
+        out_axes=(axes, None, *(0,) * scratch),
         devices=devices,
-        donate_argnums=(0, 4) if scratch else 0,
+        donate_argnums=(0, 2 + constants) if scratch else 0,
     )
 
 

@@ -272,6 +272,7 @@ def test_two_devices_find_the_gradients_of_one(views):
                 *arguments, field=FIELD, growing=growing, config=CONFIG, transparent=True
             ),
             jax.devices()[:devices],
+            constants=1,
             axes=AXES,
             scratch=True,
         )
@@ -280,7 +281,7 @@ def test_two_devices_find_the_gradients_of_one(views):
         moved = shares.divided(state.optimizer, jax.devices()[:devices])
         state = dataclasses.replace(state, optimizer=moved)
         scratch = memory_like(gradients_of(state, devices), jax.devices()[:devices])
-        after, _, _ = step(state, parts, jax.random.key(0), cameras, scratch)
+        after, _, _ = step(state, parts, cameras, scratch)
         moments.append(jax.tree.map(np.asarray, after.adjustments.optimizer.mu))
     for one, two in zip(*moments, strict=True):
         assert np.abs(one).max() > 0.0

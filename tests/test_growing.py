@@ -64,6 +64,20 @@ def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone
         np.testing.assert_allclose(colour[index], total / block**2, atol=1e-6)
 
 
+@pytest.mark.parametrize("background", ["white", "black", "random"])
+def test_blocks_bring_what_is_random_in_a_step(background):
+    batch = sample_blocks(noise_split(), TILES, 2, 3000, 7, 3, background)
+    assert ((batch.jitter >= 0.0) & (batch.jitter < 1.0)).all()
+    assert abs(batch.jitter.mean() - 0.5) < 0.03
+    assert batch.background.shape == (3000, 3)
+    if background == "random":
+        assert ((batch.background >= 0.0) & (batch.background < 1.0)).all()
+        each = np.column_stack([batch.background, batch.jitter])
+        np.testing.assert_allclose(np.corrcoef(each.T), np.eye(4), atol=0.1)
+    else:
+        assert (batch.background == (background == "white")).all()
+
+
 def test_learned_and_merge_are_inverse():
     params = FIELD.init(jax.random.key(0))
     learning = learned(params)
@@ -98,13 +112,14 @@ def state_in_a_cube(side: float = 2.0, density: float = 1.0, config=CONFIG):
 def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
     """A mapped step, what it is given, and the whole batch."""
     split = split or noise_split()
-    batch = sample_blocks(split, TILES, 2, config.rays_per_batch, config.seed, 0)
+    batch = sample_blocks(split, TILES, 2, config.rays_per_batch, config.seed, 0, config.background)
     chosen = jax.devices()[:devices]
     step = parallel(
         lambda *arguments: growing_step(
             *arguments, field=FIELD, growing=growing, config=config, transparent=transparent
         ),
         chosen,
+        constants=1,
         axes=AXES,
         scratch=True,
     )
@@ -117,7 +132,7 @@ def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True
     # What lies in the scratch does not matter.
     scratch = memory_like(gradients_of(state, devices), chosen)
     scratch = jax.tree.map(lambda x: x + jnp.asarray(np.nan, x.dtype), scratch)
-    return step, (state, parts, jax.random.key(config.seed), cameras, scratch), batch
+    return step, (state, parts, cameras, scratch), batch
 
 
 def one_step(devices: int, **how):
@@ -134,8 +149,6 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     config = dataclasses.replace(CONFIG, background=background, adam_beta1=momentum)
     batch, (after, metrics) = one_step(1, config=config, transparent=transparent)
     before, split = state_in_a_cube(), noise_split()
-    jitter_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(5), 0))
-    jitter = jax.random.uniform(jitter_key, (32,))
     grey = 1.0 if background == "white" else 0.0
 
     def loss(learning):
@@ -144,7 +157,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
         )
         seen = march_rays(
             FIELD, merge(learning, before.params[0]), before.occupancy, rays, GROWING.march(),
-            None, grey, jitter,
+            None, grey, jnp.asarray(batch.jitter),
         )  # fmt: skip
         colour = batch.colour()
         error = seen.rendering.colour - over(colour[:, :3], colour[:, 3], grey)

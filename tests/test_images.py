@@ -209,3 +209,16 @@ def test_more_pictures_than_memory_are_refused(tmp_path, monkeypatch):
         read_pictures(pictures)
     pages["SC_PAGE_SIZE"] += 1
     assert read_pictures(pictures)[0].shape == (2, 30, 30, 4)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_pictures_that_are_cut_off_are_found_from_their_ends(kind, tmp_path):
+    path = tmp_path / f"photograph.{kind}"
+    noise(path, 50, 40)
+    whole = path.read_bytes()
+    for follows in (b"", bytes(10), bytes(1 << 13)):
+        path.write_bytes(whole + follows)
+        assert image_size(path) == (50, 40)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SceneError, match=rf"photograph.{kind}: cannot be read as an image"):
+        image_size(path)

@@ -1,5 +1,6 @@
 """Where rays take samples: against loops that know nothing of jumps, and points put by hand."""
 
+import dataclasses
 import functools
 import math
 
@@ -52,6 +53,9 @@ def test_dilate_adds_all_twenty_six_neighbours():
         around = mask[max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2, max(z - 1, 0) : z + 2]
         expected[x, y, z] = around.any()
     np.testing.assert_array_equal(dilate(jnp.asarray(mask)), expected)
+    found = dilate(mask)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, expected)
 
 
 def random_rays(random: np.random.Generator, count: int, origin, side: float) -> dict:
@@ -126,6 +130,21 @@ def random_scene(seed: int, size: int = 9):
     known = density, origin.astype(np.float64), float(cell), float(step)
     rays = random_rays(random, 40, origin, float(cell) * size)
     return occupancy, known, rays, random.uniform(size=40).astype(np.float32)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_a_grid_that_is_filled_up_is_marched_as_the_grid_that_it_holds(seed):
+    occupancy, _, rays, jitter = random_scene(seed)
+    size, random = occupancy.cells.shape[0], np.random.default_rng(seed)
+    filled = random.integers(0, 256, (size + 4,) * 3).astype(np.uint8)
+    filled[:size, :size, :size] = occupancy.cells
+    larger = dataclasses.replace(occupancy, cells=jnp.asarray(filled))
+    found = walk(occupancy, as_rays(rays), jitter, samples=90, lookups=99)
+    again = walk(larger, as_rays(rays), jitter, samples=90, lookups=99, size=jnp.asarray(size))
+    np.testing.assert_array_equal(found.count, again.count)
+    used = np.arange(90)[:, None] < np.asarray(found.count)[None, :]
+    np.testing.assert_array_equal(np.asarray(found.t)[used], np.asarray(again.t)[used])
 
 
 @given(SEEDS, st.sampled_from([1, 2, 3]), st.sampled_from([1.0, 2.0]))

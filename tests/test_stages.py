@@ -122,7 +122,7 @@ def test_training_learns_the_ball_over_two_stages(split, whole_run):
     assert isinstance(trainer(split), Trainer)
     assert reports[-1].step == 60
     losses = [report.metrics["loss"] for report in reports]
-    assert np.mean(losses[-5:]) < 0.15 * losses[0]
+    assert np.mean(losses[-5:]) < 0.2 * np.mean(losses[:5])
     assert {"loss", "mse", "samples", "dropped", "cut"} <= reports[-1].metrics.keys()
     assert reports[-1].metrics["samples"] > 1.0
     assert reports[-1].metrics["learning_rate"] == pytest.approx(0.05 ** (59 / 60), rel=1e-4)

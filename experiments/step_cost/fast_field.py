@@ -45,7 +45,7 @@ _FLOAT = 4  # bytes
 
 
 def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
-    """Per-device programs of (state, batch, key, cameras, nothing), each with a part more."""
+    """Per-device programs of (state, batch, cameras, nothing), each with a part more."""
     field, growing, training = config.voxels, config.growing, config.training
 
     def settings(batch):
@@ -59,11 +59,11 @@ def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
             samples=limits.samples, lookups=limits.lookups, finer=limits.finer,
         )  # fmt: skip
 
-    def marching(state, batch, key, cameras, _):
+    def marching(state, batch, cameras, _):
         found = walk(batch, cameras, state)[1]
         return found.t, found.count
 
-    def points(state, batch, key, cameras, _):
+    def points(state, batch, cameras, _):
         rays, found = walk(batch, cameras, state)
         limits = settings(batch)
         packing = pack(found.count, int(limits.budget * batch.camera.shape[0]))
@@ -74,7 +74,7 @@ def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
     def density(state, *rest):
         return field.density(state.params[0], points(state, *rest))
 
-    def rendering(state, batch, key, cameras, _, learning=None):
+    def rendering(state, batch, cameras, _, learning=None):
         (params,) = state.params
         rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
         params = params if learning is None else merge(learning, params)
@@ -172,18 +172,18 @@ def seconds_of(run: Callable, repeats: int) -> float:
 
 def seconds_on(devices: Sequence[Any], step: Callable, state, constant) -> Callable:
     """A function of a batch that takes a step on some devices, and returns its seconds."""
-    program = parallel(step, devices, axes=AXES, scratch=True)
+    program = parallel(step, devices, constants=1, axes=AXES, scratch=True)
     scratch = memory_like(gradients_of(state, len(devices)), devices)
     moments = shares.divided(state.optimizer, devices)
     state = replicate(dataclasses.replace(state, optimizer=None), devices)
     held = [(dataclasses.replace(state, optimizer=moments), None, scratch)]
-    cameras, key = replicate(jax.tree.map(np.asarray, constant[1]), devices), jax.random.key(0)
+    cameras = replicate(jax.tree.map(np.asarray, constant[0]), devices)
 
     def run(batch) -> float:
         parts = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[2:]), batch)
         before, _, memory = held.pop()
         begun = time.perf_counter()
-        held.append(jax.block_until_ready(program(before, parts, key, cameras, memory)))
+        held.append(jax.block_until_ready(program(before, parts, cameras, memory)))
         return time.perf_counter() - begun
 
     return run
@@ -205,11 +205,11 @@ def cumulative_seconds(
     programs, scratch, nothing = {}, None, replicate(np.float32(0.0), devices)
     for name, part in parts.items():
         if name == "update":
-            programs[name] = parallel(part, devices, axes=AXES, scratch=True)
+            programs[name] = parallel(part, devices, constants=1, axes=AXES, scratch=True)
             scratch = memory_like(gradients_of(state, len(devices)), devices)
         else:
             programs[name] = jax.pmap(
-                part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None), devices=devices
+                part, axis_name=AXIS, in_axes=(AXES, 0, None, None), devices=devices
             )
     times: dict[str, list[float]] = {name: [] for name in parts}
     elsewhere = None
@@ -260,7 +260,7 @@ def main() -> None:
         local_share(sample_blocks(split, tiles, block, rays, 1, number), devices)
         for number in range(8)
     ]
-    constant = jax.random.key(0), replicate(split.cameras, devices)
+    constant = (replicate(split.cameras, devices),)
     parts = parts_of_a_step(config, trainer.transparent)
     total = cumulative_seconds(
         parts, placed, kept, batches, constant, options.repeats, devices, others

@@ -30,6 +30,8 @@ _FORMATS = ("PNG", "JPEG")
 # Pixels that count are found by drawing until one does.
 _LEAST_COUNTED = 1e-3
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
+# What a whole file has in its last bytes, unless more than these follow it.
+_END_MARKS, _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,20 +134,32 @@ def image_size(path: Path) -> tuple[int, int]:
     """An image's (width, height) as it is stored, from its header alone.
 
     Raises:
-      SceneError: the file is missing, not a PNG or JPEG, or too large.
+      SceneError: the file is missing, not a PNG or JPEG, too large, or cut off.
     """
     return _size_and_turn(path)[0]
 
 
 def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
-    """An image's stored size, and whether its EXIF wants it turned on its side."""
+    """An image's stored size, and whether its EXIF wants it turned on its side.
+
+    Whether its end is there, too: pictures that are needed only after training are looked at before.
+    """
     with _quiet(), _open(path) as image:
         orientation = 1
         # To look for the EXIF of a PNG that does not begin with it, Pillow would decode the picture.
         if image.format == "JPEG" or "exif" in image.info:
             with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
                 orientation = image.getexif().get(_ORIENTATION, 1)
+        if _END_MARKS[image.format or "PNG"] not in _last_bytes(path):
+            with _readable(path):
+                image.load()
         return image.size, orientation in _ON_ITS_SIDE
+
+
+def _last_bytes(path: Path) -> bytes:
+    with _readable(path), path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _LAST_BYTES, 0))
+        return file.read()
 
 
 def _same_shape(size: tuple[int, int], claimed: tuple[int | float, int | float]) -> bool:
