@@ -32,11 +32,11 @@ from jaxnerf.silhouettes import has_alpha
 from jaxnerf.spaces import Frustum
 from jaxnerf.training import TrainingConfig, parallel
 
-# What a step costs at a resolution: 1 + 0.018 (resolution / 64)^3, measured on lego, in units of a step
-# at 64: 1.1 at 128, 1.5 at 200, 2.1 at 256. With momentum 0.022 (lego and fox): most of it is Adam's. A
-# step with one more sample a voxel is 15% longer at 64, and its share the smaller. 2% more for what is
-# done between steps.
-_GROWTH, _GROWTH_WITH_MOMENTUM, _SAMPLING, _BETWEEN = 0.018, 0.022, 0.15, 1.02
+# What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, 0.0147
+# with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3 and 1.5 at
+# 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 + 0.022
+# (resolution / 64)^3. 2% more for what is done between steps.
+_LATER, _GROWTH, _SAMPLING, _BETWEEN = 0.2, 0.022, 0.5, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples.
 _OF_ANY_BATCH = 0.5
 # How many times the rays, or what part of them, it pays to compile a step for within a stage.
@@ -56,9 +56,9 @@ class GrowingTrainer:
           field, growing, config: static.
         """
         self.config, self._split, self._field, self._growing = config, split, field, growing
-        # Each later stage compiles the step anew, and what counts samples; the last also what looks for
-        # hidden cells.
-        self.pauses = 2.5 * len(growing.shares)
+        # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
+        # what looks for hidden cells.
+        self.pauses = 1.7 * len(growing.shares) + 1.6 * (growing.unseen_below > 0.0)
         self.remedy = (
             f"Lower voxels.density_rate (now {field.density_rate}) or voxels.feature_rate "
             f"(now {field.feature_rate})"
@@ -77,9 +77,9 @@ class GrowingTrainer:
     def effort(self) -> float:
         """See `jaxnerf.fitting.Trainer`; batches of fewer rays now are counted as full ones later."""
         lengths = np.diff([0.0, *self._growing.shares, 1.0])
-        growth = _GROWTH_WITH_MOMENTUM if self.config.adam_beta1 else _GROWTH
-        growth /= 1.0 + _SAMPLING * (self._growing.finer - 1)
+        growth = _GROWTH / (1.0 + _SAMPLING * (self._growing.finer - 1))
         cost = 1.0 + growth * (np.asarray(self._growing.resolutions) / 64.0) ** 3
+        cost[1:] += 0.0 if self.config.adam_beta1 else _LATER
         now = _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return _BETWEEN * (float(lengths[0]) + later / now)
