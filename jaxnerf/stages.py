@@ -32,10 +32,10 @@ from jaxnerf.silhouettes import has_alpha
 from jaxnerf.spaces import Frustum
 from jaxnerf.training import TrainingConfig, parallel
 
-# What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, 0.0147
-# with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3 and 1.5 at
-# 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 + 0.022
-# (resolution / 64)^3. 2% more for what is done between steps.
+# What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, or
+# 0.0147 of it with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3
+# and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
+# 0.022 (resolution / 64)^3. 2% more for what is done between steps.
 _LATER, _GROWTH, _SAMPLING, _BETWEEN = 0.2, 0.022, 0.5, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples.
 _OF_ANY_BATCH = 0.5
