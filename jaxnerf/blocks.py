@@ -50,8 +50,8 @@ def sample_blocks(
 ) -> Blocks:
     """The global batch of a step: squares of pixels drawn evenly from the tiles.
 
-    All that is random in a step is drawn here, by NumPy: XLA:CPU takes a tenth of the step's
-    compilation for a generator of its own.
+    All that is random in a step is drawn here: it is the same on however many devices, and no generator
+    is compiled.
 
     Args:
       split: with photographs.

@@ -141,7 +141,7 @@ def march(
     finer: int = 1,
     shares: tuple[int, ...] = (1, 4),
     most_a_step: float = 2.0,
-    size: Int[np.ndarray, ""] | Int[Array, ""] | None = None,
+    size: Int[Array, ""] | None = None,
 ) -> March:
     """Walk along rays from occupied cell to occupied cell.
 

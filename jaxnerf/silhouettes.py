@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.footprints import carve
+from jaxnerf.occupancy import dilate
 from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Split
 
@@ -42,6 +43,8 @@ def possible_cells(
         """The cells of the last size, by way of the coarser ones that hold them."""
         full = np.ones((1,) * 3, bool)
         for size in sizes:
+            if size % len(full):  # a cell may then reach into one that does not hold its corner
+                full = dilate(full)
             inside = np.arange(size) * len(full) // size
             candidates = np.argwhere(full[np.ix_(inside, inside, inside)])
             centres = (origin + (candidates + 0.5) * (side / size)).astype(np.float32)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
 
+from jaxnerf.footprints import carve
 from jaxnerf.silhouettes import TILE, possible_cells, silhouettes, tight_cube
 
 TILES = SIDE // TILE
@@ -67,6 +68,21 @@ def test_the_hull_holds_the_ball_and_little_else():
     assert sizes[True] < sizes[False]
     assert sizes[True] ** (1 / 3) < 2.0 * (RADIUS + 2.0 * TILE * 3.0 / FOCAL)
     assert sizes[False] ** (1 / 3) < 2.0 * (RADIUS + 2.0 * TILE * 3.0 / FOCAL)
+
+
+@pytest.mark.parametrize("cells", [16, 24, 40, 96])
+def test_cells_are_found_by_way_of_coarser_ones_whatever_their_number(cells):
+    split = photographs()
+    origin, side, mask = possible_cells(split, cells, "white")
+    assert mask[away_from_the_ball(origin, side, mask) < RADIUS + 0.5 * side / cells].all()
+    every = np.argwhere(np.ones_like(mask))
+    centres = (origin + (every + 0.5) * side / cells).astype(np.float32)
+    found = carve(centres, 0.87 * side / cells, split.cameras, shows_the_ball(), TILE)
+    direct = np.zeros_like(mask)
+    direct[tuple(every[found].T)] = True
+    assert not (mask & ~direct).any()
+    # Tiles are rounded up for each size: a coarser cell may be known to be empty where a finer is not.
+    assert mask.sum() > 0.9 * direct.sum()
 
 
 def test_a_highlight_in_one_picture_does_not_make_a_hole():

@@ -18,7 +18,7 @@ CHANGES = {
     "as it is": [],
     "no loss of opacity against alpha": ["--growing.opacity_loss=0"],
     "empty cells are kept": ["--growing.empty_below=0"],
-    "hidden cells are kept": ["--growing.unseen_below=0"],
+    "hidden cells are dropped": ["--growing.unseen_below=0.01"],
     "rates do not decay": ["--growing.final_rate=1"],
     "densities do not sink": ["--growing.sinking=0"],
     "with momentum": ["--training.adam_beta1=0.9"],

@@ -9,6 +9,7 @@ trilinearly. The renderer adds the features up along a ray first and asks for th
 import dataclasses
 import functools
 import itertools
+import math
 from typing import Any, Literal, no_type_check
 
 import jax
@@ -284,7 +285,7 @@ def _initial(field: VoxelField, rows: int, key: PRNGKeyArray) -> tuple[Array, An
     logit = np.log(np.expm1(field.initial_opacity))
     density = jnp.where(jnp.arange(rows) < _ROWS, _NOTHING, logit).astype(jnp.float32)
     network = [
-        {"kernel": kernel * (np.sqrt(2.0 / m) * (0.1 if n == 3 else 1.0)), "bias": jnp.zeros(n)}
+        {"kernel": kernel * (math.sqrt(2.0 / m) * (0.1 if n == 3 else 1.0)), "bias": jnp.zeros(n)}
         for kernel, (m, n) in zip(kernels, shapes[1:], strict=True)
     ]
     return jnp.concatenate([density[:, None], 0.1 * features], axis=1), network
