@@ -79,9 +79,11 @@ class Trainer(Protocol):
     pauses: float
     remedy: str
 
-    @property
-    def effort(self) -> float:
-        """The mean time of a step over the whole schedule, in units of the first steps' time."""
+    def effort(self, total: int) -> float:
+        """The mean time of a step over a schedule of so many, in units of the first steps' time.
+
+        It does not fall where there are more steps.
+        """
         ...
 
     def place(self, state: Any) -> Any:
@@ -138,6 +140,8 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
     if space != "bounded" and (begun or "scene.space" in chosen):
         needed = _WITHOUT_AN_END[config.method]
         changes |= {key: value for key, value in needed.items() if key not in chosen}
+    if "growing.resolutions" in chosen and "growing.voxels_for_steps" not in chosen:
+        changes["growing.voxels_for_steps"] = 0.0
     return override(config, changes)
 
 
@@ -319,7 +323,14 @@ class _Pace:
         self._begun = time.perf_counter()
 
     def steps_that_fit(self, left: float, trainer: Trainer) -> int:
-        """The total of steps for which this many seconds are enough."""
+        """The total of steps for which this many seconds are enough: the most of any schedule."""
         pauses = min(trainer.pauses * self._first_step, _PAUSED_SHARE * left)
         training = _PLANNED_SHARE * (left - pauses) / statistics.median(self._intervals)
-        return int((self._number + training) / trainer.effort)
+        fits, too_many = 0, int(self._number + training) + 1
+        while too_many - fits > 1:
+            total = (fits + too_many) // 2
+            if total * trainer.effort(total) <= self._number + training:
+                fits = total
+            else:
+                too_many = total
+        return fits

@@ -96,6 +96,9 @@ class GrowingConfig:
     Attributes:
       resolutions: of the stages: voxels along the longest side of what is known to hold the scene.
       shares: of the steps, at which the second stage begins, the third, ...
+      voxels_for_steps: where so many times the cube root of the steps is less than the last resolution,
+        those of all stages after the first are smaller in that proportion: few steps do not fill many
+        voxels. 0 keeps them whatever the steps, as a resolution that a user names is kept.
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
       samples: steps of a ray where something is, at most, in a full batch.
@@ -122,6 +125,7 @@ class GrowingConfig:
 
     resolutions: tuple[int, ...] = (64, 128, 160)
     shares: tuple[float, ...] = (0.1, 0.4)
+    voxels_for_steps: float = 20.0
     cells: int = 96
     samples: int = 40
     lookups: int = 80
@@ -158,9 +162,21 @@ class GrowingConfig:
         finer = max(2, self.finer)
         return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
 
-    def cells_of(self, stage: int) -> int:
+    def voxels(self, stage: int, total_steps: int) -> int:
+        """How many voxels a stage of a run of so many steps has along the longest side.
+
+        >>> GrowingConfig(resolutions=(64, 128, 200)).voxels(2, 512)
+        160
+        """
+        first, last = self.resolutions[0], self.resolutions[-1]
+        share = 1.0
+        if self.voxels_for_steps:
+            share = min(self.voxels_for_steps * total_steps ** (1 / 3) / last, 1.0)
+        return max(first, round(share * self.resolutions[stage])) if stage else first
+
+    def cells_of(self, stage: int, total_steps: int) -> int:
         """How many cells of the occupancy a stage has along each side."""
-        return max(self.cells, self.resolutions[stage]) if stage else self.cells
+        return max(self.cells, self.voxels(stage, total_steps)) if stage else self.cells
 
     def pose_share(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """What share of their learning rate poses have after a share of the steps."""

@@ -98,7 +98,8 @@ def grow(
     config: TrainingConfig,
 ) -> GrowingState:
     """Begin a stage: a finer lattice, on what holds something; the last, on what is seen."""
-    size = growing.cells_of(stage)
+    total = int(state.total_steps)
+    size = growing.cells_of(stage, total)
     found = _as_found(split, state)
     state = refresh(_with_size(state, size), field, growing.empty_below)
     hand_back()
@@ -120,7 +121,7 @@ def grow(
         origin, side = np.asarray(old.origin), float(old.cell) * size
         mask = np.zeros((size,) * 3, bool)
         mask[tuple(cells.T)] = True
-    cell, voxel = side / size, side / growing.resolutions[stage]
+    cell, voxel = side / size, side / growing.voxels(stage, total)
     params = field.refine(params, mask, origin, cell, voxel)
     hand_back()
     occupancy = dataclasses.replace(
@@ -160,7 +161,7 @@ def size_batch(
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
     limits = growing.march(_SHARES[-1])
-    largest = growing.cells_of(len(growing.resolutions) - 1)
+    largest = max(growing.cells, *growing.resolutions)
     counts = count_samples(limits, state.occupancy, split.cameras, *rays, largest)
     fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])

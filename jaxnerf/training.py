@@ -261,7 +261,7 @@ def train_step(
 class NerfTrainer:
     """Takes steps of `train_step`; see `jaxnerf.fitting.Trainer`."""
 
-    effort, pauses = 1.0, 0.0
+    pauses = 0.0
 
     def __init__(
         self,
@@ -283,6 +283,10 @@ class NerfTrainer:
         self._step = parallel(lambda *arguments: train_step(*arguments, **static))
         self._key = jax.random.key(config.seed)
         self._constant = replicate((split.cameras, np.asarray([near, far], np.float32)))
+
+    def effort(self, total: int) -> float:
+        """See `jaxnerf.fitting.Trainer`."""
+        return 1.0
 
     def place(self, state: TrainState) -> TrainState:
         """See `jaxnerf.fitting.Trainer`."""

@@ -18,7 +18,7 @@ class Clockwork:
 
     def __init__(self, seconds_of_step, effort: float = 1.0, pauses: int = 0):
         self.now, self.seconds_of_step = 0.0, seconds_of_step
-        self.effort, self.pauses = effort, pauses
+        self.effort, self.pauses = lambda total: effort, pauses
 
     def place(self, state):
         return state
@@ -82,3 +82,17 @@ def test_a_run_that_becomes_slower_than_planned_ends_in_time(monkeypatch):
     reports = run(monkeypatch, trainer, 20.0)
     assert reports[-1].step == reports[-1].total_steps
     assert 19.0 < trainer.now <= 20.0
+
+
+def test_the_plan_finds_the_most_steps_where_longer_runs_have_longer_steps(monkeypatch):
+    def effort(total):
+        return 1.0 + total / 1000.0
+
+    trainer = Clockwork(lambda number, total: 0.01 * (effort(total) if total < 10**6 else 1.0))
+    trainer.effort = effort
+    reports = run(monkeypatch, trainer, 20.0)
+    total = reports[-1].total_steps
+    assert reports[-1].step == total
+    # 0.94 * 20 seconds of hundredths: n (1 + n / 1000) = 1880.
+    assert 930 < total < 970
+    assert 0.85 * 20.0 < trainer.now < 20.0

@@ -265,7 +265,29 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     for way, state in zip((full, small), states, strict=True):
         next(fit(state, way))
     # Later steps cost more than the first ones, and the more so if those had few rays.
-    assert 1.0 < full.effort < small.effort < 4.0 * full.effort
+    assert 1.0 < full.effort(60) < small.effort(60) < 4.0 * full.effort(60)
+
+
+def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
+    growing = GrowingConfig(resolutions=(64, 128, 200))
+    for total, expected in ((10**6, [64, 128, 200]), (1000, [64, 128, 200]), (512, [64, 102, 160])):
+        assert [growing.voxels(stage, total) for stage in range(3)] == expected
+    assert [growing.voxels(stage, 8) for stage in range(3)] == [64, 64, 64]
+    kept = dataclasses.replace(growing, voxels_for_steps=0.0)
+    assert [kept.voxels(stage, 8) for stage in range(3)] == [64, 128, 200]
+    way = GrowingTrainer(split, field=FIELD, growing=growing, config=CONFIG)
+    efforts = [way.effort(total) for total in (8, 100, 512, 1000, 2000)]
+    assert efforts[:4] == sorted(set(efforts[:4]))
+    assert efforts[4] == efforts[3]
+
+
+def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
+    growing = dataclasses.replace(GROWING, voxels_for_steps=5.0)
+    state = dataclasses.replace(first_state(split), total_steps=jnp.int32(64))
+    after = grow(local(with_density(state, 9.0)), 1, split, FIELD, growing, CONFIG)
+    side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
+    assert after.occupancy.cells.shape == (20, 20, 20)
+    assert float(after.params[0].voxel) == pytest.approx(side / 20)
 
 
 def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty(split):

@@ -286,6 +286,10 @@ def _loop(
                     "compile_seconds": compiling[0],
                 }
                 log.write(progress.step, measured)
+                if plan and progress.fixed:
+                    plan = False
+                    if config.method == "voxels":
+                        _say_how_fine(line, config, progress.total_steps)
                 line.show(_status(progress, quality, config, left()), last=done)
             # No checkpoint before the steps are fixed: a resumed run would not know how many.
             if done or (progress.fixed and agreed(now - saved_at) >= values.checkpoint_seconds):
@@ -350,6 +354,19 @@ def _status(progress, quality: float, config: Config, seconds_left: float) -> st
         f"psnr {quality:.2f}  {progress.rays_per_second:,.0f} rays/s  "
         f"{common.duration(seconds)} left"
     )
+
+
+def _say_how_fine(line: common.LiveLine, config: Config, total: int) -> None:
+    """That there are fewer voxels than the configuration names, if so."""
+    growing = config.growing
+    last = len(growing.resolutions) - 1
+    voxels, named = growing.voxels(last, total), growing.resolutions[-1]
+    if voxels < named:
+        line.show(
+            f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
+            f"(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)",
+            last=True,
+        )
 
 
 def _seconds_trained(rows: list[dict[str, Any]], step: int) -> float:
