@@ -162,7 +162,7 @@ _LARGE = VoxelField(features=7, width=64, direction_degree=4)
 PRESETS: dict[str, tuple[str, Config]] = {
     "minute": (
         "the fast field, in a minute (default)",
-        # To look for hidden cells takes 40 steps' time, and drops a tenth of the rows.
+        # To look for hidden cells takes some 50 steps' time, and drops a tenth of the rows.
         _fast(60.0, (64, 128, 200), (0.12, 0.3), finer=1, unseen_below=0.0),
     ),
     "five_minutes": (

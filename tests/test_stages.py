@@ -10,6 +10,7 @@ from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
 
 from jaxnerf import Config, placement
 from jaxnerf.checkpoints import Checkpoints
+from jaxnerf.cli.messages import how_fine
 from jaxnerf.fields.voxels import VoxelField, lattice_points
 from jaxnerf.fitting import Trainer, fit
 from jaxnerf.growing import GrowingConfig
@@ -275,6 +276,9 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     assert [growing.voxels(stage, 8) for stage in range(3)] == [64, 64, 64]
     kept = dataclasses.replace(growing, voxels_for_steps=0.0)
     assert [kept.voxels(stage, 8) for stage in range(3)] == [64, 128, 200]
+    config = dataclasses.replace(Config(), method="voxels", growing=growing)
+    assert how_fine(config, 512).startswith("160 voxels along a side in the end, not 200,")
+    assert how_fine(config, 1000) == how_fine(Config(), 8) == ""
     way = GrowingTrainer(split, field=FIELD, growing=growing, config=CONFIG)
     efforts = [way.effort(total) for total in (8, 100, 512, 1000, 2000)]
     assert efforts[:4] == sorted(set(efforts[:4]))

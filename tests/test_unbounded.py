@@ -9,7 +9,7 @@ import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.cli.train import _region
+from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, flatten, override, preset
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import first_state, fit, space_of, suited, trainer_of
@@ -164,8 +164,8 @@ def test_where_the_field_is_is_told_in_the_frame_of_the_files():
     cells, origin, cell = jnp.zeros((4, 4, 4), jnp.uint8), jnp.float32([0.5, -1.5, -0.5]), 0.25
     grid = Occupancy(cells, origin, jnp.float32(cell), jnp.float32(cell))
     # The middle (1, -1, 0) is turned to (1, 1, 0), scaled to (2, 2, 0) and shifted.
-    assert _region(scene, grid) == "in a cube of 2 around (3, 4, 3); "
+    assert region(scene, grid) == "in a cube of 2 around (3, 4, 3); "
     ball = Ball(jnp.float32([1.0, -3.0, 0.0]), jnp.float32(0.5))
-    found = _region(scene, dataclasses.replace(grid, space=ball))
+    found = region(scene, dataclasses.replace(grid, space=ball))
     assert found == "contracted beyond 1 from (7, 4, 3); "
-    assert _region(scene, None) == ""
+    assert region(scene, None) == ""

@@ -19,12 +19,12 @@ from jaxnerf import runs
 from jaxnerf.checkpoints import Checkpoints, MetricsLog, disk_errors, read_metrics
 from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
+from jaxnerf.cli.messages import describe_run, how_fine, status
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.paths import orbit_of
-from jaxnerf.scenes import Scene, demo_path, describe
-from jaxnerf.spaces import Ball, Frustum
+from jaxnerf.scenes import Scene, demo_path
 from jaxnerf.training import agreed
 
 _HELP = """
@@ -192,7 +192,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     _compile_seconds()
     state = first_state(config, scene) if restored is None else restored
     if leader:
-        print(_describe(scene, config, state), flush=True)
+        print(describe_run(scene, config, state), flush=True)
     if restored is not None and _names_steps(values):
         state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     if leader and values.resume:
@@ -288,9 +288,9 @@ def _loop(
                 log.write(progress.step, measured)
                 if plan and progress.fixed:
                     plan = False
-                    if config.method == "voxels":
-                        _say_how_fine(line, config, progress.total_steps)
-                line.show(_status(progress, quality, config, left()), last=done)
+                    if coarser := how_fine(config, progress.total_steps):
+                        line.show(coarser, last=True)
+                line.show(status(progress, quality, config, left()), last=done)
             # No checkpoint before the steps are fixed: a resumed run would not know how many.
             if done or (progress.fixed and agreed(now - saved_at) >= values.checkpoint_seconds):
                 checkpoints.save(trainer.whole(state))
@@ -314,59 +314,6 @@ def _compile_seconds() -> list[float]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return total
-
-
-def _describe(scene, config: Config, state: Any) -> str:
-    devices = jax.devices()
-    rays = getattr(state, "rays", config.training.rays_per_batch)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return (
-        f"{describe(scene)}\n"
-        f"{_region(scene, getattr(state, 'occupancy', None))}"
-        f"{parameters:,} parameters; {int(rays)} rays a step on "
-        f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
-    )
-
-
-def _region(scene, occupancy: Any) -> str:
-    """Where the field is, in the user's frame and unit."""
-    if occupancy is None:
-        return ""
-    if isinstance(occupancy.space, Frustum):
-        return "in normalised device coordinates; "
-    ball, side = occupancy.space, float(occupancy.cell) * occupancy.cells.shape[0]
-    if isinstance(ball, Ball):
-        what, length, centre = "contracted beyond {} from ({}); ", float(ball.radius), ball.centre
-    else:
-        what, length, centre = "in a cube of {} around ({}); ", side, occupancy.origin + 0.5 * side
-    length *= scene.to_user.scale
-    (place,) = scene.to_user.points(np.asarray(centre)[None])
-    place = np.where(np.abs(place) < 1e-3 * length, 0.0, place)
-    return what.format(f"{length:.3g}", ", ".join(f"{x:.3g}" for x in place))
-
-
-def _status(progress, quality: float, config: Config, seconds_left: float) -> str:
-    rays = progress.metrics.get("rays", config.training.rays_per_batch)
-    rays_left = (progress.total_steps - progress.step) * rays
-    seconds = min(rays_left / max(progress.rays_per_second, 1e-9), seconds_left)
-    return (
-        f"step {progress.step}/{progress.total_steps}  loss {progress.metrics['loss']:.5f}  "
-        f"psnr {quality:.2f}  {progress.rays_per_second:,.0f} rays/s  "
-        f"{common.duration(seconds)} left"
-    )
-
-
-def _say_how_fine(line: common.LiveLine, config: Config, total: int) -> None:
-    """That there are fewer voxels than the configuration names, if so."""
-    growing = config.growing
-    last = len(growing.resolutions) - 1
-    voxels, named = growing.voxels(last, total), growing.resolutions[-1]
-    if voxels < named:
-        line.show(
-            f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
-            f"(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)",
-            last=True,
-        )
 
 
 def _seconds_trained(rows: list[dict[str, Any]], step: int) -> float:

@@ -1,0 +1,68 @@
+"""What `jaxnerf train` says while it trains."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnerf.cli import common
+from jaxnerf.config import Config
+from jaxnerf.fitting import Progress
+from jaxnerf.scenes import Scene, describe
+from jaxnerf.spaces import Ball, Frustum
+
+
+def describe_run(scene: Scene, config: Config, state: Any) -> str:
+    """What is trained, where and on what, before the first step."""
+    devices = jax.devices()
+    rays = getattr(state, "rays", config.training.rays_per_batch)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return (
+        f"{describe(scene)}\n"
+        f"{region(scene, getattr(state, 'occupancy', None))}"
+        f"{parameters:,} parameters; {int(rays)} rays a step on "
+        f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
+    )
+
+
+def region(scene, occupancy: Any) -> str:
+    """Where the field is, in the user's frame and unit."""
+    if occupancy is None:
+        return ""
+    if isinstance(occupancy.space, Frustum):
+        return "in normalised device coordinates; "
+    ball, side = occupancy.space, float(occupancy.cell) * occupancy.cells.shape[0]
+    if isinstance(ball, Ball):
+        what, length, centre = "contracted beyond {} from ({}); ", float(ball.radius), ball.centre
+    else:
+        what, length, centre = "in a cube of {} around ({}); ", side, occupancy.origin + 0.5 * side
+    length *= scene.to_user.scale
+    (place,) = scene.to_user.points(np.asarray(centre)[None])
+    place = np.where(np.abs(place) < 1e-3 * length, 0.0, place)
+    return what.format(f"{length:.3g}", ", ".join(f"{x:.3g}" for x in place))
+
+
+def status(progress: Progress, quality: float, config: Config, seconds_left: float) -> str:
+    """Where training stands, in one line."""
+    rays = progress.metrics.get("rays", config.training.rays_per_batch)
+    rays_left = (progress.total_steps - progress.step) * rays
+    seconds = min(rays_left / max(progress.rays_per_second, 1e-9), seconds_left)
+    return (
+        f"step {progress.step}/{progress.total_steps}  loss {progress.metrics['loss']:.5f}  "
+        f"psnr {quality:.2f}  {progress.rays_per_second:,.0f} rays/s  "
+        f"{common.duration(seconds)} left"
+    )
+
+
+def how_fine(config: Config, total: int) -> str:
+    """That a run of so many steps has fewer voxels than its configuration names; else nothing."""
+    if config.method != "voxels":
+        return ""
+    growing = config.growing
+    voxels, named = growing.voxels(len(growing.resolutions) - 1, total), growing.resolutions[-1]
+    if voxels == named:
+        return ""
+    return (
+        f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
+        "(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)"
+    )
