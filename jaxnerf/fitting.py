@@ -32,7 +32,7 @@ _BALL = 0.5
 _MOST_REACH = 2.0
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
 # share of the remaining time that the steps may plan for.
-_MEASURED_SHARE = 0.05
+_MEASURED_SHARE = 0.03
 _INTERVALS = 32
 _PLANNED_SHARE = 0.94
 # At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
@@ -79,8 +79,13 @@ class Trainer(Protocol):
     pauses: float
     remedy: str
 
+    @property
+    def load(self) -> float:
+        """What a step takes now, in units of one of the first stage with a full batch."""
+        ...
+
     def effort(self, total: int) -> float:
-        """The mean time of a step over a schedule of so many, in units of the first steps' time.
+        """The mean time of a step over a schedule of so many, in the units of `load`.
 
         It does not fall where there are more steps.
         """
@@ -268,7 +273,7 @@ def fit(
         if not is_report and number % _STEPS_BETWEEN_WAITS:
             continue
         values = {name: float(value) for name, value in metrics.items()}
-        seconds_a_step, left = pace.arrive(number), agreed(seconds_left())
+        seconds_a_step, left = pace.arrive(number, trainer.load), agreed(seconds_left())
         if plan and 0.0 < pace.measured >= _MEASURED_SHARE * left:
             total = max(min(total, pace.steps_that_fit(left, trainer)), number)
             there = state.total_steps.sharding
@@ -297,13 +302,15 @@ class _Pace:
       measured: seconds since the first step's end, as far as they were training's.
     """
 
+    _intervals: collections.deque[float]  # seconds of a step whose load is 1
+
     def __init__(self, number: int):
         self._number, self._begun = number, time.perf_counter()
         self._first_step, self.measured = 0.0, 0.0
-        self._intervals: collections.deque[float] = collections.deque(maxlen=_INTERVALS)
+        self._intervals = collections.deque(maxlen=_INTERVALS)
 
-    def arrive(self, number: int) -> float:
-        """Say that steps up to a number are done; returns the seconds that one of them takes.
+    def arrive(self, number: int, load: float) -> float:
+        """Say that steps up to a number, of this load, are done; returns the seconds that one takes.
 
         That is the median of the last intervals: a pause, to compile or because the machine is busy
         with something else, is no measure of the speed.
@@ -313,10 +320,10 @@ class _Pace:
             self._first_step = spent
         else:
             self.measured += spent
-            self._intervals.append(spent / (number - self._number))
+            self._intervals.append(spent / (number - self._number) / load)
         self._number = number
         self.go_on()
-        return statistics.median(self._intervals) if self._intervals else 0.0
+        return load * statistics.median(self._intervals) if self._intervals else 0.0
 
     def go_on(self) -> None:
         """Leave out the time since the last arrival."""
@@ -326,10 +333,11 @@ class _Pace:
         """The total of steps for which this many seconds are enough: the most of any schedule."""
         pauses = min(trainer.pauses * self._first_step, _PAUSED_SHARE * left)
         training = _PLANNED_SHARE * (left - pauses) / statistics.median(self._intervals)
-        fits, too_many = 0, int(self._number + training) + 1
+        all_of_it = trainer.load * self._number + training
+        fits, too_many = 0, int(all_of_it / min(trainer.load, 1.0)) + 1
         while too_many - fits > 1:
             total = (fits + too_many) // 2
-            if total * trainer.effort(total) <= self._number + training:
+            if total * trainer.effort(total) <= all_of_it:
                 fits = total
             else:
                 too_many = total

@@ -74,15 +74,19 @@ class GrowingTrainer:
         self._next, self._stage, self._rays = -1, 0, config.rays_per_batch
 
     def effort(self, total: int) -> float:
-        """See `jaxnerf.fitting.Trainer`; batches of fewer rays now are counted as full ones later."""
+        """See `jaxnerf.fitting.Trainer`; in later stages batches count as full ones."""
         lengths = np.diff([0.0, *self._growing.shares, 1.0])
         growth = _GROWTH / (1.0 + _SAMPLING * (self._growing.finer - 1))
         voxels = [self._growing.voxels(stage, total) for stage in range(len(lengths))]
         cost = 1.0 + growth * (np.asarray(voxels) / 64.0) ** 3
         cost[1:] += 0.0 if self.config.adam_beta1 else _LATER
-        now = _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
-        return _BETWEEN * (float(lengths[0]) + later / now)
+        return _BETWEEN * (float(lengths[0]) * self.load + later)
+
+    @property
+    def load(self) -> float:
+        """See `jaxnerf.fitting.Trainer`; it is asked for before the second stage begins."""
+        return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
 
     def place(self, state: GrowingState) -> GrowingState:
         """See `jaxnerf.fitting.Trainer`."""

@@ -261,7 +261,7 @@ def train_step(
 class NerfTrainer:
     """Takes steps of `train_step`; see `jaxnerf.fitting.Trainer`."""
 
-    pauses = 0.0
+    pauses, load = 0.0, 1.0
 
     def __init__(
         self,

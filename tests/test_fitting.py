@@ -14,7 +14,7 @@ class Clockwork:
     """A trainer whose steps take known times, and do nothing else."""
 
     config = TrainingConfig(rays_per_batch=100)
-    remedy = ""
+    remedy, load = "", 1.0
 
     def __init__(self, seconds_of_step, effort: float = 1.0, pauses: int = 0):
         self.now, self.seconds_of_step = 0.0, seconds_of_step
@@ -46,8 +46,8 @@ def test_the_plan_fills_the_budget(monkeypatch):
     assert 0.9 * 20.0 < trainer.now < 20.0
     fixed = [report for report in reports if report.fixed]
     assert {report.total_steps for report in fixed} == {reports[-1].step}
-    # Fixed once, when a twentieth of what was left has been measured.
-    assert 80 <= fixed[0].step <= 110
+    # Fixed once, when 3% of what was left have been measured.
+    assert 50 <= fixed[0].step <= 60
     assert fixed[0].rays_per_second == pytest.approx(100 / 0.01, rel=0.01)
 
 
@@ -82,6 +82,18 @@ def test_a_run_that_becomes_slower_than_planned_ends_in_time(monkeypatch):
     reports = run(monkeypatch, trainer, 20.0)
     assert reports[-1].step == reports[-1].total_steps
     assert 19.0 < trainer.now <= 20.0
+
+
+def test_steps_of_another_load_while_the_speed_is_measured_are_put_into_proportion(monkeypatch):
+    def seconds(number, total):
+        trainer.load = 1.0 if number >= 40 else 0.25
+        return 2.0 if number == 0 else 0.04 * trainer.load
+
+    trainer = Clockwork(seconds)
+    reports = run(monkeypatch, trainer, 40.0)
+    fixed = next(report for report in reports if report.fixed)
+    assert 40 < fixed.step < fixed.total_steps == reports[-1].step
+    assert 0.9 * 40.0 < trainer.now < 40.0
 
 
 def test_the_plan_finds_the_most_steps_where_longer_runs_have_longer_steps(monkeypatch):
