@@ -1,9 +1,11 @@
 """From a point or a direction to what a network sees: encodings and the contraction of space."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # Every doubling of the angle doubles the error of sine and cosine, so true ones are taken again
@@ -92,40 +94,43 @@ def spherical_harmonics(
     if not 0 <= degree <= 4:
         raise ValueError(f"spherical_harmonics: degree must be 0 to 4, got {degree}")
     x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
-    xx, yy, zz = x * x, y * y, z * z
-    xy, yz, xz = x * y, y * z, x * z
-    bands = [
-        [jnp.full_like(x, 0.28209479177387814)],
-        [0.4886025119029199 * y, 0.4886025119029199 * z, 0.4886025119029199 * x],
-        [
-            1.0925484305920792 * xy,
-            1.0925484305920792 * yz,
-            0.31539156525252005 * (3.0 * zz - 1.0),
-            1.0925484305920792 * xz,
-            0.5462742152960396 * (xx - yy),
-        ],
-        [
-            0.5900435899266435 * y * (3.0 * xx - yy),
-            2.890611442640554 * xy * z,
-            0.4570457994644658 * y * (5.0 * zz - 1.0),
-            0.3731763325901154 * z * (5.0 * zz - 3.0),
-            0.4570457994644658 * x * (5.0 * zz - 1.0),
-            1.445305721320277 * z * (xx - yy),
-            0.5900435899266435 * x * (xx - 3.0 * yy),
-        ],
-        [
-            2.5033429417967046 * xy * (xx - yy),
-            1.7701307697799304 * yz * (3.0 * xx - yy),
-            0.9461746957575601 * xy * (7.0 * zz - 1.0),
-            0.6690465435572892 * yz * (7.0 * zz - 3.0),
-            0.10578554691520431 * (35.0 * zz * zz - 30.0 * zz + 3.0),
-            0.6690465435572892 * xz * (7.0 * zz - 3.0),
-            0.47308734787878004 * (xx - yy) * (7.0 * zz - 1.0),
-            1.7701307697799304 * xz * (xx - 3.0 * yy),
-            0.6258357354491761 * (xx * (xx - 3.0 * yy) - yy * (3.0 * xx - yy)),
-        ],
-    ]
-    return jnp.stack([value for band in bands[: degree + 1] for value in band], axis=-1)
+    heights, real, imaginary = [jnp.ones_like(z)], [jnp.ones_like(x)], [jnp.zeros_like(x)]
+    for _ in range(degree):
+        heights.append(heights[-1] * z)
+        next_real = real[-1] * x - imaginary[-1] * y
+        imaginary.append(imaginary[-1] * x + real[-1] * y)
+        real.append(next_real)
+    # As two products of matrices, since XLA:CPU compiles each of 25 formulas for itself.
+    exactly = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    polar, azimuthal = (factor.astype(x.dtype) for factor in _harmonic_factors(degree))
+    around = jnp.stack([*imaginary[:0:-1], *real], axis=-1)
+    return exactly(jnp.stack(heights, axis=-1), polar) * exactly(around, azimuthal)
+
+
+@functools.cache
+def _harmonic_factors(degree: int) -> tuple[Float[np.ndarray, "Z H"], Float[np.ndarray, "A H"]]:
+    """What harmonics are products of: polynomials in z, and a part of a power of x + i y.
+
+    Y_lm is sqrt((2l + 1) / (4 pi) (l - |m|)! / (l + |m|)!), times the |m|-th derivative of the Legendre
+    polynomial P_l at z, times 1 for m = 0, else sqrt(2) Re (x + i y)^m, or Im (x + i y)^|m| for m < 0.
+
+    Returns:
+      Coefficients of z^0 .. z^degree in each harmonic's polynomial; and a 1 where the harmonic has Im
+      (x + i y)^degree .. Im (x + i y), 1, Re (x + i y) .. Re (x + i y)^degree.
+    """
+    polar, azimuthal = (
+        np.zeros((rows, (degree + 1) ** 2)) for rows in (degree + 1, 2 * degree + 1)
+    )
+    pairs = [(band, m) for band in range(degree + 1) for m in range(-band, band + 1)]
+    for number, (band, m) in enumerate(pairs):
+        order = abs(m)
+        scale = (2 * band + 1) / (4.0 * math.pi) * (2.0 if m else 1.0)
+        scale *= math.factorial(band - order) / math.factorial(band + order)
+        legendre = np.polynomial.legendre.leg2poly(np.eye(band + 1)[band])
+        slope = np.polynomial.polynomial.polyder(legendre, order)
+        polar[: len(slope), number] = math.sqrt(scale) * slope
+        azimuthal[degree + m, number] = 1.0
+    return polar, azimuthal
 
 
 def contract(x: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:

@@ -173,18 +173,18 @@ def march(
     state = inside, jnp.zeros(count, jnp.int32), jnp.zeros(count), jnp.zeros(count)
     slots, looked = jnp.zeros(samples * count), 0
     sizes = [max(count // share, 1) for share in shares]
+    limits = samples, lookups, finer, most_a_step
     for number, enough in zip(sizes, [*sizes[1:], 0], strict=True):
-        chosen = jnp.arange(count)
-        if number < count:
-            live = state[0] & (state[1] < samples)
-            chosen = jnp.nonzero(live, size=number, fill_value=count)[0]
-        some, shift, theirs = jax.tree.map(lambda x, at=chosen: x[at], (rays, jitter, state))
-        theirs = theirs[0] & (chosen < count), *theirs[1:]
-        theirs, slots, looked = _look(
-            occupancy, _walk(occupancy, some, finer, cells), shift, chosen, theirs, slots, looked,
-            enough, (samples, lookups, finer, most_a_step),
-        )  # fmt: skip
-        state = tuple(x.at[chosen].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
+        if number == count:
+            everything = walk, jitter, jnp.arange(count), state, slots, looked
+            state, slots, looked = _look(occupancy, *everything, enough, limits)
+            continue
+        lane = _first(state[0] & (state[1] < samples), number)
+        shift, theirs = jax.tree.map(lambda x, at=lane: x[at], (jitter, state))
+        theirs = theirs[0] & (lane < count), *theirs[1:]
+        part = walk.of(lane), shift, lane, theirs, slots, looked
+        theirs, slots, looked = _look(occupancy, *part, enough, limits)
+        state = tuple(x.at[lane].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
     cut, taken, _, light = state
     slots = slots.reshape(samples, count)
     whole = jnp.maximum(walk.end - walk.begin, walk.step)
@@ -237,9 +237,20 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
     def unfinished(carry):
         (going, taken, *_), _, looked = carry
         live = going & (taken < samples)
-        return (looked < lookups) & (jnp.sum(live.astype(jnp.int32)) > enough)
+        # As floats, whose sums are less to compile; whole numbers of rays are exact.
+        return (looked < lookups) & (jnp.sum(live.astype(jnp.float32)) > enough)
 
     return jax.lax.while_loop(unfinished, look, (state, slots, looked))
+
+
+def _first(chosen: Bool[Array, " R"], number: int) -> Int[Array, " number"]:
+    """Where the first of the chosen are, in their order, and R where there are no more.
+
+    As `jnp.nonzero` says, which takes five times as long to compile.
+    """
+    count = chosen.shape[0]
+    from_the_end = jnp.where(chosen, jnp.arange(count, 0, -1), 0).astype(jnp.float32)
+    return count - jax.lax.top_k(from_the_end, number)[0].astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +263,7 @@ class _Walk:
       place: where an s lies, in cells [3, R].
       jump: how far the edge of what is known to be empty is, from a place, its cell's corner and code.
       t: of slots with an s [K, R].
+      of: the same for some of the rays, by their numbers.
     """
 
     begin: Array
@@ -260,6 +272,7 @@ class _Walk:
     place: Callable[[Array], Array]
     jump: Callable[[Array, Array, Array], Array]
     t: Callable[[Array], Array]
+    of: Callable[[Array], "_Walk"]
 
 
 def _walk(occupancy: Occupancy, rays: Rays, finer: int, size: Array) -> _Walk:
@@ -278,20 +291,23 @@ def _straight(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _
     start, direction = origin.T, (rays.directions / occupancy.cell).T
     inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
     walls = jnp.stack([-start * inverse, (size - start) * inverse])
+    begin = jnp.maximum(jnp.max(jnp.min(walls, axis=0), axis=0), rays.near)
+    end = jnp.minimum(jnp.min(jnp.max(walls, axis=0), axis=0), rays.far)
+    step = length / jnp.linalg.norm(rays.directions, axis=-1)
 
-    def jump(place, corner, code):
-        # Out of the cube of cells that are known to be empty, by its nearest wall.
-        wall = jnp.where(inverse > 0.0, corner + code[None, :], corner + 1.0 - code[None, :])
-        return jnp.min((wall - place) * inverse, axis=0)
+    def walk(begin, end, step, start, direction, inverse):
+        def jump(place, corner, code):
+            # Out of the cube of cells that are known to be empty, by its nearest wall.
+            wall = jnp.where(inverse > 0.0, corner + code[None, :], corner + 1.0 - code[None, :])
+            return _least((wall - place) * inverse)
 
-    return _Walk(
-        begin=jnp.maximum(jnp.max(jnp.min(walls, axis=0), axis=0), rays.near),
-        end=jnp.minimum(jnp.min(jnp.max(walls, axis=0), axis=0), rays.far),
-        step=length / jnp.linalg.norm(rays.directions, axis=-1),
-        place=lambda s: start + s[None, :] * direction,
-        jump=jump,
-        t=lambda slots: slots,
-    )
+        parts = begin, end, step, start, direction, inverse
+        return _Walk(
+            begin, end, step, lambda s: start + s[None, :] * direction, jump, lambda slots: slots,
+            of=lambda lane: walk(*(part[..., lane] for part in parts)),
+        )  # fmt: skip
+
+    return walk(begin, end, step, start, direction, inverse)
 
 
 def _in_cube(
@@ -312,7 +328,7 @@ def _bent(occupancy: Occupancy, ball: Ball, rays: Rays, length: Array) -> _Walk:
 
     def jump(place, corner, code):
         wall = jnp.minimum(place - (corner + 1.0 - code[None, :]), corner + code[None, :] - place)
-        return jnp.min(wall, axis=0) * occupancy.cell
+        return _least(wall) * occupancy.cell
 
     return _Walk(
         begin=along.length(rays.near),
@@ -321,7 +337,13 @@ def _bent(occupancy: Occupancy, ball: Ball, rays: Rays, length: Array) -> _Walk:
         place=place,
         jump=jump,
         t=jax.vmap(along.t),
+        of=lambda lane: _bent(occupancy, ball, jax.tree.map(lambda x: x[lane], rays), length),
     )
+
+
+def _least(axes: Float[Array, "3 R"]) -> Float[Array, " R"]:
+    """Of three axes; a reduction is a kernel of its own, and what it reduces is stored."""
+    return jnp.minimum(jnp.minimum(axes[0], axes[1]), axes[2])
 
 
 @no_type_check
@@ -361,5 +383,5 @@ def pack(count: Int[Array, " R"], budget: int) -> Packing:
     place = jnp.arange(budget)
     begun = jnp.zeros(budget + 1, jnp.int32).at[jnp.minimum(end, budget)].add(1)
     ray = jnp.minimum(jnp.cumsum(begun[:budget]), count.shape[0] - 1)
-    used = place < jnp.sum(jnp.where(kept, count, 0))
+    used = place < jnp.max(jnp.where(kept, end, 0))
     return Packing(ray, place - first[ray], used, first, kept)
