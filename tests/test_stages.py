@@ -265,10 +265,10 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     ]
     for way, state in zip((full, small), states, strict=True):
         next(fit(state, way))
-    # Later steps cost more than the first ones, and the more so if those had few rays.
+    # Later steps cost the more, in units of the first ones, if those had few rays.
     assert small.load < full.load == 1.0
     means = [way.effort(60) / way.load for way in (full, small)]
-    assert 1.0 < means[0] < means[1] < 4.0 * means[0]
+    assert 0.9 < means[0] < means[1] < 1.5 * means[0]
 
 
 def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
@@ -284,7 +284,7 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     way = GrowingTrainer(split, field=FIELD, growing=growing, config=CONFIG)
     efforts = [way.effort(total) for total in (8, 100, 512, 1000, 2000)]
     assert efforts[:4] == sorted(set(efforts[:4]))
-    assert efforts[4] == efforts[3]
+    assert 1.0 < efforts[3] == efforts[4]
 
 
 def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
