@@ -165,10 +165,9 @@ def march_rays(
         distance=depth * length,
         normals=None if gradient is None else compositing.unit(-add_up(compositing.unit(gradient))),
     )
-    samples = jnp.max(jnp.where(packing.kept, packing.first + walk.count, 0))
     spread = march_distortion(by_slot, walk.depth, walk.share)
     return Marched(
-        rendering, packing.kept, walk.cut, walk.ended, samples, spread, weights, positions
+        rendering, packing.kept, walk.cut, walk.ended, packing.samples, spread, weights, positions
     )
 
 

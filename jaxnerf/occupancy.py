@@ -357,6 +357,7 @@ class Packing:
       used: whether there is a sample at this place of the row.
       first: the place of each ray's first sample.
       kept: whether all of the ray's samples are in the row. Rays that overflow it have none there.
+      samples: how many are in the row.
     """
 
     ray: Int[Array, " B"]
@@ -364,6 +365,7 @@ class Packing:
     used: Bool[Array, " B"]
     first: Int[Array, " R"]
     kept: Bool[Array, " R"]
+    samples: Int[Array, ""]
 
 
 def pack(count: Int[Array, " R"], budget: int) -> Packing:
@@ -383,5 +385,5 @@ def pack(count: Int[Array, " R"], budget: int) -> Packing:
     place = jnp.arange(budget)
     begun = jnp.zeros(budget + 1, jnp.int32).at[jnp.minimum(end, budget)].add(1)
     ray = jnp.minimum(jnp.cumsum(begun[:budget]), count.shape[0] - 1)
-    used = place < jnp.max(jnp.where(kept, end, 0))
-    return Packing(ray, place - first[ray], used, first, kept)
+    samples = jnp.max(jnp.where(kept, end, 0))
+    return Packing(ray, place - first[ray], place < samples, first, kept, samples)

@@ -38,8 +38,8 @@ from jaxnerf.training import TrainingConfig, parallel
 # 0.022 (resolution / 64)^3. 2% more for what is done between steps.
 _LATER, _GROWTH, _SAMPLING, _BETWEEN = 0.2, 0.022, 0.5, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples; and the load of the
-# batches of later stages, which have half of a full one's rays to all of them (six bounded scenes: a step
-# of 4,096 to 8,192 rays took 13 to 16 ms at 64 voxels, 29 or 30 at 200).
+# batches of later stages, which have half of a full one's rays to all of them (five bounded scenes; of
+# three, in a quiet hour, steps of 4,096 to 8,192 rays took 13 to 16 ms at 64 voxels, 29 or 30 at 200).
 _OF_ANY_BATCH, _LATER_LOAD = 0.85, 0.95
 # How many times the rays, or what part of them, it pays to compile a step for within a stage.
 _WORTH_COMPILING = 1.6

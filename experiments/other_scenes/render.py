@@ -13,8 +13,6 @@ import argparse
 import itertools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import mitsuba as mi
 import numpy as np
 from PIL import Image
 
-Shapes = dict[str, dict[str, Any]]
+Shapes = dict[str, Any]
 
 CAMERA_ANGLE_X = 0.6911  # horizontal field of view in radians
 CAMERA_DISTANCE = 4.0
@@ -81,20 +79,20 @@ def box(centre: Any, sides: Any, surface: Any) -> dict[str, Any]:
     return {"type": "cube", "to_world": place, "bsdf": surface}
 
 
-def mesh(vertices: np.ndarray, faces: np.ndarray, surface: Any) -> dict[str, Any]:
+def mesh(vertices: np.ndarray, faces: np.ndarray, surface: Any) -> Any:
     """Flat triangles."""
-    made = mi.Mesh("mesh", len(vertices), len(faces))
+    properties = mi.Properties()
+    properties["bsdf"] = mi.load_dict(surface)
+    properties["face_normals"] = True
+    made = mi.Mesh("mesh", len(vertices), len(faces), properties)
     parameters = mi.traverse(made)
     parameters["vertex_positions"] = vertices.astype(np.float32).ravel()
     parameters["faces"] = faces.astype(np.uint32).ravel()
     parameters.update()
-    handle, path = tempfile.mkstemp(suffix=".ply")
-    os.close(handle)
-    made.write_ply(path)
-    return {"type": "ply", "filename": path, "face_normals": True, "bsdf": surface}
+    return made
 
 
-def sea(random: np.random.Generator, radius: float = 1.35, height: float = -0.35) -> dict[str, Any]:
+def sea(random: np.random.Generator, radius: float = 1.35, height: float = -0.35) -> Any:
     """A disc of waves."""
     count = 300
     x, y = np.meshgrid(*[np.linspace(-radius, radius, count)] * 2, indexing="ij")
