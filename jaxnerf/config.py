@@ -124,12 +124,17 @@ def _fast(
     voxels: VoxelField = VoxelField(),
     finer: int = 2,
     unseen_below: float = 0.01,
+    points: int = 0,
 ) -> Config:
     return Config(
         method="voxels",
         voxels=voxels,
         growing=GrowingConfig(
-            resolutions=resolutions, shares=shares, finer=finer, unseen_below=unseen_below
+            resolutions=resolutions,
+            shares=shares,
+            finer=finer,
+            unseen_below=unseen_below,
+            points=points,
         ),
         training=TrainingConfig(
             steps=1_000_000,
@@ -167,11 +172,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE),
+        _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE, points=2_000_000),
     ),
     "half_hour": (
         "the fast field, finer still, in half an hour",
-        _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE),
+        _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE, points=2_000_000),
     ),
     "nerf_small": (
         "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",

@@ -145,8 +145,9 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
     if space != "bounded" and (begun or "scene.space" in chosen):
         needed = _WITHOUT_AN_END[config.method]
         changes |= {key: value for key, value in needed.items() if key not in chosen}
-    if "growing.resolutions" in chosen and "growing.voxels_for_steps" not in chosen:
-        changes["growing.voxels_for_steps"] = 0.0
+    if "growing.resolutions" in chosen:
+        kept = {"growing.voxels_for_steps": 0.0, "growing.points": 0}
+        changes |= {key: value for key, value in kept.items() if key not in chosen}
     return override(config, changes)
 
 
@@ -159,6 +160,7 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "voxels.density_rate": 0.2,
         "voxels.feature_rate": 0.3,
         "growing.finer": 1,
+        "growing.points": 0,
         "growing.sinking": 0.0,
         "training.adam_beta1": 0.9,
         "training.background": "random",

@@ -60,6 +60,10 @@ class GrowingField(Field, Protocol):
         """Learning rates, each broadcastable to its leaf; None for what has no gradient."""
         ...
 
+    def points(self, cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
+        """How many lattice points `from_cells` or `refine` would keep for these cells."""
+        ...
+
     def refine(
         self,
         params: Params,
@@ -99,6 +103,9 @@ class GrowingConfig:
       voxels_for_steps: where so many times the cube root of the steps is less than the last resolution,
         those of all stages after the first are smaller in that proportion: few steps do not fill many
         voxels. 0 keeps them whatever the steps, as a resolution that a user names is kept.
+      points: of the lattice, that the last stage keeps where something is, about. For that it has up to
+        1.5 times more or fewer voxels along a side than its resolution says: memory and time are then
+        the same for scenes of much surface and of little. 0 for as many as the resolution says.
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
       samples: steps of a ray where something is, at most, in a full batch.
@@ -126,6 +133,7 @@ class GrowingConfig:
     resolutions: tuple[int, ...] = (64, 128, 160)
     shares: tuple[float, ...] = (0.1, 0.4)
     voxels_for_steps: float = 20.0
+    points: int = 0
     cells: int = 96
     samples: int = 40
     lookups: int = 80
@@ -173,6 +181,16 @@ class GrowingConfig:
         if self.voxels_for_steps:
             share = min(self.voxels_for_steps * total_steps ** (1 / 3) / last, 1.0)
         return max(first, round(share * self.resolutions[stage])) if stage else first
+
+    def points_of(self, stage: int, total_steps: int) -> int:
+        """How many lattice points a stage should keep, with the square of its voxels; 0 is any number.
+
+        >>> GrowingConfig(resolutions=(64, 128, 200), points=1_000_000).points_of(2, 512)
+        640000
+        """
+        if not 0 < stage == len(self.resolutions) - 1:
+            return 0
+        return round(self.points * (self.voxels(stage, total_steps) / self.resolutions[-1]) ** 2)
 
     def cells_of(self, stage: int, total_steps: int) -> int:
         """How many cells of the occupancy a stage has along each side."""

@@ -1,10 +1,12 @@
 """What growth does to a state between steps: it begins, is brought up to date, and becomes finer."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from jaxnerf import occupancy as grid
 from jaxnerf.adjustments import first_adjustments
@@ -32,6 +34,8 @@ _ASTRAY = 0.05
 # A cube of less than this share of the last one's side is worth another lattice: its voxels are the
 # smaller, and 10% were worth 0.6 dB (experiments/time_to_quality). Nearer to 1 rounding would move it.
 _WORTH_SHRINKING = 0.97
+# How many times larger or smaller voxels may be than a resolution says.
+_LARGER_OR_SMALLER = 1.5
 
 
 def create_growing_state(
@@ -114,14 +118,7 @@ def grow(
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
-    origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
-    if side < _WORTH_SHRINKING * float(old.cell) * size:
-        mask = _moved(old, cells, origin, side, size)
-    else:
-        origin, side = np.asarray(old.origin), float(old.cell) * size
-        mask = np.zeros((size,) * 3, bool)
-        mask[tuple(cells.T)] = True
-    cell, voxel = side / size, side / growing.voxels(stage, total)
+    mask, origin, cell, voxel = _finer(old, cells, stage, total, field, growing)
     params = field.refine(params, mask, origin, cell, voxel)
     hand_back()
     occupancy = dataclasses.replace(
@@ -142,6 +139,57 @@ def grow(
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
     return size_batch(state, split, growing, config)
+
+
+def _finer(
+    old: Occupancy,
+    cells: np.ndarray,
+    stage: int,
+    total: int,
+    field: GrowingField,
+    growing: GrowingConfig,
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """The cells of a stage's cube, its corner, and the sides of a cell and of a voxel.
+
+    Args:
+      old: of as many cells as the resolution says.
+      cells: (x, y, z) of those of it that hold something.
+      stage, total: which, of a run of so many steps.
+    """
+    size = old.cells.shape[0]
+    mask = _mask(cells, size)
+    origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
+    voxels, points = growing.voxels(stage, total), growing.points_of(stage, total)
+    if points:
+        voxels = _voxels_of_points(field, mask, float(old.cell) / side, voxels, points)
+        size = max(growing.cells, voxels)
+    if points or side < _WORTH_SHRINKING * float(old.cell) * size:
+        mask = _moved(old, cells, origin, side, size)
+    else:
+        origin, side = np.asarray(old.origin), float(old.cell) * size
+    return mask, origin, side / size, side / voxels
+
+
+def _voxels_of_points(
+    field: GrowingField,
+    cells: Bool[np.ndarray, "M M M"],
+    cell: float,
+    voxels: int,
+    points: int,
+) -> int:
+    """How many voxels along the side of a cube make a lattice of so many points where cells are.
+
+    Args:
+      cells: that hold something.
+      cell: the side of one, as a share of the cube's.
+      voxels: as many are expected; from two thirds of it to half as many again are returned.
+      points: of the lattice.
+    """
+    found = float(voxels)
+    for _ in range(3):  # more or less with the square, since what holds something is surfaces
+        found *= math.sqrt(points / field.points(cells, found * cell))
+        found = min(max(found, voxels / _LARGER_OR_SMALLER), voxels * _LARGER_OR_SMALLER)
+    return round(found)
 
 
 def size_batch(
@@ -218,6 +266,13 @@ def _moved(
     return found
 
 
+def _mask(cells: np.ndarray, size: int) -> np.ndarray:
+    """A cube, so many cells along each side, that has the cells of these indices."""
+    mask = np.zeros((size,) * 3, bool)
+    mask[tuple(cells.T)] = True
+    return mask
+
+
 def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
     assert split.images is not None
     height, width = split.images.shape[1:3]
@@ -230,8 +285,7 @@ def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
 
 def _with_cells(occupancy: Occupancy, cells: np.ndarray, codes: np.ndarray) -> Occupancy:
     """An occupancy that has these cells and no others."""
-    mask = np.zeros(occupancy.cells.shape, bool)
-    mask[tuple(cells.T)] = True
+    mask = _mask(cells, occupancy.cells.shape[0])
     code = np.array(grid.encode(jnp.asarray(mask)))
     code[tuple(cells.T)] = codes
     return dataclasses.replace(occupancy, cells=jnp.asarray(code))

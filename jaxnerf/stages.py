@@ -35,8 +35,9 @@ from jaxnerf.training import TrainingConfig, parallel
 # What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, or
 # 0.0147 of it with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3
 # and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
-# 0.022 (resolution / 64)^3. 2% more for what is done between steps.
-_LATER, _GROWTH, _SAMPLING, _BETWEEN = 0.2, 0.022, 0.5, 1.02
+# 0.022 (resolution / 64)^3. Where the number of lattice points is chosen, 1.2 + 0.65 for each million of
+# them (lego, 1.4 to 2.5 million of seven features). 2% more for what is done between steps.
+_LATER, _GROWTH, _SAMPLING, _A_MILLION, _BETWEEN = 0.2, 0.022, 0.5, 0.65, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples; and the load of the
 # batches of later stages, which have half of a full one's rays to all of them (five bounded scenes; of
 # three, in a quiet hour, steps of 4,096 to 8,192 rays took 13 to 16 ms at 64 voxels, 29 or 30 at 200).
@@ -81,6 +82,9 @@ class GrowingTrainer:
         growth = _GROWTH / (1.0 + _SAMPLING * (self._growing.finer - 1))
         voxels = [self._growing.voxels(stage, total) for stage in range(len(lengths))]
         cost = 1.0 + growth * (np.asarray(voxels) / 64.0) ** 3
+        points = self._growing.points_of(len(lengths) - 1, total)
+        if points:
+            cost[-1] = 1.0 + _A_MILLION * points * 1e-6
         cost[1:] += 0.0 if self.config.adam_beta1 else _LATER
         later = _LATER_LOAD * float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return _BETWEEN * (float(lengths[0]) * self.load + later)

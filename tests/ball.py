@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
+from jaxnerf.occupancy import occupied
 from jaxnerf.scenes import Split
 
 SIDE, FOCAL, RADIUS = 64, 80.0, 0.5
@@ -72,3 +73,10 @@ def with_surroundings(split: Split, rays: np.ndarray = RAYS) -> Split:
         images[index][..., :3][~behind] = np.uint8(127.5 + 110.0 * np.sin(7.0 * normal))
     images[..., 3] = 255
     return dataclasses.replace(split, images=images)
+
+
+def cell_centres(occupancy) -> tuple[np.ndarray, np.ndarray]:
+    """Of all cells [M, M, M, 3]; and which are occupied."""
+    full = np.asarray(occupied(occupancy))
+    index = np.argwhere(np.ones_like(full)).reshape(*full.shape, 3)
+    return np.asarray(occupancy.origin) + (index + 0.5) * float(occupancy.cell), full

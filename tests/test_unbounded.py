@@ -110,8 +110,7 @@ def test_the_ball_is_half_as_large_as_the_cameras_are_far():
 
 def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     split, start = photographs(2), preset("minute")
-    bounded = suited(start, scene_of(split))
-    assert bounded == override(start, {"scene.space": "bounded"})
+    assert suited(start, scene_of(split)) == override(start, {"scene.space": "bounded"})
     open_end = scene_of(split, unbounded=True)
     changed = suited(start, open_end)
     assert changed.voxels.density_rate < start.voxels.density_rate
@@ -121,6 +120,13 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     kept = suited(mine, open_end, ["voxels.density_rate"])
     assert kept.voxels.density_rate == 0.4
     assert kept.voxels.initial_opacity == changed.voxels.initial_opacity
+    fine, bounded = preset("five_minutes"), scene_of(split)
+    assert fine.growing.points > suited(fine, open_end).growing.points == 0
+    assert suited(fine, bounded).growing == fine.growing
+    named = suited(fine, bounded, ["growing.resolutions"]).growing
+    assert named.points == named.voxels_for_steps == 0
+    both = suited(fine, bounded, ["growing.resolutions", "growing.points"]).growing
+    assert (both.points, both.voxels_for_steps) == (fine.growing.points, 0)
     # What a run was trained with is not changed when it goes on.
     saved = override(changed, {"voxels.initial_opacity": 0.05})
     assert flatten(suited(saved, open_end)) == flatten(saved)

@@ -141,6 +141,10 @@ class HashGridField:
         network = jax.tree.map(lambda _: np.float32(self.density_rate), params.network)
         return HashParams(np.float32(self.feature_rate), network, zero, zero, zero)
 
+    def points(self, cells, voxels_a_cell: float) -> int:
+        """As many as its tables have rows, whatever the voxels."""
+        return self.levels << self.rows_log2
+
     def refine(self, params: HashParams, cells, origin, cell, voxel) -> HashParams:
         """Nothing changes but what counts as small: the levels are all there from the beginning."""
         return dataclasses.replace(params, voxel=jnp.float32(voxel))

@@ -62,7 +62,8 @@ def how_fine(config: Config, total: int) -> str:
     voxels, named = growing.voxels(len(growing.resolutions) - 1, total), growing.resolutions[-1]
     if voxels == named:
         return ""
+    about = "about " if growing.points else ""
     return (
-        f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
+        f"{about}{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
         "(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)"
     )

@@ -110,6 +110,15 @@ class VoxelField:
             directional=jnp.zeros(()),
         )
 
+    def points(self, cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
+        """How many lattice points `from_cells` or `refine` would keep for these cells.
+
+        Args:
+          cells: as there.
+          voxels_a_cell: the side of a cell in voxels.
+        """
+        return _ROWS * brick_index(cells, voxels_a_cell)[1]
+
     def density(
         self, params: VoxelParams, positions: Float[Array, "*batch 3"]
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:

@@ -1,0 +1,247 @@
+"""What growth makes of a ball: where something is kept, how fine, and how large batches are."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
+
+from jaxnerf.fields.voxels import VoxelField, lattice_points
+from jaxnerf.fitting import fit
+from jaxnerf.growing import GrowingConfig
+from jaxnerf.growth import create_growing_state, grow, refresh, size_batch
+from jaxnerf.occupancy import encode, occupied
+from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import has_alpha, scene_cube
+from jaxnerf.stages import GrowingTrainer, local
+from jaxnerf.training import TrainingConfig
+
+FIELD = VoxelField(width=8)
+GROWING = GrowingConfig(
+    resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=2.0
+)
+CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return photographs()
+
+
+def first_state(split: Split):
+    return create_growing_state(FIELD, split, GROWING, CONFIG)
+
+
+def holding(state, cells):
+    """The state as it would be if so much were found to hold something."""
+    old = state.occupancy
+    origin, cell = np.asarray(old.origin), float(old.cell)
+    params = FIELD.from_cells(jax.random.key(0), cells, origin, cell, cell)
+    codes = encode(jnp.asarray(cells), jnp.ones(cells.shape))
+    return dataclasses.replace(
+        state, params=(params,), occupancy=dataclasses.replace(old, cells=codes)
+    )
+
+
+def with_density(state, logit):
+    """The state with logits that are a function of nothing, or of the row."""
+    (params,) = state.params
+    table = params.table.at[64:, 0].set(logit)
+    return dataclasses.replace(state, params=(dataclasses.replace(params, table=table),))
+
+
+def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
+    assert has_alpha(split)
+    state = first_state(split)
+    centres, full = cell_centres(state.occupancy)
+    away = np.linalg.norm(centres - CENTRE, axis=-1)
+    cell = float(state.occupancy.cell)
+    assert full[away < RADIUS].all()
+    # The grid is drawn in around the ball, and its corners are empty.
+    assert 2.0 * RADIUS < 16 * cell < 6.0 * RADIUS
+    assert 0.1 < full.mean() < 0.75
+    assert full[::15, ::15, ::15].mean() < 0.3
+    # Every point of the ball lies in the grid, and has a density.
+    directions = np.random.default_rng(0).normal(size=(500, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    points = CENTRE + RADIUS * directions * np.linspace(0.0, 1.0, 500)[:, None]
+    index = np.floor((points - np.asarray(state.occupancy.origin)) / cell).astype(int)
+    assert full[tuple(index.T)].all()
+    density = FIELD.density(state.params[0], jnp.asarray(points, jnp.float32))[0]
+    # The initial opacity, of a voxel.
+    np.testing.assert_allclose(density, np.full(500, 0.03 / (16 * cell / 16)), rtol=1e-3)
+    # The tiles that show the ball, and not many more.
+    assert split.images is not None
+    shown = split.images[..., 3].reshape(12, 8, 8, 8, 8).max(axis=(2, 4)) > 0
+    assert np.asarray(state.tiles)[shown].all()
+    jax.tree.map(np.testing.assert_array_equal, local(state), local(first_state(split)))
+
+
+def test_without_silhouettes_everything_that_all_cameras_see_is_kept():
+    # Neither alpha nor a known background: the photographs are opaque, and the background is random.
+    split = photographs(alpha=False)
+    assert not has_alpha(split)
+    state = first_state(split)
+    origin, side = scene_cube(split)
+    assert np.asarray(occupied(state.occupancy)).all()
+    np.testing.assert_allclose(state.occupancy.origin, origin, rtol=1e-5)
+    np.testing.assert_allclose(float(state.occupancy.cell) * 16, side, rtol=1e-5)
+    # Around the point that the cameras look at, as large as the ball that they see.
+    np.testing.assert_allclose(origin + side / 2, np.zeros(3), atol=1e-4)
+    positions = np.asarray(split.cameras.camera_to_world)[:, :, 3]
+    distance = np.median(np.linalg.norm(positions, axis=-1))
+    assert side / 2 == pytest.approx(distance * (SIDE / 2) / FOCAL, rel=1e-4)
+    assert np.asarray(state.tiles).all()
+
+
+def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
+    state = first_state(split)
+    before = np.asarray(occupied(state.occupancy))
+    dense = refresh(with_density(state, 3.0), FIELD, 0.01)
+    np.testing.assert_array_equal(occupied(dense.occupancy), before)
+    # Only the half with x above the middle holds something.
+    bricks = np.asarray(state.params[0].bricks)
+    places = np.argwhere(bricks > 0)
+    rows = np.repeat(places[:, 0] >= 2, 64)
+    logit = jnp.full(state.params[0].table.shape[0] - 64, -12.0)
+    logit = logit.at[: len(rows)].set(jnp.where(jnp.asarray(rows), 3.0, -12.0))
+    half = np.asarray(occupied(refresh(with_density(state, logit), FIELD, 0.01).occupancy))
+    # Lattice points of 8 and above; cells 7 reach up to them, and are voxels here.
+    np.testing.assert_array_equal(half[8:], before[8:])
+    assert not half[:7].any()
+
+
+def test_growing_when_all_has_become_empty_goes_on_everywhere(split):
+    state = with_density(first_state(split), -12.0)
+    after = grow(local(state), 1, split, FIELD, GROWING, CONFIG)
+    assert np.asarray(occupied(after.occupancy)).any()
+    assert np.asarray(after.tiles).any()
+
+
+def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
+    state = first_state(split)
+    config = dataclasses.replace(CONFIG, rays_per_batch=2048)
+    full = config.rays_per_batch
+    counts = {}
+    for budget in (100.0, 2.5, 1.5, 0.1):
+        growing = dataclasses.replace(GROWING, budget=budget)
+        counts[budget] = int(size_batch(state, split, growing, config).rays)
+    assert counts[100.0] == full > counts[2.5] > counts[1.5] > counts[0.1] == full // 8
+    # What is drawn fits, or nearly, and most of what fits is drawn.
+    growing = dataclasses.replace(GROWING, budget=1.5)
+    sized = dataclasses.replace(state, rays=jnp.int32(counts[1.5]))
+    way = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
+    first = next(fit(sized, way)).metrics
+    assert first["rays"] == counts[1.5]
+    assert first["dropped"] < 0.25
+    assert first["cut"] == 0.0
+    assert first["samples"] * first["rays"] * (1.0 - first["dropped"]) > 0.6 * 3.0 * full
+
+
+def test_a_batch_keeps_its_size_unless_much_is_gained(split):
+    growing = dataclasses.replace(GROWING, budget=12.0)
+    state = dataclasses.replace(first_state(split), rays=jnp.int32(192))
+    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 192
+    assert int(size_batch(state, split, growing, CONFIG).rays) == 256
+    state = dataclasses.replace(state, rays=jnp.int32(64))
+    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 256
+
+
+def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
+    growing = dataclasses.replace(GROWING, voxels_for_steps=5.0)
+    state = dataclasses.replace(first_state(split), total_steps=jnp.int32(64))
+    after = grow(local(with_density(state, 9.0)), 1, split, FIELD, growing, CONFIG)
+    side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
+    assert after.occupancy.cells.shape == (20, 20, 20)
+    assert float(after.params[0].voxel) == pytest.approx(side / 20)
+
+
+def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty(split):
+    before = local(with_density(first_state(split), 9.0))
+    after = grow(before, 1, split, FIELD, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
+    assert before.occupancy.cells.shape == (16, 16, 16)
+    assert after.occupancy.cells.shape == (24, 24, 24)
+    # Nothing that was occupied is lost: every old cell's middle lies in a new one that is.
+    old, new = before.occupancy, after.occupancy
+    middles = (np.argwhere(np.asarray(occupied(old))) + 0.5) * np.asarray(old.cell) + old.origin
+    index = np.floor((middles - np.asarray(new.origin)) / np.asarray(new.cell)).astype(int)
+    assert np.asarray(occupied(new))[tuple(index.T)].all()
+    # Half of them emptied, by the field: their share of the volume goes.
+    (params,) = before.params
+    points = lattice_points(np.asarray(params.bricks))
+    table = np.array(params.table)
+    table[: len(points)][points[:, 0] > np.median(points[64:, 0]), 0] = -15.0
+    emptied = dataclasses.replace(before, params=(dataclasses.replace(params, table=table),))
+    half = grow(emptied, 1, split, FIELD, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
+
+    def volume(state):
+        return float(occupied(state.occupancy).sum()) * float(state.occupancy.cell) ** 3
+
+    assert 0.3 * volume(after) < volume(half) < 0.8 * volume(after)
+
+
+@pytest.mark.parametrize(("first", "side", "middle"), [(1, 24, 12.0), (2, 22, 13.0)])
+def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side, middle):
+    growing = dataclasses.replace(GROWING, unseen_below=0.0)
+    begun = first_state(split)
+    origin, cell = np.asarray(begun.occupancy.origin), float(begun.occupancy.cell)
+    cells = np.zeros((16, 16, 16), bool)
+    cells[first:15, first:15, first:15] = True
+    begun = holding(begun, cells)
+    after = grow(local(begun), 1, split, FIELD, growing, CONFIG).occupancy
+    # In the second stage's cells, of which the cube had 24 along each side before it shrank.
+    fine = cell * 16 / 24
+    assert float(after.cell) * 24 == pytest.approx(side * fine, rel=1e-5)
+    found = (np.asarray(after.origin) - origin) / fine + side / 2
+    np.testing.assert_allclose(found, middle, atol=0.02)
+
+
+def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
+    def voxels(cells, points):
+        growing = dataclasses.replace(GROWING, unseen_below=0.0, points=points)
+        begun = local(holding(first_state(split), cells))
+        after = grow(begun, 1, split, FIELD, growing, CONFIG)
+        side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
+        voxel = float(after.params[0].voxel)
+        assert float(after.occupancy.step) == voxel
+        return voxel, 64 * np.count_nonzero(np.asarray(after.params[0].bricks)), side / voxel
+
+    cells = np.zeros((16, 16, 16), bool)
+    cells[4:12, 4:12, 6:9] = True
+    coarse, fine = voxels(cells, 9_000), voxels(cells, 18_000)
+    for (_, kept, along), points in ((coarse, 9_000), (fine, 18_000)):
+        assert 0.75 * points < kept < 1.3 * points
+        assert 16 < along < 36
+    assert fine[0] < 0.9 * coarse[0]
+    # Two lone cells far away make the cube wider, and the voxels no larger.
+    cells[2, 8, 8] = cells[13, 8, 8] = True
+    wide = voxels(cells, 9_000)
+    assert wide[0] == pytest.approx(coarse[0], rel=0.08)
+    assert wide[2] > 1.2 * coarse[2]
+    # From two thirds as many voxels as the resolution says to half as many again, whatever the points.
+    assert [round(voxels(cells, points)[2]) for points in (10, 10**9)] == [16, 36]
+
+
+def test_hidden_cells_can_be_kept(split):
+    # Dense throughout, so that only the skin is seen.
+    before = local(with_density(first_state(split), 9.0))
+    same = dataclasses.replace(GROWING, resolutions=(16, 16))
+    kept, seen = (
+        np.asarray(occupied(grow(before, 1, split, FIELD, growing, CONFIG).occupancy)).sum()
+        for growing in (dataclasses.replace(same, unseen_below=0.0), same)
+    )
+    assert kept == np.asarray(occupied(before.occupancy)).sum()
+    assert seen < kept
+
+
+def test_hidden_cells_are_dropped_when_the_last_stage_begins_and_not_before(split):
+    before = local(with_density(first_state(split), 9.0))
+    more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), shares=(0.3, 0.6))
+    middle, last = (
+        np.asarray(occupied(grow(before, stage, split, FIELD, more, CONFIG).occupancy)).sum()
+        for stage in (1, 2)
+    )
+    assert middle == np.asarray(occupied(before.occupancy)).sum()
+    assert last < middle
