@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.growing import GrowingConfig
+from jaxnerf.growing import MOST_VOXELS, GrowingConfig
 from jaxnerf.rendering import RenderSettings
 from jaxnerf.training import TrainingConfig
 
@@ -175,7 +175,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE, points=2_000_000),
     ),
     "half_hour": (
-        "the fast field, finer still, in half an hour",
+        "the fast field, with more steps, in half an hour",
         _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE, points=2_000_000),
     ),
     "nerf_small": (
@@ -290,8 +290,10 @@ def _check_growing(config: Config) -> None:
         0.0 < share < 1.0 for share in growing.shares
     ):
         raise ConfigError(f"growing.shares: {growing.shares} do not increase between 0 and 1")
-    if min(growing.resolutions) < 8 or max(growing.resolutions) > 1024:
-        raise ConfigError(f"growing.resolutions: {growing.resolutions} are not from 8 to 1024")
+    if min(growing.resolutions) < 8 or max(growing.resolutions) > MOST_VOXELS:
+        raise ConfigError(
+            f"growing.resolutions: {growing.resolutions} are not from 8 to {MOST_VOXELS}"
+        )
     if not 8 <= growing.cells <= 512:
         raise ConfigError(f"growing.cells: {growing.cells} is not from 8 to 512")
     if voxels.features < 3:

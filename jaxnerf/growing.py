@@ -22,6 +22,9 @@ from jaxnerf.training import TrainingConfig
 
 # Poses move when there is something to be seen, and their rate decays to this share.
 _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
+# Voxels along a side: at most so many, since the number of a cell is an int32; and up to so many times
+# more or fewer than a resolution says where the number of lattice points is chosen.
+MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
 
 
 class GrowingField(Field, Protocol):
@@ -61,7 +64,10 @@ class GrowingField(Field, Protocol):
         ...
 
     def points(self, cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
-        """How many lattice points `from_cells` or `refine` would keep for these cells."""
+        """How many lattice points `from_cells` or `refine` would keep for these cells.
+
+        Asked for where `GrowingConfig.points` is set: the more voxels a cell, the more points.
+        """
         ...
 
     def refine(
@@ -103,9 +109,11 @@ class GrowingConfig:
       voxels_for_steps: where so many times the cube root of the steps is less than the last resolution,
         those of all stages after the first are smaller in that proportion: few steps do not fill many
         voxels. 0 keeps them whatever the steps, as a resolution that a user names is kept.
-      points: of the lattice, that the last stage keeps where something is, about. For that it has up to
-        1.5 times more or fewer voxels along a side than its resolution says: memory and time are then
-        the same for scenes of much surface and of little. 0 for as many as the resolution says.
+      points: of the lattice, that the last of several stages keeps where something is, about. For that
+        it has up to 1.5 times more or fewer voxels along a side than its resolution says (but not larger
+        ones than before it), so that a scene of much surface takes no more memory, and one of little has
+        finer voxels. Fewer where `voxels_for_steps` has an effect. 0 for as many as the resolution says;
+        also where a user names resolutions, but no points.
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
       samples: steps of a ray where something is, at most, in a full batch.
@@ -171,7 +179,7 @@ class GrowingConfig:
         return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
 
     def voxels(self, stage: int, total_steps: int) -> int:
-        """How many voxels a stage of a run of so many steps has along the longest side.
+        """How many voxels a stage of a run of so many steps has along the longest side, but for `points`.
 
         >>> GrowingConfig(resolutions=(64, 128, 200)).voxels(2, 512)
         160
@@ -183,17 +191,20 @@ class GrowingConfig:
         return max(first, round(share * self.resolutions[stage])) if stage else first
 
     def points_of(self, stage: int, total_steps: int) -> int:
-        """How many lattice points a stage should keep, with the square of its voxels; 0 is any number.
+        """How many lattice points a stage should keep; 0 is any number.
+
+        Where few steps leave the last stage fewer voxels, as many fewer as a surface has then.
 
         >>> GrowingConfig(resolutions=(64, 128, 200), points=1_000_000).points_of(2, 512)
         640000
         """
-        if not 0 < stage == len(self.resolutions) - 1:
+        if not self.points or not 0 < stage == len(self.resolutions) - 1:
             return 0
-        return round(self.points * (self.voxels(stage, total_steps) / self.resolutions[-1]) ** 2)
+        share = self.voxels(stage, total_steps) / self.resolutions[-1]
+        return max(1, round(self.points * share**2))
 
     def cells_of(self, stage: int, total_steps: int) -> int:
-        """How many cells of the occupancy a stage has along each side."""
+        """How many cells of the occupancy a stage has along each side, but for `points`."""
         return max(self.cells, self.voxels(stage, total_steps)) if stage else self.cells
 
     def pose_share(self, progress: Float[Array, ""]) -> Float[Array, ""]:

@@ -12,6 +12,8 @@ from jaxnerf import occupancy as grid
 from jaxnerf.adjustments import first_adjustments
 from jaxnerf.footprints import tiles_that_show
 from jaxnerf.growing import (
+    FINER_OR_COARSER,
+    MOST_VOXELS,
     GrowingConfig,
     GrowingField,
     GrowingState,
@@ -33,9 +35,8 @@ _SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
 _ASTRAY = 0.05
 # A cube of less than this share of the last one's side is worth another lattice: its voxels are the
 # smaller, and 10% were worth 0.6 dB (experiments/time_to_quality). Nearer to 1 rounding would move it.
+# (Where the number of lattice points is chosen, that decides how large voxels are, and not the cube.)
 _WORTH_SHRINKING = 0.97
-# How many times larger or smaller voxels may be than a resolution says.
-_LARGER_OR_SMALLER = 1.5
 
 
 def create_growing_state(
@@ -118,7 +119,7 @@ def grow(
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
-    mask, origin, cell, voxel = _finer(old, cells, stage, total, field, growing)
+    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, field, growing)
     params = field.refine(params, mask, origin, cell, voxel)
     hand_back()
     occupancy = dataclasses.replace(
@@ -141,7 +142,7 @@ def grow(
     return size_batch(state, split, growing, config)
 
 
-def _finer(
+def _lattice_of_stage(
     old: Occupancy,
     cells: np.ndarray,
     stage: int,
@@ -152,7 +153,7 @@ def _finer(
     """The cells of a stage's cube, its corner, and the sides of a cell and of a voxel.
 
     Args:
-      old: of as many cells as the resolution says.
+      old: of as many cells along a side as `growing.cells_of` says, with the voxels of the stage before.
       cells: (x, y, z) of those of it that hold something.
       stage, total: which, of a run of so many steps.
     """
@@ -161,7 +162,10 @@ def _finer(
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
     voxels, points = growing.voxels(stage, total), growing.points_of(stage, total)
     if points:
-        voxels = _voxels_of_points(field, mask, float(old.cell) / side, voxels, points)
+        least = max(voxels / FINER_OR_COARSER, math.ceil(side / float(old.step) - 1e-3))
+        most = max(min(voxels * FINER_OR_COARSER, MOST_VOXELS), least)
+        limits = float(least), float(voxels), float(most)
+        voxels = _voxels_of_points(field, mask, float(old.cell) / side, points, limits)
         size = max(growing.cells, voxels)
     if points or side < _WORTH_SHRINKING * float(old.cell) * size:
         mask = _moved(old, cells, origin, side, size)
@@ -174,21 +178,23 @@ def _voxels_of_points(
     field: GrowingField,
     cells: Bool[np.ndarray, "M M M"],
     cell: float,
-    voxels: int,
     points: int,
+    voxels: tuple[float, float, float],
 ) -> int:
     """How many voxels along the side of a cube make a lattice of so many points where cells are.
 
     Args:
       cells: that hold something.
       cell: the side of one, as a share of the cube's.
-      voxels: as many are expected; from two thirds of it to half as many again are returned.
       points: of the lattice.
+      voxels: along the side: at least, expected, and at most.
     """
-    found = float(voxels)
-    for _ in range(3):  # more or less with the square, since what holds something is surfaces
+    least, found, most = voxels
+    for _ in range(
+        3
+    ):  # points grow with the square or somewhat faster, for surfaces hold something
         found *= math.sqrt(points / field.points(cells, found * cell))
-        found = min(max(found, voxels / _LARGER_OR_SMALLER), voxels * _LARGER_OR_SMALLER)
+        found = min(max(found, least), most)
     return round(found)
 
 
@@ -247,20 +253,22 @@ def _with_size(state: GrowingState, size: int) -> GrowingState:
 def _moved(
     old: Occupancy, cells: np.ndarray, origin: np.ndarray, side: float, size: int
 ) -> np.ndarray:
-    """The cells of another cube, within the old one, that lie in given cells of that."""
+    """The cells of another cube that reach into given cells of the old one."""
     mask = np.zeros((old.cells.shape[0] + 2,) * 3, bool)
     mask[tuple((cells + 1).T)] = True
-    fine = side / size
-    edges = [
-        (origin[None, :] + (np.arange(size)[:, None] + at) * fine - np.asarray(old.origin)[None, :])
+    new = side / size
+    # Places in each new cell, so near to one another that no old cell fits between two.
+    count = max(math.ceil(new / float(old.cell)), 1) + 1
+    places = [
+        (origin[None, :] + (np.arange(size)[:, None] + at) * new - np.asarray(old.origin)[None, :])
         / float(old.cell)
-        for at in (1e-3, 1.0 - 1e-3)
+        for at in np.linspace(1e-3, 1.0 - 1e-3, count)
     ]
     found = np.zeros((size,) * 3, bool)
-    for corner in np.ndindex(2, 2, 2):
+    for which in np.ndindex(count, count, count):
         index = [
-            np.clip(np.floor(edges[which][:, axis]).astype(int) + 1, 0, mask.shape[0] - 1)
-            for axis, which in enumerate(corner)
+            np.clip(np.floor(places[at][:, axis]).astype(int) + 1, 0, mask.shape[0] - 1)
+            for axis, at in enumerate(which)
         ]
         found |= mask[np.ix_(*index)]
     return found

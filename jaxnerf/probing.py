@@ -108,8 +108,8 @@ def count_samples(
       settings: of the rays.
       occupancy: the grid.
       cameras, camera, middle: as in `jaxnerf.blocks.Blocks`.
-      largest: the cells along each side of the largest grid that there will be: what counts for it is
-        compiled once.
+      largest: the cells along each side of the largest grid that is expected: what counts for it serves
+        all smaller ones, and is compiled once.
     """
     size = occupancy.cells.shape[0]
     filled = np.pad(np.asarray(occupancy.cells), [(0, max(largest - size, 0))] * 3, mode="edge")

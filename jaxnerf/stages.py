@@ -36,7 +36,8 @@ from jaxnerf.training import TrainingConfig, parallel
 # 0.0147 of it with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3
 # and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
 # 0.022 (resolution / 64)^3. Where the number of lattice points is chosen, 1.2 + 0.65 for each million of
-# them (lego, 1.4 to 2.5 million of seven features). 2% more for what is done between steps.
+# them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
+# or fewer, and fields of fewer features, are misjudged). 2% more for what is done between steps.
 _LATER, _GROWTH, _SAMPLING, _A_MILLION, _BETWEEN = 0.2, 0.022, 0.5, 0.65, 1.02
 # Of a step's time what does not depend on how many rays share the budget of samples; and the load of the
 # batches of later stages, which have half of a full one's rays to all of them (five bounded scenes; of

@@ -58,6 +58,18 @@ def test_a_pause_while_the_speed_is_measured_does_not_shorten_the_run(monkeypatc
     assert 0.9 * 40.0 < trainer.now < 40.0
 
 
+def test_a_machine_that_is_busy_while_the_speed_is_measured_does_not_shorten_the_run(monkeypatch):
+    def seconds(number, total):
+        busy = number < 200 and number // 8 % 3
+        return 2.0 if number == 0 else 0.02 if busy else 0.01
+
+    trainer = Clockwork(seconds)
+    reports = run(monkeypatch, trainer, 60.0)
+    assert next(report for report in reports if report.fixed).step < 200
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.9 * 60.0 < trainer.now < 60.0
+
+
 def test_a_first_step_that_compiles_for_long_leaves_half_of_the_rest_for_training(monkeypatch):
     trainer = Clockwork(lambda number, total: 10.0 if number == 0 else 0.01, pauses=6)
     reports = run(monkeypatch, trainer, 60.0)

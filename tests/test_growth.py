@@ -45,6 +45,13 @@ def holding(state, cells):
     )
 
 
+def kept_in(old, new) -> bool:
+    """Whether the middle of each of a grid's occupied cells lies in one of another's."""
+    middles = (np.argwhere(np.asarray(occupied(old))) + 0.5) * np.asarray(old.cell) + old.origin
+    index = np.floor((middles - np.asarray(new.origin)) / np.asarray(new.cell)).astype(int)
+    return bool(np.asarray(occupied(new))[tuple(index.T)].all())
+
+
 def with_density(state, logit):
     """The state with logits that are a function of nothing, or of the row."""
     (params,) = state.params
@@ -163,11 +170,7 @@ def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty
     after = grow(before, 1, split, FIELD, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
     assert before.occupancy.cells.shape == (16, 16, 16)
     assert after.occupancy.cells.shape == (24, 24, 24)
-    # Nothing that was occupied is lost: every old cell's middle lies in a new one that is.
-    old, new = before.occupancy, after.occupancy
-    middles = (np.argwhere(np.asarray(occupied(old))) + 0.5) * np.asarray(old.cell) + old.origin
-    index = np.floor((middles - np.asarray(new.origin)) / np.asarray(new.cell)).astype(int)
-    assert np.asarray(occupied(new))[tuple(index.T)].all()
+    assert kept_in(before.occupancy, after.occupancy)
     # Half of them emptied, by the field: their share of the volume goes.
     (params,) = before.params
     points = lattice_points(np.asarray(params.bricks))
@@ -199,8 +202,10 @@ def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side
 
 
 def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
-    def voxels(cells, points):
-        growing = dataclasses.replace(GROWING, unseen_below=0.0, points=points)
+    def voxels(cells, points, last=24):
+        growing = dataclasses.replace(
+            GROWING, resolutions=(16, last), unseen_below=0.0, points=points
+        )
         begun = local(holding(first_state(split), cells))
         after = grow(begun, 1, split, FIELD, growing, CONFIG)
         side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
@@ -220,8 +225,22 @@ def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
     wide = voxels(cells, 9_000)
     assert wide[0] == pytest.approx(coarse[0], rel=0.08)
     assert wide[2] > 1.2 * coarse[2]
-    # From two thirds as many voxels as the resolution says to half as many again, whatever the points.
+    # However many points: from two thirds as many voxels as the resolution says to half as many again,
+    # and none larger than before.
     assert [round(voxels(cells, points)[2]) for points in (10, 10**9)] == [16, 36]
+    before = float(first_state(split).occupancy.step)
+    assert 0.9 * before < voxels(cells, 10, 18)[0] <= before
+
+
+def test_what_is_thin_is_kept_where_cells_become_larger(split):
+    begun, growing = first_state(split), dataclasses.replace(GROWING, unseen_below=0.0, points=10)
+    old = dataclasses.replace(begun.occupancy, cell=begun.occupancy.cell * (16 / 24))
+    sheets = np.zeros((24, 24, 24), bool)
+    sheets[2:22, 2:22, 3:22:3] = True
+    begun = local(holding(dataclasses.replace(begun, occupancy=old), sheets))
+    after = grow(begun, 1, split, FIELD, growing, CONFIG).occupancy
+    assert float(after.cell) > 1.2 * float(old.cell)
+    assert kept_in(begun.occupancy, after)
 
 
 def test_hidden_cells_can_be_kept(split):

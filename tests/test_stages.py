@@ -179,4 +179,6 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     many = dataclasses.replace(growing, points=2_000_000)
     way = GrowingTrainer(split, field=FIELD, growing=many, config=CONFIG)
     assert efforts[3] < way.effort(1000) == way.effort(2000) > way.effort(512)
-    assert how_fine(dataclasses.replace(config, growing=many), 512).startswith("about 160 voxels")
+    assert how_fine(dataclasses.replace(config, growing=many), 512).startswith(
+        "about 1,280,000 lattice points"
+    )

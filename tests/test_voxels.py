@@ -134,6 +134,7 @@ def test_bricks_cover_all_corners_of_every_occupied_cell(voxels_a_cell):
     cells = random_cells(5, size=9, share=0.02)
     bricks, count = brick_index(cells, voxels_a_cell)
     assert sorted(bricks[bricks > 0].tolist()) == list(range(1, count + 1))
+    assert FIELD.points(cells, voxels_a_cell) == 64 * count
     inside = np.linspace(1e-5, 1.0 - 1e-5, 9)
     for place in np.argwhere(cells):
         for offset in np.stack(np.meshgrid(inside, inside, inside), -1).reshape(-1, 3):

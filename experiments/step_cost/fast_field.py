@@ -285,10 +285,11 @@ def main() -> None:
                 "share_of_limit": round(least / spent, 3) if spent > 0.0 else None,
             }
         )
+    grid = kept.occupancy
     figures = {
         "scene": Path(options.data).name if options.data else "demo",
         "preset": options.preset,
-        "voxels": config.growing.resolutions[-1],
+        "voxels": round(grid.cells.shape[0] * float(grid.cell) / float(grid.step)),
         "rows": kept.params[0].table.shape[0],
         "rays": rays,
         "samples": samples,

@@ -142,7 +142,7 @@ class HashGridField:
         return HashParams(np.float32(self.feature_rate), network, zero, zero, zero)
 
     def points(self, cells, voxels_a_cell: float) -> int:
-        """As many as its tables have rows, whatever the voxels."""
+        """The rows of its tables, whatever the voxels: `GrowingConfig.points` is not for this field."""
         return self.levels << self.rows_log2
 
     def refine(self, params: HashParams, cells, origin, cell, voxel) -> HashParams:

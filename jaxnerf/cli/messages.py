@@ -55,15 +55,20 @@ def status(progress: Progress, quality: float, config: Config, seconds_left: flo
 
 
 def how_fine(config: Config, total: int) -> str:
-    """That a run of so many steps has fewer voxels than its configuration names; else nothing."""
+    """That a run of so many steps has fewer voxels or points than its configuration names, if so."""
     if config.method != "voxels":
         return ""
     growing = config.growing
     voxels, named = growing.voxels(len(growing.resolutions) - 1, total), growing.resolutions[-1]
     if voxels == named:
         return ""
-    about = "about " if growing.points else ""
+    if growing.points:
+        points = growing.points_of(len(growing.resolutions) - 1, total)
+        return (
+            f"about {points:,} lattice points in the end, not {growing.points:,}, which {total} steps do "
+            "not fill (--growing.voxels_for_steps=0 to have them nevertheless)"
+        )
     return (
-        f"{about}{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
+        f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
         "(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)"
     )
