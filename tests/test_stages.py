@@ -24,7 +24,7 @@ FIELD = VoxelField(width=8)
 # is small enough that batches grow meanwhile.
 GROWING = GrowingConfig(
     resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=2.0,
-    refresh_every=9,
+    refresh_every=9, points=9_000,
 )  # fmt: skip
 CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
 
@@ -157,7 +157,7 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     saved = GROWING.shares[0] * (full.load - small.load)
     assert full.effort(60) - small.effort(60) == pytest.approx(saved, rel=0.03)
     assert full.effort(60) / full.load < small.effort(60) / small.load < 1.5 * full.effort(60)
-    fine = dataclasses.replace(GROWING, resolutions=(64, 128), voxels_for_steps=0.0)
+    fine = dataclasses.replace(GROWING, resolutions=(64, 128), voxels_for_steps=0.0, points=0)
     way = GrowingTrainer(split, field=FIELD, growing=fine, config=CONFIG)
     assert 1.0 < way.effort(60) < 4.0
 
