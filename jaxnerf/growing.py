@@ -25,6 +25,8 @@ _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 # Voxels along a side: at most so many, since the number of a cell is an int32; and up to so many times
 # more or fewer than a resolution says where the number of lattice points is chosen.
 MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
+# Lattice points of a scene, in squares of its voxels along a side: 16 to 35 in five scenes.
+_POINTS_OF_A_SCENE = 21
 
 
 class GrowingField(Field, Protocol):
@@ -112,8 +114,8 @@ class GrowingConfig:
       points: of the lattice, that the last of several stages keeps where something is, about. For that
         it has up to 1.5 times more or fewer voxels along a side than its resolution says (but not larger
         ones than before it), so that a scene of much surface takes no more memory, and one of little has
-        finer voxels. Fewer where `voxels_for_steps` has an effect. 0 for as many as the resolution says;
-        also where a user names resolutions, but no points.
+        finer voxels. There are fewer where few steps do not fill them (`voxels_for_steps`). 0 for as many
+        as the resolution says; also where a user names resolutions, but no points.
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
       samples: steps of a ray where something is, at most, in a full batch.
@@ -185,23 +187,24 @@ class GrowingConfig:
         160
         """
         first, last = self.resolutions[0], self.resolutions[-1]
-        share = 1.0
-        if self.voxels_for_steps:
-            share = min(self.voxels_for_steps * total_steps ** (1 / 3) / last, 1.0)
+        share = min(self._filled(total_steps) / last, 1.0)
         return max(first, round(share * self.resolutions[stage])) if stage else first
 
     def points_of(self, stage: int, total_steps: int) -> int:
-        """How many lattice points a stage should keep; 0 is any number.
+        """How many lattice points a stage of a run of so many steps should keep; 0 is any number.
 
-        Where few steps leave the last stage fewer voxels, as many fewer as a surface has then.
+        Not more than a scene of usual surfaces has with as many voxels along a side as the steps fill.
 
         >>> GrowingConfig(resolutions=(64, 128, 200), points=1_000_000).points_of(2, 512)
-        640000
+        537600
         """
         if not self.points or not 0 < stage == len(self.resolutions) - 1:
             return 0
-        share = self.voxels(stage, total_steps) / self.resolutions[-1]
-        return max(1, round(self.points * share**2))
+        return max(1, round(min(self.points, _POINTS_OF_A_SCENE * self._filled(total_steps) ** 2)))
+
+    def _filled(self, total_steps: int) -> float:
+        """How many voxels along a side so many steps fill."""
+        return self.voxels_for_steps * total_steps ** (1 / 3) if self.voxels_for_steps else math.inf
 
     def cells_of(self, stage: int, total_steps: int) -> int:
         """How many cells of the occupancy a stage has along each side, but for `points`."""

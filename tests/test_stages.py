@@ -178,7 +178,9 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     assert 1.0 < efforts[3] == efforts[4]
     many = dataclasses.replace(growing, points=2_000_000)
     way = GrowingTrainer(split, field=FIELD, growing=many, config=CONFIG)
-    assert efforts[3] < way.effort(1000) == way.effort(2000) > way.effort(512)
-    assert how_fine(dataclasses.replace(config, growing=many), 512).startswith(
-        "about 1,280,000 lattice points"
+    assert efforts[2] < way.effort(512) < way.effort(4000) == way.effort(8000)
+    config = dataclasses.replace(config, growing=many)
+    assert how_fine(config, 512).startswith(
+        "about 537,600 lattice points in the end, not 2,000,000,"
     )
+    assert how_fine(config, 4000) == ""

@@ -58,16 +58,16 @@ def how_fine(config: Config, total: int) -> str:
     """That a run of so many steps has fewer voxels or points than its configuration names, if so."""
     if config.method != "voxels":
         return ""
-    growing = config.growing
-    voxels, named = growing.voxels(len(growing.resolutions) - 1, total), growing.resolutions[-1]
-    if voxels == named:
-        return ""
-    if growing.points:
-        points = growing.points_of(len(growing.resolutions) - 1, total)
+    growing, last = config.growing, len(config.growing.resolutions) - 1
+    points = growing.points_of(last, total)
+    if 0 < points < growing.points:
         return (
             f"about {points:,} lattice points in the end, not {growing.points:,}, which {total} steps do "
             "not fill (--growing.voxels_for_steps=0 to have them nevertheless)"
         )
+    voxels, named = growing.voxels(last, total), growing.resolutions[-1]
+    if points or voxels == named:
+        return ""
     return (
         f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
         "(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)"
