@@ -335,8 +335,8 @@ class _Pace:
     def steps_that_fit(self, left: float, trainer: Trainer) -> int:
         """The total of steps for which this many seconds are enough: the most of any schedule.
 
-        By the fastest quarter of the steps: others make a machine slower, never faster. A plan of a third
-        too few steps costs more than being cut off before the last third of one.
+        By the fastest quarter of the steps: others make a machine slower, never faster. Too few steps
+        leave time unused, where of too many the last ones are cut off, whose rates are the lowest.
         """
         pauses = min(trainer.pauses * self._first_step, _PAUSED_SHARE * left)
         undisturbed = sorted(self._intervals)[len(self._intervals) // 4]

@@ -190,9 +190,7 @@ def _voxels_of_points(
       voxels: along the side: at least, expected, and at most.
     """
     least, found, most = voxels
-    for _ in range(
-        3
-    ):  # points grow with the square or somewhat faster, for surfaces hold something
+    for _ in range(3):  # points grow with the square or somewhat faster: what is there is surfaces
         found *= math.sqrt(points / field.points(cells, found * cell))
         found = min(max(found, least), most)
     return round(found)
