@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -28,6 +29,8 @@ from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
 _STEPS_BETWEEN_WAITS = 8
 # The ball in which space keeps its shape, in median distances of the cameras from what they look at.
 _BALL = 0.5
+# In radii of it, or distances of the near plane: where the paper's network sees no farther.
+_HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
@@ -109,13 +112,13 @@ class Trainer(Protocol):
 
 def trainer_of(config: Config, scene: Scene) -> Trainer:
     """The way of training that a configuration names, on a scene's photographs."""
-    split = scene.splits["train"]
+    split, (near, far) = scene.splits["train"], bounds_of(config, scene)
     if config.method == "voxels":
         return GrowingTrainer(
-            split, field=config.voxels, growing=config.growing, config=config.training
+            split, near, field=config.voxels, growing=config.growing, config=config.training
         )
     return NerfTrainer(
-        split, scene.near, scene.far,
+        split, near, far,
         fields=fields_of(config, scene), settings=config.render, config=config.training,
     )  # fmt: skip
 
@@ -194,6 +197,23 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
     return None
 
 
+def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
+    """The near and far of rays, from a scene's cameras, by a suited configuration.
+
+    Captures have a near, before which the fast field would explain each photograph by something of its
+    own; that of other scenes is an assumption, and what bounds their rays is the box that silhouettes
+    leave. The fast field has no far: what lies beyond the scene's is as much part of it. The paper's
+    network has one, in the spaces without an end so far away that it does not matter.
+    """
+    if config.method == "voxels":
+        return scene.near if scene.unbounded or scene.ndc else 0.0, math.inf
+    space = space_of(config, scene)
+    if space is None:
+        return scene.near, scene.far
+    unit = space.radius if isinstance(space, Ball) else space.near
+    return scene.near, max(scene.far, _HORIZON * float(unit))
+
+
 def _reach(frustum: Frustum, cameras: Camera) -> float:
     """How far to the sides of a frustum's cube the corners of pictures look."""
     width, height = (np.asarray(cameras.size)[:, axis].astype(np.float32) for axis in (0, 1))
@@ -213,7 +233,7 @@ def first_state(config: Config, scene: Scene) -> Any:
     if config.method == "voxels":
         return create_growing_state(
             config.voxels, scene.splits["train"], config.growing, config.training,
-            space_of(config, scene),
+            space_of(config, scene), bounds_of(config, scene)[0],
         )  # fmt: skip
     return create_state(config.fields(), config.training)
 

@@ -21,12 +21,14 @@ from jaxnerf.cameras import Camera, Rays, cast_rays, pixel_centres
 from jaxnerf.fields import Field, Params
 from jaxnerf.footprints import tiles_that_show
 from jaxnerf.kernels.compositing import march_distortion, march_weights
-from jaxnerf.occupancy import Occupancy, march, pack
+from jaxnerf.occupancy import Occupancy, march, most_samples, pack, t_of_depth
 from jaxnerf.rendering import Rendering
+from jaxnerf.spaces import Ball, Frustum, pace
 
 # Samples at a time on each device. More keep the caches from holding what one step leaves for the next.
 _SAMPLES_AT_ONCE = 12 << 13
 _TILE = 8  # pixels
+_NO_LIMIT = 1 << 30
 # Of the light, what an 8-bit picture can show.
 _LEAST_LIGHT = 1 / 255
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
@@ -37,23 +39,32 @@ _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.
 class MarchSettings:
     """How rays walk. Static under jit.
 
+    By default no ray is cut short or left out, and memory is taken for as many samples as a ray can find
+    in the grid (`jaxnerf.occupancy.most_samples`). Limits save memory and time; `Marched.complete` says
+    which rays they leave incomplete.
+
     Attributes:
-      samples: at most so many for each ray.
-      lookups: samples and jumps over empty space together, at most so many for each ray.
-      budget: samples for all rays together, as a mean for each ray.
+      samples: at most so many for each ray; 0 for as many as a ray can find.
+      lookups: samples and jumps over empty space together, at most so many for each ray; 0 for no limit.
+      budget: samples for all rays together, as a mean for each ray; 0 for `samples` of each.
       finer: samples in each of the occupancy's steps. Two show a trained field with less noise than
         the one that it was trained with: 0.3 to 0.6 dB more on lego.
       with_normals: whether to compute normals, which costs a backward pass through the density.
       shares, most_a_step: see `jaxnerf.occupancy.march`.
     """
 
-    samples: int = 40
-    lookups: int = 64
-    budget: float = 8.0
+    samples: int = 0
+    lookups: int = 0
+    budget: float = 0.0
     finer: int = 1
     with_normals: bool = False
     shares: tuple[int, ...] = (1, 4)
     most_a_step: float = 2.0
+
+    def limits(self, occupancy: Occupancy) -> tuple[int, int, float]:
+        """The samples and lookups of a ray, and the samples of a ray in the mean, in a grid."""
+        samples = self.samples or most_samples(occupancy, self.finer)
+        return samples, self.lookups or _NO_LIMIT, self.budget or float(samples)
 
 
 @no_type_check
@@ -82,6 +93,16 @@ class Marched:
     weights: Float[Array, " B"]
     positions: Float[Array, "B 3"]
 
+    @property
+    def dark(self) -> Bool[Array, " R"]:
+        """Whether less light is left on the ray than a picture of 8 bits can show."""
+        return 1.0 - self.rendering.opacity <= _LEAST_LIGHT
+
+    @property
+    def complete(self) -> Bool[Array, " R"]:
+        """Whether the ray was rendered to its end, or ended where it was `dark`."""
+        return self.kept & ~self.cut & (self.dark | ~self.ended)
+
 
 def march_rays(
     field: Field,
@@ -107,15 +128,16 @@ def march_rays(
       jitter: where in their intervals each ray's samples lie, in [0, 1]; instead of a key.
     """
     count = rays.near.shape[0]
+    samples, lookups, budget = settings.limits(occupancy)
     if jitter is None:
         jitter = jnp.full(count, 0.5) if key is None else jax.random.uniform(key, (count,))
     walk = march(
         occupancy, rays, jitter,
-        samples=settings.samples, lookups=settings.lookups, finer=settings.finer,
+        samples=samples, lookups=lookups, finer=settings.finer,
         shares=settings.shares, most_a_step=settings.most_a_step,
     )  # fmt: skip
-    packing = pack(walk.count, int(settings.budget * count))
-    ray, slot = packing.ray, jnp.clip(packing.slot, 0, settings.samples - 1)
+    packing = pack(walk.count, int(budget * count))
+    ray, slot = packing.ray, jnp.clip(packing.slot, 0, samples - 1)
     t = walk.t[slot, ray]
     positions = packed_points(rays, ray, t)
 
@@ -135,11 +157,13 @@ def march_rays(
         gradient = None
 
     length = jnp.linalg.norm(rays.directions, axis=-1)
-    optical = jnp.where(packing.used, density * (occupancy.step / settings.finer), 0.0)
-    slots = jnp.arange(settings.samples)[:, None]
+    step = _isotropic(occupancy, rays, ray, positions) / settings.finer
+    optical = jnp.where(packing.used, density * step, 0.0)
+    slots = jnp.arange(samples)[:, None]
     place = jnp.minimum(packing.first[None, :] + slots, optical.shape[0] - 1)
     taken = (slots < walk.count[None, :]) & packing.kept[None, :]
-    by_slot = march_weights(jnp.where(taken, optical[place], 0.0))
+    thickness = jnp.where(taken, optical[place], 0.0)
+    by_slot = march_weights(thickness)
     weights = jnp.where(packing.used, by_slot[slot, ray], 0.0)
 
     def add_up(values: Array) -> Array:
@@ -155,8 +179,7 @@ def march_rays(
         accumulated = add_up(field.colour(params, features, rays.view_directions[ray]))
     mean_t = jnp.sum(by_slot * walk.t, axis=0) / jnp.maximum(opacity, 1e-6)
     depth = jnp.where(opacity > 0.0, mean_t, rays.far)
-    half = jnp.argmax(jnp.cumsum(by_slot, axis=0) >= 0.5, axis=0)
-    median = jnp.where(opacity >= 0.5, walk.t[half, jnp.arange(count)], rays.far)
+    median = _median_t(occupancy, rays, walk, thickness, jitter, settings.finer)
     rendering = Rendering(
         colour=compositing.over(accumulated, opacity, background),
         opacity=opacity,
@@ -169,6 +192,33 @@ def march_rays(
     return Marched(
         rendering, packing.kept, walk.cut, walk.ended, packing.samples, spread, weights, positions
     )
+
+
+def _isotropic(occupancy: Occupancy, rays: Rays, ray: Array, places: Array) -> Array:
+    """The length of the occupancy's step at packed samples, by which their density is multiplied.
+
+    It is what makes a density mean the same whichever ray meets it: the length of the step in the world
+    and, in the space of an occupancy, that times the space's own rate at the sample.
+    """
+    space = occupancy.space
+    if isinstance(space, Ball):
+        passing = pace(space, rays).passing
+        return occupancy.step * space.length_of_step(passing[ray], places)
+    if isinstance(space, Frustum):
+        return occupancy.step * space.length_of_step(rays)[ray]
+    return occupancy.step
+
+
+def _median_t(occupancy, rays, walk, thickness, jitter, finer) -> Array:
+    """Where optical depth reaches ln 2, as `jaxnerf.compositing.median_depth` has it; far where never."""
+    half = jnp.log(2.0).astype(thickness.dtype)
+    reached = jnp.cumsum(thickness, axis=0)
+    slot, lane = jnp.argmax(reached >= half, axis=0), jnp.arange(thickness.shape[1])
+    own = thickness[slot, lane]
+    part = 1.0 - (reached[slot, lane] - half) / jnp.where(own > 0.0, own, 1.0)
+    depth = walk.depth[slot, lane] + walk.share * (jnp.clip(part, 0.0, 1.0) - jitter)
+    t = t_of_depth(occupancy, rays, jnp.clip(depth, 0.0, 1.0), finer)
+    return jnp.where(reached[-1] >= half, t, rays.far)
 
 
 def packed_points(rays: Rays, ray: Array, t: Array) -> Array:
@@ -194,6 +244,7 @@ def march_image(
     *,
     near: float = 0.0,
     far: float = np.inf,
+    horizon: float = np.inf,
     background: tuple[float, float, float] | float = 1.0,
     with_normals: bool = False,
     smooth_edges: float = 0.0,
@@ -212,6 +263,7 @@ def march_image(
       camera: a single one, of any size.
       settings: for a first try.
       near, far: the range of t, beside the bounds of the occupancy.
+      horizon: the depth where a ray that has no end meets nothing.
       background: one colour for the image.
       with_normals: see `MarchSettings`.
       smooth_edges: pixels whose colour differs by more than this from that of a pixel beside, above or
@@ -224,7 +276,10 @@ def march_image(
     Returns:
       A `Rendering` of NumPy arrays with leading shape (height, width).
     """
-    settings = dataclasses.replace(settings, with_normals=with_normals)
+    samples, lookups, budget = settings.limits(occupancy)
+    settings = dataclasses.replace(
+        settings, samples=samples, lookups=lookups, budget=budget, with_normals=with_normals
+    )
     width, height = (int(side) for side in np.asarray(camera.size))
     pixels = pixel_centres(width, height).reshape(-1, 2)
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], camera)
@@ -237,7 +292,8 @@ def march_image(
         NamedSharding(mesh, P()),
     )
     lengths = np.asarray(_lengths(camera, pixels))
-    whole = _nothing_seen(lengths, np.asarray(constant[3]), far, with_normals)
+    end = far if np.isfinite(far) else horizon
+    whole = _nothing_seen(lengths, np.asarray(constant[3]), end, with_normals)
     visible = np.flatnonzero(shown)
     look = functools.partial(
         _march_places,
@@ -261,6 +317,12 @@ def march_image(
                 some = np.asarray(getattr(seen, name))
                 some = some.reshape(len(rough), len(_TURNED_SQUARE), *some.shape[1:])
                 getattr(whole, name)[rough] = some.mean(axis=1)
+    for values, where_nothing in (
+        (whole.depth, end),
+        (whole.depth_median, end),
+        (whole.distance, end * lengths),
+    ):
+        np.copyto(values, where_nothing, where=~np.isfinite(values))
     return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
 
 
@@ -306,7 +368,7 @@ def _march_places(
             settings = dataclasses.replace(
                 settings,
                 samples=4 * settings.samples,
-                lookups=4 * settings.lookups,
+                lookups=min(4 * settings.lookups, _NO_LIMIT),
                 most_a_step=0.0,
             )
             stuck = True
@@ -360,8 +422,7 @@ def _compiled_chunk(field: Field, settings: MarchSettings, mesh: Mesh):
     def chunk(params, occupancy, camera, background, pixels, near, far):
         rays = cast_rays(camera, pixels, near, far)
         seen = march_rays(field, params, occupancy, rays, settings, None, background)
-        light = 1.0 - seen.rendering.opacity
-        return seen.rendering, seen.kept, seen.cut | (seen.ended & (light > _LEAST_LIGHT))
+        return seen.rendering, seen.kept, ~seen.complete
 
     sharded, same = P("rays"), P()
     mapped = jax.shard_map(

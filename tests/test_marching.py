@@ -81,7 +81,8 @@ def slow_render(field, params, occupancy: Occupancy, rays: Rays, background) -> 
                 passes = np.exp(-density[place] * step)
                 weights.append(light * (1.0 - passes))
                 if light > 0.5 >= light * passes:
-                    median = t[place]
+                    part = np.log(2.0 * light) / (density[place] * step)
+                    median = t[place] + (part - 0.5) * step / length
                 light *= passes
                 row = jnp.asarray(features[place : place + 1], jnp.float32)
                 colours.append(

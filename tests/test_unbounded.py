@@ -15,7 +15,7 @@ from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import first_state, fit, space_of, suited, trainer_of
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.runs import Run
+from jaxnerf.runs import Run, run_of
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import local
@@ -45,7 +45,7 @@ def trained() -> Run:
     config = suited(CONFIG, scene)
     *_, last = fit(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
-    return Run(Path("run"), config, scene, state.params, 240, state.occupancy)
+    return run_of(Path("run"), config, scene, state)
 
 
 def test_the_ball_and_what_is_far_behind_it_are_where_they_are(trained):
@@ -157,7 +157,7 @@ def test_the_paper_s_network_learns_in_any_space(space):
     assert config.render.spacing == "disparity"
     first, *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=1)
     assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
-    run = Run(Path("run"), config, scene, local(last.state).params, 60)
+    run = run_of(Path("run"), config, scene, local(last.state))
     seen = run.render(split.cameras[1].resized(8, 8), with_normals=True)
     assert np.isfinite(seen.colour).all()
     assert (seen.depth > 0.05).all()

@@ -210,13 +210,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         raise KeyboardInterrupt
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
-        params = jax.tree.map(np.asarray, state.params)
-        occupancy = jax.tree.map(np.asarray, getattr(state, "occupancy", None))
-        adjustments = jax.tree.map(np.asarray, getattr(state, "adjustments", None))
-        run = runs.Run(
-            out, config, runs.read_scene(out), params, int(state.step), occupancy, adjustments
-        )
-        _finish(run, values)
+        _finish(runs.run_of(out, config, runs.read_scene(out), state), values)
 
 
 def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
