@@ -5,8 +5,9 @@ from jaxnerf.config import Config, preset
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.marching import MarchSettings, march_image, march_rays
+from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
+from jaxnerf.pictures import march_image
 from jaxnerf.rendering import Rendering, RenderSettings, render_image, render_rays
 from jaxnerf.runs import Run, load_run
 from jaxnerf.scenes import Scene, load_scene

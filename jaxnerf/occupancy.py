@@ -15,6 +15,7 @@ from typing import Any, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Rays
@@ -27,8 +28,8 @@ _OCTAVES, _SMALLEST = 8.0, -10.0
 # A ray ends where an expected exp(-7) = 0.1% of its light is left.
 _END = -7.0
 
-# In radii of a ball, or distances of a near plane: what lies farther is sampled as if it lay here. In their
-# spaces that is the same place, and a little light from there would decide what the mean depth is.
+# In radii of a ball, or distances of a near plane: what lies farther is sampled as if it lay here. In
+# their spaces that is the same place, but a little light from there would decide what a mean depth is.
 _HORIZON = 1e3
 
 # Which cells hold something.
@@ -213,7 +214,7 @@ def most_samples(occupancy: Occupancy, finer: int = 1) -> int:
     a cell.
     """
     steps_a_cell = 1.0
-    if not any(isinstance(x, jax.core.Tracer) for x in (occupancy.cell, occupancy.step)):
+    if not any(isinstance(x, Tracer) for x in (occupancy.cell, occupancy.step)):
         steps_a_cell = max(float(occupancy.cell) / float(occupancy.step), 1e-3)
     # A diagonal is sqrt(3) sides long. In contracted space a ray's `Pace` goes 7.3 radii at most, by a
     # cube of 4.
@@ -397,46 +398,3 @@ def _on_rays(rays: Rays, t_of: Callable[[Array], Array]) -> Callable[[Array], Ar
 def _least(axes: Float[Array, "3 R"]) -> Float[Array, " R"]:
     """Of three axes; a reduction is a kernel of its own, and what it reduces is stored."""
     return jnp.minimum(jnp.minimum(axes[0], axes[1]), axes[2])
-
-
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """Samples of many rays in one row, ray after ray, within a fixed budget.
-
-    Attributes:
-      ray, slot: of each packed sample.
-      used: whether there is a sample at this place of the row.
-      first: the place of each ray's first sample.
-      kept: whether all of the ray's samples are in the row. Rays that overflow it have none there.
-      samples: how many are in the row.
-    """
-
-    ray: Int[Array, " B"]
-    slot: Int[Array, " B"]
-    used: Bool[Array, " B"]
-    first: Int[Array, " R"]
-    kept: Bool[Array, " R"]
-    samples: Int[Array, ""]
-
-
-def pack(count: Int[Array, " R"], budget: int) -> Packing:
-    """Lay out samples in a row: the rays in their order, as many as fit whole.
-
-    Args:
-      count: samples of each ray.
-      budget: length of the row, static.
-
-    >>> packing = pack(jnp.array([2, 1, 3]), budget=5)
-    >>> packing.ray.tolist(), packing.slot.tolist(), packing.kept.tolist()
-    ([0, 0, 1, 2, 2], [0, 1, 0, 0, 1], [True, True, False])
-    """
-    end = jnp.cumsum(count)
-    first = end - count
-    kept = end <= budget
-    place = jnp.arange(budget)
-    begun = jnp.zeros(budget + 1, jnp.int32).at[jnp.minimum(end, budget)].add(1)
-    ray = jnp.minimum(jnp.cumsum(begun[:budget]), count.shape[0] - 1)
-    samples = jnp.max(jnp.where(kept, end, 0), initial=0)
-    return Packing(ray, place - first[ray], place < samples, first, kept, samples)

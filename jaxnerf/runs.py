@@ -26,11 +26,10 @@ from jaxnerf.cameras import Camera, Lens, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
 from jaxnerf.config import Config, ConfigError, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
-from jaxnerf.fields import Field
 from jaxnerf.fitting import bounds_of, fields_of
-from jaxnerf.marching import march_image
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.paths import focus_point
+from jaxnerf.pictures import march_image
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 
@@ -124,8 +123,8 @@ class Run:
         )
 
     @functools.cached_property
-    def field(self) -> Field | tuple[Field, ...]:
-        """What was trained: a field or, of the paper's method, one for each level of samples.
+    def field(self) -> Any:
+        """What was trained: a `Field`, or a tuple of one for each level of the paper's method.
 
         It is asked in the scene's frame, as `occupancy` and `rays` are in it.
         """

@@ -11,8 +11,9 @@ import pytest
 from jaxnerf import Camera, Rays, RenderSettings, render_image, render_rays
 from jaxnerf.cameras import cast_rays, pixel_centres
 from jaxnerf.fields.voxels import VoxelField, VoxelParams, lattice_points
-from jaxnerf.marching import MarchSettings, march_image, march_rays
+from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.pictures import march_image
 
 CELLS, CELL = 8, 0.25  # a cube from -1 to 1
 BLACK = jnp.zeros(3)

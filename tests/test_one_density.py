@@ -9,8 +9,8 @@ import pytest
 
 from jaxnerf import Camera, MarchSettings, Rays, RenderSettings, cast_rays, march_rays, render_rays
 from jaxnerf.evaluation import psnr
-from jaxnerf.marching import march_image
 from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.pictures import march_image
 from jaxnerf.rendering import render_image
 from jaxnerf.spaces import Ball, Frustum, Within, pace
 

@@ -24,8 +24,9 @@ import numpy as np
 from jaxnerf import load_run, render_image
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.evaluation import psnr
-from jaxnerf.marching import MarchSettings, march_image
+from jaxnerf.marching import MarchSettings
 from jaxnerf.occupancy import encode
+from jaxnerf.pictures import march_image
 from jaxnerf.rendering import RenderSettings
 
 
