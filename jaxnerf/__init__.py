@@ -1,5 +1,10 @@
 """jaxnerf: radiance fields in pure JAX, as functions that compose."""
 
+# ruff: noqa: E402 - the compiler's flags must stand before anything of JAX runs.
+from jaxnerf.compiler import prepare_compiler
+
+prepare_compiler()
+
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config, preset
 from jaxnerf.fields import Field
