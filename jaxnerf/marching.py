@@ -120,6 +120,8 @@ def march_rays(
     """
     count = rays.near.shape[0]
     samples, lookups, budget = settings.limits(occupancy)
+    # Those of a loaded run are NumPy's, which nothing that is traced can index.
+    params, occupancy, rays = jax.tree.map(jnp.asarray, (params, occupancy, rays))
     if jitter is None:
         jitter = jnp.full(count, 0.5) if key is None else jax.random.uniform(key, (count,))
     walk = march(

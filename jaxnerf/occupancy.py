@@ -170,7 +170,7 @@ def march(
         for grids of several sizes; all by default.
     """
     # Where samples lie is not differentiated, only what they find there.
-    occupancy, rays = jax.lax.stop_gradient((occupancy, rays))
+    occupancy, rays = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, (occupancy, rays)))
     count = rays.near.shape[0]
     jitter = jnp.broadcast_to(jnp.asarray(jitter, rays.near.dtype), (count,))
     cells = jnp.asarray(occupancy.cells.shape[0] if size is None else size, rays.near.dtype)
