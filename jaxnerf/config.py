@@ -31,6 +31,11 @@ class SceneConfig:
       space: what the field has room for: "bounded", what the cameras look at and nothing behind it;
         "unbounded", all of space, drawn together outside of a ball; "forward", what lies before cameras
         that look the same way; "auto", what suits the scene.
+      ball: radius of the ball in which unbounded space keeps its shape, in median distances of the
+        cameras from what they look at (experiments/captures says what others come to).
+      near, far: the depths between which the scene lies, in the unit of its files; 0 for what the reader
+        finds. Rays begin at near; far is where the paper's network ends, and of the fast field's
+        pictures only the depth where nothing is met.
       pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
         paper's code (which costs half a dB).
     """
@@ -38,6 +43,9 @@ class SceneConfig:
     downscale: int = 1
     longest_side: int = 0
     space: Literal["auto", "bounded", "unbounded", "forward"] = "auto"
+    ball: float = 1.0
+    near: float = 0.0
+    far: float = 0.0
     pixels: Literal["centre", "corner"] = "centre"
 
 
@@ -203,6 +211,7 @@ DEFAULT_PRESET = "minute"
 
 _NOT_ZERO = frozenset(
     [
+        "ball",
         "downscale",
         "every",
         "depth",
@@ -223,9 +232,7 @@ _NOT_ZERO = frozenset(
     ]
 )
 
-
-# Whole numbers end up as int32 on the device.
-_LARGEST = 2**31 - 1
+_LARGEST = 2**31 - 1  # whole numbers end up as int32 on the device
 
 
 def preset(name: str) -> Config:

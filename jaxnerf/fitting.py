@@ -27,8 +27,6 @@ from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
-# The ball in which space keeps its shape, in median distances of the cameras from what they look at.
-_BALL = 0.5
 # In radii of it, or distances of the near plane: where the paper's network sees no farther.
 _HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
@@ -192,7 +190,7 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
         poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
         centre = focus_point(poses)
         distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
-        radius = _BALL * max(float(distance), 1e-6)
+        radius = config.scene.ball * max(float(distance), 1e-6)
         return Ball(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
     return None
 
@@ -201,12 +199,13 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     """The near and far of rays, from a scene's cameras, by a suited configuration.
 
     Captures have a near, before which the fast field would explain each photograph by something of its
-    own; that of other scenes is an assumption, and what bounds their rays is the box that silhouettes
-    leave. The fast field has no far: what lies beyond the scene's is as much part of it. The paper's
+    own; what bounds the rays of other scenes is the box that silhouettes leave, unless the user names a
+    near. The fast field has no far: what lies beyond the scene's is as much part of it. The paper's
     network has one, in the spaces without an end so far away that it does not matter.
     """
     if config.method == "voxels":
-        return scene.near if scene.unbounded or scene.ndc else 0.0, math.inf
+        known = scene.unbounded or scene.ndc or config.scene.near
+        return scene.near if known else 0.0, math.inf
     space = space_of(config, scene)
     if space is None:
         return scene.near, scene.far

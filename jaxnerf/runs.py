@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from jaxnerf.adjustments import Adjustments
 from jaxnerf.cameras import Camera, Lens, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
-from jaxnerf.config import Config, ConfigError, from_json, to_json
+from jaxnerf.config import Config, ConfigError, from_json, override, to_json
 from jaxnerf.evaluation import write_json, write_text
 from jaxnerf.fitting import bounds_of, fields_of
 from jaxnerf.occupancy import Occupancy
@@ -291,7 +291,12 @@ def read_config(folder: Path) -> Config:
     if not path.exists():
         raise RunError(f"{folder}: not a run folder (no config.json)")
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config = from_json(text)
+        if "ball" not in json.loads(text).get("scene", {}):
+            # Of a run from before there was a choice, whose ball was half as large.
+            config = override(config, {"scene.ball": 0.5})
+        return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None
 
