@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxnerf.adjustments import Adjustments
+from jaxnerf.backgrounds import colour_of
 from jaxnerf.cameras import Camera, Lens
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
 from jaxnerf.config import Config, ConfigError, from_json, to_json
@@ -116,9 +117,9 @@ class Run:
         )
 
     @property
-    def background(self) -> float:
-        """The grey on which test views are measured: black if trained on black, else white."""
-        return 0.0 if self.config.training.background == "black" else 1.0
+    def background(self) -> tuple[float, float, float]:
+        """The colour on which test views are measured: that of training; white if that was random."""
+        return colour_of(self.config.training.background)
 
     def adjusted(self, cameras: Camera) -> Camera:
         """The training cameras, all of them and in the scene's frame, as they were refined."""
