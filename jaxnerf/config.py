@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from jaxnerf.backgrounds import Background, read_background
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
@@ -340,7 +341,7 @@ def from_json(text: str) -> Config:
 
 
 def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
     changes = {}
     for field in dataclasses.fields(config):
         key, current = prefix + field.name, getattr(config, field.name)
@@ -354,6 +355,11 @@ def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
 def _parse(key: str, value: Any, kind: Any) -> Any:
     """Check a value against its type; read it from text if it is text."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind == Background:
+        try:
+            return read_background(value)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
     if origin is Literal:
         if value not in arguments:
             choices = ", ".join(map(str, arguments))
@@ -396,4 +402,5 @@ def describe(kind: Any) -> str:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
         return "N,N,..."
-    return {int: "N", float: "X", bool: "true|false"}.get(kind, str(kind))
+    names = {int: "N", float: "X", bool: "true|false", Background: get_args(Background)[1]}
+    return names.get(kind, str(kind))

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from jaxnerf.backgrounds import describe_colour
 from jaxnerf.scenes import Split
 
 _SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
@@ -126,11 +127,13 @@ def lpips_metric(network: str = "vgg") -> Callable[[np.ndarray, np.ndarray], flo
     return compare
 
 
-def blend(image: UInt8[np.ndarray, "*shape 4"], background: float) -> Float[np.ndarray, "*shape 3"]:
-    """A photograph with straight alpha on a grey background (1.0 is white), in [0, 1]."""
+def blend(
+    image: UInt8[np.ndarray, "*shape 4"], background: tuple[float, float, float] | float
+) -> Float[np.ndarray, "*shape 3"]:
+    """A photograph with straight alpha on a background, a colour or a grey; all in [0, 1]."""
     rgba = image.astype(np.float32) / np.float32(255.0)
     alpha = rgba[..., 3:]
-    return rgba[..., :3] * alpha + np.float32(background) * (np.float32(1.0) - alpha)
+    return rgba[..., :3] * alpha + np.asarray(background, np.float32) * (np.float32(1.0) - alpha)
 
 
 def to_8bit(picture: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -144,7 +147,7 @@ def evaluate_split(
     out: Path,
     *,
     name: str = "test",
-    background: float = 1.0,
+    background: tuple[float, float, float] | float = 1.0,
     every: int = 1,
     colour_corrected: bool = False,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
@@ -157,7 +160,7 @@ def evaluate_split(
       split: with photographs.
       out: folder for the pictures, 000.png and so on, numbered as in the split; made if need be.
       name: of the split.
-      background: grey on which the photographs are blended.
+      background: colour or grey on which the photographs are blended.
       every: only cameras 0, every, 2 every, ...
       colour_corrected: whether to measure also what `corrected` makes of each picture.
       lpips: from `lpips_metric`.
@@ -215,7 +218,7 @@ def evaluate_split(
         "of": len(split),
         "every": every,
         "resolution": _sizes(split, chosen)[-1],
-        "background": {1.0: "white", 0.0: "black"}.get(background, background),
+        "background": describe_colour(background),
         "alpha": "straight, blended in sRGB",
         "values": "sRGB in [0, 1]; psnr, ssim and lpips of unrounded pictures, psnr_8bit of saved ones",
         "masks": _MASKED if any("counted" in row for row in rows) else "none",

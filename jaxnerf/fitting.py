@@ -21,6 +21,7 @@ from jaxnerf.growth import create_growing_state
 from jaxnerf.paths import focus_point
 from jaxnerf.placement import put_like
 from jaxnerf.scenes import Scene
+from jaxnerf.silhouettes import background_of
 from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
@@ -122,7 +123,7 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
 
 
 def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """A configuration for a scene: its space, and what a field needs in spaces without an end.
+    """A configuration for a scene: its space, what lies behind it, and what spaces without an end need.
 
     Where photographs have no bare background, fog before the cameras explains them as well as surfaces
     do at first: densities must begin low and grow slowly. Rays take ten times as many samples there, so
@@ -130,7 +131,7 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
 
     Args:
       config: a preset, or what a user made of it.
-      scene: to train on.
+      scene: to train on. Without photographs, a background that is "auto" stays so.
       chosen: keys that stay as they are, since a user chose them. With resolutions, what would change
         them (`voxels_for_steps`, `points`) is left out unless it is chosen too.
 
@@ -143,6 +144,10 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
     changes: dict[str, Any] = {"scene.space": space}
+    split = scene.splits["train"]
+    if config.training.background == "auto" and split.images is not None:
+        chosen = set(chosen) - {"training.background"}
+        changes["training.background"] = background_of(split) if space == "bounded" else "white"
     # A configuration that names its space is that of a run, unless the user names it now.
     if space != "bounded" and (begun or "scene.space" in chosen):
         needed = _WITHOUT_AN_END[config.method]

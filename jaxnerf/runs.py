@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnerf.adjustments import Adjustments
+from jaxnerf.backgrounds import colour_of
 from jaxnerf.cameras import Camera, Lens, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
 from jaxnerf.config import Config, ConfigError, from_json, override, to_json
@@ -167,9 +168,9 @@ class Run:
         return max(near + moved, min(near, _LEAST_NEAR * far)), max(far + moved, _LEAST_NEAR * far)
 
     @property
-    def background(self) -> float:
-        """The grey on which test views are measured: black if trained on black, else white."""
-        return 0.0 if self.config.training.background == "black" else 1.0
+    def background(self) -> tuple[float, float, float]:
+        """The colour on which test views are measured: that of training; white if that was random."""
+        return colour_of(self.config.training.background)
 
     def adjusted(self, cameras: Camera) -> Camera:
         """The training cameras, all of them and in the scene's frame, as they were refined."""

@@ -123,7 +123,9 @@ def test_rays_of_captures_begin_at_near_and_the_fast_field_s_have_no_end():
 
 def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     split, start = photographs(2), preset("minute")
-    assert suited(start, scene_of(split)) == override(start, {"scene.space": "bounded"})
+    assert suited(start, scene_of(split)) == override(
+        start, {"scene.space": "bounded", "training.background": "white"}
+    )
     open_end = scene_of(split, unbounded=True)
     changed = suited(start, open_end)
     assert changed.voxels.density_rate < start.voxels.density_rate

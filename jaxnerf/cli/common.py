@@ -295,7 +295,7 @@ def duration(seconds: float) -> str:
 
 def _config_help(config: type, prefix: str) -> dict[str, str]:
     """Every key's help, from the Attributes of the dataclasses' docstrings."""
-    hints = typing.get_type_hints(config)
+    hints = typing.get_type_hints(config, include_extras=True)
     section = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^  (\w[\w, ]*): (.*(?:\n {3,}.*)*)", section, re.MULTILINE)
     about = {

@@ -9,6 +9,7 @@ from jaxnerf.cli import common
 from jaxnerf.config import Config
 from jaxnerf.fitting import Progress
 from jaxnerf.scenes import Scene, describe
+from jaxnerf.silhouettes import has_alpha, plain_background
 from jaxnerf.spaces import Ball, Frustum
 
 
@@ -19,9 +20,30 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
         f"{describe(scene)}\n"
+        f"{behind(scene, config)}"
         f"{region(scene, getattr(state, 'occupancy', None))}"
         f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
+    )
+
+
+def behind(scene: Scene, config: Config) -> str:
+    """What the borders of photographs without alpha show, in a line that ends; else nothing."""
+    split, background = scene.splits["train"], config.training.background
+    if config.scene.space != "bounded" or has_alpha(split):
+        return ""
+    plain = plain_background(split)
+    if plain is None:
+        return (
+            "no plain background along the borders of the photographs: the scene is looked for in all of "
+            "its cube (--training.background names a colour)\n"
+        )
+    if plain.is_called(background):
+        noisy = f", within {plain.tolerance} levels of 255" if plain.tolerance > 1 else ""
+        return f"plain background: {plain.name}, from the borders of the photographs{noisy}\n"
+    return (
+        f"training.background is {background}, but the borders of the photographs are plain "
+        f"{plain.name}: --training.background={plain.name} is probably meant\n"
     )
 
 

@@ -115,6 +115,8 @@ def main(arguments: Sequence[str]) -> None:
         config = _with_shorthands(common.configuration(values, base), values)
         if not _names_steps(values):
             config = override(config, {"training.steps": saved.training.steps})
+        if config.training.background == "auto":
+            config = override(config, {"training.background": saved.training.background})
         config = suited(config, runs.read_scene(out), common.chosen(values))
         _refuse_changes(out, saved, config)
     else:
