@@ -205,7 +205,7 @@ def _evaluate(
         "volume": compositing.volume_weights,
         "surface": compositing.surface_weights,
     }[settings.compositing]
-    weights = weigh(density, t * length)
+    weights = weigh(density * length, t)
     if getattr(field, "shading", "sample") == "ray":
         opacity = compositing.ray_opacity(weights)
         mean = compositing.accumulate(weights, features) / jnp.maximum(opacity, 1e-3)[..., None]
