@@ -72,7 +72,8 @@ class Run:
         """The picture that a camera sees; poses, depths and normals in the frame of the user's files.
 
         Args:
-          camera: a single one, for instance from `Camera.look_at`.
+          camera: a single one, for instance from `Camera.look_at`; a pose in float64 stays that until
+            it is in the scene's own frame.
           background: behind the scene; by default the one that the run was trained on.
           with_normals: see `RenderSettings`.
           progress: see `render_image`.
@@ -148,7 +149,7 @@ class Run:
 
     def _in_scene(self, camera: Camera) -> Camera:
         """A camera of the user's frame, in the scene's."""
-        pose = self.scene.to_user.inverse().poses(np.asarray(camera.camera_to_world))
+        pose = self.scene.to_user.inverse().poses(np.asarray(camera.camera_to_world, np.float64))
         return dataclasses.replace(camera, camera_to_world=pose.astype(np.float32))
 
     def _bounds(self, camera: Camera) -> tuple[float, float]:
@@ -179,7 +180,9 @@ class Run:
         return jax.tree.map(np.asarray, self.adjustments.cameras(cameras))
 
     def cameras(self, split: str = "train") -> Camera:
-        """A split's cameras, in the frame of the user's files; those of training as they were refined.
+        """A split's cameras in the frame of the user's files; those of training as they were refined.
+
+        Poses are in float64.
 
         Raises:
           RunError: the scene has no such split.
@@ -190,8 +193,8 @@ class Run:
         cameras = self.scene.splits[split].cameras
         if split == "train":
             cameras = self.adjusted(cameras)
-        poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world))
-        return dataclasses.replace(cameras, camera_to_world=poses.astype(np.float32))
+        poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
+        return dataclasses.replace(cameras, camera_to_world=poses)
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:

@@ -80,7 +80,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     cameras = photographs.cameras
     if split == "train":
         cameras = run.adjusted(cameras)
-    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
+    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
     adjustments = run.adjustments
     with_colours = adjustments is not None and adjustments.colours is not None
     line = common.LiveLine()

@@ -127,7 +127,7 @@ def path_cameras(run, poses: np.ndarray, width: int = 0, angle: float | None = N
         )
         for name in ("focal", "centre", "distortion", "size")
     }
-    return dataclasses.replace(first, camera_to_world=np.asarray(poses, np.float32), **repeated)
+    return dataclasses.replace(first, camera_to_world=np.asarray(poses, np.float64), **repeated)
 
 
 def render_video(
