@@ -66,12 +66,17 @@ def march_image(
 
     Returns:
       A `Rendering` of NumPy arrays with leading shape (height, width).
+
+    Raises:
+      ValueError: the camera's picture has no pixels.
     """
     samples, lookups, budget = settings.limits(occupancy)
     settings = dataclasses.replace(
         settings, samples=samples, lookups=lookups, budget=budget, with_normals=with_normals
     )
     width, height = (int(side) for side in np.asarray(camera.size))
+    if width < 1 or height < 1:
+        raise ValueError(f"march_image: camera.size is {width} x {height}, which has no pixels")
     pixels = pixel_centres(width, height).reshape(-1, 2)
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], camera)
     (shown,) = tiles_that_show(occupancy, batch, (width, height), _TILE)

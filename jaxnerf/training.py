@@ -117,7 +117,7 @@ def create_state(fields: tuple[Field, ...], config: TrainingConfig) -> TrainStat
 def learning_rate(
     config: TrainingConfig, step: Int[Array, ""], total_steps: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Log-linear decay with a delayed start (JaxNeRF's schedule).
+    """Log-linear decay with a delayed start (JaxNeRF's schedule); constant after the last step.
 
     The delay multiplies by delay_factor + (1 - delay_factor) sin(pi/2 step/delay_steps).
     """
@@ -127,7 +127,7 @@ def learning_rate(
     )
     delay_steps = jnp.minimum(float(config.delay_steps), 0.1 * total)
     ramp = jnp.sin(0.5 * jnp.pi * jnp.minimum((taken + 1e-9) / (delay_steps + 1e-9), 1.0))
-    rate = jnp.asarray(decay(taken / jnp.maximum(total, 1.0)))
+    rate = jnp.asarray(decay(jnp.minimum(taken / jnp.maximum(total, 1.0), 1.0)))
     return rate * (config.delay_factor + (1.0 - config.delay_factor) * ramp)
 
 
