@@ -1,5 +1,8 @@
 """jaxnerf: radiance fields in pure JAX, as functions that compose."""
 
+import warnings
+
+from jaxnerf import compiler
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config, preset
 from jaxnerf.fields import Field
@@ -10,6 +13,9 @@ from jaxnerf.occupancy import Occupancy
 from jaxnerf.rendering import Rendering, RenderSettings, render_image, render_rays
 from jaxnerf.runs import Run, load_run
 from jaxnerf.scenes import Scene, load_scene
+
+if _danger := compiler.protect():
+    warnings.warn(_danger, RuntimeWarning, stacklevel=2)
 
 __all__ = [
     "Camera",
