@@ -1,10 +1,8 @@
 """jaxnerf: radiance fields in pure JAX, as functions that compose."""
 
-# ruff: noqa: E402 - the compiler's flags must stand before anything of JAX runs.
-from jaxnerf.compiler import prepare_compiler
+import warnings
 
-prepare_compiler()
-
+from jaxnerf import compiler
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config, preset
 from jaxnerf.fields import Field
@@ -16,6 +14,9 @@ from jaxnerf.pictures import march_image
 from jaxnerf.rendering import Rendering, RenderSettings, render_image, render_rays
 from jaxnerf.runs import Run, load_run
 from jaxnerf.scenes import Scene, load_scene
+
+if _danger := compiler.protect():
+    warnings.warn(_danger, RuntimeWarning, stacklevel=2)
 
 __all__ = [
     "Camera",

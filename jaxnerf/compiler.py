@@ -1,96 +1,152 @@
-"""Right arithmetic from the compiler: a fusion of XLA's CPU backend that is switched off.
+"""The switch that keeps XLA's CPU compiler from computing sums wrongly; nothing of JAX is imported here.
 
-From jaxlib 0.10.2 on, XLA's CPU backend hands some reductions to a library of fused kernels (YNNPACK).
-In 0.10.2 the result is wrong, silently: a row of `vmap(lambda r: jnp.sum((M @ r) ** 2))` over
-[32769, 3] is off by more than 1 (jax issue 39103), and other shapes crash (39257, 40412, the former in
-0.11.0 too). Python 3.11 gets nothing newer than 0.10.2, and which later versions are right is found out
-one report at a time, so no version is excluded: the fusion is switched off wherever the installed jaxlib
-knows how. The price is in experiments/step_cost/README.md.
+From jaxlib 0.10.2 on, XLA hands some products and reductions on CPUs to YNNPACK, which computes some of
+them wrongly and says nothing (jax issue 39103; of its cousins, 39257 and 40412, the process dies). The
+flag FUSION with an empty value switches that off. Of `vmap(lambda r: sum((M @ r) ** 2))` over [32769, 3],
+under jit, the last row is, relative to its value (2 cores, x86-64, float32, Python 3.11):
 
-XLA reads XLA_FLAGS once, when the first backend is made, and ends the process over a flag that it does
-not know.
+    jaxlib     as it is    with the flag
+    0.10.0     6e-8        6e-8
+    0.10.1     6e-8        6e-8
+    0.10.2     8e-3        6e-8
+
+Versions are not excluded instead: 0.10.2 is the newest that Python 3.11 can have, the fault was shipped
+again in 0.11.0, and steps are no slower with the flag (experiments/step_cost/README.md).
+
+XLA aborts the process on a flag that it does not know. The wheels of jaxlib 0.10.0, 0.10.1, 0.10.2,
+0.11.0, 0.11.1, 0.11.2 and 0.12.0, of the CUDA plugins 0.10.2 (CUDA 12) and 0.11.2 (CUDA 13), and of
+libtpu 0.0.52 all hold its name, between two zero bytes as strings of C are. So it is looked for in each
+installed library that reads XLA_FLAGS, 13 ms where it is found and 0.7 s where not, and is set only if
+all have it. XLA reads the variable when the first backend starts, so it is too late after that. The
+variable is part of the key of JAX's compilation cache: no program compiled without the flag is used.
 """
 
-import importlib.util
+import contextlib
 import mmap
 import os
+import re
 import sys
-import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
-FLAG = "xla_cpu_experimental_ynn_fusion_type"
-_LIBRARIES = ("libjax_common.so", "libjax_common.dylib", "jax_common.dll", "xla_extension.so")
+FUSION = "xla_cpu_experimental_ynn_fusion_type"
+_FIRST_WRONG = (0, 10, 2)
+# Relative to the folders of these packages, the libraries that read XLA_FLAGS.
+_LIBRARIES = {
+    "jaxlib": ("libjax_common.*", "jax_common.dll"),
+    "jax_plugins": ("*/xla_*_plugin.so",),
+    "libtpu": ("libtpu.so",),
+}
 
 
-class CompilerWarning(UserWarning):
-    """The compiler may compute wrong numbers, or the user has chosen that it may."""
+def protect(environment: MutableMapping[str, str] = os.environ) -> str | None:
+    """Have JAX's CPU backend compute right, if it has not been started yet.
 
-
-def prepare_compiler(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Switch the fusion off for this process and those that it starts.
-
-    A value that the user gave the flag stays. Where it is too late, since a backend of JAX is running,
-    or where the user's value leaves the fusion on, a `CompilerWarning` says in one line what to do.
+    Appends to XLA_FLAGS, where the installed jaxlib needs the flag and knows it. A value that the user
+    gave FUSION stays.
 
     Args:
-      environment: in which XLA looks for its flags.
+      environment: read and changed.
+
+    Returns:
+      One line to tell the user, where sums may be wrong nevertheless; else None.
     """
-    given = environment.get("XLA_FLAGS", "")
-    if f"--{FLAG}" in given:
-        if off_by(given):
-            return
-        warnings.warn(
-            f"jaxnerf: XLA_FLAGS leaves --{FLAG} on, with which some sums are wrong on CPUs "
-            "(jax issue 39103)",
-            CompilerWarning,
-            stacklevel=3,
+    try:
+        jaxlib = version("jaxlib")
+    except PackageNotFoundError:
+        return None
+    given = flags_of(environment.get("XLA_FLAGS", ""))
+    value = value_in(given)
+    if not is_affected(jaxlib) or value in ("", "invalid"):
+        return None
+    wrong = f"jaxlib {jaxlib} computes some sums on CPUs wrongly"
+    if value is not None:
+        return (
+            f"{wrong}, which --{FUSION}={value} in XLA_FLAGS does not rule out; "
+            "take it out of XLA_FLAGS, or leave its value empty"
         )
-    elif is_known():
-        if _backend_is_running():
-            warnings.warn(
-                "jaxnerf: imported after JAX began to compute, so some sums may be wrong on CPUs (jax "
-                f"issue 39103): import jaxnerf first, or set XLA_FLAGS=--{FLAG}= before Python begins",
-                CompilerWarning,
-                stacklevel=3,
-            )
-        else:
-            environment["XLA_FLAGS"] = f"{given} --{FLAG}=".strip()
+    remedy = f"import jaxnerf before JAX is used, or set XLA_FLAGS=--{FUSION}="
+    if _started():
+        late = f"{wrong}, and JAX was used before jaxnerf was imported: {remedy}"
+        return late if _on_cpu() else None
+    if not all_know(FUSION, installed_libraries()):
+        return f"{wrong}, and jaxnerf found no flag that it knows against that"
+    environment["XLA_FLAGS"] = f"{given} --{FUSION}=".strip()
+    return None
 
 
-def off_by(flags: str) -> bool:
-    """Whether the last of XLA's flags with this name switches the fusion off.
+def is_affected(jaxlib: str) -> bool:
+    """Whether a version of jaxlib hands sums to the library that computes some wrongly.
 
-    >>> off_by(f"--{FLAG}=reduce --{FLAG}="), off_by(f"--{FLAG}=-reduce")
-    (True, False)
+    >>> [is_affected(each) for each in ("0.10.1", "0.10.2", "0.12.0.dev20260901")]
+    [False, True, True]
     """
-    values = [flag.partition("=") for flag in flags.split() if flag.startswith(f"--{FLAG}")]
-    return bool(values) and values[-1][1:] == ("=", "")
+    return tuple(map(int, re.findall(r"\d+", jaxlib)[:3])) >= _FIRST_WRONG
 
 
-def is_known(folder: Path | None = None) -> bool:
-    """Whether jaxlib's library knows the flag: it then holds its name (jaxlib 0.10.0 to 0.12.0 do).
+def flags_of(variable: str) -> str:
+    """The flags that XLA takes from XLA_FLAGS: its text, or that of the file that it names.
 
-    Args:
-      folder: of jaxlib; that of the installed one by default.
+    XLA reads a file where the text does not begin with a dash; of one that cannot be read, nothing.
     """
-    if folder is None:
-        found = importlib.util.find_spec("jaxlib")
-        folder = Path(found.origin).parent if found and found.origin else Path()
-    for name in _LIBRARIES:
+    if not variable.strip() or variable.lstrip().startswith("-"):
+        return variable.strip()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return " ".join(Path(variable).read_text(encoding="utf-8").split())
+    return ""
+
+
+def value_in(flags: str) -> str | None:
+    """The value of FUSION among flags, of which XLA takes the last, without quotes; None without it.
+
+    >>> value_in("--xla_cpu_max_isa=AVX2 --xla_cpu_experimental_ynn_fusion_type=-reduce")
+    '-reduce'
+    """
+    found = re.findall(rf"(?:^|\s)['\"]?--?{FUSION}(?:=(\S*))?(?=\s|$)", flags)
+    return found[-1].strip("'\"") if found else None
+
+
+def installed_libraries() -> list[Path]:
+    """The shared libraries of the installed packages that read XLA_FLAGS."""
+    found = []
+    for package, patterns in _LIBRARIES.items():
+        spec = find_spec(package)
+        folders = (spec.submodule_search_locations if spec else None) or ()
+        found += [
+            path
+            for folder in folders
+            for pattern in patterns
+            for path in sorted(Path(folder).glob(pattern))
+        ]
+    return found
+
+
+def all_know(flag: str, libraries: Iterable[Path]) -> bool:
+    """Whether each library, and there is one at least, holds a flag's name as a string of C."""
+    text, known = b"\0" + flag.encode() + b"\0", False
+    for path in libraries:
         try:
             with (
-                (folder / name).open("rb") as file,
+                path.open("rb") as file,
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents,
             ):
-                if contents.find(FLAG.encode()) >= 0:
-                    return True
-        except (OSError, ValueError):  # not there, or empty
-            continue
-    return False
+                known = contents.find(text) >= 0
+        except (OSError, ValueError):
+            known = False
+        if not known:
+            return False
+    return known
 
 
-def _backend_is_running() -> bool:
-    """Whether JAX has a backend, for all that its internals tell."""
+def _started() -> bool:
+    """Whether a backend of JAX runs."""
     bridge = sys.modules.get("jax._src.xla_bridge")
-    return bool(getattr(bridge, "backends_are_initialized", lambda: False)())
+    asked = getattr(bridge, "backends_are_initialized", None)
+    return bool(asked and asked())
+
+
+def _on_cpu() -> bool:
+    """Whether the backend that runs computes on the CPU."""
+    return sys.modules["jax"].default_backend() == "cpu"

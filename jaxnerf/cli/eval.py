@@ -125,6 +125,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, "
         f"{up_to}{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
+    if "not installed" in str(protocol["ssim"]):
+        print(f"SSIM {protocol['ssim']}")
     return results
 
 

@@ -22,6 +22,7 @@ from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, how_fine, status
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
+from jaxnerf.exports.video import missing_encoder
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.scenes import Scene, demo_path
@@ -264,6 +265,8 @@ def _loop(
 
     before = _seconds_trained(read_metrics(out), int(state.step))
     log = MetricsLog(out, int(state.step)) if leader else None
+    if log and not log.with_events:
+        print("no TensorBoard events, which need the package tensorboardX")
     line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
     compiling = _compile_seconds()
     trainer, progress = trainer_of(config, scene), None
@@ -329,7 +332,9 @@ def _finish(run, values: flags.FlagValues) -> None:
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")
         frames = run.config.evaluation.orbit_frames
-        if frames:
+        if frames and (missing := missing_encoder(out / "orbit.mp4")):
+            print(f"no orbit.mp4, which needs the package {missing}")
+        elif frames:
             poses = orbit_of(np.asarray(run.cameras().camera_to_world), frames)
             render.render_video(
                 run,
