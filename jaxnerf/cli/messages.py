@@ -13,8 +13,9 @@ from jaxnerf.scenes import Scene, describe
 from jaxnerf.spaces import Ball, Frustum
 
 # Training's last reports, of which the median is compared with the test views; and by how many dB more
-# training may reach before that is said.
-_REPORTS, _USUAL_GAP = 9, 6.0
+# training may reach before that is said. After 1,200 steps it had 1 dB more on fern, 4 on fox and garden
+# and 6 on beer_can; where the test views had gone wrong (statuette, beer_can with billboards) 13 to 21.
+_REPORTS, _USUAL_GAP = 9, 8.0
 
 
 def describe_run(scene: Scene, config: Config, state: Any) -> str:

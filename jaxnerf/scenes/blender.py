@@ -22,6 +22,7 @@ from jaxnerf.scenes.transforms_notes import notes_on
 from jaxnerf.scenes.views import View
 
 _SPLITS = ("train", "val", "test")
+_FOCAL = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
 # What the format's published scenes are made for.
 _NEAR, _FAR = 2.0, 6.0
 # So many photographs are looked at. One is cut out where this share of its pixels is transparent.
@@ -54,35 +55,30 @@ def read(
     Without near and far there, those of a bounded scene follow from how far the cameras are from what
     they look at; where they look at nothing in common they are 2 and 6.
     """
-    frames, views, notes = {}, {}, ()
     train = folder / "transforms_train.json"
     contents = load_json(confined(folder, train, str(train), allow_outside_paths))
+    frames, views, notes = [], {}, ()
     for split in _SPLITS:
         path = folder / f"transforms_{split}.json"
         if split != "train" and not path.exists():
             continue
-        own = contents
-        if split != "train":
-            own = load_json(confined(folder, path, str(path), allow_outside_paths))
         try:
-            frames[split], left_out = present_frames(path, own, allow_outside_paths)
+            mine, views[split], left_out = _split(folder, path, allow_outside_paths)
         except NoPicturesError as error:
             if split == "train" or split in images:
                 raise
-            notes += (f"no {split} split: {str(error).removeprefix(f'{folder}/')}",)
-            continue
-        notes += tuple(f"{split}: {note}" for note in left_out)
-        views[split] = [view_in(frame, allow_outside_paths) for frame in frames[split]]
-        _check_sizes(frames[split], views[split])
+            left_out = (f"no {split} split: {str(error).removeprefix(f'{folder}/')}",)
+        else:
+            frames += mine
+        notes += left_out
     for split in images:
         if split not in views:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
     every = [view for split in views.values() for view in split]
-    notes += notes_on([frame for split in frames.values() for frame in split], every)
+    endless, reason = _endless(contents, views["train"])
+    notes += (*notes_on(frames, every), *reason)
     source = Source(folder, "blender", train, contents)
     options = Options(downscale, longest_side, images, allow_outside_paths)
-    endless, reason = _endless(contents, views["train"])
-    notes += (reason,) if reason else ()
     if endless:
         return capture(source, every, views, notes, options)
     bounds = bounds_of_cameras(np.stack([view.pose for view in every]))
@@ -91,11 +87,23 @@ def read(
     return bounded(source, views, bounds or (_NEAR, _FAR), notes, options)
 
 
+def _split(
+    folder: Path, path: Path, allow_outside_paths: bool
+) -> tuple[list[Frame], list[View], tuple[str, ...]]:
+    """What a split's file has of frames with pictures, in its order; and notes on the others."""
+    contents = load_json(confined(folder, path, str(path), allow_outside_paths))
+    frames, notes = present_frames(path, contents, allow_outside_paths)
+    views = [view_in(frame, allow_outside_paths) for frame in frames]
+    _check_sizes(frames, views)
+    name = path.stem.removeprefix("transforms_")
+    return frames, views, tuple(f"{name}: {note}" for note in notes)
+
+
 def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
     """That intrinsics without a resolution, which are for all pictures, find them of one size."""
     first: View | None = None
     for frame, view in zip(frames, views, strict=True):
-        if frame.get("w") is not None or any(key[:2] in ("fl", "ca") for key in frame.own):
+        if frame.get("w") is not None or not _FOCAL.isdisjoint(frame.own):
             continue
         first = first or view
         (width, height), (wide, high) = view.picture.size, first.picture.size
@@ -106,19 +114,20 @@ def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
             )
 
 
-def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, str]:
-    """Whether photographs show what is all around, and what speaks for that if it is not usual."""
+def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
+    """Whether photographs show what is all around; and a note on why, if that is not usual."""
     if look_outwards(np.stack([view.pose for view in views])):
-        return True, "unbounded, since the cameras look outwards"
+        return True, ("unbounded, since the cameras look outwards",)
     some = sorted(set(np.linspace(0, len(views) - 1, _LOOKED_AT).round().astype(int)))
     pictures = [read_image(views[index].picture.path)[::2, ::2] for index in some]
     if np.mean([np.mean(picture[..., 3] < 128) for picture in pictures]) > _TRANSPARENT:
-        return False, ""
+        return False, ()
     if "near" in contents and "far" in contents:
-        return False, "bounded, since near and far are given"
+        return False, ("bounded, since near and far are given",)
     if _plain(pictures):
-        return False, "bounded, since the pictures have a plain background"
-    return True, "unbounded, since the pictures have no transparent pixels and no plain background"
+        return False, ("bounded, since the pictures have a plain background",)
+    reason = "unbounded, since the pictures have no transparent pixels and no plain background"
+    return True, (reason,)
 
 
 def _plain(pictures: Sequence[np.ndarray]) -> bool:

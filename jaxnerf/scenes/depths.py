@@ -59,9 +59,9 @@ def depths_in_view(
         right, up, back = ((some - view.pose[:, 3]) @ view.pose[:, :3]).T
         distance = np.sqrt(right**2 + up**2 + back**2)
         if view.lens in FLAT:
-            depth = np.where(back < 0.0, -back, np.inf)
-            column = view.centre[0] + view.focal[0] * right / depth
-            row = view.centre[1] - view.focal[1] * up / depth
+            depth = np.where(back < -1e-9 * distance, -back, np.inf)
+            column = view.centre[0] + view.focal[0] * (right / depth)
+            row = view.centre[1] - view.focal[1] * (up / depth)
             inside = (column >= 0.0) & (column < view.picture.size[0])
             inside &= (row >= 0.0) & (row < view.picture.size[1]) & np.isfinite(depth)
         else:

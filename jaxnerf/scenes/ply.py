@@ -3,6 +3,7 @@
 A reader of its own: of libraries, plyfile is under the GPL and others bring a viewer.
 """
 
+import warnings
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -100,7 +101,9 @@ def _of_text(path: Path, file: BinaryIO, count: int, row: np.dtype, size: int) -
         return np.zeros((0, 3))
     columns = [row.names.index(axis) for axis in "xyz"]
     try:
-        found = np.loadtxt(file, usecols=columns, max_rows=count, ndmin=2, comments=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are no rows
+            found = np.loadtxt(file, usecols=columns, max_rows=count, ndmin=2, comments=None)
     except ValueError as error:
         raise SceneError(f"{path}: a vertex is wrong: {str(error)[:80]}") from None
     if len(found) < count:

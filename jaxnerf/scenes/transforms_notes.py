@@ -59,7 +59,9 @@ def _focal_lengths(frames: Sequence[Frame], views: Sequence[View]) -> str:
         for (axis, side), pixels in zip(sides.items(), view.picture.size, strict=True):
             own = next((values for _, values in frame.levels() if f"fl_{axis}" in values), {})
             angle, length = own.get(f"camera_angle_{axis}"), own.get(f"fl_{axis}", 0.0)
-            if not isinstance(angle, int | float) or not 1e-6 < angle < np.pi - 1e-6:
+            if not isinstance(angle, int | float) or not isinstance(length, int | float):
+                continue
+            if not 1e-6 < angle < np.pi - 1e-6 or not 0.0 < length < np.inf:
                 continue
             other = focal_length(angle, float(pixels if side is None else side))
             if abs(other - length) > _ALIKE * length:
@@ -99,6 +101,6 @@ def _scales(frames: Sequence[Frame]) -> str:
 
 def _unused(levels: Iterable[Mapping[str, Any]], known: set[str]) -> str:
     found = {key: None for values in levels for key in values if key not in known}
-    names = [key[:_LONGEST_NAME] if key.isprintable() else ascii(key) for key in found]
+    names = [(key if key.isprintable() else ascii(key))[:_LONGEST_NAME] for key in found]
     more = f" and {len(names) - _MOST_NAMED} more keys" if len(names) > _MOST_NAMED else ""
     return f"not used: {', '.join(names[:_MOST_NAMED])}{more}" if names else ""
