@@ -9,7 +9,7 @@ from scene_factory import edit_json
 
 from jaxnerf.cli.messages import disagreement
 from jaxnerf.scenes import SceneError, describe, load_scene
-from jaxnerf.scenes.depths import bounds_of, bounds_of_cameras, depths_in_view
+from jaxnerf.scenes.depths import bounds_of_depths, bounds_of_cameras, depths_in_view
 from jaxnerf.scenes.frames import look_outwards, looked_at
 from jaxnerf.scenes.images import Picture
 from jaxnerf.scenes.ply import read_points
@@ -208,10 +208,10 @@ def test_depths_are_those_of_points_in_the_picture_by_a_loop():
 
 def test_bounds_leave_out_what_is_behind_and_what_strays():
     depths = np.concatenate([np.linspace(2.0, 4.0, 100_001), [-3.0, 0.0, 1e-6, 1e9]])
-    near, far = bounds_of(depths)
+    near, far = bounds_of_depths(depths)
     np.testing.assert_allclose([near, far], [2.002 / 1.25, 3.998 * 1.25], rtol=1e-4)
-    assert bounds_of(np.array([-1.0, 0.0])) is None
-    assert bounds_of(np.zeros(0)) is None
+    assert bounds_of_depths(np.array([-1.0, 0.0])) is None
+    assert bounds_of_depths(np.zeros(0)) is None
 
 
 def test_bounds_of_cameras_hold_half_their_distance_around_what_they_look_at():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.scenes import Scene, SceneError, Similarity
-from jaxnerf.scenes.depths import bounds_of, depths_in_view
+from jaxnerf.scenes.depths import bounds_of_depths, depths_in_view
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.json_files import is_file, number, path_in
 from jaxnerf.scenes.ply import read_points
@@ -151,4 +151,4 @@ def _points(
     depths = depths_in_view(points, views)
     if depths is None:
         return None, None, (f"the points of {name[:80]} are not what the cameras see: not used",)
-    return points, bounds_of(depths), ()
+    return points, bounds_of_depths(depths), ()

@@ -19,7 +19,7 @@ from jaxnerf.scenes.colmap_files import (
     read_model,
     registered,
 )
-from jaxnerf.scenes.depths import bounds_of
+from jaxnerf.scenes.depths import bounds_of_depths
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, is_file, path_in
@@ -186,5 +186,5 @@ def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tupl
         depth, distance = -offset @ view.pose[:, 2], np.linalg.norm(offset, axis=-1)
         ahead = tracked | (depth > _ASIDE * distance)
         found.append((depth if view.lens in FLAT else distance)[ahead])
-    bounds = bounds_of(np.concatenate(found) * scale)
+    bounds = bounds_of_depths(np.concatenate(found) * scale)
     return (NEAR, FAR) if bounds is None else bounds

@@ -22,7 +22,7 @@ _LEAST_SEEN = 0.1
 _BALL, _DISTANCES, _NEAREST = 0.5, (2.0, 98.0), 0.05
 
 
-def bounds_of(depths: Float[np.ndarray, " N"]) -> tuple[float, float] | None:
+def bounds_of_depths(depths: Float[np.ndarray, " N"]) -> tuple[float, float] | None:
     """(near, far) around the depths at which cameras see points, but for outliers.
 
     Args:
