@@ -9,7 +9,7 @@ from scene_factory import edit_json
 
 from jaxnerf.cli.messages import disagreement
 from jaxnerf.scenes import SceneError, describe, load_scene
-from jaxnerf.scenes.depths import bounds_of_depths, bounds_of_cameras, depths_in_view
+from jaxnerf.scenes.depths import bounds_of_cameras, bounds_of_depths, depths_in_view
 from jaxnerf.scenes.frames import look_outwards, looked_at
 from jaxnerf.scenes.images import Picture
 from jaxnerf.scenes.ply import read_points
