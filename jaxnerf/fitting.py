@@ -164,7 +164,9 @@ def _check_in_view(scene: Scene) -> None:
     if np.mean(seen) >= 0.5:
         return
     (centre,), scale = scene.to_user.points(corner[None] + 0.5 * side), scene.to_user.scale
-    place = ", ".join(f"{x:.3g}" for x in centre)
+    place = ", ".join(
+        f"{x:.3g}" for x in np.where(np.abs(centre) < 1e-3 * side * scale, 0.0, centre)
+    )
     raise ConfigError(
         f"scene.space: bounded, but only {np.sum(seen)} of {len(seen)} cameras have the cube of "
         f"{side * scale:.3g} around ({place}), where their axes meet, in view between near "
