@@ -19,9 +19,8 @@ from jaxnerf.growing import blank_state
 from jaxnerf.growth import create_growing_state
 from jaxnerf.paths import focus_point
 from jaxnerf.placement import put_like
-from jaxnerf.reach import cameras_that_see
+from jaxnerf.reach import check_in_view
 from jaxnerf.scenes import Scene
-from jaxnerf.silhouettes import scene_cube
 from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
@@ -144,7 +143,7 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
     if space == "bounded":
-        _check_in_view(scene)
+        check_in_view(scene)
     changes: dict[str, Any] = {"scene.space": space}
     # A configuration that names its space is that of a run, unless the user names it now.
     if space != "bounded" and (begun or "scene.space" in chosen):
@@ -154,25 +153,6 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
         kept = {"growing.voxels_for_steps": 0.0, "growing.points": 0}
         changes |= {key: value for key, value in kept.items() if key not in chosen}
     return override(config, changes)
-
-
-def _check_in_view(scene: Scene) -> None:
-    """Refuse a bounded scene whose box most cameras do not have before them."""
-    split = scene.splits["train"]
-    corner, side = scene_cube(split)
-    seen = cameras_that_see(split.cameras, corner, side, scene.near, scene.far)
-    if np.mean(seen) >= 0.5:
-        return
-    (centre,), scale = scene.to_user.points(corner[None] + 0.5 * side), scene.to_user.scale
-    place = ", ".join(
-        f"{x:.3g}" for x in np.where(np.abs(centre) < 1e-3 * side * scale, 0.0, centre)
-    )
-    raise ConfigError(
-        f"scene.space: bounded, but only {np.sum(seen)} of {len(seen)} cameras have the cube of "
-        f"{side * scale:.3g} around ({place}), where their axes meet, in view between near "
-        f"{scene.near * scale:.3g} and far {scene.far * scale:.3g}: mend near and far, or try "
-        "--scene.space=unbounded"
-    )
 
 
 _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
