@@ -20,6 +20,7 @@ from jaxnerf.growing import blank_state
 from jaxnerf.growth import create_growing_state
 from jaxnerf.paths import focus_point
 from jaxnerf.placement import put_like
+from jaxnerf.reach import check_in_view
 from jaxnerf.scenes import Scene
 from jaxnerf.silhouettes import background_of
 from jaxnerf.spaces import Ball, Frustum, Within
@@ -143,6 +144,8 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
         space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
+    if space == "bounded":
+        check_in_view(scene)
     changes: dict[str, Any] = {"scene.space": space}
     split = scene.splits["train"]
     if config.training.background == "auto" and split.images is not None:

@@ -112,6 +112,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
             results["protocol"]["colours"] = _OWN_COLOURS
         if adjustments is not None and adjustments.motions is not None:
             results["protocol"]["poses"] = _REFINED if split == "train" else _AS_GIVEN
+        if scene.notes:
+            results["protocol"]["notes"] = list(scene.notes)
         results |= {
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,

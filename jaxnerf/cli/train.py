@@ -19,7 +19,7 @@ from jaxnerf import runs
 from jaxnerf.checkpoints import Checkpoints, MetricsLog, disk_errors, read_metrics
 from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
-from jaxnerf.cli.messages import describe_run, how_fine, status
+from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
@@ -327,7 +327,9 @@ def _finish(run, values: flags.FlagValues) -> None:
         data = Path(values.data) if values.data else run.scene.source
         if "test" in run.scene.splits:
             scene = common.load(data, run.config, ("test",), values.allow_outside_paths)
-            evaluation.evaluate(run, scene, every=run.config.evaluation.every)
+            found = evaluation.evaluate(run, scene, every=run.config.evaluation.every)
+            if said := disagreement(found["psnr"], read_metrics(out)):
+                print(said)
             made += [f"{out}/results.json", f"{out}/test_preds/"]
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")
