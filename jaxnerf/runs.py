@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +23,8 @@ from jaxtyping import Array, Float
 
 from jaxnerf.adjustments import Adjustments
 from jaxnerf.backgrounds import colour_of
-from jaxnerf.cameras import Camera, Lens, Rays, cast_rays
-from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
+from jaxnerf.cameras import Camera, Rays, cast_rays
+from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors
 from jaxnerf.config import Config, ConfigError, from_json, override, to_json
 from jaxnerf.evaluation import write_json, write_text
 from jaxnerf.fitting import bounds_of, fields_of
@@ -32,7 +32,8 @@ from jaxnerf.occupancy import Occupancy
 from jaxnerf.paths import focus_point
 from jaxnerf.pictures import march_image
 from jaxnerf.rendering import Rendering, render_image
-from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
+from jaxnerf.scene_files import read_scene, scene_to_json
+from jaxnerf.scenes import Scene
 
 # Of far: rays do not begin nearer, however near to the scene's middle a camera is.
 _LEAST_NEAR = 1e-2
@@ -248,7 +249,7 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
                 events.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            write_json(folder / "scene.json", _scene_to_json(scene))
+            write_json(folder / "scene.json", scene_to_json(scene))
             save_config(folder, config)
         except OSError:
             # Half a run would be taken for a folder of other files.
@@ -303,102 +304,3 @@ def read_config(folder: Path) -> Config:
         return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None
-
-
-def _scene_to_json(scene: Scene) -> dict[str, Any]:
-    frame = scene.to_user
-    return {
-        "name": scene.name,
-        "source": str(scene.source.resolve()),
-        "format": scene.format,
-        "near": scene.near,
-        "far": scene.far,
-        "to_user": {
-            "scale": frame.scale,
-            "rotation": frame.rotation.tolist(),
-            "translation": frame.translation.tolist(),
-        },
-        "unbounded": scene.unbounded,
-        "ndc": None if scene.ndc is None else dataclasses.asdict(scene.ndc),
-        "splits": {
-            name: {
-                "names": list(split.names),
-                "lens": split.cameras.lens,
-                "cameras": {
-                    key: np.asarray(getattr(split.cameras, key)).tolist() for key in _CAMERA_SHAPES
-                },
-            }
-            for name, split in scene.splits.items()
-        },
-    }
-
-
-_CAMERA_SHAPES = {
-    "camera_to_world": (3, 4), "focal": (2,), "centre": (2,), "distortion": (None,), "size": (2,)
-}  # fmt: skip
-_FEWEST_COEFFICIENTS = 6  # of any lens that a reader makes
-
-
-def read_scene(folder: Path) -> Scene:
-    """A run's scene, without photographs.
-
-    Raises:
-      RunError: the folder is not a run's, or what it says of the scene is broken.
-    """
-    path = folder / "scene.json"
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-        frame = contents["to_user"]
-        splits = {}
-        for name, split in contents["splits"].items():
-            if split["lens"] not in get_args(Lens):
-                raise ValueError(f"lens {split['lens']!r}")
-            names, cameras = tuple(map(str, split["names"])), split["cameras"]
-            arrays: dict[str, Any] = {
-                key: _numbers(cameras[key], (len(names), *shape), key).astype(
-                    np.int32 if key == "size" else np.float32
-                )
-                for key, shape in _CAMERA_SHAPES.items()
-            }
-            splits[name] = Split(names, Camera(**arrays, lens=split["lens"]))
-        return Scene(
-            name=str(contents["name"]),
-            source=Path(contents["source"]),
-            format=str(contents["format"]),
-            splits=splits,
-            near=float(_numbers(contents["near"], (), "near")),
-            far=float(_numbers(contents["far"], (), "far")),
-            to_user=Similarity(
-                float(_numbers(frame["scale"], (), "scale")),
-                _numbers(frame["rotation"], (3, 3), "rotation"),
-                _numbers(frame["translation"], (3,), "translation"),
-            ),
-            ndc=_ndc(contents.get("ndc")),
-            unbounded=bool(contents.get("unbounded", False)),
-        )
-    except FileNotFoundError:
-        raise RunError(f"{folder}: not a run folder (no scene.json)") from None
-    except KeyError as error:
-        raise RunError(f"{path}: broken: {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError) as error:
-        raise RunError(f"{path}: broken: {first_line(error)}") from None
-
-
-def _ndc(values: dict[str, Any] | None) -> NdcFrame | None:
-    if values is None:
-        return None
-    focal, size = (_numbers(values[key], (2,), key) for key in ("focal", "size"))
-    near = float(_numbers(values["near"], (), "near"))
-    return NdcFrame((float(focal[0]), float(focal[1])), (int(size[0]), int(size[1])), near)
-
-
-def _numbers(values: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
-    """Finite numbers of a shape, in which None stands for as many coefficients as there are."""
-    array = np.asarray(values, np.float64)
-    fits = array.ndim == len(shape) and all(
-        side >= _FEWEST_COEFFICIENTS if wanted is None else side == wanted
-        for side, wanted in zip(array.shape, shape, strict=True)
-    )
-    if not fits or not (np.abs(array) < 1e9).all():
-        raise ValueError(f"{what} should be {shape} finite numbers")
-    return array

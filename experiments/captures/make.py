@@ -20,10 +20,13 @@ FAR = 1e6
 
 def pattern(points: np.ndarray, scale: float, colour: tuple[float, float, float]) -> np.ndarray:
     """Colours in [0, 1] of places: waves of several lengths, of one tint."""
-    waves = sum(
-        np.sin(points @ np.array(k) * scale * f + p)
-        for k, f, p in (((1, 2, 3), 1.0, 0.3), ((-2, 1, 1), 2.3, 1.7), ((3, -1, 2), 4.1, 4.0))
-    )
+    waves = np.zeros(len(points))
+    for k, frequency, phase in (
+        ((1, 2, 3), 1.0, 0.3),
+        ((-2, 1, 1), 2.3, 1.7),
+        ((3, -1, 2), 4.1, 4.0),
+    ):
+        waves += np.sin(points @ np.array(k) * scale * frequency + phase)
     return np.clip(np.array(colour) * (1.0 + 0.16 * waves[:, None]), 0.0, 1.0)
 
 
