@@ -15,7 +15,7 @@ _MAX_JSON_BYTES = 200_000_000
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """A JSON file that holds an object, in UTF-8, UTF-16 or UTF-32, with a mark or without.
 
     Raises:
       SceneError: it is missing, broken, or holds something else.
@@ -25,7 +25,7 @@ def load_json(path: Path) -> dict[str, Any]:
             raise SceneError(f"{path}: not a file")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise SceneError(f"{path}: too large for a transforms file")
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise SceneError(f"{path}: no such file") from None
     except OSError as error:
