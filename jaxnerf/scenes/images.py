@@ -153,13 +153,17 @@ def image_size(path: Path) -> tuple[int, int]:
     return _size_and_turn(path)[0]
 
 
-def orientation_of(path: Path) -> int:
+def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
     """How a photograph's EXIF wants it turned: 1 for not at all, as TIFF 6.0 numbers orientations.
+
+    Returns:
+      The orientation, and the (width, height) as the picture is stored.
 
     Raises:
       SceneError: as `image_size`.
     """
-    return _size_and_orientation(path)[1]
+    size, orientation = _size_and_orientation(path)
+    return orientation, size
 
 
 def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
