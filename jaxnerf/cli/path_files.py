@@ -136,7 +136,7 @@ def repeated(camera: Camera, poses: Float[np.ndarray, "N 3 4"]) -> Camera:
         )
         for name in ("focal", "centre", "distortion", "size")
     }
-    return dataclasses.replace(camera, camera_to_world=np.asarray(poses, np.float32), **same)
+    return dataclasses.replace(camera, camera_to_world=np.asarray(poses, np.float64), **same)
 
 
 def _transforms(path: Path, contents: dict[str, Any], training: Camera) -> PathFile:
@@ -285,7 +285,7 @@ def _cameras(path: Path, views: list[View]) -> Camera:
     for row, view in zip(distortion, views, strict=True):
         row[: len(view.distortion)] = view.distortion
     return Camera(
-        camera_to_world=np.stack([view.pose for view in views]).astype(np.float32),
+        camera_to_world=np.stack([view.pose for view in views]),
         focal=np.array([view.focal for view in views], np.float32),
         centre=np.array([view.centre for view in views], np.float32),
         distortion=distortion,
