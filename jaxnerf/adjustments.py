@@ -69,7 +69,7 @@ class Adjustments:
         """
         if self.motions is None:
             return cameras
-        pose = jnp.asarray(cameras.camera_to_world)
+        pose = jnp.asarray(cameras.camera_to_world)[:, :3, :]
         turn = rotations(jnp.asarray(self.motions)[:, :3])
         arm = (pose[:, :, 3] - jnp.asarray(self.pivot)[None, :])[:, :, None]
         # Sums of products, and not matmuls, which an accelerator would round to bfloat16.
@@ -180,7 +180,7 @@ def step_adjustments(
     if colours is not None:
         colours = colours - jnp.mean(colours, axis=0, keepdims=True)
     if motions is not None:
-        position = jnp.asarray(cameras.camera_to_world)[:, :, 3]
+        position = jnp.asarray(cameras.camera_to_world)[:, :3, 3]
         arms = (position - adjustments.pivot[None, :]) / adjustments.unit
         motions = without_common(motions, arms)
     return dataclasses.replace(adjustments, colours=colours, motions=motions, optimizer=optimizer)

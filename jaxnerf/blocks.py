@@ -1,13 +1,14 @@
 """What a step of a growing field learns from: squares of pixels, drawn from tiles of the photographs."""
 
 import dataclasses
-from typing import Literal, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from jaxnerf.backgrounds import colour_of
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, tiles_of
 
@@ -46,7 +47,7 @@ def sample_blocks(
     size: int,
     seed: int,
     step: int,
-    background: Literal["white", "black", "random"] = "white",
+    background: str = "white",
 ) -> Blocks:
     """The global batch of a step: squares of pixels drawn evenly from the tiles.
 
@@ -59,7 +60,7 @@ def sample_blocks(
       block: side of a square in pixels. All pixels of a square count.
       size: how many.
       seed, step: the batch is a function of both.
-      background: that photographs are blended on, or a colour for each ray.
+      background: that photographs are blended on; see `TrainingConfig`.
     """
     assert split.images is not None
     height, width = split.images.shape[1:3]
@@ -90,7 +91,7 @@ def sample_blocks(
     if background == "random":
         behind = random.random((size, 3), np.float32)
     else:
-        behind = np.full((size, 3), 1.0 if background == "white" else 0.0, np.float32)
+        behind = np.tile(np.asarray(colour_of(background), np.float32), (size, 1))
     return Blocks(camera.astype(np.int32), middle, pixels, behind, jitter)
 
 

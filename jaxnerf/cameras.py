@@ -25,8 +25,11 @@ _OUT_OF_THE_PICTURE = 1e5
 class Camera:
     """One camera, or a batch of cameras with the same kind of lens. A pytree.
 
+    Poses far from the origin (survey coordinates are millions of metres) need double precision: they
+    may be NumPy arrays in float64, which JAX's functions round to the precision of focal lengths.
+
     Attributes:
-      camera_to_world: pose; see the module's conventions.
+      camera_to_world: pose; see the module's conventions. With a fourth row, (0, 0, 0, 1), too.
       focal: focal lengths (f_x, f_y) in pixels.
       centre: the principal point (c_x, c_y) in pixels.
       distortion: the lens's coefficients, (k1, k2, k3, k4, p1, p2) for most: see `lenses`. Not used
@@ -35,7 +38,9 @@ class Camera:
       lens: the kind of all the batch's lenses; `lenses` says what each is.
     """
 
-    camera_to_world: Float[Array | np.ndarray, "*batch 3 4"]
+    camera_to_world: (
+        Float[Array | np.ndarray, "*batch 3 4"] | Float[Array | np.ndarray, "*batch 4 4"]
+    )
     focal: Float[Array | np.ndarray, "*batch 2"]
     centre: Float[Array | np.ndarray, "*batch 2"]
     distortion: Float[Array | np.ndarray, "*batch K"]
@@ -53,7 +58,7 @@ class Camera:
         field_of_view: float = 40.0,
         up: tuple[float, float, float] = (0.0, 0.0, 1.0),
     ) -> "Camera":
-        """A pinhole camera at `eye` that has `target` in the middle of its picture.
+        """A pinhole camera at `eye` that has `target` in the middle of its picture; in float64.
 
         Args:
           eye, target: points in the world.
@@ -67,7 +72,7 @@ class Camera:
     @classmethod
     def pinhole(cls, camera_to_world, focal: float, width: int, height: int) -> "Camera":
         """A camera without distortion, with square pixels and the principal point in the middle."""
-        pose = np.asarray(camera_to_world, np.float32)[..., :3, :4]
+        pose = np.asarray(camera_to_world, np.float64)[..., :3, :4]
         batch = pose.shape[:-2]
 
         def whole(values, dtype):
@@ -145,7 +150,7 @@ def pixel_centres(width: int, height: int) -> Float[np.ndarray, "height width 2"
 
 def cast_rays(
     camera: Camera,
-    pixels: Float[Array, "*batch 2"],
+    pixels: Float[Array | np.ndarray, "*batch 2"],
     near: Float[Array, "..."] | float = 0.0,
     far: Float[Array, "..."] | float = jnp.inf,
 ) -> Rays:
@@ -154,18 +159,21 @@ def cast_rays(
     Args:
       camera: one camera, or one a pixel.
       pixels: coordinates (x, y); anywhere, not only at centres.
-      near, far: the range of t given to the rays, one for all or one a ray.
+      near, far: the range of t given to the rays, one for all or one a ray. Rays without end are
+        sampled evenly in disparity: see `jaxnerf.render_rays`.
 
     >>> camera = Camera.look_at((0.0, -4.0, 0.0), width=4, height=2)
     >>> print(cast_rays(camera, jnp.array([2.0, 1.0])).view_directions.round(3) + 0.0)
     [0. 1. 0.]
     """
+    pixels = jnp.asarray(pixels)
     plane = (pixels - _lead(camera.centre, pixels)) / _lead(camera.focal, pixels)
     local = _turned(straighten(camera.lens, _lead(camera.distortion, pixels), plane))
-    rotation = jnp.asarray(camera.camera_to_world)[..., :3]
+    pose = jnp.asarray(camera.camera_to_world, plane.dtype)
+    rotation = pose[..., :3, :3]
     # A sum of products, and not a matmul, which an accelerator would round to bfloat16.
     directions = jnp.sum(local[..., None, :] * _lead(rotation, local, 2), axis=-1)
-    position = jnp.asarray(camera.camera_to_world)[..., 3]
+    position = pose[..., :3, 3]
 
     def fill(value):
         return jnp.broadcast_to(jnp.asarray(value, directions.dtype), directions.shape[:-1])
@@ -180,22 +188,23 @@ def cast_rays(
 
 
 def project(
-    camera: Camera, points: Float[Array, "*batch 3"]
+    camera: Camera, points: Float[Array | np.ndarray, "*batch 3"]
 ) -> tuple[Float[Array, "*batch 2"], Float[Array, "*batch"]]:
     """Where points of the world appear in the picture, and how deep they lie.
 
     Args:
       camera: one camera, or one a point.
-      points: in the world.
+      points: in the world. Far from the origin, give them and poses as NumPy arrays in float64: they
+        are subtracted in that precision.
 
     Returns:
       Pixel coordinates, and the depth along the viewing axis. Coordinates of flat lenses mean
       something only for depth > 0; of others they may for what is behind. What lies where the lens's
       formula folds over (`lenses.reach`) is far outside of the picture.
     """
-    pose = jnp.asarray(camera.camera_to_world)
-    offset = points - jnp.broadcast_to(pose[..., 3], points.shape)
-    local = jnp.sum(offset[..., :, None] * _lead(pose[..., :3], points, 2), axis=-2)
+    points = _from_position(camera, points)
+    rotation = jnp.asarray(camera.camera_to_world, points.dtype)[..., :3, :3]
+    local = jnp.sum(points[..., :, None] * _lead(rotation, points, 2), axis=-2)
     seen = _turned(local)
     plane = bend(camera.lens, _lead(camera.distortion, points), seen)
     if camera.lens not in ("pinhole", "equirectangular"):
@@ -253,7 +262,7 @@ def to_ndc(
 
 
 def look_at_pose(eye, target, up=(0.0, 0.0, 1.0)) -> Float[np.ndarray, "3 4"]:
-    """The pose of a camera at `eye` that looks at `target`.
+    """The pose of a camera at `eye` that looks at `target`, in float64.
 
     Raises:
       ValueError: eye and target coincide, or `up` is along the line between them.
@@ -268,12 +277,22 @@ def look_at_pose(eye, target, up=(0.0, 0.0, 1.0)) -> Float[np.ndarray, "3 4"]:
         )
     back /= np.linalg.norm(back)
     right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(back, right), back, eye], axis=-1).astype(np.float32)
+    return np.stack([right, np.cross(back, right), back, eye], axis=-1)
 
 
 def _turned(local: Array) -> Array:
     """From the camera's axes to those of its lens, or back: y and z change their signs."""
     return jnp.stack([local[..., 0], -local[..., 1], -local[..., 2]], axis=-1)
+
+
+def _from_position(camera: Camera, points: Array | np.ndarray) -> Array:
+    """Points as offsets from a camera's position, in the precision of its focal lengths."""
+    position, dtype = camera.camera_to_world[..., :3, 3], jnp.asarray(camera.focal).dtype
+    if isinstance(points, np.ndarray) and isinstance(position, np.ndarray):
+        offset = points.astype(np.float64) - position.astype(np.float64)
+        return jnp.asarray(offset.astype(dtype))
+    points = jnp.asarray(points, dtype)
+    return points - jnp.broadcast_to(jnp.asarray(position, dtype), points.shape)
 
 
 def _lead(values: jax.typing.ArrayLike, like: Array, trailing: int = 1) -> Array:

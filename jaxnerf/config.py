@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from jaxnerf.backgrounds import Background, read_background
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
@@ -31,6 +32,11 @@ class SceneConfig:
       space: what the field has room for: "bounded", what the cameras look at and nothing behind it;
         "unbounded", all of space, drawn together outside of a ball; "forward", what lies before cameras
         that look the same way; "auto", what suits the scene.
+      ball: radius of the ball in which unbounded space keeps its shape, in median distances of the
+        cameras from what they look at (experiments/captures says what others come to).
+      near, far: the depths between which the scene lies, in the unit of its files; 0 for what the reader
+        finds. Rays begin at near; far is where the paper's network ends, and of the fast field's
+        pictures only the depth where nothing is met.
       pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
         paper's code (which costs half a dB).
     """
@@ -38,6 +44,9 @@ class SceneConfig:
     downscale: int = 1
     longest_side: int = 0
     space: Literal["auto", "bounded", "unbounded", "forward"] = "auto"
+    ball: float = 1.0
+    near: float = 0.0
+    far: float = 0.0
     pixels: Literal["centre", "corner"] = "centre"
 
 
@@ -203,6 +212,7 @@ DEFAULT_PRESET = "minute"
 
 _NOT_ZERO = frozenset(
     [
+        "ball",
         "downscale",
         "every",
         "depth",
@@ -223,9 +233,7 @@ _NOT_ZERO = frozenset(
     ]
 )
 
-
-# Whole numbers end up as int32 on the device.
-_LARGEST = 2**31 - 1
+_LARGEST = 2**31 - 1  # whole numbers end up as int32 on the device
 
 
 def preset(name: str) -> Config:
@@ -333,7 +341,7 @@ def from_json(text: str) -> Config:
 
 
 def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
     changes = {}
     for field in dataclasses.fields(config):
         key, current = prefix + field.name, getattr(config, field.name)
@@ -347,6 +355,11 @@ def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
 def _parse(key: str, value: Any, kind: Any) -> Any:
     """Check a value against its type; read it from text if it is text."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind == Background:
+        try:
+            return read_background(value)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
     if origin is Literal:
         if value not in arguments:
             choices = ", ".join(map(str, arguments))
@@ -389,4 +402,5 @@ def describe(kind: Any) -> str:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
         return "N,N,..."
-    return {int: "N", float: "X", bool: "true|false"}.get(kind, str(kind))
+    names = {int: "N", float: "X", bool: "true|false", Background: get_args(Background)[1]}
+    return names.get(kind, str(kind))

@@ -8,7 +8,9 @@ of which most lenses have no more than six. OpenCV's own k4, k5 and k6 are q1, q
 Aria's p0 and p1 are p2 and p1.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +50,8 @@ def undistort(
     polynomial folds over beyond the picture, the branch that the lens has. Exact to rounding for the
     lenses of real cameras within their pictures; less so close to a fold, where the inverse is steep. A
     point beyond the fold, which the lens does not reach, gets a finite point before it, and gradient
-    0. First derivatives are those of the inverse function, not of the iterations; second ones are
-    not right.
+    0. Derivatives of every order, forward and reverse, are those of the inverse function, not of the
+    iterations.
     """
     return _invert(_distort, coefficients, distorted)
 
@@ -115,14 +117,19 @@ def _decentring(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _invert(function: Callable, coefficients: Array, target: Array) -> Array:
-    """Solve function(coefficients, x, y) = target, on the branch through 0.
+    """Solve function(coefficients, x, y) = target, on the branch through 0."""
+    x, y, _ = _root(function, _split(coefficients), *_split(target))
+    return jnp.stack([x, y], axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _root(function: Callable, k: list[Array], u: Array, v: Array) -> tuple[Array, Array, Array]:
+    """The point (x, y) with function(k, x, y) = (u, v), and 1 where there is one, else 0.
 
     The target moves from 0 to its place in a few steps, and x and y follow by a Newton step for each.
     A step that lands where the map does not keep orientation has crossed a fold: it is halved until
-    it has not. The last step alone carries gradients: at a root, one Newton step with a
-    differentiable residual has the derivative that the implicit function theorem gives.
+    it has not.
     """
-    k, (u, v) = _split(jax.lax.stop_gradient(coefficients)), _split(jax.lax.stop_gradient(target))
 
     def iterate(index, state):
         x, y, dx, dy = state
@@ -138,24 +145,37 @@ def _invert(function: Callable, coefficients: Array, target: Array) -> Array:
 
     zero = jnp.zeros_like(u)
     x, y, _, _ = jax.lax.fori_loop(0, _APPROACH + _POLISH, iterate, (zero,) * 4)
-    before, step = _newton(function, _split(coefficients), x, y)
-    dx, dy = step(*_split(target))
+    before, step = _newton(function, k, x, y)
+    dx, dy = step(u, v)
     arrived = before & (dx * dx + dy * dy < 1e-4 * (1.0 + x * x + y * y))
-    return jnp.stack([x + jnp.where(arrived, dx, 0.0), y + jnp.where(arrived, dy, 0.0)], axis=-1)
+    x, y = x + jnp.where(arrived, dx, 0.0), y + jnp.where(arrived, dy, 0.0)
+    return x, y, arrived.astype(u.dtype)
+
+
+@_root.defjvp
+def _root_and_tangent(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    """The implicit function theorem: by how much x and y move is a function of the root itself.
+
+    Since that root has this rule too, derivatives of every order are those of the inverse function.
+    """
+    k, u, v = primals
+    k_dot, u_dot, v_dot = tangents
+    x, y, arrived = _root(function, k, u, v)
+    _, (f_dot, g_dot) = jax.jvp(lambda k: function(k, x, y), (k,), (k_dot,))
+    (_, _), (a, b, c, d) = _jacobian(function, k, x, y)
+    determinant = a * d - b * c
+    known = (arrived > 0.0) & (determinant > 0.0)
+    scale = jnp.where(known, 1.0, 0.0) / jnp.where(known, determinant, 1.0)
+    across, down = u_dot - f_dot, v_dot - g_dot
+    x_dot, y_dot = scale * (d * across - b * down), scale * (a * down - c * across)
+    return (x, y, arrived), (x_dot, y_dot, jnp.zeros_like(arrived))
 
 
 def _newton(
     function: Callable, k: list[Array], x: Array, y: Array
 ) -> tuple[Array, Callable[[Array, Array], tuple[Array, Array]]]:
     """Whether (x, y) is before the fold, and the Newton step from there by the target."""
-
-    def at(x, y):
-        return function(k, x, y)
-
-    one, zero = jnp.ones_like(x), jnp.zeros_like(x)
-    (f, g), (a, c) = jax.jvp(at, (x, y), (one, zero))
-    _, (b, d) = jax.jvp(at, (x, y), (zero, one))
-    a, b, c, d = jax.lax.stop_gradient((a, b, c, d))
+    (f, g), (a, b, c, d) = _jacobian(function, k, x, y)
     determinant = a * d - b * c
     before = (determinant > 0.0) & (a + d > 0.0)
     scale = 1.0 / jnp.where(before, determinant, 1.0)
@@ -164,3 +184,13 @@ def _newton(
         return scale * (d * (u - f) - b * (v - g)), scale * (a * (v - g) - c * (u - f))
 
     return before, step
+
+
+def _jacobian(
+    function: Callable, k: list[Array], x: Array, y: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Array]]:
+    """The values f and g of a function, and the derivatives f_x, f_y, g_x, g_y."""
+    one, zero = jnp.ones_like(x), jnp.zeros_like(x)
+    (f, g), (a, c) = jax.jvp(lambda x, y: function(k, x, y), (x, y), (one, zero))
+    _, (b, d) = jax.jvp(lambda x, y: function(k, x, y), (x, y), (zero, one))
+    return (f, g), (a, b, c, d)

@@ -6,16 +6,17 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from jaxnerf.backgrounds import describe_colour
 from jaxnerf.scenes import Split
 
 _SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
@@ -71,7 +72,10 @@ def ssim(
 
     Raises:
       ValueError: a picture is smaller than the window, or no window is around a pixel that counts.
+      ImportError: dm-pix, which computes it, is not installed.
     """
+    import dm_pix
+
     if min(picture.shape[:2]) < _SSIM["size"]:
         raise ValueError(f"ssim: {picture.shape[1]} x {picture.shape[0]} pixels are fewer than 11")
     middles = None if counted is None else _with_window(counted)
@@ -126,11 +130,13 @@ def lpips_metric(network: str = "vgg") -> Callable[[np.ndarray, np.ndarray], flo
     return compare
 
 
-def blend(image: UInt8[np.ndarray, "*shape 4"], background: float) -> Float[np.ndarray, "*shape 3"]:
-    """A photograph with straight alpha on a grey background (1.0 is white), in [0, 1]."""
+def blend(
+    image: UInt8[np.ndarray, "*shape 4"], background: tuple[float, float, float] | float
+) -> Float[np.ndarray, "*shape 3"]:
+    """A photograph with straight alpha on a background, a colour or a grey; all in [0, 1]."""
     rgba = image.astype(np.float32) / np.float32(255.0)
     alpha = rgba[..., 3:]
-    return rgba[..., :3] * alpha + np.float32(background) * (np.float32(1.0) - alpha)
+    return rgba[..., :3] * alpha + np.asarray(background, np.float32) * (np.float32(1.0) - alpha)
 
 
 def to_8bit(picture: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -144,7 +150,7 @@ def evaluate_split(
     out: Path,
     *,
     name: str = "test",
-    background: float = 1.0,
+    background: tuple[float, float, float] | float = 1.0,
     every: int = 1,
     colour_corrected: bool = False,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
@@ -157,7 +163,7 @@ def evaluate_split(
       split: with photographs.
       out: folder for the pictures, 000.png and so on, numbered as in the split; made if need be.
       name: of the split.
-      background: grey on which the photographs are blended.
+      background: colour or grey on which the photographs are blended.
       every: only cameras 0, every, 2 every, ...
       colour_corrected: whether to measure also what `corrected` makes of each picture.
       lpips: from `lpips_metric`.
@@ -165,8 +171,8 @@ def evaluate_split(
 
     Returns:
       What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
-      the saved pictures), "ssim" (unless its window is larger than they are), if given "lpips", if
-      asked for "psnr_colour_corrected";
+      the saved pictures), "ssim" (unless its window is larger than they are, or dm-pix is not
+      installed), if given "lpips", if asked for "psnr_colour_corrected";
       "images" with a row each (with "counted", the share of pixels that count, if not all do),
       "protocol", and "render_seconds_per_image" (the median, so that compilation does not count).
     """
@@ -174,7 +180,7 @@ def evaluate_split(
     out.mkdir(parents=True, exist_ok=True)
     rows, seconds = [], []
     chosen = range(0, len(split), every)
-    with_ssim = all(_with_window(_counted(split, index)).any() for index in chosen)
+    without_ssim = _why_without_ssim(split, chosen)
     for index in chosen:
         begun = time.perf_counter()
         picture = np.clip(render(index), 0.0, 1.0)
@@ -197,7 +203,7 @@ def evaluate_split(
         if not counted.all():
             row["counted"] = float(counted.mean())
             picture = np.where(counted[..., None], picture, truth)
-        if with_ssim:
+        if not without_ssim:
             row["ssim"] = ssim(picture, truth, None if counted.all() else counted)
         if lpips is not None:
             row["lpips"] = lpips(picture, truth)
@@ -215,14 +221,14 @@ def evaluate_split(
         "of": len(split),
         "every": every,
         "resolution": _sizes(split, chosen)[-1],
-        "background": {1.0: "white", 0.0: "black"}.get(background, background),
+        "background": describe_colour(background),
         "alpha": "straight, blended in sRGB",
         "values": "sRGB in [0, 1]; psnr, ssim and lpips of unrounded pictures, psnr_8bit of saved ones",
         "masks": _MASKED if any("counted" in row for row in rows) else "none",
         "mean": "arithmetic mean over images",
-        "ssim": _SSIM if with_ssim else "not measured: the pictures are smaller than its window",
+        "ssim": f"not measured: {without_ssim}" if without_ssim else _SSIM,
         "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
-        "jaxnerf": importlib.metadata.version("jaxnerf"),
+        "jaxnerf": own_version(),
     }
     if colour_corrected:
         protocol["psnr_colour_corrected"] = _CORRECTED
@@ -234,6 +240,22 @@ def evaluate_split(
         "protocol": protocol,
         "images": rows,
     }
+
+
+def own_version() -> str:
+    """The installed version of jaxnerf; "not installed" where Python finds only its source."""
+    try:
+        return importlib.metadata.version("jaxnerf")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _why_without_ssim(split: Split, chosen: Sequence[int]) -> str:
+    if not find_spec("dm_pix"):
+        return "the package dm-pix is not installed"
+    if not all(_with_window(_counted(split, index)).any() for index in chosen):
+        return "the pictures are smaller than its window"
+    return ""
 
 
 def _counted(split: Split, index: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,15 +20,17 @@ from jaxnerf.growing import blank_state
 from jaxnerf.growth import create_growing_state
 from jaxnerf.paths import focus_point
 from jaxnerf.placement import put_like
+from jaxnerf.reach import check_in_view
 from jaxnerf.scenes import Scene
+from jaxnerf.silhouettes import background_of
 from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
 
 # A loop that never waits for a result can deadlock the all-reduce between CPU devices.
 _STEPS_BETWEEN_WAITS = 8
-# The ball in which space keeps its shape, in median distances of the cameras from what they look at.
-_BALL = 0.5
+# In radii of it, or distances of the near plane: where the paper's network sees no farther.
+_HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
 # How much of a time budget to measure the speed for before the number of steps is fixed, and the
@@ -109,19 +112,19 @@ class Trainer(Protocol):
 
 def trainer_of(config: Config, scene: Scene) -> Trainer:
     """The way of training that a configuration names, on a scene's photographs."""
-    split = scene.splits["train"]
+    split, (near, far) = scene.splits["train"], bounds_of(config, scene)
     if config.method == "voxels":
         return GrowingTrainer(
-            split, field=config.voxels, growing=config.growing, config=config.training
+            split, near, field=config.voxels, growing=config.growing, config=config.training
         )
     return NerfTrainer(
-        split, scene.near, scene.far,
+        split, near, far,
         fields=fields_of(config, scene), settings=config.render, config=config.training,
     )  # fmt: skip
 
 
 def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """A configuration for a scene: its space, and what a field needs in spaces without an end.
+    """A configuration for a scene: its space, what lies behind it, and what spaces without an end need.
 
     Where photographs have no bare background, fog before the cameras explains them as well as surfaces
     do at first: densities must begin low and grow slowly. Rays take ten times as many samples there, so
@@ -129,7 +132,7 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
 
     Args:
       config: a preset, or what a user made of it.
-      scene: to train on.
+      scene: to train on. Without photographs, a background that is "auto" stays so.
       chosen: keys that stay as they are, since a user chose them. With resolutions, what would change
         them (`voxels_for_steps`, `points`) is left out unless it is chosen too.
 
@@ -141,7 +144,13 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
         space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
+    if space == "bounded":
+        check_in_view(scene)
     changes: dict[str, Any] = {"scene.space": space}
+    split = scene.splits["train"]
+    if config.training.background == "auto" and split.images is not None:
+        chosen = set(chosen) - {"training.background"}
+        changes["training.background"] = background_of(split) if space == "bounded" else "white"
     # A configuration that names its space is that of a run, unless the user names it now.
     if space != "bounded" and (begun or "scene.space" in chosen):
         needed = _WITHOUT_AN_END[config.method]
@@ -189,9 +198,27 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
         poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
         centre = focus_point(poses)
         distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
-        radius = _BALL * max(float(distance), 1e-6)
+        radius = config.scene.ball * max(float(distance), 1e-6)
         return Ball(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
     return None
+
+
+def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
+    """The near and far of rays, from a scene's cameras, by a suited configuration.
+
+    Captures have a near, before which the fast field would explain each photograph by something of its
+    own; what bounds the rays of other scenes is the box that silhouettes leave, unless the user names a
+    near. The fast field has no far: what lies beyond the scene's is as much part of it. The paper's
+    network has one, in the spaces without an end so far away that it does not matter.
+    """
+    if config.method == "voxels":
+        known = scene.unbounded or scene.ndc or config.scene.near
+        return scene.near if known else 0.0, math.inf
+    space = space_of(config, scene)
+    if space is None:
+        return scene.near, scene.far
+    unit = space.radius if isinstance(space, Ball) else space.near
+    return scene.near, max(scene.far, _HORIZON * float(unit))
 
 
 def _reach(frustum: Frustum, cameras: Camera) -> float:
@@ -213,7 +240,7 @@ def first_state(config: Config, scene: Scene) -> Any:
     if config.method == "voxels":
         return create_growing_state(
             config.voxels, scene.splits["train"], config.growing, config.training,
-            space_of(config, scene),
+            space_of(config, scene), bounds_of(config, scene)[0],
         )  # fmt: skip
     return create_state(config.fields(), config.training)
 

@@ -43,7 +43,7 @@ def carve(
     if cameras.lens not in FLAT or not len(centres):
         return np.ones(len(centres), bool)
     depth = np.linalg.norm(
-        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
+        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :3, 3], axis=-1
     )
     nearest = max(float(depth.min()) - float(np.ptp(centres, axis=0).max()) / 2, 4.0 * radius)
     pixels = radius * float(np.max(cameras.focal)) / nearest
@@ -96,7 +96,7 @@ def footprint(
     if cameras.lens not in FLAT:
         return np.ones((len(cameras), *shape), bool)
     distance = np.linalg.norm(
-        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :, 3], axis=-1
+        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :3, 3], axis=-1
     )
     extent = float(np.linalg.norm(np.ptp(centres, axis=0))) / 2 + radius
     nearest = distance - extent

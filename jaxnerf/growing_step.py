@@ -30,6 +30,7 @@ def growing_step(
     scratch: Any = None,
     axis_name: str = AXIS,
     *,
+    near: float = 0.0,
     field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
@@ -41,17 +42,20 @@ def growing_step(
       state, batch, cameras: as there; all that is random comes with the batch.
       scratch: `gradients_of` in `jaxnerf.placement.memory_like`, to be overwritten; or None.
       axis_name: of the devices.
-      field, growing, config: static.
+      near: where rays begin; static, as the following are.
+      field, growing, config: as for `GrowingTrainer`.
       transparent: whether the photographs have alpha.
 
     Returns:
       The next state; metrics: "loss", "mse", "learning_rate" (as a share), "gradient_norm",
       "rays" (drawn), "samples" (a ray), "dropped" and "cut" (shares of the rays that overflowed the
-      budget and had to wait for another batch, and that ran out of samples or lookups); and the scratch.
+      budget, and that ran out of samples or lookups: neither is learned from, but for those of the
+      latter that let no light through any more); and the scratch.
     """
     (params,) = state.params
     whole = batch.camera.shape[0] * jax.lax.axis_size(axis_name)
-    given = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
+    middle = jnp.asarray(batch.middle)
+    given = cast_rays(cameras[batch.camera], middle, near)
     background, jitter = jnp.asarray(batch.background), jnp.asarray(batch.jitter)
     colour = batch.colour()
     alpha = colour[:, 3]
@@ -62,7 +66,7 @@ def growing_step(
         rays, adjustments = given, state.adjustments
         if adjustments is not None:
             adjustments = adjustments.with_learned(adjusting)
-            rays = cast_rays(adjustments.cameras(cameras)[batch.camera], jnp.asarray(batch.middle))
+            rays = cast_rays(adjustments.cameras(cameras)[batch.camera], middle, near)
         seen = march_rays(
             field, merge(learning, params), state.occupancy, rays,
             growing.march(whole / config.rays_per_batch), None, background, jitter,
@@ -73,7 +77,8 @@ def growing_step(
             covered = opacity if transparent else jnp.ones_like(opacity)
             behind = (1.0 - covered)[:, None] * background
             shown = adjustments.colour(jnp.asarray(batch.camera), shown, covered, behind)
-        weight = seen.kept.astype(jnp.float32)
+        # A ray that was given up has not seen what it would be told to show.
+        weight = (seen.kept & (seen.dark | ~seen.cut)).astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weight), 1.0)
         mse = jnp.sum(weight * jnp.mean((shown - target) ** 2, axis=-1)) / total
         loss = mse
@@ -87,7 +92,7 @@ def growing_step(
             "mse": mse,
             "rays": jnp.float32(whole),
             "samples": seen.samples.astype(jnp.float32) / total,
-            "dropped": 1.0 - jnp.mean(weight),
+            "dropped": 1.0 - jnp.mean(seen.kept.astype(jnp.float32)),
             "cut": jnp.mean(seen.cut.astype(jnp.float32)),
         }
         return loss, counts

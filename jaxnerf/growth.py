@@ -45,12 +45,13 @@ def create_growing_state(
     growing: GrowingConfig,
     config: TrainingConfig,
     space: Ball | Frustum | None = None,
+    near: float = 0.0,
 ) -> GrowingState:
     """The state before the first step: voxels wherever the photographs allow something to be.
 
     That is all of a space, if one is given. Else it is the visual hull of what differs from the
     background, by alpha or by colour; where nothing does, a cube around the point that the cameras look
-    at, as large as all of them see it whole.
+    at, as large as all of them see it whole. Rays begin at near.
     """
     adjustments = first_adjustments(
         split.cameras, config, space, colours=growing.affine_colour, motions=growing.refine_poses
@@ -78,7 +79,7 @@ def create_growing_state(
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
     )
-    return size_batch(state, split, growing, config)
+    return size_batch(state, split, growing, config, near=near)
 
 
 def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
@@ -101,8 +102,9 @@ def grow(
     field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
+    near: float = 0.0,
 ) -> GrowingState:
-    """Begin a stage: a finer lattice, on what holds something; the last, on what is seen."""
+    """Begin a stage: a finer lattice, on what holds something; the last, on what is seen from near on."""
     total = int(state.total_steps)
     size = growing.cells_of(stage, total)
     found = _as_found(split, state)
@@ -113,7 +115,7 @@ def grow(
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
     if growing.unseen_below > 0.0 and stage == len(growing.resolutions) - 1:
-        seen = seen_cells(state, found, field, growing, config)
+        seen = seen_cells(state, found, field, growing, config, near)
         kept = kept & np.asarray(grid.dilate(seen))
         hand_back()
     cells = np.argwhere(kept)
@@ -139,7 +141,7 @@ def grow(
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
-    return size_batch(state, split, growing, config)
+    return size_batch(state, split, growing, config, near=near)
 
 
 def _lattice_of_stage(
@@ -202,11 +204,12 @@ def size_batch(
     growing: GrowingConfig,
     config: TrainingConfig,
     least_factor: float = 1.0,
+    near: float = 0.0,
 ) -> GrowingState:
     """As many rays in a batch as their samples leave room for, and not more than a full one has.
 
     The number stays as it is unless it changes by the least factor: for another, the step is compiled
-    anew.
+    anew. Rays begin at near.
     """
     split = _as_found(split, state)
     full, devices = config.rays_per_batch, jax.device_count()
@@ -214,7 +217,7 @@ def size_batch(
     rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
     limits = growing.march(_SHARES[-1])
     largest = max(growing.cells, *growing.resolutions)
-    counts = count_samples(limits, state.occupancy, split.cameras, *rays, largest)
+    counts = count_samples(limits, state.occupancy, split.cameras, *rays, largest, near)
     fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = int(agreed(float(divisible(int(full * share), devices))))

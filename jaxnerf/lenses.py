@@ -58,6 +58,8 @@ COEFFICIENTS: dict[Lens, tuple[str, ...]] = {
 }
 
 _SMALLEST_OMEGA = 3e-4
+# Squares of angles below which four terms of the series of sine and cosine are exact to 1e-17.
+_NEAR_THE_AXIS = 1e-3
 # Where `reach` looks for a fold.
 _ANGLES = 192
 
@@ -133,9 +135,15 @@ def _equidistant(directions: Array) -> Array:
 
 def _on_sphere(plane: Array) -> Array:
     """The unit directions at angles from the axis, which is what distances on the plane mean."""
-    angle, safe = _length(plane)
-    ratio = jnp.where(angle > 0.0, jnp.sin(angle) / safe, 1.0)
-    return jnp.concatenate([plane * ratio[..., None], jnp.cos(angle)[..., None]], axis=-1)
+    square = _squared(plane)
+    # Series in the square where a root of it has no second derivative.
+    near = square < _NEAR_THE_AXIS
+    angle = jnp.sqrt(jnp.where(near, 1.0, square))
+    sine = 1.0 - square / 6.0 * (1.0 - square / 20.0 * (1.0 - square / 42.0))
+    cosine = 1.0 - square / 2.0 * (1.0 - square / 12.0 * (1.0 - square / 30.0))
+    ratio = jnp.where(near, sine, jnp.sin(angle) / angle)
+    depth = jnp.where(near, cosine, jnp.cos(angle))
+    return jnp.concatenate([plane * ratio[..., None], depth[..., None]], axis=-1)
 
 
 def _omega(coefficients: Array) -> Array:

@@ -8,12 +8,14 @@ for a jump or a sample, and its shapes are static.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Rays
@@ -25,6 +27,10 @@ _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the gr
 _OCTAVES, _SMALLEST = 8.0, -10.0
 # A ray ends where an expected exp(-7) = 0.1% of its light is left.
 _END = -7.0
+
+# In radii of a ball, or distances of a near plane: what lies farther is sampled as if it lay here. In
+# their spaces that is the same place, but a little light from there would decide what a mean depth is.
+_HORIZON = 1e3
 
 # Which cells hold something.
 Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
@@ -164,7 +170,7 @@ def march(
         for grids of several sizes; all by default.
     """
     # Where samples lie is not differentiated, only what they find there.
-    occupancy, rays = jax.lax.stop_gradient((occupancy, rays))
+    occupancy, rays = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, (occupancy, rays)))
     count = rays.near.shape[0]
     jitter = jnp.broadcast_to(jnp.asarray(jitter, rays.near.dtype), (count,))
     cells = jnp.asarray(occupancy.cells.shape[0] if size is None else size, rays.near.dtype)
@@ -172,7 +178,7 @@ def march(
     inside = walk.begin + jitter * walk.step < walk.end
     state = inside, jnp.zeros(count, jnp.int32), jnp.zeros(count), jnp.zeros(count)
     slots, looked = jnp.zeros(samples * count), 0
-    sizes = [max(count // share, 1) for share in shares]
+    sizes = [max(count // share, min(count, 1)) for share in shares]
     limits = samples, lookups, finer, most_a_step
     for number, enough in zip(sizes, [*sizes[1:], 0], strict=True):
         if number == count:
@@ -187,10 +193,32 @@ def march(
         state = tuple(x.at[lane].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
     cut, taken, _, light = state
     slots = slots.reshape(samples, count)
-    whole = jnp.maximum(walk.end - walk.begin, walk.step)
+    whole = walk.whole
     depth = (slots - walk.begin[None, :]) / whole[None, :]
     ended = light <= _END
     return March(walk.t(slots), taken, walk.step, cut, ended, depth, walk.step / whole)
+
+
+def t_of_depth(
+    occupancy: Occupancy, rays: Rays, depth: Float[Array, " R"], finer: int = 1
+) -> Float[Array, " R"]:
+    """The t of places along rays from their `March.depth`, in a march with so many samples a step."""
+    walk = _walk(occupancy, rays, finer, jnp.asarray(occupancy.cells.shape[0], depth.dtype))
+    return walk.t((walk.begin + depth * walk.whole)[None, :])[0]
+
+
+def most_samples(occupancy: Occupancy, finer: int = 1) -> int:
+    """How many samples a ray takes in a grid at most.
+
+    That is known of a grid of numbers; of one that is being traced, for steps that are not shorter than
+    a cell.
+    """
+    steps_a_cell = 1.0
+    if not any(isinstance(x, Tracer) for x in (occupancy.cell, occupancy.step)):
+        steps_a_cell = max(float(occupancy.cell) / float(occupancy.step), 1e-3)
+    # A diagonal is sqrt(3) sides long. In contracted space a ray's `Pace` goes 7.3 radii at most, by a
+    # cube of 4.
+    return math.ceil(2.0 * occupancy.cells.shape[0] * steps_a_cell) * finer + 1
 
 
 def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
@@ -225,7 +253,8 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
         slot = jnp.where(hit, taken * count + lane, samples * count)
         slots = slots.at[slot].set(s, mode="drop", unique_indices=True)
         expected = jnp.exp2((code - _OCCUPIED) / _OCTAVES + _SMALLEST)
-        depth = jnp.minimum(expected * (length / occupancy.cell), most_a_step / finer)
+        depth = expected * (length / occupancy.cell) * walk.length(place)
+        depth = jnp.minimum(depth, most_a_step / finer)
         ahead = jnp.where(hit, 1.0, jnp.maximum(jnp.ceil(jump), 1.0))
         taken = taken + hit.astype(jnp.int32)
         number = jnp.where(live, number + ahead, number)
@@ -263,6 +292,7 @@ class _Walk:
       place: where an s lies, in cells [3, R].
       jump: how far the edge of what is known to be empty is, from a place, its cell's corner and code.
       t: of slots with an s [K, R].
+      length: of a step at a place, by which density is multiplied, in steps of the grid.
       of: the same for some of the rays, by their numbers.
     """
 
@@ -272,7 +302,13 @@ class _Walk:
     place: Callable[[Array], Array]
     jump: Callable[[Array, Array, Array], Array]
     t: Callable[[Array], Array]
+    length: Callable[[Array], Array | float]
     of: Callable[[Array], "_Walk"]
+
+    @property
+    def whole(self) -> Array:
+        """The length of each ray's way, and not less than a step."""
+        return jnp.maximum(self.end - self.begin, self.step)
 
 
 def _walk(occupancy: Occupancy, rays: Rays, finer: int, size: Array) -> _Walk:
@@ -304,6 +340,7 @@ def _straight(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _
         parts = begin, end, step, start, direction, inverse
         return _Walk(
             begin, end, step, lambda s: start + s[None, :] * direction, jump, lambda slots: slots,
+            length=lambda place: 1.0,
             of=lambda lane: walk(*(part[..., lane] for part in parts)),
         )  # fmt: skip
 
@@ -315,12 +352,21 @@ def _in_cube(
 ) -> _Walk:
     """Through a frustum's cube, where rays are straight too, and s is t there."""
     walk = _straight(occupancy, frustum.rays(rays), length, size)
-    return dataclasses.replace(walk, t=jax.vmap(lambda slot: frustum.t(rays, slot)))
+    lengths = frustum.length_of_step(rays)
+    return dataclasses.replace(
+        walk,
+        t=_on_rays(rays, lambda slot: frustum.t(rays, jnp.minimum(slot, 1.0 - 1.0 / _HORIZON))),
+        length=lambda place: lengths,
+        of=lambda lane: _in_cube(
+            occupancy, frustum, jax.tree.map(lambda x: x[lane], rays), length, size
+        ),
+    )
 
 
 def _bent(occupancy: Occupancy, ball: Ball, rays: Rays, length: Array) -> _Walk:
     """Through contracted space, where s is the `Pace`'s length, which no point outruns."""
     along = pace(ball, rays)
+    horizon = along.middle + _HORIZON / along.scale
 
     def place(s):
         points = rays.origins + along.t(s)[:, None] * rays.directions
@@ -336,54 +382,19 @@ def _bent(occupancy: Occupancy, ball: Ball, rays: Rays, length: Array) -> _Walk:
         step=jnp.broadcast_to(length, rays.near.shape),
         place=place,
         jump=jump,
-        t=jax.vmap(along.t),
+        t=_on_rays(rays, lambda s: jnp.minimum(along.t(s), horizon)),
+        length=lambda place: ball.length_of_step(
+            along.passing, place.T * occupancy.cell + occupancy.origin[None, :]
+        ),
         of=lambda lane: _bent(occupancy, ball, jax.tree.map(lambda x: x[lane], rays), length),
     )
+
+
+def _on_rays(rays: Rays, t_of: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The t of slots, from near to far: what rounding puts before or beyond lies on the end."""
+    return jax.vmap(lambda slot: jnp.clip(t_of(slot), rays.near, rays.far))
 
 
 def _least(axes: Float[Array, "3 R"]) -> Float[Array, " R"]:
     """Of three axes; a reduction is a kernel of its own, and what it reduces is stored."""
     return jnp.minimum(jnp.minimum(axes[0], axes[1]), axes[2])
-
-
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """Samples of many rays in one row, ray after ray, within a fixed budget.
-
-    Attributes:
-      ray, slot: of each packed sample.
-      used: whether there is a sample at this place of the row.
-      first: the place of each ray's first sample.
-      kept: whether all of the ray's samples are in the row. Rays that overflow it have none there.
-      samples: how many are in the row.
-    """
-
-    ray: Int[Array, " B"]
-    slot: Int[Array, " B"]
-    used: Bool[Array, " B"]
-    first: Int[Array, " R"]
-    kept: Bool[Array, " R"]
-    samples: Int[Array, ""]
-
-
-def pack(count: Int[Array, " R"], budget: int) -> Packing:
-    """Lay out samples in a row: the rays in their order, as many as fit whole.
-
-    Args:
-      count: samples of each ray.
-      budget: length of the row, static.
-
-    >>> packing = pack(jnp.array([2, 1, 3]), budget=5)
-    >>> packing.ray.tolist(), packing.slot.tolist(), packing.kept.tolist()
-    ([0, 0, 1, 2, 2], [0, 1, 0, 0, 1], [True, True, False])
-    """
-    end = jnp.cumsum(count)
-    first = end - count
-    kept = end <= budget
-    place = jnp.arange(budget)
-    begun = jnp.zeros(budget + 1, jnp.int32).at[jnp.minimum(end, budget)].add(1)
-    ray = jnp.minimum(jnp.cumsum(begun[:budget]), count.shape[0] - 1)
-    samples = jnp.max(jnp.where(kept, end, 0))
-    return Packing(ray, place - first[ray], place < samples, first, kept, samples)

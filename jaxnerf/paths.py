@@ -1,11 +1,12 @@
-"""Camera paths: sequences of poses for videos. Conventions as in `jaxnerf.cameras`."""
+"""Camera paths: sequences of poses for videos, in float64. Conventions as in `jaxnerf.cameras`."""
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import look_at_pose
 
-Poses = Float[np.ndarray, "N 3 4"]
+# Of 3 rows, or of 4.
+Poses = Float[np.ndarray, "N rows 4"]
 Path = Float[np.ndarray, "frames 3 4"]
 
 _MOST_GAP = np.deg2rad(120.1)
@@ -54,7 +55,7 @@ def orbit_of(poses: Poses, frames: int = 120) -> Path:
     orbit starts at the first of them. Where a third of the way around was not captured, behind a wall
     perhaps, it is one round of a `spiral` among the captured poses instead.
     """
-    poses = np.asarray(poses, np.float64)
+    poses = np.asarray(poses, np.float64)[:, :3]
     positions, backs = poses[:, :, 3], poses[:, :, 2]
     centre = focus_point(poses)
     offsets = positions - centre
@@ -84,10 +85,10 @@ def spiral(
       rotations: turns in the picture's plane.
       zoom: turns of the movement back and forth for each in the picture's plane.
     """
-    poses = np.asarray(poses, np.float64)
+    poses = np.asarray(poses, np.float64)[:, :3]
     position = poses[:, :, 3].mean(axis=0)
     back = poses[:, :, 2].mean(axis=0)
-    mean = look_at_pose(position, position - back, poses[:, :, 1].mean(axis=0)).astype(np.float64)
+    mean = look_at_pose(position, position - back, poses[:, :, 1].mean(axis=0))
     axes = mean[:, :3]
     extent = np.percentile(np.abs((poses[:, :, 3] - position) @ axes), 90.0, axis=0)
     target = position - focus * axes[:, 2]
@@ -114,7 +115,7 @@ def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Path:
     from scipy.interpolate import CubicSpline
     from scipy.spatial.transform import Rotation, RotationSpline
 
-    poses = np.asarray(poses, np.float64)
+    poses = np.asarray(poses, np.float64)[:, :3]
     if len(poses) < 2:
         raise ValueError("spline: needs at least two key poses")
     if loop:
@@ -124,7 +125,7 @@ def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Path:
     rotations = RotationSpline(keys, Rotation.from_matrix(poses[:, :, :3]))(times).as_matrix()
     boundary = "periodic" if loop else "natural"
     positions = CubicSpline(keys, poses[:, :, 3], bc_type=boundary)(times)
-    return np.concatenate([rotations, positions[:, :, None]], axis=-1).astype(np.float32)
+    return np.concatenate([rotations, positions[:, :, None]], axis=-1)
 
 
 def focus_point(poses: Poses) -> Float[np.ndarray, "3"]:
@@ -133,14 +134,14 @@ def focus_point(poses: Poses) -> Float[np.ndarray, "3"]:
     Where the axes are parallel there is no such point; a weak pull towards the cameras' mean keeps
     the answer finite.
     """
-    poses = np.asarray(poses, np.float64)
+    poses = np.asarray(poses, np.float64)[:, :3]
     positions, axes = poses[:, :, 3], poses[:, :, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
     ridge = 1e-6 * len(poses) * np.eye(3)
+    # From the mean: far from the origin the right side would lose what tells the cameras apart.
     mean = positions.mean(axis=0)
-    return np.linalg.solve(
-        across.sum(axis=0) + ridge, np.einsum("nij,nj->i", across, positions) + ridge @ mean
-    )
+    offset = np.einsum("nij,nj->i", across, positions - mean)
+    return mean + np.linalg.solve(across.sum(axis=0) + ridge, offset)
 
 
 def _widest_gap(offsets: np.ndarray, up: np.ndarray) -> float:

@@ -57,8 +57,9 @@ def seen_cells(
     field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
+    near: float = 0.0,
 ) -> Bool[np.ndarray, "M M M"]:
-    """Which cells have weight in some picture, by rays from all cameras."""
+    """Which cells have weight in some picture, by rays from all cameras, that begin at near."""
     occupancy = jax.tree.map(np.asarray, state.occupancy)
     params, cameras = jax.tree.map(np.asarray, (state.params[0], split.cameras))
     tiles = np.argwhere(np.asarray(state.tiles))
@@ -68,7 +69,7 @@ def seen_cells(
     settings = dataclasses.replace(settings, shares=(1,))
     for index in range(_VIEWING_BATCHES):
         rays = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
-        view = _view(field, settings, params, occupancy, cameras, *rays)
+        view = _view(field, settings, params, occupancy, cameras, *rays, np.float32(near))
         weights, positions = (np.asarray(part) for part in view)
         shown = positions[weights > growing.unseen_below]
         cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
@@ -89,8 +90,9 @@ def random_rays(
 
 
 @functools.partial(jax.jit, static_argnames=("field", "settings"))
-def _view(field, settings, params, occupancy, cameras, camera, middle):
-    seen = march_rays(field, params, occupancy, cast_rays(cameras[camera], middle), settings)
+def _view(field, settings, params, occupancy, cameras, camera, middle, near):
+    rays = cast_rays(cameras[camera], middle, near)
+    seen = march_rays(field, params, occupancy, rays, settings)
     return seen.weights, seen.positions
 
 
@@ -101,6 +103,7 @@ def count_samples(
     camera: Int[np.ndarray, " R"],
     middle: Float[np.ndarray, "R 2"],
     largest: int = 0,
+    near: float = 0.0,
 ) -> Int[np.ndarray, " R"]:
     """How many samples rays of given cameras, through given places in their pictures, take.
 
@@ -110,16 +113,18 @@ def count_samples(
       cameras, camera, middle: as in `jaxnerf.blocks.Blocks`.
       largest: the cells along each side of the largest grid that is expected: what counts for it serves
         all smaller ones, and is compiled once.
+      near: where rays begin.
     """
     size = occupancy.cells.shape[0]
     filled = np.pad(np.asarray(occupancy.cells), [(0, max(largest - size, 0))] * 3, mode="edge")
     whole = dataclasses.replace(occupancy, cells=filled)
-    return np.asarray(_count(settings, whole, jnp.asarray(size), cameras, camera, middle))
+    where = cameras, camera, middle, np.float32(near)
+    return np.asarray(_count(settings, whole, jnp.asarray(size), *where))
 
 
 @functools.partial(jax.jit, static_argnames=("settings",))
-def _count(settings, occupancy, size, cameras, camera, middle):
-    rays = cast_rays(cameras[camera], middle)
+def _count(settings, occupancy, size, cameras, camera, middle, near):
+    rays = cast_rays(cameras[camera], middle, near)
     walk = march(
         occupancy, rays, samples=settings.samples, lookups=settings.lookups,
         finer=settings.finer, shares=(1,), size=size,

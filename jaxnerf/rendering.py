@@ -106,7 +106,9 @@ def render_rays(
       field: one for all levels, or a tuple of one for each (the paper's coarse and fine networks).
       params: of the field; or, with a tuple of fields, a sequence of as many. (A tuple of one serves
         all levels.)
-      rays: with near and far.
+      rays: with near and far. Rays without an end (`cast_rays` by default) are sampled as
+        `jaxnerf.sampling.without_end` says: right in the limit of many samples, but a far that fits the
+        scene needs fewer.
       settings: see `RenderSettings`; static.
       key: for stratified sampling and density noise; None is deterministic and free of noise.
       background: behind the scene: a colour for each ray, one for all, or one grey (1.0 is white).
@@ -152,7 +154,7 @@ def sample_levels(
     levels: list[Level] = []
     for index, samples in enumerate(settings.samples):
         if not levels:
-            t = sampling.stratified(rays.near, rays.far, samples + extra, keys[0], settings.spacing)
+            t = _first_fenceposts(rays, samples + extra, keys[0], settings.spacing)
         else:
             bins, weights = _bins_of(levels[-1], settings)
             drawn = sampling.hierarchical(bins, weights, samples, keys[2 * index])
@@ -164,6 +166,16 @@ def sample_levels(
             _evaluate(fields[index], params[index], rays, t, settings, keys[2 * index + 1])
         )
     return levels
+
+
+def _first_fenceposts(
+    rays: Rays, count: int, key: PRNGKeyArray | None, spacing: sampling.Spacing
+) -> Array:
+    """Those of the first level, all of them finite."""
+    endless = jnp.isinf(rays.far)
+    far = jnp.where(endless, rays.near + 1.0, rays.far)
+    t = sampling.stratified(rays.near, far, count, key, spacing)
+    return jnp.where(endless[..., None], sampling.without_end(rays.near, count, key), t)
 
 
 def _bins_of(level: Level, settings: RenderSettings) -> tuple[Array, Array]:
@@ -205,7 +217,7 @@ def _evaluate(
         "volume": compositing.volume_weights,
         "surface": compositing.surface_weights,
     }[settings.compositing]
-    weights = weigh(density, t * length)
+    weights = weigh(density * length, t)
     if getattr(field, "shading", "sample") == "ray":
         opacity = compositing.ray_opacity(weights)
         mean = compositing.accumulate(weights, features) / jnp.maximum(opacity, 1e-3)[..., None]
@@ -267,8 +279,13 @@ def render_image(
 
     Returns:
       A `Rendering` of NumPy arrays with leading shape (height, width).
+
+    Raises:
+      ValueError: the camera's picture has no pixels.
     """
     width, height = (int(side) for side in np.asarray(camera.size))
+    if width < 1 or height < 1:
+        raise ValueError(f"render_image: camera.size is {width} x {height}, which has no pixels")
     pixels = pixel_centres(width, height).reshape(-1, 2)
     devices = tuple(jax.local_devices() if devices is None else devices)
     stride = (chunk or rays_that_fit(settings, _EVALUATIONS_ON_CPU)) * len(devices)

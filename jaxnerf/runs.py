@@ -10,6 +10,7 @@ With it alone, on a machine that never saw the photographs, one can render any p
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -18,17 +19,23 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxnerf.adjustments import Adjustments
-from jaxnerf.cameras import Camera, Lens
+from jaxnerf.backgrounds import colour_of
+from jaxnerf.cameras import Camera, Lens, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors, first_line
-from jaxnerf.config import Config, ConfigError, from_json, to_json
+from jaxnerf.config import Config, ConfigError, from_json, override, to_json
 from jaxnerf.evaluation import write_json, write_text
-from jaxnerf.fitting import fields_of
-from jaxnerf.marching import march_image
+from jaxnerf.fitting import bounds_of, fields_of
 from jaxnerf.occupancy import Occupancy
+from jaxnerf.paths import focus_point
+from jaxnerf.pictures import march_image
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
+
+# Of far: rays do not begin nearer, however near to the scene's middle a camera is.
+_LEAST_NEAR = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Run:
       folder: of the run.
       config: how it was trained.
       scene: without photographs.
-      params: of each level's field.
+      params: of `field`, which `jaxnerf.march_rays` or `jaxnerf.render_rays` takes with it.
       step: after how many steps of training.
       occupancy: where something is, if the field's method keeps track of that.
       adjustments: what training photographs and their cameras were found to be off by, if that was
@@ -49,7 +56,7 @@ class Run:
     folder: Path
     config: Config
     scene: Scene
-    params: tuple[Any, ...]
+    params: Any
     step: int
     occupancy: Occupancy | None = None
     adjustments: Adjustments | None = None
@@ -65,7 +72,8 @@ class Run:
         """The picture that a camera sees; poses, depths and normals in the frame of the user's files.
 
         Args:
-          camera: a single one, for instance from `Camera.look_at`.
+          camera: a single one, for instance from `Camera.look_at`; a pose in float64 stays that until
+            it is in the scene's own frame.
           background: behind the scene; by default the one that the run was trained on.
           with_normals: see `RenderSettings`.
           progress: see `render_image`.
@@ -73,19 +81,20 @@ class Run:
         Returns:
           A `Rendering` of NumPy arrays [height, width, ...].
         """
-        frame = self.scene.to_user
-        pose = frame.inverse().poses(np.asarray(camera.camera_to_world)).astype(np.float32)
-        camera = dataclasses.replace(camera, camera_to_world=pose)
+        frame, camera = self.scene.to_user, self._in_scene(camera)
+        near, far = self._bounds(camera)
         behind = self.background if background is None else background
         if self.occupancy is not None:
             rendering = march_image(
-                self.config.voxels,
-                self.params[0],
+                self.field,
+                self.params,
                 self.occupancy,
                 camera,
                 self.config.growing.march_for_pictures(self.occupancy.space is not None),
                 with_normals=with_normals,
-                far=self.scene.far,
+                near=near,
+                far=far,
+                horizon=self.scene.far,
                 background=behind,
                 smooth_edges=self.config.evaluation.smooth_edges,
                 chunk=self.config.evaluation.chunk,
@@ -96,12 +105,12 @@ class Run:
                 self.config.render, density_noise=0.0, with_normals=with_normals
             )
             rendering = render_image(
-                fields_of(self.config, self.scene),
+                self.field,
                 self.params,
                 camera,
                 settings,
-                near=self.scene.near,
-                far=self.scene.far,
+                near=near,
+                far=far,
                 background=behind,
                 chunk=self.config.evaluation.chunk,
                 progress=progress,
@@ -115,10 +124,54 @@ class Run:
             normals=None if normals is None else (normals @ frame.rotation.T).astype(np.float32),
         )
 
+    @functools.cached_property
+    def field(self) -> Any:
+        """What was trained: a `Field`, or a tuple of one for each level of the paper's method.
+
+        It is asked in the scene's frame, as `occupancy` and `rays` are in it.
+        """
+        if self.config.method == "voxels":
+            return self.config.voxels
+        return fields_of(self.config, self.scene)
+
+    def rays(self, camera: Camera, pixels: Float[Array, "*batch 2"]) -> Rays:
+        """The rays of a camera that is in the frame of the user's files, in the scene's frame.
+
+        With them come the near and far of `render`. A length of theirs is `scene.to_user.scale` in the
+        user's unit.
+
+        Args:
+          camera: a single one.
+          pixels: coordinates (x, y); see `jaxnerf.cast_rays`.
+        """
+        camera = self._in_scene(camera)
+        return cast_rays(camera, pixels, *self._bounds(camera))
+
+    def _in_scene(self, camera: Camera) -> Camera:
+        """A camera of the user's frame, in the scene's."""
+        pose = self.scene.to_user.inverse().poses(np.asarray(camera.camera_to_world, np.float64))
+        return dataclasses.replace(camera, camera_to_world=pose.astype(np.float32))
+
+    def _bounds(self, camera: Camera) -> tuple[float, float]:
+        """The near and far of a camera's rays.
+
+        Those of training, but where the paper's network has an end: they are as much nearer or farther
+        as the camera is to the scene's middle than all of training's are.
+        """
+        near, far = bounds_of(self.config, self.scene)
+        if self.config.method == "voxels" or self.config.scene.space in ("unbounded", "forward"):
+            return near, far
+        poses = np.asarray(self.scene.splits["train"].cameras.camera_to_world, np.float64)
+        middle = focus_point(poses)
+        known = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
+        here = float(np.linalg.norm(np.asarray(camera.camera_to_world)[:, 3] - middle))
+        moved = here - float(np.clip(here, known.min(), known.max()))
+        return max(near + moved, min(near, _LEAST_NEAR * far)), max(far + moved, _LEAST_NEAR * far)
+
     @property
-    def background(self) -> float:
-        """The grey on which test views are measured: black if trained on black, else white."""
-        return 0.0 if self.config.training.background == "black" else 1.0
+    def background(self) -> tuple[float, float, float]:
+        """The colour on which test views are measured: that of training; white if that was random."""
+        return colour_of(self.config.training.background)
 
     def adjusted(self, cameras: Camera) -> Camera:
         """The training cameras, all of them and in the scene's frame, as they were refined."""
@@ -127,7 +180,9 @@ class Run:
         return jax.tree.map(np.asarray, self.adjustments.cameras(cameras))
 
     def cameras(self, split: str = "train") -> Camera:
-        """A split's cameras, in the frame of the user's files; those of training as they were refined.
+        """A split's cameras in the frame of the user's files; those of training as they were refined.
+
+        Poses are in float64.
 
         Raises:
           RunError: the scene has no such split.
@@ -138,8 +193,8 @@ class Run:
         cameras = self.scene.splits[split].cameras
         if split == "train":
             cameras = self.adjusted(cameras)
-        poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world))
-        return dataclasses.replace(cameras, camera_to_world=poses.astype(np.float32))
+        poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
+        return dataclasses.replace(cameras, camera_to_world=poses)
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
@@ -157,14 +212,23 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     state = Checkpoints(folder).restore(config, step)
     if state is None:
         raise RunError(f"{folder}: no checkpoint yet; train with --resume to make one")
-    occupancy = getattr(state, "occupancy", None)
     adjustments, count = getattr(state, "adjustments", None), len(scene.splits["train"])
     for learned in jax.tree.leaves(() if adjustments is None else adjustments.learned):
         if len(learned) != count:
             raise RunError(
                 f"{folder}/checkpoints: adjusts {len(learned)} photographs where scene.json has {count}"
             )
-    return Run(folder, config, scene, state.params, int(state.step), occupancy, adjustments)
+    return run_of(folder, config, scene, state)
+
+
+def run_of(folder: Path, config: Config, scene: Scene, state: Any) -> Run:
+    """The run that a state of training makes, on whichever devices the state lies."""
+    params = state.params[0] if config.method == "voxels" else state.params
+    occupancy = getattr(state, "occupancy", None)
+    adjustments = getattr(state, "adjustments", None)
+    # Without the optimizer's moments, of which each host has a part.
+    kept = jax.tree.map(np.asarray, (params, occupancy, adjustments))
+    return Run(folder, config, scene, kept[0], int(state.step), *kept[1:])
 
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:
@@ -231,7 +295,12 @@ def read_config(folder: Path) -> Config:
     if not path.exists():
         raise RunError(f"{folder}: not a run folder (no config.json)")
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config = from_json(text)
+        if "ball" not in json.loads(text).get("scene", {}):
+            # Of a run from before there was a choice, whose ball was half as large.
+            config = override(config, {"scene.ball": 0.5})
+        return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None
 

@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 Spacing = Literal["depth", "disparity"]
 
+# How far rays without an end are sampled, in nears.
+_ENDLESS = 1e4
+
 
 def midpoints(t: Float[Array, "*batch B"]) -> Float[Array, "*batch B-1"]:
     """The centres of the intervals between fenceposts.
@@ -83,6 +86,24 @@ def stratified(
         raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")
     t = jnp.clip(t, near, far)
     return jnp.where(u > 0.0, jnp.where(u < 1.0, t, far), near)
+
+
+def without_end(
+    near: Float[Array, "*batch"], count: int, key: PRNGKeyArray | None = None
+) -> Float[Array, "*batch count"]:
+    """Finite distances for rays that have no end: even in disparity, up to 10,000 nears and one more.
+
+    Where near is 0, disparity is that from a place 1 before it.
+
+    Args:
+      near, count, key: as for `stratified`.
+
+    >>> without_end(jnp.array(0.0), 5).tolist()
+    [0.0, 0.333, 1.00, 3.00, 10000.0]
+    """
+    unit = jnp.where(near > 0.0, near, 1.0)
+    ahead = stratified(unit, unit * (1.0 + _ENDLESS), count, key, "disparity")
+    return ahead + (near - unit)[..., None]
 
 
 def hierarchical(
@@ -173,7 +194,7 @@ def merge(
     row = jnp.concatenate([t, ceiling, jnp.flip(other, axis=-1)], axis=-1)
     stride = size // 2
     while stride:
-        pairs = row.reshape(*t.shape[:-1], -1, 2, stride)
+        pairs = row.reshape(*t.shape[:-1], size // (2 * stride), 2, stride)
         low = jnp.minimum(pairs[..., 0, :], pairs[..., 1, :])
         high = jnp.maximum(pairs[..., 0, :], pairs[..., 1, :])
         row = jnp.stack([low, high], axis=-2).reshape(row.shape)

@@ -1,12 +1,16 @@
 """Where a scene can be, before anything is learned: the visual hull of its photographs.
 
 The hull (Laurentini, "The visual hull concept", PAMI 1994) is what lies within the silhouette of every
-picture. Silhouettes come from alpha, or from the colour of a background that is known.
+picture. Silhouettes come from alpha, or from the colour of a plain background, which is found from the
+borders of the pictures.
 """
+
+import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxnerf.backgrounds import levels_of, name_of
 from jaxnerf.footprints import carve
 from jaxnerf.occupancy import dilate
 from jaxnerf.paths import focus_point
@@ -19,6 +23,17 @@ _COARSE = (16, 32, 64)
 # a highlight can be as white. And that only where half of the pictures' margins are bare: else it is a
 # wall or a sky that has this colour.
 _WITNESSES, _BARE_MARGIN = 0.05, 0.5
+# A background is one colour up to rounding, or up to the noise and the vignette of photographs: so many
+# levels of 255 at most. Rounding is enough where it holds three quarters of the margins' tiles that may
+# be background; else what nearly all of them need, and a half more, since a vignette leaves the middle
+# brighter than any margin.
+_ROUNDING, _MOST_NOISE = 1, 24
+_USUAL, _HELD, _BRIGHTER_INSIDE = 0.75, 0.95, 1.5
+# It is the same in all pictures if it covers a fifth of the margin in four of five: in some the scene
+# may fill the picture.
+_SAME_MARGIN, _SAME_PICTURES = 0.2, 0.8
+# Drawn at random, so many tiles are enough to know a colour by.
+_MOST_TILES = 30_000
 
 
 def possible_cells(
@@ -29,7 +44,7 @@ def possible_cells(
     Args:
       split: with photographs.
       cells: along each side of the cube.
-      background: that photographs are trained on, "white", "black" or "random".
+      background: that photographs are trained on; see `TrainingConfig`.
       astray: how far from its silhouette a thing may be because poses are not exact.
 
     Returns:
@@ -79,6 +94,101 @@ def scene_cube(split: Split) -> tuple[np.ndarray, float]:
     return centre - radius, 2.0 * radius
 
 
+@dataclasses.dataclass(frozen=True)
+class PlainBackground:
+    """What the borders of photographs show, where that is one colour.
+
+    Attributes:
+      levels: 8-bit sRGB.
+      tolerance: by how many levels a channel of the background's pixels may differ.
+    """
+
+    levels: tuple[int, int, int]
+    tolerance: int
+
+    def is_called(self, background: str) -> bool:
+        """Whether this is the colour that a configuration names, up to rounding."""
+        pairs = zip(self.levels, levels_of(background), strict=True)
+        return background != "random" and all(abs(a - b) <= _ROUNDING for a, b in pairs)
+
+    @property
+    def name(self) -> str:
+        """As configurations have it."""
+        return next(
+            (name for name in ("white", "black") if self.is_called(name)), name_of(self.levels)
+        )
+
+
+def plain_background(split: Split) -> PlainBackground | None:
+    """The one colour that lies behind a scene in photographs without alpha, if there is one.
+
+    It is the most common colour along the sides of the pictures. It must cover at least half of what
+    lies there, and be the same over the pictures.
+    """
+    assert split.images is not None
+    height, width = split.images.shape[1:3]
+    margins = np.argwhere(_margins(split))
+    if len(margins) > _MOST_TILES:
+        margins = np.random.default_rng(0).choice(margins, _MOST_TILES, replace=False)
+    camera, row, column = margins.T[..., None, None]
+    inside = np.arange(TILE)
+    rows = np.minimum(row * TILE + inside[:, None], height - 1)
+    columns = np.minimum(column * TILE + inside[None, :], width - 1)
+    tiles = split.images[camera, rows, columns, :3]
+    if not len(tiles):
+        return None
+    levels = _commonest(tiles.reshape(-1, 3))
+    off = _difference(tiles, levels).max(axis=(1, 2))
+    alike = off[off <= _MOST_NOISE]
+    if len(alike) < _BARE_MARGIN * len(off):
+        return None
+    # A soft shadow on an even background is none of it; where most of it is uneven there is no telling.
+    usual, most = np.quantile(alike, (_USUAL, _HELD), method="higher")
+    tolerance = _ROUNDING
+    if usual > _ROUNDING:
+        tolerance = min(round(_BRIGHTER_INSIDE * int(most)), _MOST_NOISE)
+    bare, count = off <= tolerance, np.bincount(camera.ravel())
+    share = np.bincount(camera.ravel(), bare)[count > 0] / count[count > 0]
+    if np.mean(bare) < _BARE_MARGIN or np.mean(share >= _SAME_MARGIN) < _SAME_PICTURES:
+        return None
+    return PlainBackground(levels, tolerance)
+
+
+def background_of(split: Split) -> str:
+    """The name of the plain background of photographs; white if they have alpha or no such background."""
+    plain = None if has_alpha(split) else plain_background(split)
+    return "white" if plain is None else plain.name
+
+
+def _commonest(colours: np.ndarray) -> tuple[int, int, int]:
+    """The middle of the densest cluster of colours [N, 3].
+
+    That is the median of the fullest cube of two bins a side of a histogram, then of what is near to it,
+    until it rests. (Of colours of which most are the same it is that one.)
+    """
+    bins, shape = colours // np.uint8(_MOST_NOISE // 2), (32, 32, 32)
+    flat = np.ravel_multi_index(tuple(bins.astype(np.int32).T), shape)
+    cubes = np.bincount(flat, minlength=32**3).reshape(shape)
+    for axis in range(3):
+        cubes = cubes + np.roll(cubes, -1, axis)  # the last bins are empty
+    first = np.array(np.unravel_index(cubes.argmax(), shape))
+    near = ((bins == first) | (bins == first + 1)).all(axis=-1)
+    levels = np.median(colours[near], axis=0).astype(np.uint8)
+    for _ in range(10):
+        near = _difference(colours, levels) <= _MOST_NOISE
+        before, levels = levels, np.median(colours[near], axis=0).astype(np.uint8)
+        if np.array_equal(before, levels):
+            break
+    return int(levels[0]), int(levels[1]), int(levels[2])
+
+
+def _difference(pixels: np.ndarray, levels: np.ndarray | tuple[int, ...]) -> np.ndarray:
+    """By how many levels pixels [..., 3] differ from a colour in the channel that differs most."""
+    colour = np.asarray(levels, np.uint8)
+    # Maximum minus minimum, since bytes do not become negative.
+    return (np.maximum(pixels, colour) - np.minimum(pixels, colour)).max(axis=-1)
+
+
 def has_alpha(split: Split) -> bool:
     """Whether the photographs' alpha tells the scene from what is behind it."""
     assert split.images is not None
@@ -95,8 +205,8 @@ def silhouettes(
 
     Args:
       split: with photographs. A tile shows more wherever a pixel of it does not count.
-      background: that they are trained on. Without alpha it is recognised by its colour, unless it is
-        "random" or covers less than half of the pictures' margins.
+      background: that they are trained on. Without alpha it is recognised by its colour, as exactly as
+        the pictures allow, unless it is "random" or covers less than half of the pictures' margins.
 
     Returns:
       The tiles; and how many cameras must agree that a place is empty.
@@ -107,27 +217,30 @@ def silhouettes(
     shown = np.ones((count, -(-height // TILE), -(-width // TILE)), bool)
     if not transparent and background == "random":
         return shown, 1
-    bare = np.uint8(255 if background == "white" else 0)
+    levels, tolerance = levels_of(background), _ROUNDING
+    plain = None if transparent else plain_background(split)
+    if plain is not None and plain.is_called(background):
+        levels, tolerance = plain.levels, plain.tolerance
     for index, image in enumerate(split.images):
         differs = image[..., 3] > 0
         if not transparent:
-            # Maximum minus minimum, since bytes do not become negative.
-            colour = image[..., :3]
-            differs = (np.maximum(colour, bare) - np.minimum(colour, bare)).max(axis=-1) > 1
+            differs = _difference(image[..., :3], levels) > tolerance
         if split.masks is not None:
             differs |= ~split.masks[index]
         shown[index] = tiles_of(differs[None])[0]
     if transparent:
         return shown, 1
-    on_margin = shown[_margins(split, shown.shape)]
+    on_margin = shown[_margins(split)]
     if not len(on_margin) or np.mean(~on_margin) < _BARE_MARGIN:
         shown[:] = True
     return shown, max(2, round(_WITNESSES * count))
 
 
-def _margins(split: Split, shape: tuple[int, ...]) -> np.ndarray:
+def _margins(split: Split) -> np.ndarray:
     """The tiles along the sides of each picture, as far as all of their pixels count."""
-    _, row, column = np.indices(shape)
+    assert split.images is not None
+    count, height, width = split.images.shape[:3]
+    _, row, column = np.indices((count, -(-height // TILE), -(-width // TILE)))
     last = -(-np.asarray(split.cameras.size) // TILE)[:, None, None] - 1
     margin = (row == 0) | (column == 0) | (row == last[..., 1]) | (column == last[..., 0])
     if split.masks is not None:

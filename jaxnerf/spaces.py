@@ -56,6 +56,29 @@ class Ball:
         """The inverse of `place`."""
         return uncontract(points) * self.radius + jnp.broadcast_to(self.centre, points.shape)
 
+    def holds(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
+        """Whether points of the world have a place: all do."""
+        return jnp.ones(points.shape[:-1], bool)
+
+    def length_of_step(
+        self, passing: Float[Array, "*batch"], places: Float[Array, "*batch 3"]
+    ) -> Float[Array, "*batch"]:
+        """The length, in contracted space, of a step that is a unit long by a ray's `Pace`.
+
+        The pace of a ray goes by the fastest way in which contraction could move a point. The length by
+        which density is multiplied goes by `rate`, which is the same for all rays through a point: the
+        length of the step in the world times `rate`. With r the distance from the centre in radii it is
+        max(1, r^2 / sqrt(1 + 4 b^2)) / max(1, r^2).
+
+        Args:
+          passing: the ray's b; see `Pace`.
+          places: of steps, in contracted space.
+        """
+        contracted = jnp.sqrt(jnp.sum(places * places, axis=-1))
+        distance = 1.0 / jnp.maximum(2.0 - contracted, 1.0 / _FARTHEST)
+        squared = jnp.where(contracted > 1.0, distance * distance, 1.0)
+        return jnp.maximum(1.0, squared / fastest(passing)) / squared
+
 
 @no_type_check
 @jax.tree_util.register_dataclass
@@ -102,19 +125,42 @@ class Frustum:
         x, y = (scale[axis] * points[..., axis] * z for axis in (0, 1))
         return jnp.stack([x, y, z], axis=-1)
 
+    def holds(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
+        """Whether points of the world have a place: those beyond the near plane."""
+        return points[..., 2] <= -self.near
+
     def rays(self, rays: Rays) -> Rays:
-        """Rays in the cube, with t from 0 to 1; those that do not look forward end at once."""
+        """Rays in the cube, from their near to their far or, if those lie outside, from 0 to 1.
+
+        The rays that do not look forward end at once.
+        """
         forward = rays.directions[..., 2] < -1e-6 * jnp.linalg.norm(rays.directions, axis=-1)
         level = jnp.where(forward, rays.directions[..., 2], -1.0)
         safe = dataclasses.replace(rays, directions=rays.directions.at[..., 2].set(level))
         cube = to_ndc(safe, self.focal, self.size, self.near)
-        return dataclasses.replace(cube, far=jnp.where(forward, cube.far, 0.0))
+        near, far = (self.cube(safe, t) for t in (rays.near, rays.far))
+        return dataclasses.replace(cube, near=near, far=jnp.where(forward, far, near))
 
     def t(self, rays: Rays, cube: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """The t of rays in the world from that in the cube."""
         level = jnp.minimum(rays.directions[..., 2], -1e-12)
         begin = -(self.near + rays.origins[..., 2]) / level
         return begin - self.near * cube / (level * jnp.maximum(1.0 - cube, 1.0 / _FARTHEST))
+
+    def cube(self, rays: Rays, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """The inverse of `t`, for a t that may be infinite; 0 for what lies before the near plane."""
+        depth = -(rays.origins[..., 2] + t * rays.directions[..., 2])
+        return 1.0 - self.near / jnp.maximum(depth, self.near)
+
+    def length_of_step(self, rays: Rays) -> Float[Array, "*batch"]:
+        """The length, by `rate`, of a step along rays that is a unit long in the cube.
+
+        The length of the step in the world times `rate`: the same all along a ray.
+        """
+        level = jnp.maximum(-rays.directions[..., 2], 1e-12)
+        speed = jnp.linalg.norm(rays.directions, axis=-1)
+        in_cube = jnp.linalg.norm(self.rays(rays).directions, axis=-1)
+        return 2.0 * speed / (level * in_cube)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +194,7 @@ class Within:
         """See `jaxnerf.fields.Field`; positions are of the world."""
         space = self._space(positions.dtype)
         density, features = self.field.density(params, space.place(positions), **more)
-        return density * space.rate(positions), features
+        return jnp.where(space.holds(positions), density * space.rate(positions), 0.0), features
 
     def colour(self, params: Any, features: Any, view_directions: Any) -> Any:
         """The field's; see `jaxnerf.fields.Field`."""
@@ -207,7 +253,12 @@ class Pace:
         return self.middle + u / self.scale
 
     def _factor(self) -> Array:
-        return jnp.sqrt(1.0 + 4.0 * self.passing**2)
+        return fastest(self.passing)
+
+
+def fastest(passing: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """sqrt(1 + 4 b^2) of a ray that passes the centre at b radii; see `Pace`."""
+    return jnp.sqrt(1.0 + 4.0 * passing * passing)
 
 
 def pace(ball: Ball, rays: Rays) -> Pace:

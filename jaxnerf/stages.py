@@ -51,15 +51,23 @@ class GrowingTrainer:
     """Takes steps of `growing_step`, and grows between them; see `jaxnerf.fitting.Trainer`."""
 
     def __init__(
-        self, split: Split, *, field: GrowingField, growing: GrowingConfig, config: TrainingConfig
+        self,
+        split: Split,
+        near: float = 0.0,
+        *,
+        field: GrowingField,
+        growing: GrowingConfig,
+        config: TrainingConfig,
     ):
         """Prepare.
 
         Args:
           split: with photographs.
+          near: where rays begin.
           field, growing, config: static.
         """
         self.config, self._split, self._field, self._growing = config, split, field, growing
+        self._near = near
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
         self.pauses = 1.7 * len(growing.shares) + 1.6 * (growing.unseen_below > 0.0)
@@ -69,7 +77,8 @@ class GrowingTrainer:
         )
         self.transparent = has_alpha(split)
         static = {
-            "field": field, "growing": growing, "config": config, "transparent": self.transparent
+            "field": field, "growing": growing, "config": config,
+            "transparent": self.transparent, "near": near,
         }  # fmt: skip
         self._one_step = functools.partial(growing_step, **static)
         self._devices: tuple[Any, ...] = ()
@@ -150,10 +159,12 @@ class GrowingTrainer:
         if stage > self._stage:
             self._stage, self._scratch, moments = stage, None, None
             delete(state.optimizer)  # there will be new ones, and their room is needed
-            changed = grow(local(bare), stage, self._split, self._field, growing, self.config)
+            given = self._split, self._field, growing, self.config, self._near
+            changed = grow(local(bare), stage, *given)
         elif number and number % growing.refresh_every == 0:
             changed = refresh(local(bare), self._field, 0.3 * growing.empty_below)
-            changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
+            given = self._split, growing, self.config, _WORTH_COMPILING, self._near
+            changed = size_batch(changed, *given)
         else:
             return state, False
         self._rays = divisible(int(changed.rays), jax.device_count())

@@ -9,7 +9,7 @@ devices nor an interruption changes what is computed, but for rounding.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
+from jaxnerf.backgrounds import Background, colour_of
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import over
 from jaxnerf.fields import Field
@@ -41,8 +42,10 @@ class TrainingConfig:
         passes' gradients are averaged. Memory grows with it, the result does not depend on it. 0
         is all at once.
       one_image_per_batch: draw each batch from one photograph, as in the paper, or from all.
-      background: what photographs with alpha are blended on: "white", "black", or "random", a new
-        colour for each ray, which keeps a field from painting empty space.
+      background: what lies behind the scene, and what photographs with alpha are blended on: "white",
+        "black", a colour in sRGB like "#8090a0", or "random", a new colour for each ray, which keeps a
+        field from painting empty space; "auto", what suits the scene: where photographs have no alpha,
+        the plain colour along their borders.
       learning_rate, final_learning_rate: of Adam; decays log-linearly from one to the other.
       delay_steps, delay_factor: the rate starts at this factor of itself and reaches its full value
         after so many steps (at most a tenth of the run).
@@ -56,7 +59,7 @@ class TrainingConfig:
     rays_per_batch: int = 4096
     rays_per_pass: int = 0
     one_image_per_batch: bool = False
-    background: Literal["white", "black", "random"] = "white"
+    background: Background = "auto"
     learning_rate: float = 5e-4
     final_learning_rate: float = 5e-6
     delay_steps: int = 2500
@@ -114,7 +117,7 @@ def create_state(fields: tuple[Field, ...], config: TrainingConfig) -> TrainStat
 def learning_rate(
     config: TrainingConfig, step: Int[Array, ""], total_steps: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Log-linear decay with a delayed start (JaxNeRF's schedule).
+    """Log-linear decay with a delayed start (JaxNeRF's schedule); constant after the last step.
 
     The delay multiplies by delay_factor + (1 - delay_factor) sin(pi/2 step/delay_steps).
     """
@@ -124,7 +127,7 @@ def learning_rate(
     )
     delay_steps = jnp.minimum(float(config.delay_steps), 0.1 * total)
     ramp = jnp.sin(0.5 * jnp.pi * jnp.minimum((taken + 1e-9) / (delay_steps + 1e-9), 1.0))
-    rate = jnp.asarray(decay(taken / jnp.maximum(total, 1.0)))
+    rate = jnp.asarray(decay(jnp.minimum(taken / jnp.maximum(total, 1.0), 1.0)))
     return rate * (config.delay_factor + (1.0 - config.delay_factor) * ramp)
 
 
@@ -174,11 +177,10 @@ def batch_loss(
 
     def ray_errors(camera, pixel, colour, key):
         render_key, background_key = jax.random.split(key)
-        background = {
-            "white": lambda: jnp.ones(3),
-            "black": lambda: jnp.zeros(3),
-            "random": lambda: jax.random.uniform(background_key, (3,)),
-        }[config.background]()
+        if config.background == "random":
+            background = jax.random.uniform(background_key, (3,))
+        else:
+            background = jnp.asarray(colour_of(config.background), jnp.float32)
         rgba = colour.astype(jnp.float32) / 255.0
         target = over(rgba[:3] * rgba[3], rgba[3], background)
         rays = cast_rays(cameras[camera], pixel.astype(jnp.float32) + 0.5, bounds[0], bounds[1])

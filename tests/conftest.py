@@ -19,6 +19,12 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.hookimpl(trylast=True)  # jaxtyping's hook for imports comes before
+def pytest_configure():
+    """Have the suite compute with what `jaxnerf.compiler` sets, whatever a test imports first."""
+    import jaxnerf  # noqa: F401
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_let_go():
     """Compiled programs of a module, which would fill gigabytes and make loading others ever slower."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
@@ -107,6 +106,8 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
 def decode_video(path: Path) -> np.ndarray:
     """All frames of a video [frames, height, width, 3], by a decoder other than its writer."""
     if path.suffix == ".mp4":
+        import imageio_ffmpeg
+
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}"]
         raw = ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-"]
         stream = subprocess.run([*command, *raw], capture_output=True, check=True).stdout

@@ -28,7 +28,7 @@ from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.growing import AXES, GrowingConfig
 from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import create_growing_state
-from jaxnerf.marching import march_image
+from jaxnerf.pictures import march_image
 from jaxnerf.placement import memory_like
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene

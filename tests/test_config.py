@@ -50,6 +50,7 @@ def values_of(kind) -> st.SearchStrategy:
     if get_origin(kind) is tuple:
         return st.lists(st.integers(2, 99), min_size=1, max_size=4).map(tuple)
     return {
+        str: st.sampled_from(["auto", "white", "black", "random", "#0a80ff"]),
         bool: st.booleans(),
         int: st.integers(1, 2**31 - 1),
         float: st.floats(1e-300, 1e300),
@@ -92,7 +93,7 @@ def test_every_key_is_overridden_by_text_and_alone(key):
     if get_origin(kind) is Literal:
         after = next(option for option in get_args(kind) if option != before)
     else:
-        after = {bool: not before, int: 7, float: 0.125}.get(kind, (8, 16, 24))
+        after = {bool: not before, int: 7, float: 0.125, str: "#808080"}.get(kind, (8, 16, 24))
     changed = flatten(override(Config(), {key: text_of(after)}))
     assert changed == KEYS | {key: after}
     assert type(changed[key]) is type(before)
@@ -105,6 +106,7 @@ def test_every_key_refuses_what_is_not_of_its_type_by_name(key):
     wrong += {int: [1.5, "1.5", True, 2**31, [1]], float: [True, [1.0]], bool: [2, "yes", 0]}.get(
         kind, [[], "2,x", [2, None]] if get_origin(kind) is tuple else ["White ", ["white"], 0]
     )
+    wrong += ["#12345", "#1234567", "808080", "#12345g", "#+12345", "#808080\n"] * (kind is str)
     for value in wrong:
         with pytest.raises(ConfigError, match=rf"^{key}: ") as caught:
             override(Config(), {key: value})
@@ -160,6 +162,14 @@ def test_what_is_no_configuration_is_refused(text):
 
 def test_keys_left_out_of_json_keep_their_defaults():
     assert from_json('{"training": {"steps": 5}}') == override(Config(), {"training.steps": 5})
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("#FFFFFF", "white"), ("#000000", "black"), ("#8080FF", "#8080ff"), ("auto", "auto")],
+)
+def test_a_colour_is_kept_under_one_name(given, kept):
+    assert override(Config(), {"training.background": given}).training.background == kept
 
 
 def test_separate_levels_decides_how_many_fields_there_are():

@@ -63,7 +63,7 @@ def test_ssim_refuses_pictures_smaller_than_its_window():
         ssim(np.zeros((10, 30, 3), np.float32), np.zeros((10, 30, 3), np.float32))
 
 
-@pytest.mark.parametrize("background", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("background", [0.0, 0.25, 1.0, (0.1, 0.5, 0.9)])
 def test_blending_weighs_the_colour_with_alpha_and_the_background_with_the_rest(background):
     levels = np.array([0, 1, 128, 254, 255], np.uint8)
     image = np.stack(np.meshgrid(levels, levels, levels, levels), axis=-1)
@@ -71,7 +71,8 @@ def test_blending_weighs_the_colour_with_alpha_and_the_background_with_the_rest(
     assert blended.dtype == np.float32
     for pixel, found in zip(image.reshape(-1, 4)[::7], blended.reshape(-1, 3)[::7], strict=True):
         alpha = int(pixel[3]) / 255
-        expected = [int(c) / 255 * alpha + background * (1.0 - alpha) for c in pixel[:3]]
+        behind = np.broadcast_to(background, 3)
+        expected = pixel[:3] / 255 * alpha + behind * (1.0 - alpha)
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -94,7 +95,9 @@ def guesses(count: int) -> np.ndarray:
     return np.random.default_rng(2).uniform(-0.1, 1.1, (count, 12, 14, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("background", "every"), [(1.0, 1), (0.0, 1), (1.0, 3)])
+@pytest.mark.parametrize(
+    ("background", "every"), [(1.0, 1), (0.0, 1), (1.0, 3), ((0.2, 0.4, 0.6), 3), (0.25, 3)]
+)
 def test_results_are_those_of_the_pictures_and_say_how_they_were_measured(
     photographs, tmp_path, background, every
 ):
@@ -115,7 +118,7 @@ def test_results_are_those_of_the_pictures_and_say_how_they_were_measured(
     assert seen == [(n + 1, len(chosen), f"train/r_{i}.png") for n, i in enumerate(chosen)]
     for row, index in zip(results["images"], chosen, strict=True):
         rgba = photographs.images[index] / 255.0
-        truth = rgba[..., :3] * rgba[..., 3:] + background * (1.0 - rgba[..., 3:])
+        truth = rgba[..., :3] * rgba[..., 3:] + np.asarray(background) * (1.0 - rgba[..., 3:])
         clipped = np.clip(pictures[index].astype(np.float64), 0.0, 1.0)
         saved = np.asarray(Image.open(tmp_path / row["file"]))
         assert row["image"] == f"train/r_{index}.png"
@@ -130,7 +133,8 @@ def test_results_are_those_of_the_pictures_and_say_how_they_were_measured(
     protocol = results["protocol"]
     assert protocol["split"] == "val"
     assert protocol["resolution"] == [14, 12]
-    assert protocol["background"] == {1.0: "white", 0.0: "black"}[background]
+    names = {1.0: "white", 0.0: "black", (0.2, 0.4, 0.6): "#336699", 0.25: 0.25}
+    assert protocol["background"] == names[background]
     assert (protocol["images"], protocol["of"], protocol["every"]) == (len(chosen), 4, every)
     assert protocol["ssim"]["size"] == 11
     assert results["render_seconds_per_image"] >= 0.0

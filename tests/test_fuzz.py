@@ -41,7 +41,11 @@ def instant_ngp(folder: Path) -> Path:
 
 
 def nerfstudio(folder: Path) -> Path:
-    write_nerfstudio(folder, in_front(2), train_filenames=PICTURES, applied_scale=1.0)
+    write_nerfstudio(
+        folder, in_front(2), train_filenames=PICTURES, applied_scale=1.0, ply_file_path="p.ply"
+    )
+    header = "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
+    (folder / "p.ply").write_text(header + "property float z\nend_header\n0 0 0\n0.1 0.2 0.3\n")
     Image.new("L", (20, 16), 255).save(folder / "images/mask.png")
     last = {"mask_path": "images/mask.png"}
     edit_json(folder / "transforms.json", lambda contents: contents["frames"][-1].update(last))
@@ -182,9 +186,9 @@ TARGETS = {
     blender: Target(
         ["train/r_0.png", "train/r_1.png", "transforms_train.json"],
         "transforms_train.json",
-        ["camera_angle_x", "frames", "near", "far", "w", "h"],
-        OWN,
-        ["file_path"],
+        ["frames", "near", "far", *INTRINSICS, "is_fisheye", "camera_model", "latlong"],
+        [*OWN, "mask_filename"],
+        ["file_path", "mask_filename"],
     ),
     instant_ngp: Target(
         ["images/0001.jpg", "images/dynamic_mask_0001.png", "transforms.json"],
@@ -194,11 +198,11 @@ TARGETS = {
         ["file_path"],
     ),
     nerfstudio: Target(
-        [*PICTURES, "images/mask.png", "transforms.json"],
+        [*PICTURES, "images/mask.png", "transforms.json", "p.ply"],
         "transforms.json",
-        ["frames", *INTRINSICS, "camera_model", "train_filenames", "val_filenames"],
-        [*OWN, "mask_path", "k4"],
-        ["file_path", "mask_path"],
+        ["frames", *INTRINSICS, "camera_model", "train_filenames", "val_filenames", "near", "far"],
+        [*OWN, "mask_path", "k4", "ply_file_path"],
+        ["file_path", "mask_path", "ply_file_path"],
     ),
     llff: Target(
         ["images_4/0001.png", "poses_bounds.npy", "images_4"],

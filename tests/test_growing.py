@@ -64,7 +64,7 @@ def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone
         np.testing.assert_allclose(colour[index], total / block**2, atol=1e-6)
 
 
-@pytest.mark.parametrize("background", ["white", "black", "random"])
+@pytest.mark.parametrize("background", ["white", "black", "random", "#003366"])
 def test_blocks_bring_what_is_random_in_a_step(background):
     batch = sample_blocks(noise_split(), TILES, 2, 3000, 7, 3, background)
     assert ((batch.jitter >= 0.0) & (batch.jitter < 1.0)).all()
@@ -75,7 +75,10 @@ def test_blocks_bring_what_is_random_in_a_step(background):
         each = np.column_stack([batch.background, batch.jitter])
         np.testing.assert_allclose(np.corrcoef(each.T), np.eye(4), atol=0.1)
     else:
-        assert (batch.background == (background == "white")).all()
+        behind = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "#003366": (0.0, 0.2, 0.4)}
+        np.testing.assert_allclose(
+            batch.background, np.tile(behind[background], (3000, 1)), atol=1e-7
+        )
 
 
 def test_learned_and_merge_are_inverse():
@@ -142,14 +145,16 @@ def one_step(devices: int, **how):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-@pytest.mark.parametrize(("background", "transparent"), [("white", True), ("black", False)])
+@pytest.mark.parametrize(
+    ("background", "transparent"), [("white", True), ("black", False), ("#808080", True)]
+)
 def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_field(
     background, transparent, momentum
 ):
     config = dataclasses.replace(CONFIG, background=background, adam_beta1=momentum)
     batch, (after, metrics) = one_step(1, config=config, transparent=transparent)
     before, split = state_in_a_cube(), noise_split()
-    grey = 1.0 if background == "white" else 0.0
+    grey = {"white": 1.0, "black": 0.0, "#808080": 128.0 / 255.0}[background]
 
     def loss(learning):
         rays = cast_rays(

@@ -9,7 +9,7 @@ from test_unbounded import CONFIG, scene_of
 
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.runs import Run
+from jaxnerf.runs import run_of
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.stages import local
 
@@ -42,7 +42,7 @@ def quality(train: Split, test: Split) -> float:
     config = suited(CONFIG, scene)
     *_, last = fit(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
-    run = Run(Path("run"), config, scene, state.params, last.step, state.occupancy)
+    run = run_of(Path("run"), config, scene, state)
     assert test.images is not None
     found = [
         psnr(np.clip(run.render(test.cameras[index]).colour, 0.0, 1.0), blend(image, 1.0))

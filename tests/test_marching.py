@@ -11,8 +11,9 @@ import pytest
 from jaxnerf import Camera, Rays, RenderSettings, render_image, render_rays
 from jaxnerf.cameras import cast_rays, pixel_centres
 from jaxnerf.fields.voxels import VoxelField, VoxelParams, lattice_points
-from jaxnerf.marching import MarchSettings, march_image, march_rays
+from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.pictures import march_image
 
 CELLS, CELL = 8, 0.25  # a cube from -1 to 1
 BLACK = jnp.zeros(3)
@@ -81,7 +82,8 @@ def slow_render(field, params, occupancy: Occupancy, rays: Rays, background) -> 
                 passes = np.exp(-density[place] * step)
                 weights.append(light * (1.0 - passes))
                 if light > 0.5 >= light * passes:
-                    median = t[place]
+                    part = np.log(2.0 * light) / (density[place] * step)
+                    median = t[place] + (part - 0.5) * step / length
                 light *= passes
                 row = jnp.asarray(features[place : place + 1], jnp.float32)
                 colours.append(

@@ -18,8 +18,8 @@ from jaxnerf.occupancy import (
     encode,
     march,
     occupied,
-    pack,
 )
+from jaxnerf.packing import pack
 
 LIMITS = ("samples", "lookups", "finer", "shares", "most_a_step")
 walk = functools.partial(jax.jit, static_argnames=LIMITS)(march)

@@ -28,7 +28,7 @@ def _forward_facing(rng, count=20):
 
 def _assert_rigid(poses, count):
     assert poses.shape == (count, 3, 4)
-    assert poses.dtype == np.float32
+    assert poses.dtype == np.float64
     rotations = poses[:, :, :3].astype(np.float64)
     products = rotations @ np.swapaxes(rotations, 1, 2)
     np.testing.assert_allclose(products, np.broadcast_to(np.eye(3), products.shape), atol=1e-6)

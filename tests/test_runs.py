@@ -161,11 +161,19 @@ def test_a_run_renders_in_the_frame_of_the_users_files(finished, run_folder):
     np.testing.assert_allclose(after.normals, expected, atol=5e-3)
 
 
-@pytest.mark.parametrize(("trained_on", "shown"), [("white", 1.0), ("black", 0.0), ("random", 1.0)])
+@pytest.mark.parametrize(
+    ("trained_on", "shown"),
+    [
+        ("white", (1.0, 1.0, 1.0)),
+        ("black", (0.0, 0.0, 0.0)),
+        ("random", (1.0, 1.0, 1.0)),
+        ("#336699", (0.2, 0.4, 0.6)),
+    ],
+)
 def test_the_background_is_that_of_training(run_folder, trained_on, shown):
     edit_json(run_folder / "config.json", lambda c: c["training"].update(background=trained_on))
     run = load_run(run_folder)
-    assert run.background == shown
+    assert run.background == pytest.approx(shown)
     camera = Camera.look_at((0.0, 4.0, 0.0), width=3, height=2)
     seen = run.render(camera)
     red = run.render(camera, background=(1.0, 0.0, 0.0))

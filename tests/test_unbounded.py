@@ -10,12 +10,12 @@ from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.cli.messages import region
-from jaxnerf.config import Config, ConfigError, flatten, override, preset
+from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, preset
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.fitting import first_state, fit, space_of, suited, trainer_of
+from jaxnerf.fitting import bounds_of, first_state, fit, space_of, suited, trainer_of
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.runs import Run
+from jaxnerf.runs import Run, run_of
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import local
@@ -28,6 +28,7 @@ def scene_of(split: Split, **what) -> Scene:
 
 CONFIG = Config(
     method="voxels",
+    scene=SceneConfig(ball=0.5),  # so few voxels as here must not be spent on what lies between
     voxels=VoxelField(width=8),
     growing=GrowingConfig(
         resolutions=(32, 64), shares=(0.5,), cells=32, samples=64, lookups=96, budget=24.0,
@@ -45,7 +46,7 @@ def trained() -> Run:
     config = suited(CONFIG, scene)
     *_, last = fit(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
-    return Run(Path("run"), config, scene, state.params, 240, state.occupancy)
+    return run_of(Path("run"), config, scene, state)
 
 
 def test_the_ball_and_what_is_far_behind_it_are_where_they_are(trained):
@@ -100,17 +101,31 @@ def test_a_frustum_holds_all_that_its_cameras_see():
     np.testing.assert_allclose(space.reach, 1.0 + 20.0 / 32.0, rtol=1e-5)
 
 
-def test_the_ball_is_half_as_large_as_the_cameras_are_far():
+@pytest.mark.parametrize("ball", [0.5, 1.0])
+def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ball):
     scene = scene_of(photographs(), unbounded=True)
-    space = space_of(suited(CONFIG, scene), scene)
+    space = space_of(suited(override(CONFIG, {"scene.ball": ball}), scene), scene)
     assert isinstance(space, Ball)
     np.testing.assert_allclose(space.centre, 0.0, atol=1e-5)
-    np.testing.assert_allclose(space.radius, 1.5, rtol=1e-5)
+    np.testing.assert_allclose(space.radius, 3.0 * ball, rtol=1e-5)
+
+
+def test_rays_of_captures_begin_at_near_and_the_fast_field_s_have_no_end():
+    capture, alone = scene_of(photographs(), unbounded=True), scene_of(photographs())
+    assert bounds_of(suited(CONFIG, capture), capture) == (0.05, np.inf)
+    assert bounds_of(suited(CONFIG, alone), alone) == (0.0, np.inf)
+    named = override(CONFIG, {"scene.near": 0.05})
+    assert bounds_of(suited(named, alone), alone) == (0.05, np.inf)
+    network = suited(preset("nerf_small"), capture)
+    assert bounds_of(network, capture) == (0.05, pytest.approx(3000.0))
+    assert bounds_of(suited(preset("nerf_small"), alone), alone) == (0.05, 1000.0)
 
 
 def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     split, start = photographs(2), preset("minute")
-    assert suited(start, scene_of(split)) == override(start, {"scene.space": "bounded"})
+    assert suited(start, scene_of(split)) == override(
+        start, {"scene.space": "bounded", "training.background": "white"}
+    )
     open_end = scene_of(split, unbounded=True)
     changed = suited(start, open_end)
     assert changed.voxels.density_rate < start.voxels.density_rate
@@ -157,7 +172,7 @@ def test_the_paper_s_network_learns_in_any_space(space):
     assert config.render.spacing == "disparity"
     first, *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=1)
     assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
-    run = Run(Path("run"), config, scene, local(last.state).params, 60)
+    run = run_of(Path("run"), config, scene, local(last.state))
     seen = run.render(split.cameras[1].resized(8, 8), with_normals=True)
     assert np.isfinite(seen.colour).all()
     assert (seen.depth > 0.05).all()

@@ -22,7 +22,7 @@ from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import override, preset
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.marching import march_image
+from jaxnerf.pictures import march_image
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.stages import local
 

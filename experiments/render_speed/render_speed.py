@@ -24,8 +24,9 @@ import numpy as np
 from jaxnerf import load_run, render_image
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.evaluation import psnr
-from jaxnerf.marching import MarchSettings, march_image
+from jaxnerf.marching import MarchSettings
 from jaxnerf.occupancy import encode
+from jaxnerf.pictures import march_image
 from jaxnerf.rendering import RenderSettings
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     chosen = np.linspace(0, len(cameras) - 1, max(options.views, 1)).astype(int).tolist()
     exact = [
         render_image(
-            run.config.fields(), run.params, cameras[index],
+            run.field, run.params, cameras[index],
             RenderSettings(samples=(options.samples,)),
             near=run.scene.near, far=run.scene.far, background=run.background,
         ).colour
@@ -64,15 +65,15 @@ def main() -> None:
         for index in (chosen[0], *chosen):
             begun = time.perf_counter()
             seen = march_image(
-                run.config.voxels, run.params[0], occupancy, cameras[index], settings,
-                far=run.scene.far, background=run.background,
+                run.field, run.params, occupancy, cameras[index], settings,
+                background=run.background,
             ).colour  # fmt: skip
             seconds.append(time.perf_counter() - begun)
         for index, truth in zip(chosen, exact, strict=True):
             seen, plain = (
                 march_image(
-                    run.config.voxels, run.params[0], where, cameras[index], how,
-                    far=run.scene.far, background=run.background, chunk=size,
+                    run.field, run.params, where, cameras[index], how,
+                    background=run.background, chunk=size,
                 ).colour
                 for where, how, size in ((occupancy, settings, 0), (everywhere, unskipped, 1024))
             )  # fmt: skip

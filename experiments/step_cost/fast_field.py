@@ -35,7 +35,8 @@ from jaxnerf.growing import AXES, learned, merge
 from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import create_growing_state
 from jaxnerf.marching import march_rays, packed_points
-from jaxnerf.occupancy import march, pack
+from jaxnerf.occupancy import march
+from jaxnerf.packing import pack
 from jaxnerf.placement import AXIS, devices_for, local_share, memory_like, replicate
 from jaxnerf.scenes import load_scene
 from jaxnerf.stages import GrowingTrainer, block_size, local

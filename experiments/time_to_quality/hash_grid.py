@@ -31,7 +31,7 @@ from jaxnerf.fitting import fit
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.growth import create_growing_state
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
-from jaxnerf.marching import march_image
+from jaxnerf.pictures import march_image
 from jaxnerf.scenes import load_scene
 from jaxnerf.stages import GrowingTrainer, local
 from jaxnerf.training import TrainingConfig

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -38,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        print(f"jaxnerf {importlib.metadata.version('jaxnerf')}")
+        from jaxnerf.evaluation import own_version
+
+        print(f"jaxnerf {own_version()}")
         return 0
     verb, *rest = arguments
     if verb not in VERBS:

@@ -158,9 +158,14 @@ def chosen(values: flags.FlagValues) -> list[str]:
 def load(
     data: Path, config: Config, images: Sequence[str], allow_outside_paths: bool = False
 ) -> Scene:
-    """The scene as a configuration wants it read."""
+    """The scene as a configuration wants it read.
+
+    Raises:
+      SceneError: something in the folder is missing or wrong.
+      ConfigError: near and far of the configuration and of the scene do not fit together.
+    """
     how = config.scene
-    return load_scene(
+    scene = load_scene(
         data,
         downscale=how.downscale,
         longest_side=how.longest_side,
@@ -168,6 +173,11 @@ def load(
         images=images,
         allow_outside_paths=allow_outside_paths,
     )
+    unit = scene.to_user.scale
+    near, far = how.near / unit or scene.near, how.far / unit or scene.far
+    if near >= far:
+        raise ConfigError(f"scene.near: {near * unit:g} is not less than far, {far * unit:g}")
+    return dataclasses.replace(scene, near=near, far=far)
 
 
 def check_same_scene(out: Path, trained: Scene, scene: Scene) -> None:
@@ -285,7 +295,7 @@ def duration(seconds: float) -> str:
 
 def _config_help(config: type, prefix: str) -> dict[str, str]:
     """Every key's help, from the Attributes of the dataclasses' docstrings."""
-    hints = typing.get_type_hints(config)
+    hints = typing.get_type_hints(config, include_extras=True)
     section = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^  (\w[\w, ]*): (.*(?:\n {3,}.*)*)", section, re.MULTILINE)
     about = {

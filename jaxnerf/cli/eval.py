@@ -80,7 +80,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     cameras = photographs.cameras
     if split == "train":
         cameras = run.adjusted(cameras)
-    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world)).astype(np.float32)
+    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
     adjustments = run.adjustments
     with_colours = adjustments is not None and adjustments.colours is not None
     line = common.LiveLine()
@@ -112,6 +112,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
             results["protocol"]["colours"] = _OWN_COLOURS
         if adjustments is not None and adjustments.motions is not None:
             results["protocol"]["poses"] = _REFINED if split == "train" else _AS_GIVEN
+        if scene.notes:
+            results["protocol"]["notes"] = list(scene.notes)
         results |= {
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,
@@ -125,6 +127,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, "
         f"{up_to}{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
+    if "not installed" in str(protocol["ssim"]):
+        print(f"SSIM {protocol['ssim']}")
     return results
 
 

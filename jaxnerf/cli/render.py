@@ -87,6 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(values.out) if values.out else Path(folder) / f"{Path(values.path).stem}.mp4"
     if out.suffix not in SUFFIXES:
         raise flags.Error(f"--out: {out} does not end in one of {', '.join(SUFFIXES)}")
+    if missing := video.missing_encoder(out):
+        raise flags.Error(f"--out: {out} needs the package {missing}; .gif and .webp do not")
     if values.out and not out.parent.is_dir():
         raise flags.Error(f"--out: {out.parent}: no such folder")
     common.prepare_cpu()

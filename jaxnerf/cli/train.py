@@ -19,9 +19,10 @@ from jaxnerf import runs
 from jaxnerf.checkpoints import Checkpoints, MetricsLog, disk_errors, read_metrics
 from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
-from jaxnerf.cli.messages import describe_run, how_fine, status
+from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
+from jaxnerf.exports.video import missing_encoder
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.scenes import Scene, demo_path
@@ -115,6 +116,8 @@ def main(arguments: Sequence[str]) -> None:
         config = _with_shorthands(common.configuration(values, base), values)
         if not _names_steps(values):
             config = override(config, {"training.steps": saved.training.steps})
+        if config.training.background == "auto":
+            config = override(config, {"training.background": saved.training.background})
         config = suited(config, runs.read_scene(out), common.chosen(values))
         _refuse_changes(out, saved, config)
     else:
@@ -210,13 +213,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         raise KeyboardInterrupt
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
-        params = jax.tree.map(np.asarray, state.params)
-        occupancy = jax.tree.map(np.asarray, getattr(state, "occupancy", None))
-        adjustments = jax.tree.map(np.asarray, getattr(state, "adjustments", None))
-        run = runs.Run(
-            out, config, runs.read_scene(out), params, int(state.step), occupancy, adjustments
-        )
-        _finish(run, values)
+        _finish(runs.run_of(out, config, runs.read_scene(out), state), values)
 
 
 def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
@@ -268,6 +265,8 @@ def _loop(
 
     before = _seconds_trained(read_metrics(out), int(state.step))
     log = MetricsLog(out, int(state.step)) if leader else None
+    if log and not log.with_events:
+        print("no TensorBoard events, which need the package tensorboardX")
     line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
     compiling = _compile_seconds()
     trainer, progress = trainer_of(config, scene), None
@@ -328,12 +327,16 @@ def _finish(run, values: flags.FlagValues) -> None:
         data = Path(values.data) if values.data else run.scene.source
         if "test" in run.scene.splits:
             scene = common.load(data, run.config, ("test",), values.allow_outside_paths)
-            evaluation.evaluate(run, scene, every=run.config.evaluation.every)
+            found = evaluation.evaluate(run, scene, every=run.config.evaluation.every)
+            if said := disagreement(found["psnr"], read_metrics(out)):
+                print(said)
             made += [f"{out}/results.json", f"{out}/test_preds/"]
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")
         frames = run.config.evaluation.orbit_frames
-        if frames:
+        if frames and (missing := missing_encoder(out / "orbit.mp4")):
+            print(f"no orbit.mp4, which needs the package {missing}")
+        elif frames:
             poses = orbit_of(np.asarray(run.cameras().camera_to_world), frames)
             render.render_video(
                 run,

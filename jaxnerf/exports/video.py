@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,12 @@ _DEPTH_COLOURS = np.array(
 )
 
 SUFFIXES = (".mp4", ".gif", ".webp")
+
+
+def missing_encoder(path: Path) -> str:
+    """What must be installed before `open_video` can write a file of this name; empty if nothing."""
+    missing = path.suffix == ".mp4" and not find_spec("imageio_ffmpeg")
+    return "imageio-ffmpeg" if missing else ""
 
 
 class FrameSink(Protocol):
@@ -36,6 +43,7 @@ def open_video(path: Path, frames_per_second: float = 30.0) -> Iterator[FrameSin
     Raises:
       ValueError: the suffix is not .mp4, .gif or .webp, or there was no frame.
       OSError: it cannot be written, for instance because the disk is full.
+      ImportError: see `missing_encoder`.
 
     Example::
 

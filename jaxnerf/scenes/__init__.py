@@ -66,9 +66,13 @@ class Similarity:
         """Where points go."""
         return self.scale * np.asarray(points) @ self.rotation.T + self.translation
 
-    def poses(self, poses: Float[np.ndarray, "*batch 3 4"]) -> Float[np.ndarray, "*batch 3 4"]:
-        """Where cameras go: positions as points, orientations turned but not scaled."""
-        poses = np.asarray(poses)
+    def poses(self, poses: Float[np.ndarray, "*batch rows 4"]) -> Float[np.ndarray, "*batch 3 4"]:
+        """Where cameras go: positions as points, orientations turned but not scaled.
+
+        Args:
+          poses: camera-to-world, of 3 rows, or of 4.
+        """
+        poses = np.asarray(poses)[..., :3, :4]
         position = self.points(poses[..., 3])
         return np.concatenate([self.rotation @ poses[..., :3], position[..., None]], axis=-1)
 

@@ -1,31 +1,35 @@
-"""Reader of NeRF's Blender format: transforms_{train,val,test}.json and RGBA pictures.
+"""Reader of NeRF's Blender format: transforms_{train,val,test}.json and pictures.
 
-The poses are already in jaxnerf's axes and the scenes in a comfortable frame, so the scene's frame is
-the user's.
+The files may say all that `transforms.json` may. The scenes that the format was made for are things cut
+out of their background, in a comfortable frame: then the scene's frame is the user's. Photographs of
+what is all around come in such files too: those are read as captures are.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jaxnerf.scenes import Scene, SceneError, Similarity
-from jaxnerf.scenes.images import Picture, image_size
-from jaxnerf.scenes.json_files import (
-    confined,
-    field_of_view,
-    frames_of,
-    load_json,
-    name_of,
-    number,
-    picture_path,
-    read_pose,
-)
-from jaxnerf.scenes.views import View, splits_of
+import numpy as np
+
+from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes.captures import Options, Source, bounded, capture
+from jaxnerf.scenes.depths import bounds_of_cameras
+from jaxnerf.scenes.frames import look_outwards
+from jaxnerf.scenes.images import read_image
+from jaxnerf.scenes.json_files import confined, load_json
+from jaxnerf.scenes.transforms import Frame, NoPicturesError, present_frames, view_in
+from jaxnerf.scenes.transforms_notes import notes_on
+from jaxnerf.scenes.views import View
 
 _SPLITS = ("train", "val", "test")
-# What the format's published scenes are made for; a transforms file may say otherwise.
+_FOCAL = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
+# What the format's published scenes are made for.
 _NEAR, _FAR = 2.0, 6.0
+# So many photographs are looked at. One is cut out where this share of its pixels is transparent.
+_LOOKED_AT, _TRANSPARENT = 8, 0.01
+# A plain background is one colour, to the noise of a JPEG file, along half of a picture's margin and an
+# eighth of each of its sides (a white sky has no lower side), in three of four pictures.
+_NOISE, _OF_MARGIN, _OF_SIDE, _OF_PICTURES = 8, 0.5, 0.125, 0.75
 
 
 def recognises(folder: Path) -> bool:
@@ -43,63 +47,99 @@ def read(
 ) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
-    The JSON says which pictures there are; others in the folders (depth, normals) are left alone.
-    `camera_angle_x` is the horizontal field of view in radians. `near` and `far` at the top level of
-    transforms_train.json, if there, replace 2 and 6.
+    The JSON says which pictures there are; others in the folders (depth, normals) are left alone, and
+    frames without a picture are left out. Intrinsics are as in `jaxnerf.scenes.instant_ngp`.
+
+    The scene is bounded where the cameras do not look outwards and the pictures have transparent
+    pixels or a plain background, or transforms_train.json says near and far; else it is a capture.
+    Without near and far there, those of a bounded scene follow from how far the cameras are from what
+    they look at; where they look at nothing in common they are 2 and 6.
     """
-    views, near, far = {}, _NEAR, _FAR
+    train = folder / "transforms_train.json"
+    contents = load_json(confined(folder, train, str(train), allow_outside_paths))
+    frames, views, notes = [], {}, ()
     for split in _SPLITS:
         path = folder / f"transforms_{split}.json"
         if split != "train" and not path.exists():
             continue
-        contents = load_json(confined(folder, path, str(path), allow_outside_paths))
-        if split == "train":
-            near = number(path, contents, "near", near)
-            far = number(path, contents, "far", far)
-            if not 0.0 <= near < far <= 1e9:
-                raise SceneError(
-                    f"{path}: near {near} and far {far} are not 0 <= near < far <= 1e9"
-                )
-        views[split] = _views(path, contents, split in images, allow_outside_paths)
+        try:
+            mine, views[split], left_out = _split(folder, path, allow_outside_paths)
+        except NoPicturesError as error:
+            if split == "train" or split in images:
+                raise
+            left_out = (f"no {split} split: {str(error).removeprefix(f'{folder}/')}",)
+        else:
+            frames += mine
+        notes += left_out
     for split in images:
         if split not in views:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
-    splits = splits_of(
-        folder, views, Similarity(),
-        downscale=downscale, longest_side=longest_side, images=images,
-    )  # fmt: skip
-    return Scene(folder.resolve().name, folder, "blender", splits, near, far)
+    every = [view for split in views.values() for view in split]
+    endless, reason = _endless(contents, views["train"])
+    notes += (*notes_on(frames, every), *reason)
+    source = Source(folder, "blender", train, contents)
+    options = Options(downscale, longest_side, images, allow_outside_paths)
+    if endless:
+        return capture(source, every, views, notes, options)
+    bounds = bounds_of_cameras(np.stack([view.pose for view in every]))
+    if bounds is None and not {"near", "far"} <= contents.keys():
+        notes += ("near and far as in NeRF's scenes, for the cameras look at nothing in common",)
+    return bounded(source, views, bounds or (_NEAR, _FAR), notes, options)
 
 
-def _views(
-    path: Path, contents: dict[str, Any], with_images: bool, allow_outside_paths: bool
-) -> list[View]:
-    angle = field_of_view(path, contents)
-    files, poses = [], []
-    for where, frame in frames_of(path, contents):
-        file = picture_path(path.parent, where, frame.get("file_path"), allow_outside_paths)
-        files.append(file)
-        poses.append(read_pose(where, frame.get("transform_matrix")))
-    size = image_size(files[0])
-    claimed = tuple(
-        int(number(path, contents, key, float(actual)))
-        for key, actual in zip("wh", size, strict=True)
-    )
-    if claimed != size:
-        _refuse_size(files[0], size, claimed, path.name)
-    # One field of view is one focal length only if all pictures have one size.
-    for file in files if with_images else ():
-        if image_size(file) != size:
-            _refuse_size(file, image_size(file), size, files[0].name)
-    focal = 0.5 * size[0] / math.tan(0.5 * angle)
-    centre = (0.5 * size[0], 0.5 * size[1])
-    return [
-        View(name_of(path.parent, file), Picture(file, size), pose, (focal, focal), centre)
-        for file, pose in zip(files, poses, strict=True)
-    ]
+def _split(
+    folder: Path, path: Path, allow_outside_paths: bool
+) -> tuple[list[Frame], list[View], tuple[str, ...]]:
+    """What a split's file has of frames with pictures, in its order; and notes on the others."""
+    contents = load_json(confined(folder, path, str(path), allow_outside_paths))
+    frames, notes = present_frames(path, contents, allow_outside_paths)
+    views = [view_in(frame, allow_outside_paths) for frame in frames]
+    _check_sizes(frames, views)
+    name = path.stem.removeprefix("transforms_")
+    return frames, views, tuple(f"{name}: {note}" for note in notes)
 
 
-def _refuse_size(file: Path, size: tuple[int, ...], wanted: tuple[int, ...], says: str) -> NoReturn:
-    raise SceneError(
-        f"{file}: {size[0]} x {size[1]} pixels, but {says} says {wanted[0]} x {wanted[1]}"
-    )
+def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
+    """That intrinsics without a resolution, which are for all pictures, find them of one size."""
+    first: View | None = None
+    for frame, view in zip(frames, views, strict=True):
+        if frame.get("w") is not None or not _FOCAL.isdisjoint(frame.own):
+            continue
+        first = first or view
+        (width, height), (wide, high) = view.picture.size, first.picture.size
+        if (width, height) != (wide, high):
+            raise SceneError(
+                f"{view.picture.path}: {width} x {height} pixels, but {first.picture.path.name} has "
+                f"{wide} x {high}, and {frame.file.name} gives no w and h"
+            )
+
+
+def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
+    """Whether photographs show what is all around; and a note on why, if that is not usual."""
+    if look_outwards(np.stack([view.pose for view in views])):
+        return True, ("unbounded, since the cameras look outwards",)
+    some = sorted(set(np.linspace(0, len(views) - 1, _LOOKED_AT).round().astype(int)))
+    pictures = [read_image(views[index].picture.path)[::2, ::2] for index in some]
+    if np.mean([np.mean(picture[..., 3] < 128) for picture in pictures]) > _TRANSPARENT:
+        return False, ()
+    if "near" in contents and "far" in contents:
+        return False, ("bounded, since near and far are given",)
+    if _plain(pictures):
+        return False, ("bounded, since the pictures have a plain background",)
+    reason = "unbounded, since the pictures have no transparent pixels and no plain background"
+    return True, (reason,)
+
+
+def _plain(pictures: Sequence[np.ndarray]) -> bool:
+    """Whether nearly all pictures have one and the same colour along their sides."""
+    sides = [
+        [picture[0], picture[-1], picture[:, 0], picture[:, -1]] for picture in pictures
+    ]  # fmt: skip
+    colour = np.median(np.concatenate([np.concatenate(each) for each in sides])[:, :3], axis=0)
+
+    def plain(each: Iterable[np.ndarray]) -> bool:
+        found = [np.abs(side[:, :3] - colour).max(axis=-1) <= _NOISE for side in each]
+        least = min(float(np.mean(side)) for side in found)
+        return float(np.mean(np.concatenate(found))) >= _OF_MARGIN and least >= _OF_SIDE
+
+    return float(np.mean([plain(each) for each in sides])) >= _OF_PICTURES

@@ -19,6 +19,7 @@ from jaxnerf.scenes.colmap_files import (
     read_model,
     registered,
 )
+from jaxnerf.scenes.depths import bounds_of_depths
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, is_file, path_in
@@ -29,9 +30,6 @@ from jaxnerf.scenes.views import View, hold_out, splits_of
 _ROOTS = ("images", "input", "image", ".")
 _MOST_MODELS = 1000
 _NEEDED = {"cameras", "images"}
-# Of the depths at which cameras see points, what is nearer or farther is taken to be wrong; and what
-# has no points may be nearer and farther than what has.
-_PERCENTILES, _MARGIN = (0.1, 99.9), 1.25
 # Where no image says what points it sees, these are enough; and cameras look about 45 degrees aside.
 _ENOUGH_POINTS, _ASIDE = 10_000, 0.7
 
@@ -274,8 +272,5 @@ def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tupl
         depth, distance = -offset @ view.pose[:, 2], np.linalg.norm(offset, axis=-1)
         ahead = tracked | (depth > _ASIDE * distance)
         found.append((depth if view.lens in FLAT else distance)[ahead])
-    depths = np.concatenate(found)
-    if not (depths > 0.0).any():
-        return NEAR, FAR
-    near, far = np.percentile(depths[depths > 0.0], _PERCENTILES) * scale
-    return float(near) / _MARGIN, float(far) * _MARGIN
+    bounds = bounds_of_depths(np.concatenate(found) * scale)
+    return (NEAR, FAR) if bounds is None else bounds

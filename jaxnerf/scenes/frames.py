@@ -29,7 +29,8 @@ def normalising(poses: Poses) -> Similarity:
       poses: camera-to-world, of all the scene's cameras; at least one.
     """
     poses = np.asarray(poses, np.float64)
-    centre = _looked_at(poses)
+    point = looked_at(poses)
+    centre = poses[:, :, 3].mean(axis=0) if point is None else point
     farthest = float(np.linalg.norm(poses[:, :, 3] - centre, axis=-1).max())
     apart = farthest > 1e-9 * float(np.abs(poses[:, :, 3]).max())
     scale = 1.0 / farthest if apart else 1.0
@@ -68,15 +69,40 @@ def is_rigid(rotation: Float[np.ndarray, "3 3"]) -> bool:
     return bool(orthonormal and np.linalg.det(rotation) > 0.0)
 
 
-def _looked_at(poses: np.ndarray) -> np.ndarray:
+def looked_at(poses: Poses) -> Float[np.ndarray, "3"] | None:
+    """The point that cameras look at: the nearest to all their viewing axes.
+
+    Args:
+      poses: camera-to-world; at least one.
+
+    Returns:
+      The point; None where the axes do not meet (they are parallel, or there is one) or where they do
+      so behind most of the cameras, which `look_outwards` then says.
+    """
+    poses = np.asarray(poses, np.float64)
+    point, in_front = _meeting(poses)
+    return point if in_front >= 0.5 else None
+
+
+def look_outwards(poses: Poses) -> bool:
+    """Whether the viewing axes of most cameras meet behind them.
+
+    Args:
+      poses: camera-to-world; at least one.
+    """
+    point, in_front = _meeting(np.asarray(poses, np.float64))
+    return point is not None and in_front < 0.5
+
+
+def _meeting(poses: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """Where viewing axes meet, if they do; and the share of the cameras that have it in front."""
     positions, back = poses[:, :, 3], poses[:, :, 2]
     across = np.eye(3) - np.mean(back[:, :, None] * back[:, None, :], axis=0)
     mean = positions.mean(axis=0)
     if np.linalg.eigvalsh(across)[0] < _SPREAD:
-        return mean
+        return None, 0.0
     point = mean + focus_point(np.concatenate([poses[:, :, :3], (positions - mean)[..., None]], -1))
-    in_front = np.sum((positions - point) * back, axis=-1) > 0.0
-    return point if np.mean(in_front) >= 0.5 else mean
+    return point, float(np.mean(np.sum((positions - point) * back, axis=-1) > 0.0))
 
 
 def _mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:

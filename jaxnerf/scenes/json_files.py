@@ -91,6 +91,9 @@ def number(
 def read_pose(where: str, matrix: Any) -> np.ndarray:
     """A pose [3, 4] from the 4 x 4 (or 3 x 4) numbers of a JSON file.
 
+    A rotation that is scaled, the same along all axes, loses its scale (see `scale_of`): that says
+    nothing of where the camera stands or looks.
+
     Raises:
       SceneError: it is not one; `where` begins the message.
     """
@@ -104,11 +107,24 @@ def read_pose(where: str, matrix: Any) -> np.ndarray:
         raise SceneError(
             f"{where}: transform_matrix has values that are not finite or far too large"
         )
-    if not is_rigid(pose[:3, :3]):
+    scale = scale_of(pose)
+    if not is_rigid(pose[:3, :3] / scale):
         raise SceneError(f"{where}: transform_matrix is not rigid (a rotation and a position)")
     if len(pose) == 4 and not np.allclose(pose[3], [0.0, 0.0, 0.0, 1.0], atol=1e-6):
         raise SceneError(f"{where}: the last row of transform_matrix is not 0 0 0 1")
-    return pose[:3]
+    return np.concatenate([pose[:3, :3] / scale, pose[:3, 3:]], axis=-1)
+
+
+def scale_of(pose: np.ndarray) -> float:
+    """How long the axes of a pose's rotation are, in the mean; 1 where that is what rounding leaves.
+
+    Args:
+      pose: finite, [3, 4] or [4, 4].
+    """
+    rotation = pose[:3, :3]
+    if is_rigid(rotation):
+        return 1.0
+    return max(float(np.mean(np.linalg.norm(rotation, axis=0))), 1e-30)
 
 
 def path_in(
@@ -133,24 +149,6 @@ def path_in(
     if not allow_outside_paths and (Path(value).is_absolute() or ".." in Path(value).parts):
         raise SceneError(f"{where}: {field} {_leaves(value)}")
     return confined(folder, folder / value, f"{where}: {field}", allow_outside_paths)
-
-
-def picture_path(
-    folder: Path, where: str, file_path: Any, allow_outside_paths: bool = False
-) -> Path:
-    """The picture that a frame's file_path names, to which formats may leave out the suffix .png.
-
-    Raises:
-      SceneError: see `path_in`.
-    """
-    field = "file_path"
-    path = path_in(folder, where, field, file_path, allow_outside_paths=allow_outside_paths)
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        return path
-    if not path.name:
-        raise SceneError(f"{where}: {field} must be the name of a picture")
-    path = path.with_name(path.name + ".png")
-    return confined(folder, path, f"{where}: {field}", allow_outside_paths)
 
 
 def name_of(folder: Path, path: Path) -> str:

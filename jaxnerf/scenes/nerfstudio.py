@@ -2,44 +2,27 @@
 
 The frame of the user's files is that of the poses in transforms.json, to which nerfstudio's tools have
 applied applied_transform and applied_scale: these lead back to where the photographs' poses came from,
-and are left alone, as depth_file_path and ply_file_path are. The scene's frame is found from the
-cameras, see `jaxnerf.scenes.frames.normalising`.
+and are left alone. The points of ply_file_path are in the frame of the poses, and say how near and far
+things are. The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalising`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from jaxnerf.lenses import Lens
 from jaxnerf.scenes import Scene, SceneError
-from jaxnerf.scenes.frames import FAR, NEAR, normalising
-from jaxnerf.scenes.images import find_picture
-from jaxnerf.scenes.json_files import confined, frames_of, load_json, path_in
-from jaxnerf.scenes.transforms import (
-    Frame,
-    claimed_size,
-    fisheye_or_not,
-    present_frames,
-    view_of,
-)
-from jaxnerf.scenes.views import View, hold_out, splits_of
+from jaxnerf.scenes.captures import Options, Source, capture
+from jaxnerf.scenes.json_files import confined, frames_of, load_json
+from jaxnerf.scenes.transforms import Frame, present_frames, view_in
+from jaxnerf.scenes.transforms_notes import notes_on
+from jaxnerf.scenes.views import View, hold_out
 
 # What instant-ngp's files do not have. (Both may have intrinsics in their frames.)
 _OF_FILES = {"camera_model", "applied_transform", "applied_scale", "ply_file_path"}
 _OF_FILES |= {"train_filenames", "val_filenames", "test_filenames"}
-_OF_FRAMES = {"mask_path", "depth_file_path", "colmap_im_id", "camera_model"}
+_OF_FRAMES = {"mask_path", "mask_filename", "depth_file_path", "colmap_im_id", "camera_model"}
 _SPLITS = ("train", "val", "test")
-_LENSES: dict[str, Lens | None] = {
-    "SIMPLE_PINHOLE": None,
-    "PINHOLE": None,
-    "SIMPLE_RADIAL": None,
-    "RADIAL": None,
-    "OPENCV": None,
-    "OPENCV_FISHEYE": "fisheye",
-    "EQUIRECTANGULAR": "equirectangular",
-}
+_FILENAMES = tuple(f"{split}_filenames" for split in _SPLITS)
 
 
 def recognises(folder: Path) -> bool:
@@ -68,39 +51,22 @@ def read(
 
     Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
     frame; equirectangular pictures are whole spheres. Masks (mask_path) ignore what they show in black.
-    Frames without a file are left out. train_filenames, val_filenames and test_filenames say which
-    frames are for what, and others are not used; without them, of the frames in the order of their
-    names every 8th from the first on is for testing.
+    near and far are what the file says, or a little more than the depths of the points of
+    ply_file_path, or else found from the cameras. Frames without a file are left out. train_filenames,
+    val_filenames and test_filenames say which frames are for what, and others are not used; without
+    them, of the frames in the order of their names every 8th from the first on is for testing.
     """
     path = folder / "transforms.json"
     contents = load_json(confined(folder, path, str(path), allow_outside_paths))
     frames, notes = present_frames(path, contents, allow_outside_paths)
-    views = [_view(frame, folder, allow_outside_paths) for frame in frames]
-    to_scene = normalising(np.stack([view.pose for view in views]))
-    splits = splits_of(
-        folder, _split(path, contents, frames, views), to_scene,
-        downscale=downscale, longest_side=longest_side, images=images,
+    frames.sort(key=lambda frame: frame.name)
+    views = [view_in(frame, allow_outside_paths) for frame in frames]
+    splits = _split(path, contents, frames, views)
+    return capture(
+        Source(folder, "nerfstudio", path, contents), views, splits,
+        (*notes, *notes_on(frames, views, _FILENAMES)),
+        Options(downscale, longest_side, images, allow_outside_paths),
     )  # fmt: skip
-    return Scene(
-        folder.resolve().name, folder, "nerfstudio", splits, NEAR, FAR,
-        to_scene.inverse(), unbounded=True, notes=notes,
-    )  # fmt: skip
-
-
-def _view(frame: Frame, folder: Path, allow_outside_paths: bool) -> View:
-    model = frame.get("camera_model")
-    if model is not None and (not isinstance(model, str) or model not in _LENSES):
-        raise SceneError(
-            f"{frame.level('camera_model')[0]}: camera_model {str(model)[:40]!r} is not one of "
-            f"{', '.join(_LENSES)}"
-        )
-    mask = frame.own.get("mask_path")
-    if mask is not None:
-        mask = path_in(
-            folder, frame.where, "mask_path", mask, allow_outside_paths=allow_outside_paths
-        )
-    picture = find_picture(frame.picture, claimed_size(frame), "transforms.json", mask)
-    return view_of(frame, picture, _LENSES[model] if model else fisheye_or_not(frame))
 
 
 def _split(
@@ -112,8 +78,8 @@ def _split(
         return hold_out(views)
     if "train_filenames" not in contents:
         raise SceneError(f"{path}: has {' and '.join(keys.values())}, but no train_filenames")
-    named = {PurePosixPath(str(frame.get("file_path"))) for _, frame in frames_of(path, contents)}
-    own = [PurePosixPath(frame.own["file_path"]) for frame in frames]
+    named = {_path(str(frame.get("file_path"))) for _, frame in frames_of(path, contents)}
+    own = [_path(frame.own["file_path"]) for frame in frames]
     splits = {}
     for split, key in keys.items():
         chosen = _paths(path, key, contents[key])
@@ -130,4 +96,9 @@ def _split(
 def _paths(path: Path, key: str, values: Any) -> set[PurePosixPath]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise SceneError(f"{path}: {key} must be a list of names of pictures")
-    return {PurePosixPath(value) for value in values}
+    return {_path(value) for value in values}
+
+
+def _path(value: str) -> PurePosixPath:
+    """Backslashes count as slashes, as in `jaxnerf.scenes.json_files.path_in`."""
+    return PurePosixPath(value.replace("\\", "/"))

@@ -1,19 +1,20 @@
-"""What instant-ngp's and nerfstudio's transforms.json have in common.
+"""What transforms files can say: NeRF's Blender format, instant-ngp's and nerfstudio's.
 
-Both have poses as NeRF's Blender format has them, intrinsics at the file's top level or in each frame
-(which goes first), and pictures named relative to the file.
+All have poses with OpenGL axes, intrinsics at the file's top level or in each frame (which goes first),
+and pictures and masks named relative to the file.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxnerf.lenses import Lens
 from jaxnerf.scenes import SceneError
-from jaxnerf.scenes.images import Picture
+from jaxnerf.scenes.images import Picture, find_picture
 from jaxnerf.scenes.json_files import (
+    confined,
     field_of_view,
     frames_of,
     is_file,
@@ -24,11 +25,26 @@ from jaxnerf.scenes.json_files import (
 )
 from jaxnerf.scenes.views import View
 
-_COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
+COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
+MASK_KEYS = ("mask_path", "mask_filename")
+LENSES: dict[str, Lens | None] = {
+    "SIMPLE_PINHOLE": None,
+    "PINHOLE": None,
+    "SIMPLE_RADIAL": None,
+    "RADIAL": None,
+    "OPENCV": None,
+    "OPENCV_FISHEYE": "fisheye",
+    "EQUIRECTANGULAR": "equirectangular",
+}
+_OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular")
 # What file_path may leave out.
-_SUFFIXES = ("", ".png", ".jpg", ".jpeg")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 # Pixels, and coefficients of lenses: far beyond any camera's.
 _LEAST_FOCAL, _MOST = 1e-3, 1e9
+
+
+class NoPicturesError(SceneError):
+    """None of the pictures that a file names is there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +94,7 @@ class Frame:
 def present_frames(
     path: Path, contents: dict[str, Any], allow_outside_paths: bool
 ) -> tuple[list[Frame], tuple[str, ...]]:
-    """The frames whose pictures are there, in the order of their names; and a note on the others.
+    """The frames whose pictures are there, in the order of the file; and a note on the others.
 
     Args:
       path: of the file.
@@ -86,31 +102,52 @@ def present_frames(
       allow_outside_paths: see `jaxnerf.scenes.load_scene`.
 
     Raises:
-      SceneError: a frame is wrong, or no picture is there.
+      NoPicturesError: no picture is there.
+      SceneError: a frame is wrong.
     """
     frames, total, missing = [], 0, ""
     for where, frame in frames_of(path, contents):
         total += 1
         file_path = frame.get("file_path")
-        for suffix in _SUFFIXES:
-            picture = path_in(
-                path.parent, where, "file_path", f"{file_path}{suffix}" if suffix else file_path,
-                allow_outside_paths=allow_outside_paths,
-            )  # fmt: skip
-            if is_file(picture):
-                name = name_of(path.parent, picture)
-                frames.append(Frame(picture, name, where, frame, path, contents))
-                break
-        else:
+        picture = _picture_file(path.parent, where, file_path, allow_outside_paths)
+        if picture is None:
             missing = missing or str(file_path)
+        else:
+            name = name_of(path.parent, picture)
+            frames.append(Frame(picture, name, where, frame, path, contents))
     if not frames:
-        raise SceneError(
+        raise NoPicturesError(
             f"{path}: none of the pictures of its {total} frames is there; the first is "
             f"{missing[:80]!r}"
         )
     absent = total - len(frames)
     notes = (f"{absent} of {total} frames without a file are left out",) if absent else ()
-    return sorted(frames, key=lambda frame: frame.name), notes
+    return frames, notes
+
+
+def _picture_file(
+    folder: Path, where: str, file_path: Any, allow_outside_paths: bool
+) -> Path | None:
+    """The picture that a file_path names, perhaps without its suffix or in the other case of it."""
+
+    def at(value: Any) -> Path:
+        return path_in(
+            folder, where, "file_path", value, allow_outside_paths=allow_outside_paths
+        )  # fmt: skip
+
+    exact = at(file_path)
+    if not PurePosixPath(file_path.replace("\\", "/")).name:
+        raise SceneError(f"{where}: file_path must be the name of a picture")
+    if is_file(exact) and exact.is_file():
+        return exact
+    names = [file_path + each for suffix in _SUFFIXES for each in (suffix, suffix.upper())]
+    if exact.suffix:
+        bare = file_path[: -len(exact.suffix)]
+        names = [bare + exact.suffix.swapcase(), bare + exact.suffix.lower(), *names]
+    for name in names:
+        if is_file(candidate := at(name)):
+            return candidate
+    return exact if is_file(exact) else None
 
 
 def claimed_size(frame: Frame) -> tuple[float, float] | None:
@@ -124,16 +161,55 @@ def claimed_size(frame: Frame) -> tuple[float, float] | None:
     return frame.number("w"), frame.number("h")
 
 
-def fisheye_or_not(frame: Frame) -> Lens | None:
-    """The lens "fisheye" where is_fisheye is true, else None.
+def lens_of(frame: Frame) -> Lens | None:
+    """The lens that camera_model names, or else is_fisheye; None for one with k1 to k4, p1 and p2.
 
     Raises:
-      SceneError: it is neither true nor false.
+      SceneError: it is none that is read, or is_fisheye neither true nor false.
     """
-    value = frame.get("is_fisheye")
-    if value is not None and not isinstance(value, bool):
+    for key in _OTHER_LENSES:
+        if key in frame.own or key in frame.shared:
+            raise SceneError(f"{frame.level(key)[0]}: {key}: this kind of lens is not read")
+    model = frame.get("camera_model")
+    if model is not None and (not isinstance(model, str) or model not in LENSES):
+        raise SceneError(
+            f"{frame.level('camera_model')[0]}: camera_model {str(model)[:40]!r} is not one of "
+            f"{', '.join(LENSES)}"
+        )
+    fisheye = frame.get("is_fisheye")
+    if fisheye is not None and not isinstance(fisheye, bool):
         raise SceneError(f"{frame.level('is_fisheye')[0]}: is_fisheye must be true or false")
-    return "fisheye" if value else None
+    if model is not None:
+        return LENSES[model]
+    return "fisheye" if fisheye else None
+
+
+def view_in(frame: Frame, allow_outside_paths: bool) -> View:
+    """A frame's photograph with its mask and its camera.
+
+    A mask is what mask_path or mask_filename names, and ignores what it shows in black; or
+    dynamic_mask_NAME.png beside the photograph NAME, and ignores what it shows in another colour.
+
+    Args:
+      frame: of the file.
+      allow_outside_paths: see `jaxnerf.scenes.load_scene`.
+
+    Raises:
+      SceneError: the picture, its mask, the pose or an intrinsic is missing or wrong.
+    """
+    folder, mask, ignored = frame.file.parent, None, "black"
+    for key in MASK_KEYS:
+        if mask is None and frame.own.get(key) is not None:
+            mask = path_in(
+                folder, frame.where, key, frame.own[key], allow_outside_paths=allow_outside_paths
+            )
+    if mask is None:
+        beside = frame.picture.with_name(f"dynamic_mask_{frame.picture.stem}.png")
+        if is_file(beside):
+            mask, ignored = beside, "bright"
+            confined(folder, mask, f"{frame.where}: its mask", allow_outside_paths)
+    picture = find_picture(frame.picture, claimed_size(frame), frame.file.name, mask, ignored)
+    return view_of(frame, picture, lens_of(frame))
 
 
 def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
@@ -155,14 +231,14 @@ def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
         return View(
             frame.name, picture, pose, focal, (0.5 * width, 0.5 * height), lens="equirectangular"
         )
-    wide, high = claimed_size(frame) or picture.size
+    wide, high = claimed_size(frame) or (float(width), float(height))
     across, down = width / wide, height / high
     focal_x, focal_y = _focal(frame, wide, high)
     centre = (
         frame.number("cx", 0.5 * wide) * across,
         frame.number("cy", 0.5 * high) * down,
     )
-    distortion = tuple(frame.number(key, 0.0) for key in _COEFFICIENTS)
+    distortion = tuple(frame.number(key, 0.0) for key in COEFFICIENTS)
     if lens == "fisheye" and any(distortion[4:]):
         raise SceneError(f"{frame.where}: p1 and p2 are not 0, but fisheye lenses have none")
     plain = "opencv" if any(distortion) else "pinhole"
@@ -181,9 +257,14 @@ def _focal(frame: Frame, width: float, height: float) -> tuple[float, float]:
                 found[axis] = number(where, values, f"fl_{axis}")
             elif f"camera_angle_{axis}" in values:
                 angle = field_of_view(where, values, f"camera_angle_{axis}")
-                found[axis] = 0.5 * side / math.tan(0.5 * angle)
+                found[axis] = focal_length(angle, side)
             if axis in found and not _LEAST_FOCAL <= found[axis] <= _MOST:
                 raise SceneError(f"{where}: the focal length fl_{axis} is {found[axis]:g} pixels")
         if found:
             return found.get("x", found.get("y", 0.0)), found.get("y", found.get("x", 0.0))
     raise SceneError(f"{frame.where}: neither fl_x nor camera_angle_x is there")
+
+
+def focal_length(angle: float, side: float) -> float:
+    """In pixels, of a field of view in radians along a picture's side of so many pixels."""
+    return 0.5 * side / math.tan(0.5 * angle)

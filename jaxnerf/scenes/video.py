@@ -84,7 +84,10 @@ def sharpest_of_parts(scores: Sequence[float], count: int) -> list[int]:
 
 def _decode(video: Path, pictures: str, codec: str) -> Iterator[np.ndarray]:
     """The frames that come out of an ffmpeg filter, upright: [h, w] for pgm, [h, w, 3] for ppm."""
-    import imageio_ffmpeg
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise SceneError(f"{video}: to read videos, install imageio-ffmpeg") from None
 
     command = [
         *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin"),

@@ -5,6 +5,7 @@ the resolution of its files; the rest is done here.
 """
 
 import dataclasses
+import filecmp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,6 +52,42 @@ def hold_out(views: Sequence[View]) -> dict[str, list[View]]:
         "train": [view for index, view in enumerate(views) if index % _EVERY],
         "test": list(views[::_EVERY]),
     }
+
+
+def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
+    """A note where photographs to train on are in another split too: the same file, or a copy of it.
+
+    Copies are the same bytes at the same pose.
+
+    Args:
+      views: of each split.
+    """
+    if "train" not in views:
+        return ()
+    trained = {_identity(view.picture.path) for view in views["train"]}
+    at_pose: dict[bytes, list[Path]] = {}
+    for view in views["train"]:
+        at_pose.setdefault(view.pose.tobytes(), []).append(view.picture.path)
+    found = []
+    for name, members in views.items():
+        if name == "train":
+            continue
+        both = sum(
+            _identity(view.picture.path) in trained
+            or any(
+                filecmp.cmp(view.picture.path, path, shallow=False)
+                for path in at_pose.get(view.pose.tobytes(), ())
+            )
+            for view in members
+        )
+        found += [f"{both} of {len(members)} of {name}"] if both else []
+    return (f"photographs of train are also in other splits: {', '.join(found)}",) if found else ()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What a file is on this machine, whatever names and links lead to it."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def splits_of(

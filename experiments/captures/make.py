@@ -1,0 +1,145 @@
+"""Two captures whose cameras stand inside of what they see, written as transforms.json.
+
+    python experiments/captures/make.py --out scenes
+
+A room: 72 cameras inside it look at its walls, a table and a ball, which lie from 0.5 to 6 units away. A
+terrace: 72 cameras on it look outwards, at railings near by, a ground that goes to the horizon, hills far
+away, and a sky. Each surface has the colours of its places, so that all pictures agree.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE, FIELD_OF_VIEW, VIEWS = 160, 75.0, 72
+FAR = 1e6
+
+
+def pattern(points: np.ndarray, scale: float, colour: tuple[float, float, float]) -> np.ndarray:
+    """Colours in [0, 1] of places: waves of several lengths, of one tint."""
+    waves = sum(
+        np.sin(points @ np.array(k) * scale * f + p)
+        for k, f, p in (((1, 2, 3), 1.0, 0.3), ((-2, 1, 1), 2.3, 1.7), ((3, -1, 2), 4.1, 4.0))
+    )
+    return np.clip(np.array(colour) * (1.0 + 0.16 * waves[:, None]), 0.0, 1.0)
+
+
+class View:
+    """Rays, and the nearest of the surfaces that they were shown."""
+
+    def __init__(self, origin: np.ndarray, directions: np.ndarray):
+        self.origin, self.directions = origin, directions
+        self.t = np.full(len(directions), FAR)
+        self.colour = np.zeros((len(directions), 3))
+
+    def show(self, t: np.ndarray, scale: float, colour: tuple[float, float, float]) -> None:
+        """A surface that the rays meet at t, where that is positive and nearer than others."""
+        with np.errstate(invalid="ignore"):
+            nearer = (t > 1e-6) & (t < self.t)
+        points = self.origin + t[nearer, None] * self.directions[nearer]
+        self.colour[nearer] = pattern(points, scale, colour)
+        self.t[nearer] = t[nearer]
+
+    def box(self, low, high, scale, colour, inside: bool = False) -> None:
+        """A box, seen from outside or from inside."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            a = (np.array(low) - self.origin) / self.directions
+            b = (np.array(high) - self.origin) / self.directions
+        enter, leave = np.minimum(a, b).max(axis=-1), np.maximum(a, b).min(axis=-1)
+        t = leave if inside else np.where(enter < leave, enter, np.nan)
+        self.show(t, scale, colour)
+
+    def ball(self, centre, radius, scale, colour) -> None:
+        """A ball, seen from outside."""
+        offset = self.origin - np.array(centre)
+        a, b = (self.directions**2).sum(-1), self.directions @ offset
+        inside = b * b - a * (offset @ offset - radius**2)
+        self.show(
+            np.where(inside > 0, (-b - np.sqrt(np.maximum(inside, 0))) / a, np.nan), scale, colour
+        )
+
+    def ground(self, scale, colour) -> None:
+        """The plane z = 0."""
+        with np.errstate(divide="ignore"):
+            self.show(-self.origin[2] / self.directions[:, 2], scale, colour)
+
+
+def room(view: View) -> None:
+    """What is in the room, which is 6 by 5 by 2.6 units."""
+    view.box((-3, -2.5, 0), (3, 2.5, 2.6), 2.5, (0.62, 0.55, 0.45), inside=True)
+    view.box((-0.7, -0.5, 0.68), (0.7, 0.5, 0.74), 6.0, (0.45, 0.25, 0.15))
+    for x in (-0.65, 0.6):
+        for y in (-0.45, 0.4):
+            view.box((x, y, 0), (x + 0.06, y + 0.06, 0.68), 9.0, (0.3, 0.2, 0.15))
+    view.ball((0.2, 0.1, 0.94), 0.2, 14.0, (0.3, 0.45, 0.7))
+    view.box((-2.98, -1.2, 0), (-2.4, 1.0, 1.9), 4.0, (0.35, 0.5, 0.4))
+
+
+def terrace(view: View) -> None:
+    """What is seen from the terrace, which is a round of 3 units."""
+    sky = view.directions / np.linalg.norm(view.directions, axis=-1, keepdims=True)
+    view.colour[:] = pattern(sky, 3.0, (0.55, 0.68, 0.85))
+    view.ground(0.35, (0.4, 0.5, 0.3))
+    for k in range(9):
+        a = 0.7 * k
+        view.ball(
+            (60 * np.cos(a), 60 * np.sin(a), -8.0), 17.0 + 3 * (k % 3), 0.25, (0.35, 0.42, 0.3)
+        )
+    for k in range(16):
+        x, y = 3.4 * np.cos(k * np.pi / 8), 3.4 * np.sin(k * np.pi / 8)
+        view.box((x - 0.05, y - 0.05, 0), (x + 0.05, y + 0.05, 1.1), 8.0, (0.7, 0.65, 0.6))
+    for k in range(5):
+        a = 1.3 * k + 0.4
+        view.box((9 * np.cos(a) - 1, 9 * np.sin(a) - 1, 0), (9 * np.cos(a) + 1, 9 * np.sin(a) + 1, 3),
+                 1.5, (0.6, 0.4, 0.3))  # fmt: skip
+
+
+def poses(name: str) -> list[np.ndarray]:
+    """Camera-to-world, with OpenGL axes."""
+    random, found = np.random.default_rng(0), []
+    for k in range(VIEWS):
+        angle = 2.0 * np.pi * k / VIEWS * (1 if name == "room" else 3)
+        radius = random.uniform(1.2, 1.9) if name == "room" else random.uniform(0.5, 2.4)
+        eye = np.array([radius * np.cos(angle), radius * np.sin(angle), random.uniform(1.2, 1.8)])
+        if name == "room":  # across the room, at its middle or past it
+            back = eye - np.array([*random.uniform(-1.0, 1.0, 2), random.uniform(0.5, 1.3)])
+        else:
+            turn = angle + random.uniform(-0.4, 0.4)
+            back = -np.array([np.cos(turn), np.sin(turn), random.uniform(-0.25, 0.1)])
+        back /= np.linalg.norm(back)
+        right = np.cross([0.0, 0.0, 1.0], back)
+        right /= np.linalg.norm(right)
+        pose = np.eye(4)
+        pose[:3] = np.stack([right, np.cross(back, right), back, eye], axis=-1)
+        found.append(pose)
+    return found
+
+
+def main() -> None:
+    """Write both; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True, type=Path)
+    options = parser.parse_args()
+    focal = 0.5 * SIDE / np.tan(0.5 * np.deg2rad(FIELD_OF_VIEW))
+    fine = (np.arange(2 * SIDE) + 0.5) / 2.0 - 0.5 * SIDE
+    local = np.stack(np.broadcast_arrays(fine[None] / focal, -fine[:, None] / focal, -1.0), -1)
+    for name, scene in (("room", room), ("terrace", terrace)):
+        folder = options.out / name
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        frames = []
+        for index, pose in enumerate(poses(name)):
+            view = View(pose[:3, 3], local.reshape(-1, 3) @ pose[:3, :3].T)
+            scene(view)
+            pixels = view.colour.reshape(SIDE, 2, SIDE, 2, 3).mean(axis=(1, 3))
+            file = f"images/{index:03d}.png"
+            Image.fromarray(np.rint(255 * pixels).astype(np.uint8)).save(folder / file)
+            frames.append({"file_path": file, "transform_matrix": pose.tolist()})
+        text = {"fl_x": focal, "fl_y": focal, "w": SIDE, "h": SIDE, "frames": frames}
+        (folder / "transforms.json").write_text(json.dumps(text))
+
+
+if __name__ == "__main__":
+    main()

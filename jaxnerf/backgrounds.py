@@ -1,0 +1,74 @@
+"""What lies behind a scene: one colour, by its name in a configuration and as numbers."""
+
+import re
+from typing import Annotated
+
+# In a configuration; the second is how the help shows the type.
+Background = Annotated[str, "auto|white|black|random|#RRGGBB"]
+
+_NAMED = {"white": "#ffffff", "black": "#000000"}
+_NOT_COLOURS = ("auto", "random")
+
+
+def read_background(text: object) -> str:
+    """A background's name as configurations keep it: in lower case, with a word where there is one.
+
+    Raises:
+      ValueError: it is neither a known word nor a colour of six hexadecimal digits.
+
+    >>> read_background("#8080FF"), read_background("#FFFFFF")
+    ('#8080ff', 'white')
+    """
+    if isinstance(text, str):
+        if text in _NAMED or text in _NOT_COLOURS:
+            return text
+        if re.fullmatch("#[0-9a-fA-F]{6}", text):
+            return name_of((int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)))
+    raise ValueError(
+        f"{text!r} is not one of auto, white, black, random, nor a colour like #8090a0"
+    )
+
+
+def name_of(levels: tuple[int, int, int]) -> str:
+    """The name of an 8-bit sRGB colour.
+
+    >>> name_of((255, 255, 255)), name_of((128, 128, 128))
+    ('white', '#808080')
+    """
+    text = "#{:02x}{:02x}{:02x}".format(*levels)
+    return next((word for word, colour in _NAMED.items() if colour == text), text)
+
+
+def levels_of(background: str) -> tuple[int, int, int]:
+    """The 8-bit sRGB colour that a name stands for; white if it stands for none."""
+    text = _NAMED.get(background, background)
+    if not text.startswith("#"):
+        text = _NAMED["white"]
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def colour_of(background: str) -> tuple[float, float, float]:
+    """The same in [0, 1].
+
+    >>> colour_of("black"), colour_of("random")
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    """
+    red, green, blue = levels_of(background)
+    return red / 255.0, green / 255.0, blue / 255.0
+
+
+def describe_colour(background: tuple[float, float, float] | float) -> str | float:
+    """A colour or a grey in [0, 1] by its name; a grey that is no 8-bit level by its number.
+
+    >>> describe_colour(1.0), describe_colour((0.0, 0.0, 0.0)), describe_colour(0.25)
+    ('white', 'black', 0.25)
+    """
+    colour = (background,) * 3 if isinstance(background, float | int) else background
+    red, green, blue = (round(255.0 * value) for value in colour)
+    exact = all(
+        abs(255.0 * value - level) < 1e-3
+        for value, level in zip(colour, (red, green, blue), strict=True)
+    )
+    if isinstance(background, float | int) and not exact:
+        return background
+    return name_of((red, green, blue))

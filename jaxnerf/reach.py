@@ -1,0 +1,71 @@
+"""Whether cameras see the box that a bounded scene is looked for in, before anything is learned."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxnerf.cameras import Camera
+from jaxnerf.config import ConfigError
+from jaxnerf.lenses import FLAT
+from jaxnerf.scenes import Scene
+from jaxnerf.silhouettes import scene_cube
+
+# Rays of each camera, along each side of its picture.
+_RAYS = 5
+
+
+def check_in_view(scene: Scene) -> None:
+    """Refuse to train a bounded scene whose box most cameras do not have before them.
+
+    Args:
+      scene: with the cameras to train on.
+
+    Raises:
+      ConfigError: fewer than half see the box between near and far.
+    """
+    split = scene.splits["train"]
+    corner, side = scene_cube(split)
+    seen = cameras_that_see(split.cameras, corner, side, scene.near, scene.far)
+    if np.mean(seen) >= 0.5:
+        return
+    (centre,), scale = scene.to_user.points(corner[None] + 0.5 * side), scene.to_user.scale
+    place = ", ".join(
+        f"{x:.3g}" for x in np.where(np.abs(centre) < 1e-3 * side * scale, 0.0, centre)
+    )
+    raise ConfigError(
+        f"scene.space: bounded, but only {np.sum(seen)} of {len(seen)} cameras have the cube of "
+        f"{side * scale:.3g} around ({place}), where their axes meet, in view between near "
+        f"{scene.near * scale:.3g} and far {scene.far * scale:.3g}: mend near and far, or try "
+        "--scene.space=unbounded"
+    )
+
+
+def cameras_that_see(
+    cameras: Camera, corner: Float[np.ndarray, "3"], side: float, near: float, far: float
+) -> Bool[np.ndarray, " N"]:
+    """Which of a batch of cameras have a ray that is in a box somewhere between near and far.
+
+    On the host, and without distortion: it is a question of where cameras look, and not of pixels.
+
+    Args:
+      cameras: of N photographs; of those whose lens is not flat it is said that they do.
+      corner: of the box, in the cameras' world.
+      side: of it.
+      near, far: depths.
+    """
+    poses = np.asarray(cameras.camera_to_world, np.float64)
+    if cameras.lens not in FLAT:
+        return np.ones(len(poses), bool)
+    share = (np.arange(_RAYS) + 0.5) / _RAYS
+    inside = np.stack(np.meshgrid(share, share), axis=-1).reshape(1, -1, 2)
+    pixels = inside * np.asarray(cameras.size, np.float64)[:, None]
+    centre, focal = (np.asarray(x, np.float64)[:, None] for x in (cameras.centre, cameras.focal))
+    flat = (pixels - centre) / focal * [1.0, -1.0]
+    local = np.concatenate([flat, np.full((*flat.shape[:2], 1), -1.0)], axis=-1)
+    direction = np.einsum("nij,npj->npi", poses[:, :, :3], local)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = (corner + np.array([0.0, side])[:, None] - poses[:, None, None, :, 3]) / direction[
+            :, :, None
+        ]
+    enter = np.fmax.reduce(np.fmin.reduce(ends, axis=2), axis=-1)
+    leave = np.fmin.reduce(np.fmax.reduce(ends, axis=2), axis=-1)
+    return (np.maximum(enter, near) < np.minimum(leave, far)).any(axis=-1)

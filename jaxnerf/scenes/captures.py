@@ -1,0 +1,154 @@
+"""A scene of the photographs that transforms files name: of what is all around, without an end.
+
+The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalising`; near and far are
+what the file says, or follow from its points, or else from the cameras.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnerf.scenes import Scene, SceneError, Similarity
+from jaxnerf.scenes.depths import bounds_of_depths, depths_in_view
+from jaxnerf.scenes.frames import FAR, NEAR, normalising
+from jaxnerf.scenes.json_files import is_file, number, path_in
+from jaxnerf.scenes.ply import read_points
+from jaxnerf.scenes.views import View, leaks, splits_of
+
+_FARTHEST = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How scenes are read; see `jaxnerf.scenes.load_scene`."""
+
+    downscale: int = 1
+    longest_side: int = 0
+    images: Sequence[str] = ("train",)
+    allow_outside_paths: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A transforms file: its folder, the format that it has, where it is and what is in it."""
+
+    folder: Path
+    kind: str
+    path: Path
+    contents: Mapping[str, Any]
+
+
+def capture(
+    source: Source,
+    views: Sequence[View],
+    splits: Mapping[str, Sequence[View]],
+    notes: Sequence[str],
+    options: Options,
+) -> Scene:
+    """A scene without an end.
+
+    Args:
+      source: the file which says near, far and ply_file_path, if any does.
+      views: of all photographs, in whatever order: of their names they have one.
+      splits: those of each split.
+      notes: on how they were read.
+      options: as of `jaxnerf.scenes.load_scene`.
+
+    Raises:
+      SceneError: near, far or the points are wrong, or a photograph cannot be read.
+    """
+    in_order = sorted({view.name: view for view in views}.values(), key=lambda view: view.name)
+    to_scene = normalising(np.stack([view.pose for view in in_order]))
+    points, bounds, more = _points(source, in_order, options.allow_outside_paths)
+    near, far = (NEAR, FAR) if bounds is None else (bound * to_scene.scale for bound in bounds)
+    near, far = given_bounds(source, (near, far), to_scene.scale)
+    read = splits_of(
+        source.folder, splits, to_scene,
+        downscale=options.downscale, longest_side=options.longest_side, images=options.images,
+    )  # fmt: skip
+    return Scene(
+        source.folder.resolve().name, source.folder, source.kind, read, near, far,
+        to_scene.inverse(), unbounded=True,
+        points=None if points is None else to_scene.points(points),
+        notes=(*notes, *more, *leaks(splits)),
+    )  # fmt: skip
+
+
+def bounded(
+    source: Source,
+    splits: Mapping[str, Sequence[View]],
+    bounds: tuple[float, float],
+    notes: Sequence[str],
+    options: Options,
+) -> Scene:
+    """A scene that lies between near and far, in the frame of its files.
+
+    Args:
+      source: the file which may say near and far.
+      splits: the photographs of each split.
+      bounds: near and far where the file says neither.
+      notes, options: as in `capture`.
+
+    Raises:
+      SceneError: near or far is wrong, or a photograph cannot be read.
+    """
+    near, far = given_bounds(source, bounds, 1.0)
+    read = splits_of(
+        source.folder, splits, Similarity(),
+        downscale=options.downscale, longest_side=options.longest_side, images=options.images,
+    )  # fmt: skip
+    return Scene(
+        source.folder.resolve().name, source.folder, source.kind, read, near, far,
+        notes=(*notes, *leaks(splits)),
+    )  # fmt: skip
+
+
+def given_bounds(source: Source, found: tuple[float, float], scale: float) -> tuple[float, float]:
+    """near and far in the scene's frame: those that a file says, for the others those that were found.
+
+    Args:
+      source: the file.
+      found: in the scene's frame.
+      scale: from the file's frame to the scene's.
+
+    Raises:
+      SceneError: they are not 0 <= near < far <= 1e9 in the file's frame.
+    """
+    near, far = (
+        number(source.path, source.contents, key, bound / scale)
+        for key, bound in zip(("near", "far"), found, strict=True)
+    )
+    said = [key for key in ("near", "far") if key in source.contents]
+    if said and not 0.0 <= near < far <= _FARTHEST:
+        raise SceneError(
+            f"{source.path}: near {near:g} and far {far:g} are not 0 <= near < far <= 1e9"
+        )
+    return tuple(
+        given * scale if key in said else bound
+        for key, given, bound in zip(("near", "far"), (near, far), found, strict=True)
+    )  # type: ignore[return-value]
+
+
+def _points(
+    source: Source, views: Sequence[View], allow_outside_paths: bool
+) -> tuple[np.ndarray | None, tuple[float, float] | None, tuple[str, ...]]:
+    """The points of ply_file_path in the frame of the file, near and far by them, and notes."""
+    name = source.contents.get("ply_file_path")
+    if name is None:
+        return None, None, ()
+    path = path_in(
+        source.path.parent, str(source.path), "ply_file_path", name,
+        allow_outside_paths=allow_outside_paths,
+    )  # fmt: skip
+    if not is_file(path):
+        return None, None, (f"ply_file_path {name[:80]} is not there",)
+    points = read_points(path)
+    if not len(points):
+        return None, None, (f"{name[:80]} has no points",)
+    depths = depths_in_view(points, views)
+    if depths is None:
+        return None, None, (f"the points of {name[:80]} are not what the cameras see: not used",)
+    return points, bounds_of_depths(depths), ()

@@ -1,0 +1,68 @@
+"""Weights that the renderer computes under jit, against a loop in double precision."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnerf import Rays, RenderSettings
+from jaxnerf.rendering import composite, sample_levels
+
+
+class Waves:
+    """Density that changes by four powers of ten along a ray."""
+
+    def init(self, key):
+        return jnp.float32(0.5)
+
+    def density(self, params, positions):
+        wave = jnp.sin(7.0 * positions[..., 0]) * jnp.cos(5.0 * positions[..., 1])
+        return params * jnp.exp(5.0 * wave), positions[..., :0]
+
+    def colour(self, params, features, view_directions):
+        return jnp.full(view_directions.shape, 0.5)
+
+
+def rays_of_all_lengths(count: int) -> Rays:
+    """Rays from about the origin, whose directions are 1e-3 to 1e3 long."""
+    random = np.random.default_rng(0)
+    unit = random.normal(size=(count, 3))
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    length = 10.0 ** random.uniform(-3.0, 3.0, count)
+    parts = (random.normal(size=(count, 3)), unit * length[:, None], unit, 2 / length, 6 / length)
+    return Rays(*(jnp.asarray(part, jnp.float32) for part in parts))
+
+
+def slow_weights(density, t, length) -> np.ndarray:
+    """NeRF, eq. 3, sample by sample in double precision."""
+    density, t = np.asarray(density, np.float64), np.asarray(t, np.float64)
+    light, weights = np.ones(len(t)), []
+    for sample in range(density.shape[1]):
+        passed = np.exp(-density[:, sample] * length * (t[:, sample + 1] - t[:, sample]))
+        weights.append(light * (1.0 - passed))
+        light = light * passed
+    return np.stack(weights, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("sample_at", "spacing", "drawn"),
+    list(itertools.product(("middle", "start"), ("depth", "disparity"), (False, True))),
+)
+def test_weights_under_jit_are_those_of_a_slow_loop_and_sum_to_at_most_1(sample_at, spacing, drawn):
+    settings = RenderSettings(samples=(64, 128), sample_at=sample_at, spacing=spacing)
+    rays = rays_of_all_lengths(2000)
+    length = np.linalg.norm(np.asarray(rays.directions, np.float64), axis=-1)
+    key = jax.random.key(1) if drawn else None
+
+    @jax.jit
+    def see(rays):
+        levels = sample_levels(Waves(), jnp.float32(0.5), rays, settings, key)
+        return levels, [composite(level, rays).opacity for level in levels]
+
+    for level, opacity in zip(*see(rays), strict=True):
+        expected = slow_weights(level.density, level.t, length)
+        np.testing.assert_allclose(level.weights, expected, rtol=0, atol=1e-6)
+        assert float(opacity.max()) <= 1.0 + 2e-6
+        assert np.asarray(level.weights, np.float64).sum(axis=-1).max() <= 1.0 + 2e-6
