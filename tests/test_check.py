@@ -15,14 +15,14 @@ from scipy.spatial.transform import Rotation
 from jaxnerf.cli import main
 from jaxnerf.epipolar import Sight, epipolar_errors
 from jaxnerf.exports.overview import overview
-from jaxnerf.inspection import (
+from jaxnerf.inspection import inspect
+from jaxnerf.inspection.photographs import (
     alike_poses,
     blurred_views,
-    inspect,
     looking_away,
     relative_sharpness,
-    views_of,
 )
+from jaxnerf.inspection.views import views_of
 from jaxnerf.scenes import demo_path, load_scene
 
 COUNT = 9

@@ -26,6 +26,7 @@ from scene_factory import (
 
 from jaxnerf.checkpoints import Checkpoints, read_metrics
 from jaxnerf.cli import VERBS, eval, main, process, render, train
+from jaxnerf.cli.path_files import read_path
 from jaxnerf.config import Config, flatten
 from jaxnerf.runs import load_run, read_config
 
@@ -239,9 +240,8 @@ def test_a_flight_through_poses_and_another_field_of_view(trained, tmp_path):
     out = f"--out={tmp_path}/flight.gif"
     assert main(["render", str(trained), f"--path={keys}", "--frames=5", out]) == 0
     assert decode_video(tmp_path / "flight.gif").shape == (5, 16, 16, 3)
-    poses, angle = render.read_poses(keys)
-    cameras = render.path_cameras(load_run(trained), poses, 0, angle)
-    np.testing.assert_allclose(cameras.focal, 8.0 / math.tan(0.1), rtol=1e-6)
+    found = read_path(keys, load_run(trained).cameras()[0])
+    np.testing.assert_allclose(found.cameras.focal, 8.0 / math.tan(0.1), rtol=1e-6)
 
 
 def test_panels_stand_side_by_side(trained, tmp_path):

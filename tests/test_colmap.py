@@ -161,11 +161,11 @@ def test_masks_ignore_where_they_are_black(folder, tmp_path):
     (tmp_path / "s/masks").mkdir()
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 2, (40, 48)).astype(np.uint8) * 255
-    Image.fromarray(mask).save(tmp_path / "s/masks/view_3.png")
+    Image.fromarray(mask).save(tmp_path / "s/masks/3.png")
     scene = read(tmp_path / "s")
     assert scene.splits["train"].masks is None
     assert "NAME.jpg.png" in scene.notes[0]
-    (tmp_path / "s/masks/view_3.png").rename(tmp_path / "s/masks/view_3.png.png")
+    (tmp_path / "s/masks/3.png").rename(tmp_path / "s/masks/view_3.png.png")
     split = read(tmp_path / "s").splits["train"]
     np.testing.assert_array_equal(split.masks[2], mask > 0)
     assert split.masks[[0, 1, 3, 4, 5, 6]].all()

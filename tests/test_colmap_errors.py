@@ -158,7 +158,7 @@ def test_photographs_of_other_shapes_are_refused(folder):
     message = refused(folder)
     assert re.search(r"view_1.png: 8 x 5 pixels, but camera 1 in cameras.\w+ says 8 x 8", message)
     (folder / "images/view_1.png").write_bytes(b"nothing")
-    assert "view_1.png: not a PNG or JPEG" in refused(folder)
+    assert "view_1.png: not a PNG, JPEG" in refused(folder)
 
 
 def test_links_out_of_the_folder_are_followed_only_where_allowed(folder, tmp_path):

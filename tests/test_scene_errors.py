@@ -112,7 +112,7 @@ def damage(folder: Path, kind: str) -> str:
     elif kind == "a text as image":
         image.write_text("not an image")
     elif kind == "another format":
-        Image.new("RGB", (16, 16)).save(image, "TIFF")
+        Image.new("RGB", (16, 16)).save(image, "BMP")
     elif kind == "a folder as image":
         image.unlink()
         image.mkdir()

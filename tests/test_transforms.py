@@ -282,7 +282,7 @@ WRONG = {
     "an absolute path": (frame(file_path="/etc/hostname"), "allow_outside_paths"),
     "a path up": (frame(file_path="../x.png"), "frames[1]: file_path '../x.png' leaves"),
     "a line in a path": (frame(file_path="a\nb"), "frames[1]: file_path"),
-    "a text as picture": (frame(file_path="transforms.json"), "transforms.json: not a PNG or JPEG"),
+    "a text as picture": (frame(file_path="transforms.json"), "transforms.json: not a PNG, JPEG"),
     "a folder as picture": (frame(file_path="images"), "images: not a file"),
     "p1 of a fisheye": (whole(is_fisheye=True, p1=0.1), "frames[0]: p1 and p2 are not 0"),
     "fisheye a text": (whole(is_fisheye="yes"), "transforms.json: is_fisheye must be"),

@@ -15,11 +15,12 @@ _HELP = """
 usage: jaxnerf check DIR [flags]
 
 Reads all of a scene, its photographs too, and says what was found: sizes, lens, splits, masks, where the
-cameras stand; which photographs are blurred, stand at the same pose or look away; and whether the poses
-agree with what the photographs show, by features that neighbouring ones share (pip install
-'jaxnerf[check]'; without it this part is left out), in pixels of photographs shrunk to at most 800. A
-picture shows the cameras from above and from the side. The exit status is 1 where training would be
-pointless, with the reason in one line.
+cameras stand; which photographs are blurred, stand at the same pose, look away, are in two splits or were
+not turned as their EXIF says; a plain background that is not white, depths that stray, a cube of training
+that cameras do not see; and whether poses and focal lengths agree with what the photographs show, by
+features that neighbouring ones share (pip install 'jaxnerf[check]'; without it this part is left out), in
+pixels of photographs shrunk to at most 800. A picture shows the cameras from above and from the side. The
+exit status is 1 where training would be pointless, with the reason in one line.
 
 Example:
   jaxnerf check data/fox

@@ -1,6 +1,5 @@
 """`jaxnerf render`: make a video from a run."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,19 +10,21 @@ from jaxnerf import paths
 from jaxnerf.cameras import Camera
 from jaxnerf.checkpoints import disk_errors
 from jaxnerf.cli import common
+from jaxnerf.cli.path_files import flight, read_path, repeated
 from jaxnerf.evaluation import to_8bit
 from jaxnerf.exports import video
 from jaxnerf.exports.video import SUFFIXES
 from jaxnerf.runs import load_run
-from jaxnerf.scenes.json_files import field_of_view, frames_of, load_json, read_pose
 
 _HELP = """
 usage: jaxnerf render RUN [--path orbit|spiral|FILE] [--out video.mp4] [flags]
 
 Renders a camera path from the run's folder alone; the photographs are not needed. FILE is a JSON file
 with poses in the frame of the scene's own files, laid out as NeRF's Blender transforms: {"frames":
-[{"transform_matrix": [[...], ...]}, ...]} and, if it should not be that of the training cameras, a
-"camera_angle_x" in radians. The suffix of the output decides its kind: .mp4, .gif or .webp.
+[{"transform_matrix": [[...], ...]}, ...]}; and if pictures should not be as those of the training
+cameras, with camera_angle_x, camera_angle_y, fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2 or camera_model
+for all or for a frame. Or it is nerfstudio's camera_path.json. What else would change the pictures is
+refused. The suffix of the output decides its kind: .mp4, .gif or .webp.
 
 Examples:
   jaxnerf render runs/lego --path orbit --out lego.mp4
@@ -32,6 +33,7 @@ Examples:
 """
 
 _PANELS = ("rgb", "depth", "normals")
+_FRAMES_PER_SECOND = 30.0
 
 
 def _flags() -> flags.FlagValues:
@@ -51,11 +53,17 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "width",
         0,
-        "of a panel in pixels; by default that of the photographs",
+        "of a panel in pixels; by default that of FILE or of the photographs",
         flag_values=values,
         lower_bound=0,
     )
-    flags.DEFINE_float("fps", 30.0, "frames a second", flag_values=values, lower_bound=0.1)
+    flags.DEFINE_float(
+        "fps",
+        None,
+        "frames a second; by default what FILE says, or 30",
+        flag_values=values,
+        lower_bound=0.1,
+    )
     flags.DEFINE_list(
         "panels", ["rgb"], f"side by side: any of {','.join(_PANELS)}", flag_values=values
     )
@@ -88,48 +96,43 @@ def main(arguments: Sequence[str]) -> None:
 
     run = load_run(folder)
     trained = np.asarray(run.cameras().camera_to_world)
-    frames, angle = values.frames or 120, None
+    frames, rate = values.frames or 120, None
     if values.path == "orbit":
-        poses = paths.orbit_of(trained, frames)
+        cameras = path_cameras(run, paths.orbit_of(trained, frames), values.width)
     elif values.path == "spiral":
         middle = 0.5 * (run.scene.near + run.scene.far) * run.scene.to_user.scale
-        poses = paths.spiral(trained, middle, frames)
+        cameras = path_cameras(run, paths.spiral(trained, middle, frames), values.width)
     else:
-        poses, angle = read_poses(Path(values.path))
+        found = read_path(Path(values.path), run.cameras()[0])
+        cameras, rate = found.cameras, found.frames_per_second
+        for note in found.notes:
+            print(note)
         if values.frames:
-            if len(poses) < 2:
+            if len(cameras) < 2:
                 raise flags.Error(f"--frames: {values.path} has one pose, a flight needs two")
-            poses = paths.spline(poses, values.frames)
-    cameras = path_cameras(run, poses, values.width, angle)
-    render_video(run, cameras, out, values.panels, values.fps)
+            cameras = flight(cameras, values.frames, found.cycle)
+        if values.width:
+            cameras = _of_width(cameras, values.width)
+    render_video(run, cameras, out, values.panels, values.fps or rate or _FRAMES_PER_SECOND)
     print(f"left {out}: {len(cameras)} frames")
 
 
-def path_cameras(run, poses: np.ndarray, width: int = 0, angle: float | None = None) -> Camera:
-    """Cameras for poses: with the lens of the first training camera, or of a field of view.
+def path_cameras(run, poses: np.ndarray, width: int = 0) -> Camera:
+    """Cameras for poses, with the lens of the first training camera.
 
     Args:
       run: from `load_run`.
       poses: [N, 3, 4].
       width: of the pictures, whose shape is that of the photographs; 0 for that of the photographs.
-      angle: horizontal field of view in radians, if not that of the photographs.
     """
     first = run.cameras()[0]
-    full_width, full_height = (int(side) for side in np.asarray(first.size))
-    if width:
-        first = first.resized(width, max(1, round(full_height * width / full_width)))
-    if angle is not None:
-        size = np.asarray(first.size)
-        focal = 0.5 * size[0] / np.tan(0.5 * angle)
-        first = Camera.pinhole(np.asarray(first.camera_to_world), focal, *map(int, size))
-    count = len(poses)
-    repeated = {
-        name: np.broadcast_to(
-            np.asarray(getattr(first, name)), (count, *np.shape(getattr(first, name)))
-        )
-        for name in ("focal", "centre", "distortion", "size")
-    }
-    return dataclasses.replace(first, camera_to_world=np.asarray(poses, np.float64), **repeated)
+    return repeated(_of_width(first, width) if width else first, poses)
+
+
+def _of_width(cameras: Camera, width: int) -> Camera:
+    """Cameras, of one size, with pictures of another width and the same shape."""
+    full_width, full_height = (int(side) for side in np.asarray(cameras.size).reshape(-1, 2)[0])
+    return cameras.resized(width, max(1, round(full_height * width / full_width)))
 
 
 def render_video(
@@ -161,17 +164,3 @@ def render_video(
             write(to_8bit(np.concatenate([pictures[panel]() for panel in panels], axis=1)))
             done = index + 1
             line.show(f"{out.name} {common.bar(done, len(cameras))}", last=done == len(cameras))
-
-
-def read_poses(path: Path) -> tuple[np.ndarray, float | None]:
-    """Poses [N, 3, 4] and, if it says one, the field of view of a JSON file; see the help.
-
-    Raises:
-      SceneError: the file is missing or wrong.
-    """
-    contents = load_json(path)
-    poses = [
-        read_pose(where, frame.get("transform_matrix"))
-        for where, frame in frames_of(path, contents)
-    ]
-    return np.stack(poses), field_of_view(path, contents) if "camera_angle_x" in contents else None

@@ -1,4 +1,19 @@
-"""Scenes: photographs with known cameras, whatever format they came in."""
+"""Scenes: photographs with known cameras, whatever format they came in.
+
+A folder may hold several formats, of which the richest is read, and the scene's notes say so. From what
+says most to what says least:
+
+  transforms_train.json  has splits of its own, and whoever wrote it meant these
+  transforms.json        was made from a COLMAP model as a rule, and lenses, masks and splits chosen since
+  cameras_sphere.npz     says where the object is, and has its masks beside it
+  sparse/                has lenses and points; poses_bounds.npy was made from it
+  poses_bounds.npy       has one focal length a photograph, and depths
+
+With one exception: where all cameras look the same way, poses_bounds.npy goes before the COLMAP model,
+because results on such captures are published in its frame, on its photographs and with its depths.
+Lenses and points come from the model there too (`jaxnerf.scenes.llff`). A model that is incomplete, or
+whose photographs are not there under their names, yields to poses_bounds.npy as well.
+"""
 
 import dataclasses
 import importlib
@@ -14,14 +29,20 @@ from jaxtyping import Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera
 
-# The modules that read scenes, in the order in which they are asked; and what they look for.
-_READERS = ("blender", "nerfstudio", "instant_ngp", "llff", "dtu", "colmap")
-_WANTED = (
-    "transforms_train.json (NeRF's Blender format), transforms.json (nerfstudio, instant-ngp), "
-    "poses_bounds.npy (LLFF), cameras_sphere.npz (DTU as NeuS has it) or sparse/ (COLMAP)"
-)
+# The modules that read scenes, in the order in which they are asked: the file that they look for, the
+# name of the format, and what it has that others have not.
+_READERS = {
+    "blender": ("transforms_train.json", "NeRF's Blender format", "splits"),
+    "nerfstudio": ("transforms.json", "nerfstudio", "chosen lenses, masks and splits"),
+    "instant_ngp": ("transforms.json", "instant-ngp", "chosen lenses"),
+    "dtu": ("cameras_sphere.npz", "DTU as NeuS has it", "masks and the object's place"),
+    "colmap": ("sparse/", "COLMAP", "lenses and points"),
+    "llff": ("poses_bounds.npy", "LLFF", "the frame of published results"),
+}
 # How many files are named in the message when none recognises a folder.
 _NAMED = 5
+# Alpha is meant where so many pixels have less than this.
+_CLEAR, _LEAST_CLEAR = 128, 0.01
 
 
 class SceneError(Exception):
@@ -142,6 +163,7 @@ def describe(scene: Scene) -> str:
         + (f" to {largest}" if largest != smallest else ""),
         f"{next(iter(scene.splits.values())).cameras.lens} lens",
         _describe_masks(scene),
+        *_describe_alpha(scene),
         *(["forward-facing"] if scene.ndc else []),
         *(["unbounded"] if scene.unbounded else []),
         f"near {scene.near:g}, far {scene.far:g}",
@@ -157,6 +179,26 @@ def _describe_masks(scene: Scene) -> str:
             counted += int(np.count_nonzero(split.masks))
             total += int(np.asarray(split.cameras.size, np.int64).prod(axis=-1).sum())
     return f"masks on {1.0 - counted / total:.1%} of the pixels" if counted < total else "no masks"
+
+
+def _describe_alpha(scene: Scene) -> list[str]:
+    """What alpha is taken for where formats do not say: in photographs of a capture."""
+    if scene.format in ("blender", "dtu"):
+        return []
+    read = [split for split in scene.splits.values() if split.images is not None]
+    clear = total = 0
+    for split in read:
+        assert split.images is not None
+        counted = split.images[:, ::2, ::2, 3]
+        inside = np.ones(counted.shape, bool) if split.masks is None else split.masks[:, ::2, ::2]
+        clear += int(np.count_nonzero(inside & (counted < _CLEAR)))
+        total += int(np.count_nonzero(inside))
+    if clear < _LEAST_CLEAR * total or not total:
+        return []
+    return [
+        f"alpha on {clear / total:.1%} of the pixels, taken for a transparent background"
+        + (" (--scene.space=bounded if the object stands alone)" if scene.unbounded else "")
+    ]
 
 
 def demo_path() -> Path:
@@ -193,18 +235,46 @@ def load_scene(
         raise SceneError(f"downscale must be a whole number from 1 up, got {downscale}")
     folder = demo_path() if path is None else Path(path)
     found = _entries(folder)
-    for name in _READERS:
-        reader = importlib.import_module(f"jaxnerf.scenes.{name}")
-        if reader.recognises(folder):
-            scene = reader.read(
-                folder,
-                downscale=downscale,
-                longest_side=longest_side,
-                images=images,
-                allow_outside_paths=allow_outside_paths,
-            )
-            return scene if pixels == "centre" else _through_corners(scene)
-    raise SceneError(f"{folder}: not a scene: looked for {_WANTED}; found {found}")
+    name, notes = _chosen(folder, found, allow_outside_paths)
+    scene = importlib.import_module(f"jaxnerf.scenes.{name}").read(
+        folder,
+        downscale=downscale,
+        longest_side=longest_side,
+        images=images,
+        allow_outside_paths=allow_outside_paths,
+    )
+    if notes:
+        scene = dataclasses.replace(scene, notes=scene.notes + notes)
+    return scene if pixels == "centre" else _through_corners(scene)
+
+
+def _chosen(folder: Path, found: str, allow_outside_paths: bool) -> tuple[str, tuple[str, ...]]:
+    """The module that reads a folder, and a note on the other formats in it.
+
+    Raises:
+      SceneError: none recognises the folder; `found` says what is in it.
+    """
+    modules = {name: importlib.import_module(f"jaxnerf.scenes.{name}") for name in _READERS}
+    there = [name for name, module in modules.items() if module.recognises(folder)]
+    if not there:
+        wanted = ", ".join(f"{file} ({format})" for file, format, _ in _READERS.values())
+        raise SceneError(f"{folder}: not a scene: looked for {wanted}; found {found}")
+    name, why = there[0], f"has {_READERS[there[0]][2]}"
+    if name == "colmap" and "llff" in there:
+        forward = modules["llff"].faces_forward(folder, allow_outside_paths)
+        lacks = modules["colmap"].shortcoming(folder, allow_outside_paths, model_only=forward)
+        if lacks or forward:
+            name, why = "llff", lacks or f"has {_READERS['llff'][2]}"
+    file = _READERS[name][0]
+    others = [
+        f"{_READERS[other][0]} ({_READERS[other][1]})"
+        for other in there
+        if other != name and _READERS[other][0] != file
+    ]
+    if not others:
+        return name, ()
+    reason = f"since it {why}" if why.startswith("has ") else f"since {why}"
+    return name, (f"also holds {' and '.join(others)}: {file} is read, {reason}",)
 
 
 def _entries(folder: Path) -> str:

@@ -1,11 +1,11 @@
-"""Reader of COLMAP's projects: a sparse model in sparse/ and photographs in images/.
+"""Reader of COLMAP's projects: a sparse model in sparse/ and photographs in images/ or input/.
 
 The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalising`.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,9 +23,11 @@ from jaxnerf.scenes.depths import bounds_of_depths
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, is_file, path_in
+from jaxnerf.scenes.picture_files import is_folder, list_pictures, mask_spellings, spellings
 from jaxnerf.scenes.views import View, hold_out, splits_of
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+# Where photographs are: COLMAP's own name, that of 3D Gaussian splatting's tools, and beside the model.
+_ROOTS = ("images", "input", "image", ".")
 _MOST_MODELS = 1000
 _NEEDED = {"cameras", "images"}
 # Where no image says what points it sees, these are enough; and cameras look about 45 degrees aside.
@@ -52,7 +54,7 @@ class _Project:
 
 def recognises(folder: Path) -> bool:
     """Whether a folder is in this format."""
-    return bool(_models(folder))
+    return bool(find_models(folder))
 
 
 def read(
@@ -66,26 +68,26 @@ def read(
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     The model is the one with most photographs of those in sparse/ and colmap/sparse/. Photographs are
-    in images/; where there is a folder images_N with all of them, N being `downscale`, its are used
-    as they are. A picture masks/NAME.png, NAME being the photograph's with its suffix, ignores where
-    it is black. Photographs without a file are left out. In the order of their names every 8th from
-    the first on is for testing. near and far are a little more than the depths of the points that
-    cameras see.
+    in that of the folders images/, input/, image/ and the scene's own which has most of them, in
+    subfolders where the model names those, perhaps with another suffix or without a folder that stands
+    before their names in the model. Where there is a folder images_N with all of them, N being
+    `downscale`, its are used as they are. A picture masks/NAME.png, NAME being the photograph's with its
+    suffix, ignores where it is black; .jpg, NAME without its suffix, and NAME_mask are taken too.
+    Photographs without a file are left out. In the order of their names every 8th from the first on is
+    for testing. near and far are a little more than the depths of the points that cameras see.
     """
-    chosen, notes = _largest(folder, allow_outside_paths)
+    chosen, notes = choose_model(folder, allow_outside_paths)
     project = _Project(folder, chosen, read_model(chosen), allow_outside_paths)
     root, files = _photographs(project, downscale)
-    total = len(project.model.images)
-    if len(files) < total:
-        notes += [f"{total - len(files)} of {total} photographs without a file are left out"]
+    notes += _describe_files(project, root, files)
     views = {number: _view(project, number, root, file) for number, file in files.items()}
-    if (folder / "masks").exists() and not any(view.picture.mask for view in views.values()):
-        notes += ["no photograph has its mask in masks, where NAME.jpg.png is looked for"]
+    notes += _describe_masks(folder, list(views.values()))
     in_order = sorted(views.values(), key=lambda view: view.name)
     to_scene = normalising(np.stack([view.pose for view in in_order]))
     splits = splits_of(
         folder, hold_out(in_order), to_scene,
-        downscale=downscale if root == "images" else 1, longest_side=longest_side, images=images,
+        downscale=1 if root.startswith("images_") else downscale, longest_side=longest_side,
+        images=images,
     )  # fmt: skip
     near, far = _depths(project.model, views, to_scene.scale)
     points = project.model.points.positions
@@ -96,21 +98,78 @@ def read(
     )  # fmt: skip
 
 
-def _models(folder: Path) -> list[Path]:
-    """The folders with a model, or some of one."""
+def shortcoming(
+    folder: Path, allow_outside_paths: bool = False, *, model_only: bool = False
+) -> str | None:
+    """Why a folder's model cannot be read as a scene, if it cannot: a part of a sentence.
+
+    Args:
+      folder, allow_outside_paths: see `jaxnerf.scenes.load_scene`.
+      model_only: whether it is no matter where the photographs are.
+
+    Raises:
+      SceneError: the model leads out of the folder.
+    """
+    chosen, _ = choose_model(folder, allow_outside_paths)
+    missing = sorted(_NEEDED - model_files(chosen).keys())
+    where = "the model" if chosen == folder else str(chosen.relative_to(folder))
+    if missing:
+        return f"{where} is incomplete (no {' and '.join(f'{part}.bin' for part in missing)})"
+    if model_only:
+        return None
+    try:
+        _photographs(_Project(folder, chosen, read_model(chosen), allow_outside_paths), 1)
+    except SceneError:
+        return f"{where} is broken or none of its photographs is there under its name"
+    return None
+
+
+def _describe_files(project: _Project, root: str, files: Mapping[int, Path]) -> list[str]:
+    """What is to be said of where the photographs are."""
+    notes, images = [], project.model.images
+    if len(files) < len(images):
+        absent = len(images) - len(files)
+        notes.append(f"{absent} of {len(images)} photographs without a file are left out")
+    renamed = sum(path.name != PurePosixPath(images[n].name).name for n, path in files.items())
+    if renamed and not root.startswith("images_"):
+        notes.append(f"{renamed} photographs have another suffix than the model says")
+    if root not in ("images",) and not root.startswith("images_"):
+        notes.append(f"photographs from {'beside the model' if root == '.' else root}")
+    parents = {path.parent for path in files.values()}
+    for parent in sorted(parents) if len(parents) <= _MOST_MODELS else ():
+        notes += list_pictures(parent)[1]
+    return notes
+
+
+def _describe_masks(folder: Path, views: Sequence[View]) -> list[str]:
+    masked = sum(view.picture.mask is not None for view in views)
+    if not is_folder(folder / "masks") or masked == len(views):
+        return []
+    if not masked:
+        return ["no photograph has its mask in masks, where NAME.jpg.png is looked for"]
+    return [f"{len(views) - masked} of {len(views)} photographs have no mask in masks"]
+
+
+def find_models(folder: Path) -> list[Path]:
+    """The folders of a scene that hold a COLMAP model, or some of one."""
     found = []
     for parent in (folder / "sparse", folder / "colmap" / "sparse"):
         try:
             children = sorted(itertools.islice(parent.iterdir(), _MOST_MODELS))
         except OSError:
             continue
+        children = [path for path in children if not path.name.startswith(".")]
         found += [path for path in (*children, parent) if _NEEDED & model_files(path).keys()]
     return found or ([folder] if model_files(folder).keys() >= _NEEDED else [])
 
 
-def _largest(folder: Path, allow_outside_paths: bool) -> tuple[Path, list[str]]:
-    """The model with most photographs, and a note on the others."""
-    models = _models(folder)
+def choose_model(folder: Path, allow_outside_paths: bool) -> tuple[Path, list[str]]:
+    """The folder of the model with most photographs, and a note on the others.
+
+    Raises:
+      SceneError: a model leads out of the folder.
+    """
+    models = find_models(folder)
     for path in models:
         for file in model_files(path).values():
             confined(folder, file, str(file), allow_outside_paths)
@@ -123,44 +182,71 @@ def _largest(folder: Path, allow_outside_paths: bool) -> tuple[Path, list[str]]:
 def _photographs(project: _Project, downscale: int) -> tuple[str, dict[int, Path]]:
     """The name of the folder of the photographs to be read, and their files."""
     folder, images = project.folder, project.model.images
-    full, root = _files(project, "images"), f"images_{downscale}"
+    places = {root: _files(project, root) for root in _ROOTS if is_folder(folder / root)}
+    best = max(places, key=lambda root: len(places[root]))
+    full, root = places[best], f"images_{downscale}"
     masked = (folder / "masks").exists() and not (folder / f"masks_{downscale}").exists()
-    if downscale > 1 and (folder / root).exists() and not masked:
-        # Tools that make such folders turn every kind of picture into one.
-        smaller = _files(project, root, _SUFFIXES)
+    if downscale > 1 and is_folder(folder / root) and not masked:
+        smaller = _files(project, root)
         if smaller and smaller.keys() >= full.keys():
             return root, smaller
     if full:
-        return "images", full
+        return best, full
     there = [str(n) for n in (2, 4, 8) if (folder / f"images_{n}").exists()]
     hint = f" (images_{there[0]} is there: downscale {there[0]} reads it)" if there else ""
     first = min((image.name for image in images.values()), default="")
+    skipped = [note for each in places for note in list_pictures(folder / each)[1]]
     raise SceneError(
         f"{folder}: none of the {len(images)} photographs of the model in "
-        f"{project.model_folder.relative_to(folder)} is in images; the first is {first[:80]!r}{hint}"
+        f"{project.model_folder.relative_to(folder)} is in images, input or beside it; the first is "
+        f"{first[:80]!r}{hint}" + "".join(f"; {note}" for note in skipped)
     )
 
 
-def _files(project: _Project, root: str, suffixes: Sequence[str] = ()) -> dict[int, Path]:
+def _files(project: _Project, root: str) -> dict[int, Path]:
     """The photographs that are in a folder, perhaps with another suffix."""
-    found = {}
-    for number, image in project.model.images.items():
-        name = PurePosixPath(image.name)
-        for each in (name, *(name.parent / (name.stem + suffix) for suffix in suffixes)):
-            path = project.path(number, root, each)
-            if is_file(path):
+    found, images = {}, project.model.images
+    exact = {PurePosixPath(image.name) for image in images.values()}
+    for number, image in images.items():
+        for name in _spelled(PurePosixPath(image.name), root):
+            path = project.path(number, root, name)
+            # What another photograph of the model is called is that one's file.
+            if (name == PurePosixPath(image.name) or name not in exact) and _is_picture(path):
                 found[number] = path
                 break
     return found
 
 
+def _spelled(name: PurePosixPath, root: str) -> Iterator[PurePosixPath]:
+    """The names that a photograph of the model may have within a folder."""
+    if not name.name:
+        return
+    yield from spellings(name)
+    if len(name.parts) > 1 and name.parts[0] in _ROOTS and root != ".":
+        yield from spellings(PurePosixPath(*name.parts[1:]))
+
+
+def _is_picture(path: Path) -> bool:
+    return is_file(path) and not path.is_dir()
+
+
+def _mask_file(project: _Project, number: int, root: str) -> Path | None:
+    """The mask of a photograph, if there is one."""
+    masks = root.replace("images", "masks") if root.startswith("images_") else "masks"
+    if not is_folder(project.folder / masks):
+        return None
+    for name in mask_spellings(PurePosixPath(project.model.images[number].name)):
+        path = project.path(number, masks, name)
+        if is_file(path):
+            return path
+    return None
+
+
 def _view(project: _Project, number: int, root: str, file: Path) -> View:
     image = project.model.images[number]
     camera = project.model.cameras[image.camera]
-    mask_name = PurePosixPath(f"{image.name}.png")
-    mask = project.path(number, root.replace("images", "masks"), mask_name)
     says = f"camera {image.camera} in {model_files(project.model_folder)['cameras'].name}"
-    picture = find_picture(file, camera.size, says, mask if is_file(mask) else None)
+    picture = find_picture(file, camera.size, says, _mask_file(project, number, root))
     lens, focal, centre, distortion = intrinsics(camera.model, camera.parameters)
     scale = np.array(picture.size) / camera.size
     return View(

@@ -10,7 +10,6 @@ pixel's centre lies half a pixel on, and so does the principal point.
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from jaxnerf.scenes.frames import NEAR, is_rigid
 from jaxnerf.scenes.images import find_picture, image_size
 from jaxnerf.scenes.json_files import confined, is_file, name_of
 from jaxnerf.scenes.numpy_files import NumpyZip
+from jaxnerf.scenes.picture_files import choose_rows, list_pictures
 from jaxnerf.scenes.views import View, hold_out, splits_of
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _PHOTOGRAPHS, _MASKS = ("image", "images", "rgb"), ("mask", "masks")
 _MOST = 1e12  # of a matrix's values
 # What a pixel may be moved by a skew, which cameras here do not have.
@@ -55,18 +54,18 @@ def read(
     sphere = folder / "cameras_sphere.npz"
     path = sphere if is_file(sphere) else folder / "cameras.npz"
     matrices = NumpyZip(confined(folder, path, str(path), allow_outside_paths))
-    files = _files(folder, _PHOTOGRAPHS, allow_outside_paths)
+    files, notes = _files(folder, _PHOTOGRAPHS, allow_outside_paths)
     if not files:
-        raise SceneError(f"{folder}: no photographs in {', '.join(_PHOTOGRAPHS)}")
-    count = sum(name.startswith("world_mat_") and name[10:].isdigit() for name in matrices.names)
-    if count != len(files):
         raise SceneError(
-            f"{path}: {count} matrices world_mat_0 and so on for {len(files)} photographs in "
-            f"{files[0].parent.name}"
+            f"{folder}: no photographs in {', '.join(_PHOTOGRAPHS)}"
+            + "".join(f"; {n}" for n in notes)
         )
-    masks = _files(folder, _MASKS, allow_outside_paths)
+    count = sum(name.startswith("world_mat_") and name[10:].isdigit() for name in matrices.names)
+    files, left_out = _rows(files, count, path)
+    masks, more = _files(folder, _MASKS, allow_outside_paths)
     if masks and len(masks) != len(files):
         raise SceneError(f"{masks[0].parent}: {len(masks)} masks for {len(files)} photographs")
+    notes += left_out + more
     to_user = _sphere(matrices, count)
     views = [
         _view(folder, matrices, index, file, masks[index] if masks else None)
@@ -79,26 +78,37 @@ def read(
     depths = [float(view.pose[:, 3] @ view.pose[:, 2]) for view in views]
     near = max(min(depths) - 1.0, NEAR)
     far = max(max(depths) + 1.0, 2.0 * near)
-    notes = () if masks else ("no masks of the object",)
+    notes += () if masks else ("no masks of the object",)
     return Scene(
         folder.resolve().name, folder, "dtu", splits, near, far, to_user, notes=notes
     )  # fmt: skip
 
 
-def _files(folder: Path, names: Sequence[str], allow_outside_paths: bool) -> list[Path]:
-    """The pictures in the first of some folders that is there, in order."""
+def _files(
+    folder: Path, names: Sequence[str], allow_outside_paths: bool
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The pictures in the first of some folders that is there, in order; and notes on others."""
     for name in names:
         if not is_file(folder / name):
             continue
         confined(folder, folder / name, str(folder / name), allow_outside_paths)
-        try:
-            with os.scandir(folder / name) as entries:
-                found = sorted(e.name for e in entries if Path(e.name).suffix.lower() in _SUFFIXES)
-        except OSError as error:
-            raise SceneError(f"{folder / name}: cannot be read: {error.strerror}") from None
+        found, notes = list_pictures(folder / name)
         paths = [folder / name / each for each in found]
-        return [confined(folder, path, str(path), allow_outside_paths) for path in paths]
-    return []
+        return [confined(folder, path, str(path), allow_outside_paths) for path in paths], notes
+    return [], ()
+
+
+def _rows(files: Sequence[Path], count: int, path: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The photographs that matrices belong to, and a note on others."""
+    parent = files[0].parent
+    try:
+        chosen, notes = choose_rows(parent, [file.name for file in files], count, path.name)
+    except SceneError:
+        raise SceneError(
+            f"{path}: {count} matrices world_mat_0 and so on for {len(files)} photographs in "
+            f"{parent.name}"
+        ) from None
+    return [parent / name for name in chosen], notes
 
 
 def _sphere(matrices: NumpyZip, count: int) -> Similarity:

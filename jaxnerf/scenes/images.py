@@ -8,6 +8,8 @@ turned picture and not of the stored one (as tools do that read with OpenCV): th
 
 import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,18 +22,24 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.picture_files import HEIF
 
 # Larger than any camera's picture; what claims to be larger is refused before memory is taken.
 _MAX_PIXELS = 200_000_000
-# No PNG or JPEG holds more: deflate and blank JPEG blocks come to 8,256 and some 512.
-_MAX_PIXELS_A_BYTE = 10_000
+# No PNG or JPEG holds more: deflate and blank JPEG blocks come to 8,256 and some 512. WebP's blank
+# pictures have no such bound, but this many pixels are no harm.
+_MAX_PIXELS_A_BYTE, _HARMLESS = 10_000, 16_777_216
 # Pillow reads many more, some by running other programs.
-_FORMATS = ("PNG", "JPEG")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+_KINDS = "PNG, JPEG, WebP or TIFF"
 # Pixels that count are found by drawing until one does.
 _LEAST_COUNTED = 1e-3
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 # What a whole file has in its last bytes, unless more than these follow it.
 _END_MARKS, _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 12
+# Formats that do not keep black exactly black: half of a mask's brightest is its threshold, if that is
+# brighter than what is left of black.
+_LOSSY, _LEAST_WHITE = ("JPEG", "WEBP", "HEIF"), 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +107,8 @@ def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height wi
       turned: whether to turn it as its EXIF says.
 
     Raises:
-      SceneError: the file is missing, not a PNG or JPEG, truncated, or too large.
+      SceneError: the file is missing, of another format than PNG, JPEG, WebP or TIFF (or HEIF, where
+        pillow-heif is there), truncated, or too large.
     """
     with _open(path) as image, _readable(path):
         if turned:
@@ -107,13 +116,16 @@ def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height wi
         if image.mode.startswith("I"):
             grey = np.asarray(image, np.uint32)
             image = Image.fromarray(np.minimum(grey >> 8, 255).astype(np.uint8))
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers, which are no colours")
         return np.asarray(image.convert("RGBA"))
 
 
 def read_mask(
     path: Path, ignored: Literal["black", "bright"] = "black"
 ) -> Bool[np.ndarray, "height width"]:
-    """A mask, True where the photograph's pixel counts.
+    """A mask, True where the photograph's pixel counts: where it is not black, as far as its format
+    keeps black.
 
     Args:
       path: of the file; its alpha is not looked at.
@@ -126,7 +138,9 @@ def read_mask(
         if image.mode.startswith("I"):
             bright = np.asarray(image, np.uint32) > 0
         else:
-            bright = np.asarray(image.convert("RGB")).max(axis=-1) > 0
+            values = np.asarray(image.convert("RGB")).max(axis=-1)
+            lossy = image.format in _LOSSY
+            bright = values > (max(int(values.max()) // 2, _LEAST_WHITE) if lossy else 0)
     return bright if ignored == "black" else ~bright
 
 
@@ -134,26 +148,53 @@ def image_size(path: Path) -> tuple[int, int]:
     """An image's (width, height) as it is stored, from its header alone.
 
     Raises:
-      SceneError: the file is missing, not a PNG or JPEG, too large, or cut off.
+      SceneError: as `read_image`, or it is cut off.
     """
     return _size_and_turn(path)[0]
 
 
+def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
+    """How a photograph's EXIF wants it turned: 1 for not at all, as TIFF 6.0 numbers orientations.
+
+    Returns:
+      The orientation, and the (width, height) as the picture is stored.
+
+    Raises:
+      SceneError: as `image_size`.
+    """
+    size, orientation = _size_and_orientation(path)
+    return orientation, size
+
+
 def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
-    """An image's stored size, and whether its EXIF wants it turned on its side.
+    """An image's stored size, and whether its EXIF wants it turned on its side."""
+    size, orientation = _size_and_orientation(path)
+    return size, orientation in _ON_ITS_SIDE
+
+
+def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
+    """An image's stored size, and its orientation in EXIF.
 
     Whether its end is there, too: pictures that are needed only after training are looked at before.
     """
     with _quiet(), _open(path) as image:
         orientation = 1
         # To look for the EXIF of a PNG that does not begin with it, Pillow would decode the picture.
-        if image.format == "JPEG" or "exif" in image.info:
+        if image.format != "PNG" or "exif" in image.info:
             with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
                 orientation = image.getexif().get(_ORIENTATION, 1)
-        if _END_MARKS[image.format or "PNG"] not in _last_bytes(path):
+        if not _ends(path, image.format or ""):
             with _readable(path):
                 image.load()
-        return image.size, orientation in _ON_ITS_SIDE
+        return image.size, orientation
+
+
+def _ends(path: Path, kind: str) -> bool:
+    """Whether a file plainly goes to its end; False where only decoding can tell."""
+    if kind == "WEBP":
+        with _readable(path), path.open("rb") as file:
+            return path.stat().st_size >= 8 + int.from_bytes(file.read(8)[4:], "little")
+    return kind in _END_MARKS and _END_MARKS[kind] in _last_bytes(path)
 
 
 def _last_bytes(path: Path) -> bytes:
@@ -177,11 +218,13 @@ def _open(path: Path) -> Iterator[Image.Image]:
     try:
         if path.exists() and not path.is_file():
             raise SceneError(f"{path}: not a file")
-        image = Image.open(path, formats=_FORMATS)
+        image = Image.open(path, formats=_formats(path))
     except FileNotFoundError:
         raise SceneError(f"{path}: no such image") from None
     except UnidentifiedImageError:
-        raise SceneError(f"{path}: not a PNG or JPEG image, or damaged at its beginning") from None
+        raise SceneError(
+            f"{path}: not a {_KINDS} image, or damaged at its beginning{_hint(path)}"
+        ) from None
     except SceneError:
         raise
     except Exception as error:  # whatever a damaged file makes of Pillow
@@ -189,9 +232,24 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise SceneError(f"{path}: cannot be read as an image: {reason}") from None
     with image:
         pixels = image.width * image.height
-        if pixels > min(_MAX_PIXELS, _MAX_PIXELS_A_BYTE * path.stat().st_size):
+        most = max(_HARMLESS, _MAX_PIXELS_A_BYTE * path.stat().st_size)
+        if pixels > min(_MAX_PIXELS, most):
             raise SceneError(f"{path}: {image.width} x {image.height} pixels are too many")
         yield image
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    """What Pillow may take a file for; HEIF only where its name says so."""
+    if path.suffix.lower() in HEIF and importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+        return (*_FORMATS, "HEIF")
+    return _FORMATS
+
+
+def _hint(path: Path) -> str:
+    if path.suffix.lower() in HEIF and not importlib.util.find_spec("pillow_heif"):
+        return " (pip install pillow-heif reads HEIF)"
+    return ""
 
 
 @contextlib.contextmanager

@@ -7,26 +7,29 @@ the depths between which it sees something (Mildenhall et al., "Local light fiel
 Where all cameras look the same way, the scene's frame is NeRF's: divided by 0.75 of the nearest depth,
 with the average camera at the origin; its `ndc` are those of the near plane at 1. Elsewhere it is that
 of `jaxnerf.scenes.frames.normalising`.
+
+COLMAP found these cameras, and where its model is still beside them, and has the same photographs at the
+same poses, its lenses and points are taken too: the rows have focal lengths alone.
 """
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxnerf.scenes import NdcFrame, Scene, SceneError
 from jaxnerf.scenes.frames import is_rigid, normalising, recentring
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, name_of
+from jaxnerf.scenes.llff_model import Model, matching_model
 from jaxnerf.scenes.numpy_files import read_array
+from jaxnerf.scenes.picture_files import choose_rows, is_folder, list_pictures
 from jaxnerf.scenes.views import View, hold_out, shrink_factor, splits_of
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Of the nearest depth, in NeRF's frame for forward-facing scenes.
 _NEAREST = 0.75
 # A little nearer than the nearest point that was triangulated.
@@ -34,6 +37,10 @@ _MARGIN = 0.9
 # How far viewing axes turn away from their mean where all look the same way; and how far from it the
 # corners of pictures may still look, since rays across it have no NDC.
 _CONE, _EDGE = math.radians(40.0), math.radians(80.0)
+# Of the nearest depths of all photographs, this percentile; what is nearer than this share of it is a
+# point that was triangulated wrongly. (The nearest of published scenes is at 0.8 of it and more.) And
+# likewise of the farthest.
+_PERCENTILE, _STRAY, _FARTHEST = 10.0, 0.25, 10.0
 
 
 def recognises(folder: Path) -> bool:
@@ -56,30 +63,95 @@ def read(
     that, the largest that are there. Focal lengths are scaled to their true sizes. Every 8th view from
     the first on is for testing.
     """
-    path = folder / "poses_bounds.npy"
-    rows = _read_rows(confined(folder, path, str(path), allow_outside_paths))
+    rows = _rows_of(folder, allow_outside_paths)
     wanted = shrink_factor(int(rows[:, [4, 9]].max()), downscale, longest_side)
     source, factor = _choose_folder(folder, wanted)
-    views = _views(folder, source, rows, allow_outside_paths)
+    model = matching_model(folder, rows, allow_outside_paths)
+    views, notes = _views(folder, source, rows, model, allow_outside_paths)
     scene = _place(folder, views, rows[:, 15:])
     splits = splits_of(
         folder, hold_out(views), scene.to_user.inverse(),
         downscale=max(downscale // factor, 1), longest_side=longest_side, images=images,
     )  # fmt: skip
-    return dataclasses.replace(scene, splits=splits, notes=(f"photographs from {source.name}",))
+    notes = [f"photographs from {source.name}", *notes, *_describe_stray(rows[:, 15:])]
+    points = None
+    if model is not None:
+        notes.append(f"lenses and points from {model.name}")
+        points = scene.to_user.inverse().points(model.points) if len(model.points) else None
+    return dataclasses.replace(scene, splits=splits, points=points, notes=tuple(notes))
+
+
+def faces_forward(folder: Path, allow_outside_paths: bool = False) -> bool:
+    """Whether all cameras of a folder look the same way, from poses_bounds.npy alone.
+
+    Raises:
+      SceneError: the file is missing or wrong.
+    """
+    rows = _rows_of(folder, allow_outside_paths)
+    poses = np.stack([_pose(row) for row in rows])
+    return _one_way(poses, 0.5 * rows[:, [9, 4]] / rows[:, 14:15])
+
+
+def stray_bounds(
+    depths: Float[np.ndarray, "N 2"],
+) -> tuple[Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+    """Which photographs' nearest, and which farthest depths are so far from the others' as to be wrong.
+
+    A depth is stray below a quarter of the 10th percentile of the nearest ones, or above 10 times the
+    90th of the farthest.
+
+    Args:
+      depths: (nearest, farthest) of each photograph.
+    """
+    low = np.percentile(depths[:, 0], _PERCENTILE)
+    high = np.percentile(depths[:, 1], 100.0 - _PERCENTILE)
+    return depths[:, 0] < _STRAY * low, depths[:, 1] > _FARTHEST * high
+
+
+def stray_photographs(folder: Path, allow_outside_paths: bool = False) -> list[str]:
+    """The rows of poses_bounds.npy with stray bounds, for people.
+
+    Raises:
+      SceneError: the file is missing or wrong.
+    """
+    depths = _rows_of(folder, allow_outside_paths)[:, 15:]
+    return [
+        f"row {index} says {what} {depths[index, side]:g}, the median is "
+        f"{np.median(depths[:, side]):.4g}"
+        for side, what, stray in _sides(depths)
+        for index in np.flatnonzero(stray)
+    ]
+
+
+def _sides(depths: np.ndarray) -> list[tuple[int, str, np.ndarray]]:
+    near, far = stray_bounds(depths)
+    return [(0, "near", near), (1, "far", far)]
+
+
+def _describe_stray(depths: np.ndarray) -> list[str]:
+    return [
+        f"{np.count_nonzero(stray)} of {len(stray)} {what} bounds left out, as "
+        f"{depths[stray, side][0]:g}, far from the others"
+        for side, what, stray in _sides(depths)
+        if stray.any()
+    ]
 
 
 def is_forward_facing(views: Sequence[View]) -> bool:
     """Whether all cameras look the same way, so that normalised device coordinates hold the scene."""
-    poses = np.stack([view.pose for view in views])
+    tangents = [0.5 * np.array(view.picture.size) / view.focal for view in views]
+    return _one_way(np.stack([view.pose for view in views]), np.array(tangents))
+
+
+def _one_way(poses: np.ndarray, tangents: np.ndarray) -> bool:
+    """The same of poses, and half the sides of pictures at distance 1."""
     mean = poses[:, :, 2].mean(axis=0)
     length = np.linalg.norm(mean)
     if length < math.cos(_CONE):
         return False
-    for view in views:
-        (width, height), (right, up, back) = view.picture.size, view.pose[:, :3].T
-        across, along = 0.5 * width / view.focal[0] * right, 0.5 * height / view.focal[1] * up
-        corners = [back + x * across + y * along for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
+    for pose, (wide, high) in zip(poses, tangents, strict=True):
+        right, up, back = pose[:, :3].T
+        corners = [back + x * wide * right + y * high * up for x in (-1, 1) for y in (-1, 1)]
         edge = min(corner @ mean / np.linalg.norm(corner) for corner in corners)
         if back @ mean < length * math.cos(_CONE) or edge < length * math.cos(_EDGE):
             return False
@@ -89,7 +161,8 @@ def is_forward_facing(views: Sequence[View]) -> bool:
 def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
     """The scene without its splits: its frame and what follows from that."""
     poses = np.stack([view.pose for view in views])
-    nearest, farthest = float(depths.min()), float(depths.max())
+    stray = stray_bounds(depths)
+    nearest, farthest = float(depths[~stray[0], 0].min()), float(depths[~stray[1], 1].max())
     ndc = None
     if is_forward_facing(views):
         to_scene = recentring(poses, 1.0 / (_NEAREST * nearest))
@@ -104,6 +177,16 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
     )  # fmt: skip
 
 
+def _rows_of(folder: Path, allow_outside_paths: bool) -> Float[np.ndarray, "N 17"]:
+    path = folder / "poses_bounds.npy"
+    return _read_rows(confined(folder, path, str(path), allow_outside_paths))
+
+
+def _pose(row: np.ndarray) -> Float[np.ndarray, "3 4"]:
+    down, right, back, position, _ = row[:15].reshape(3, 5).T
+    return np.stack([right, -down, back, position], axis=-1)
+
+
 def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
     try:
         if not path.is_file():
@@ -116,7 +199,7 @@ def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
         raise SceneError(f"{path}: has values that are not finite or far too large")
     for index, row in enumerate(rows):
         matrix, (near, far), where = row[:15].reshape(3, 5), row[15:], f"{path}: row {index}"
-        if not is_rigid(np.stack([matrix[:, 1], -matrix[:, 0], matrix[:, 2]], axis=-1)):
+        if not is_rigid(_pose(row)[:, :3]):
             raise SceneError(f"{where}: the pose is not rigid (a rotation and a position)")
         if (matrix[:, 4] < [1.0, 1.0, 1e-3]).any():
             height, width, focal = matrix[:, 4]
@@ -131,9 +214,13 @@ def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
 def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
     """The folder of photographs to shrink to a factor of the full size, and its own factor."""
     factors = {}
-    for name in _names(folder):
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
+    for name in names:
         match = re.fullmatch(r"images(?:_([1-9][0-9]{0,3}))?", name)
-        if match and (folder / name).is_dir():
+        if match and is_folder(folder / name):
             factors[int(match[1] or 1)] = folder / name
     if not factors:
         raise SceneError(f"{folder}: no folder images, images_4 or images_8 of photographs")
@@ -143,30 +230,23 @@ def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
     return factors[factor], factor
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
-
-
-def _views(folder: Path, source: Path, rows: np.ndarray, allow_outside_paths: bool) -> list[View]:
+def _views(
+    folder: Path, source: Path, rows: np.ndarray, model: Model | None, allow_outside_paths: bool
+) -> tuple[list[View], tuple[str, ...]]:
+    """The photographs of a folder with their cameras, and notes on files that are none of them."""
     confined(folder, source, str(source), allow_outside_paths)
-    names = [name for name in _names(source) if Path(name).suffix.lower() in _SUFFIXES]
-    if len(names) != len(rows):
-        raise SceneError(
-            f"{source}: {len(names)} photographs, but poses_bounds.npy has {len(rows)} rows"
-        )
+    found, skipped = list_pictures(source)
+    try:
+        names, left_out = choose_rows(source, found, len(rows), "poses_bounds.npy")
+    except SceneError as error:
+        raise SceneError("; ".join([str(error), *skipped])) from None
     views = []
-    for name, row in zip(names, rows, strict=True):
-        matrix = row[:15].reshape(3, 5)
-        down, right, back, position, (high, wide, focal) = matrix.T
+    for index, (name, row) in enumerate(zip(names, rows, strict=True)):
+        high, wide, focal = row[[4, 9, 14]]
         file = confined(folder, source / name, str(source / name), allow_outside_paths)
         picture = find_picture(file, (wide, high), "poses_bounds.npy")
         width, height = picture.size
-        pose = np.stack([right, -down, back, position], axis=-1)
         focals = (float(focal * width / wide), float(focal * height / high))
-        views.append(
-            View(name_of(folder, file), picture, pose, focals, (0.5 * width, 0.5 * height))
-        )
-    return views
+        view = View(name_of(folder, file), picture, _pose(row), focals, (0.5 * width, 0.5 * height))
+        views.append(view if model is None else model.with_lens(index, view))
+    return views, skipped + left_out

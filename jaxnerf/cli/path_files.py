@@ -1,0 +1,294 @@
+"""Camera paths in files: transforms as NeRF's Blender format has them, and nerfstudio's camera paths.
+
+A transforms file has {"frames": [{"transform_matrix": [[...], ...]}, ...]}, and for the file or a frame
+whatever `jaxnerf.scenes.transforms` knows of a camera: fl_x, fl_y, cx, cy, w, h, camera_angle_x,
+camera_angle_y, k1 to k4, p1, p2, camera_model, is_fisheye. Without any of these the pictures are those of
+the training cameras.
+
+nerfstudio's camera_path.json has {"camera_path": [{"camera_to_world": 16 numbers, row by row, "fov":
+vertical, in degrees}, ...], "render_width", "render_height", "camera_type", "fps", "seconds",
+"is_cycle"}, as `nerfstudio.cameras.camera_paths.get_path_from_json` reads it. The aspect of a camera is
+that of the editor's window and has no say in the picture, there as here.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxnerf import paths
+from jaxnerf.cameras import Camera
+from jaxnerf.lenses import Lens
+from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.images import Picture
+from jaxnerf.scenes.json_files import frames_of, load_json, number, read_pose
+from jaxnerf.scenes.transforms import Frame, claimed_size, view_of
+from jaxnerf.scenes.views import View
+
+_MOST_PIXELS = 16_384  # along a side
+_COEFFICIENTS = 6
+
+# What a transforms file may say of a picture: of the lens, and of its size.
+INTRINSICS = (
+    *("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "cx", "cy"),
+    *("k1", "k2", "k3", "k4", "p1", "p2", "camera_model", "is_fisheye"),
+)
+SIZES = ("w", "h")
+_CAMERA_MODELS: dict[str, Lens | None] = {
+    **dict.fromkeys(("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")),
+    "OPENCV_FISHEYE": "fisheye",
+    "EQUIRECTANGULAR": "equirectangular",
+}
+# What such files also have, of scenes and photographs: it changes nothing in a picture of a path.
+_OF_PHOTOGRAPHS = {
+    *("file_path", "mask_path", "mask_filename", "depth_file_path", "colmap_im_id", "sharpness"),
+    *("near", "far", "aabb_scale", "scale", "offset", "rotation", "name", "id", "fps"),
+    *("depth_path", "normal_path", "timestamp", "integer_depth_scale", "enable_depth_loading"),
+    *("white_transparent", "black_transparent", "up", "n_frames", "license", "comment", "version"),
+    *("applied_transform", "applied_scale", "ply_file_path", "orientation_override"),
+    *("train_filenames", "val_filenames", "test_filenames", "frames", "transform_matrix"),
+}
+_KINDS: dict[str, Lens] = {
+    "perspective": "pinhole",
+    "fisheye": "fisheye",
+    "equirectangular": "equirectangular",
+}
+_OF_PATHS = {
+    *("camera_path", "camera_type", "render_width", "render_height", "fps", "seconds", "is_cycle"),
+    *("keyframes", "smoothness_value", "default_fov", "default_transition_sec", "path_name"),
+}
+_OF_PATH_CAMERAS = {"camera_to_world", "fov", "aspect", "render_time"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PathFile:
+    """What a file says of a path.
+
+    Attributes:
+      cameras: at its poses, in the frame of the scene's own files.
+      frames_per_second: None if it does not say.
+      cycle: whether a flight returns to where it began.
+      notes: what a person should know, each a line.
+    """
+
+    cameras: Camera
+    frames_per_second: float | None = None
+    cycle: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_path(path: Path, training: Camera) -> PathFile:
+    """Read a file of either kind.
+
+    Args:
+      path: of the file.
+      training: a camera of the photographs, whose lens and size those of the path are where the file
+        says neither.
+
+    Raises:
+      SceneError: the file is missing or wrong, or wants what cannot be rendered.
+    """
+    contents = load_json(path)
+    if "camera_path" in contents:
+        return _nerfstudio(path, contents)
+    return _transforms(path, contents, training)
+
+
+def flight(cameras: Camera, frames: int, cycle: bool = False) -> Camera:
+    """A smooth flight through cameras; their intrinsics go evenly from one to the next.
+
+    Args:
+      cameras: two or more.
+      frames: how many to return.
+      cycle: whether it returns to the first.
+    """
+    poses = paths.spline(np.asarray(cameras.camera_to_world), frames, loop=cycle)
+    count = len(cameras)
+    times = np.linspace(0.0, count if cycle else count - 1, frames, endpoint=not cycle)
+    keys = np.arange(count + cycle)
+
+    def between(values: Any) -> np.ndarray:
+        values = np.asarray(values)
+        values = np.concatenate([values, values[:1]]) if cycle else values
+        columns = [np.interp(times, keys, column) for column in values.T]
+        return np.stack(columns, axis=-1).astype(np.float32)
+
+    return dataclasses.replace(
+        cameras,
+        camera_to_world=poses,
+        focal=between(cameras.focal),
+        centre=between(cameras.centre),
+        distortion=between(cameras.distortion),
+        size=np.repeat(np.asarray(cameras.size)[:1], frames, axis=0),
+    )
+
+
+def repeated(camera: Camera, poses: Float[np.ndarray, "N 3 4"]) -> Camera:
+    """One camera at many poses."""
+    count = len(poses)
+    same = {
+        name: np.broadcast_to(
+            np.asarray(getattr(camera, name)), (count, *np.shape(getattr(camera, name)))
+        )
+        for name in ("focal", "centre", "distortion", "size")
+    }
+    return dataclasses.replace(camera, camera_to_world=np.asarray(poses, np.float64), **same)
+
+
+def _transforms(path: Path, contents: dict[str, Any], training: Camera) -> PathFile:
+    frames = list(frames_of(path, contents))
+    levels = [(str(path), contents), *frames]
+    for where, values in levels:
+        _refuse(where, values, {*INTRINSICS, *SIZES, *_OF_PHOTOGRAPHS})
+    rate = _rate(path, contents)
+    poses = [read_pose(where, values.get("transform_matrix")) for where, values in frames]
+    said = {key for _, values in levels for key in values}
+    of_lens, of_size = said & {*INTRINSICS}, said & {*SIZES}
+    width, height = (int(side) for side in np.asarray(training.size))
+    if not of_lens and not of_size:
+        return PathFile(repeated(training, np.stack(poses)), rate)
+    members = [Frame(path, "", where, values, path, contents) for where, values in frames]
+    sizes = [_size(frame, (width, height)) for frame in members]
+    if len(set(sizes)) > 1:
+        index = next(i for i, size in enumerate(sizes) if size != sizes[0])
+        raise SceneError(
+            f"{frames[index][0]}: w and h are {sizes[index][0]} x {sizes[index][1]}, frames[0] has "
+            f"{sizes[0][0]} x {sizes[0][1]}: a video has pictures of one size"
+        )
+    if not of_lens:
+        if abs(sizes[0][0] * height - sizes[0][1] * width) > max(*sizes[0], width, height):
+            raise SceneError(
+                f"{path}: w and h are of another shape than the photographs' {width} x {height}, and "
+                "no fl_x or camera_angle_x says what they show"
+            )
+        return PathFile(repeated(training.resized(*sizes[0]), np.stack(poses)), rate)
+    width, height = sizes[0]
+    sized = {"w": float(width), "h": float(height)}
+    views = [
+        view_of(
+            dataclasses.replace(frame, own={**frame.own, **sized}),
+            Picture(path, (width, height)),
+            _lens(frame),
+        )
+        for frame in members
+    ]
+    return PathFile(_cameras(path, views), rate)
+
+
+def _size(frame: Frame, default: tuple[int, int]) -> tuple[int, int]:
+    wide, high = claimed_size(frame) or default
+    if not all(side == int(side) and 1 <= side <= _MOST_PIXELS for side in (wide, high)):
+        raise SceneError(
+            f"{frame.where}: w and h are {wide:g} and {high:g}, not whole numbers from 1 to "
+            f"{_MOST_PIXELS:,}"
+        )
+    return int(wide), int(high)
+
+
+def _lens(frame: Frame) -> Lens | None:
+    model, fisheye = frame.get("camera_model"), frame.get("is_fisheye")
+    if model is not None and (not isinstance(model, str) or model not in _CAMERA_MODELS):
+        raise SceneError(
+            f"{frame.level('camera_model')[0]}: camera_model {str(model)[:40]!r} is not one of "
+            f"{', '.join(_CAMERA_MODELS)}"
+        )
+    if fisheye is not None and not isinstance(fisheye, bool):
+        raise SceneError(f"{frame.level('is_fisheye')[0]}: is_fisheye must be true or false")
+    return _CAMERA_MODELS[model] if model is not None else "fisheye" if fisheye else None
+
+
+def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
+    _refuse(str(path), contents, _OF_PATHS)
+    kind = contents.get("camera_type", "perspective")
+    if kind not in _KINDS:
+        raise SceneError(
+            f"{path}: camera_type {str(kind)[:40]!r} is not one of {', '.join(_KINDS)}"
+        )
+    width, height = (_side(path, contents, key) for key in ("render_width", "render_height"))
+    entries = contents["camera_path"]
+    if not isinstance(entries, list) or not entries:
+        raise SceneError(f"{path}: 'camera_path' must be a list with at least one camera")
+    views = []
+    for index, entry in enumerate(entries):
+        where = f"{path}: camera_path[{index}]"
+        if not isinstance(entry, dict):
+            raise SceneError(f"{where} must be an object")
+        _refuse(where, entry, _OF_PATH_CAMERAS)
+        matrix = entry.get("camera_to_world")
+        if isinstance(matrix, list) and len(matrix) == 16:
+            matrix = [matrix[row : row + 4] for row in range(0, 16, 4)]
+        try:
+            pose = read_pose(where, matrix)
+        except SceneError as error:
+            raise SceneError(str(error).replace("transform_matrix", "camera_to_world")) from None
+        focal = (width / (2.0 * math.pi), height / math.pi)
+        if kind != "equirectangular":
+            length = _focal(where, entry, height)
+            focal = (length, length)
+        picture = Picture(path, (width, height))
+        views.append(View("", picture, pose, focal, (0.5 * width, 0.5 * height), lens=_KINDS[kind]))
+    note = (
+        f"{path}: poses are taken in the frame of the scene's own files; nerfstudio's viewer writes its "
+        "own normalised one, which dataparser_transforms.json of its run leads back from"
+    )
+    cycle = contents.get("is_cycle", False)
+    if not isinstance(cycle, bool):
+        raise SceneError(f"{path}: is_cycle must be true or false")
+    return PathFile(_cameras(path, views), _rate(path, contents, len(views)), cycle, (note,))
+
+
+def _focal(where: str, entry: Mapping[str, Any], height: int) -> float:
+    angle = number(where, entry, "fov")
+    if not 1e-3 <= angle <= 179.0:
+        raise SceneError(f"{where}: fov {angle:g} is not between 0.001 and 179 degrees")
+    return 0.5 * height / math.tan(0.5 * math.radians(angle))
+
+
+def _side(path: Path, contents: Mapping[str, Any], key: str) -> int:
+    side = number(path, contents, key)
+    if side != int(side) or not 1 <= side <= _MOST_PIXELS:
+        raise SceneError(f"{path}: {key} {side:g} is not a whole number from 1 to {_MOST_PIXELS:,}")
+    return int(side)
+
+
+def _rate(path: Path, contents: Mapping[str, Any], count: int = 0) -> float | None:
+    """Frames a second: so that so many frames take the file's seconds, or else its fps."""
+    seconds = number(path, contents, "seconds", 0.0) if count else 0.0
+    if seconds > 0.0:
+        return count / seconds
+    if contents.get("fps") is None:
+        return None
+    rate = number(path, contents, "fps")
+    if rate <= 0.0:
+        raise SceneError(f"{path}: fps {rate:g} is not above 0")
+    return rate
+
+
+def _refuse(where: str, values: Mapping[str, Any], known: set[str]) -> None:
+    """Refuse what might change the pictures: keys that are not known, unless they say nothing."""
+    for key, value in values.items():
+        if key not in known and value not in (None, False, [], {}):
+            raise SceneError(f"{where}: {key[:40]!r} is not honoured in a camera path; remove it")
+
+
+def _cameras(path: Path, views: list[View]) -> Camera:
+    kinds: set[Lens] = {view.lens for view in views}
+    if "opencv" in kinds:
+        kinds -= {"pinhole"}
+    if len(kinds) > 1:
+        raise SceneError(f"{path}: mixes {' and '.join(sorted(kinds))} lenses")
+    distortion = np.zeros((len(views), _COEFFICIENTS), np.float32)
+    for row, view in zip(distortion, views, strict=True):
+        row[: len(view.distortion)] = view.distortion
+    return Camera(
+        camera_to_world=np.stack([view.pose for view in views]),
+        focal=np.array([view.focal for view in views], np.float32),
+        centre=np.array([view.centre for view in views], np.float32),
+        distortion=distortion,
+        size=np.array([view.picture.size for view in views], np.int32),
+        lens=kinds.pop(),
+    )

@@ -1,0 +1,206 @@
+"""What a person needs to know of a scene before an hour of training."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from jaxnerf.inspection.photographs import (
+    alike_poses,
+    blurred_views,
+    is_white,
+    leaks,
+    looking_away,
+    plain_border,
+    relative_sharpness,
+    unmade_turns,
+)
+from jaxnerf.inspection.poses import judged
+from jaxnerf.inspection.space import rays_that_miss
+from jaxnerf.inspection.views import Views, views_of
+from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.scenes.llff import stray_photographs
+from jaxnerf.silhouettes import has_alpha
+
+__all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
+
+# Pictures are compared at this longer side: what poses or blur must be good for is no finer.
+LONGEST_SIDE = 800
+_LEAST_VIEWS = 3
+# Of the cameras, whose middle ray may miss the box of training.
+_MISSING = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+      scene: as it was read, with photographs of at most `LONGEST_SIDE`.
+      facts: of each matter, what there is to say.
+      warnings: what should be looked at.
+      pointless: why training would be; None if it would not.
+      odd: numbers of the views that a warning names, in the order of the splits.
+    """
+
+    scene: Scene
+    facts: dict[str, str]
+    warnings: tuple[str, ...]
+    pointless: str | None
+    odd: frozenset[int]
+
+
+def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = False) -> Inspection:
+    """Read everything of a scene, and look for what would spoil its training.
+
+    Args:
+      folder: of the scene; the demo scene by default.
+      allow_outside_paths: see `jaxnerf.scenes.load_scene`.
+
+    Raises:
+      SceneError: something is missing or cannot be read.
+    """
+    whole = load_scene(folder, images=(), allow_outside_paths=allow_outside_paths)
+    scene = load_scene(
+        folder,
+        images=tuple(whole.splits),
+        longest_side=LONGEST_SIDE,
+        allow_outside_paths=allow_outside_paths,
+    )
+    views = views_of(scene)
+    sharpness = relative_sharpness(views)
+    blurred, twins, away = blurred_views(sharpness), alike_poses(views), looking_away(views)
+    leaked = leaks(views)
+    facts = _facts(whole, views) | {"sharpness": f"{len(blurred) or 'no'} photographs blurred"}
+    warnings = [
+        *_named("blurred", views, blurred),
+        *_named("at the pose of another photograph", views, twins),
+        *_named("looking away from what the others see", views, away),
+        *_leaked(views, leaked),
+        *_stray(whole, allow_outside_paths),
+        *_misplaced(scene),
+        *_background(scene, views),
+    ]
+    pointless = _too_few(scene)
+    if pointless is None:
+        facts["poses"], more, pointless = judged(views)
+        warnings += more
+    turned = _turned(whole, doubtful=pointless is not None or any("poses" in w for w in warnings))
+    facts, warnings = facts | turned[0], [*warnings, *turned[1]]
+    odd = frozenset([*blurred, *twins, *away, *(late for late, _ in leaked)])
+    return Inspection(scene, facts, tuple(warnings), pointless, odd)
+
+
+def _leaked(views: Views, pairs: list[tuple[int, int]]) -> list[str]:
+    """Photographs of one split that are in another: what is measured on them says little."""
+    shown = [
+        f"{views.names[late]} ({views.splits[late]}) is {views.names[early]} ({views.splits[early]})"
+        for late, early in pairs
+    ]
+    return [f"the same photograph in two splits: {_listed(shown)}"] if shown else []
+
+
+def _stray(scene: Scene, allow_outside_paths: bool) -> list[str]:
+    if scene.format != "llff":
+        return []
+    found = stray_photographs(scene.source, allow_outside_paths)
+    return [f"bounds in poses_bounds.npy that stray: {_listed(found)}"] if found else []
+
+
+def _misplaced(scene: Scene) -> list[str]:
+    if scene.unbounded or scene.ndc is not None:
+        return []
+    missing, count = rays_that_miss(scene), len(scene.splits["train"])
+    if len(missing) <= _MISSING * count:
+        return []
+    unit = scene.to_user.scale
+    return [
+        f"the middle of {len(missing)} of {count} photographs does not show the cube of training between "
+        f"near {scene.near * unit:.4g} and far {scene.far * unit:.4g}: {_listed(missing)}"
+    ]
+
+
+def _background(scene: Scene, views: Views) -> list[str]:
+    """A plain background that is not the white that training takes it for."""
+    if scene.unbounded or scene.ndc is not None or has_alpha(scene.splits["train"]):
+        return []
+    colour = plain_border(views.images)
+    if colour is None or is_white(colour):
+        return []
+    name = "black" if max(colour) <= 1 else "#{:02x}{:02x}{:02x}".format(*colour)
+    return [f"the background is plain {name}, not white: --training.background={name} says so"]
+
+
+def _turned(scene: Scene, doubtful: bool) -> tuple[dict[str, str], list[str]]:
+    """Turns of EXIF that were not made: a fact, and where something speaks for them a warning."""
+    turned, square = unmade_turns(scene)
+    if not turned:
+        return {}, []
+    text = (
+        f"EXIF would turn {len(turned)} photographs that are read as they are stored, as COLMAP and "
+        f"LLFF read them: {_listed(turned)}"
+    )
+    if square or doubtful:
+        return {}, [f"{text}; if the poses are of the turned ones, turn the files"]
+    return {"turns": text}, []
+
+
+def _too_few(scene: Scene) -> str | None:
+    count = len(scene.splits["train"])
+    if count < _LEAST_VIEWS:
+        return f"{count} photographs to train on; at least {_LEAST_VIEWS} are needed"
+    return None
+
+
+def _facts(scene: Scene, views: Views) -> dict[str, str]:
+    """What is so, of a scene that was not shrunk."""
+    sizes = np.concatenate([np.asarray(split.cameras.size) for split in scene.splits.values()])
+    kinds, counts = np.unique(sizes, axis=0, return_counts=True)
+    shown = [
+        f"{width} x {height}" + (f" ({count})" if len(kinds) > 1 else "")
+        for (width, height), count in zip(kinds[:4].tolist(), counts.tolist(), strict=False)
+    ]
+    focal = np.concatenate([np.asarray(split.cameras.focal) for split in scene.splits.values()])
+    low, high = focal.min(), focal.max()
+    places = views.poses[:, :, 3]
+    box = np.stack([places.min(axis=0), places.max(axis=0)])
+    unit = scene.to_user.scale
+    counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
+    facts = {
+        "format": scene.format,
+        "photographs": f"{len(views.names)}, all whole: {counts}",
+        "sizes": ", ".join(shown) + (", ..." if len(kinds) > 4 else "") + " pixels",
+        "lens": f"{views.cameras.lens}, focal length {low:.5g}"
+        + (f" to {high:.5g}" if high > 1.001 * low else "")
+        + " pixels",
+        "masks": _masked(views),
+        "space": "forward-facing" if scene.ndc else "unbounded" if scene.unbounded else "bounded",
+        "depths": f"near {scene.near * unit:.4g}, far {scene.far * unit:.4g}",
+        "cameras": _box(box),
+    }
+    if scene.points is not None and len(scene.points):
+        points = scene.to_user.points(scene.points)
+        facts["points"] = f"{len(points):,}, 98% in " + _box(np.percentile(points, [1, 99], axis=0))
+    if scene.notes:
+        facts["notes"] = "; ".join(scene.notes)
+    return facts
+
+
+def _masked(views: Views) -> str:
+    ignored = np.mean([0.0 if mask is None else 1.0 - mask.mean() for mask in views.masks])
+    clear = np.mean([np.mean(image[..., 3] < 128) for image in views.images])
+    parts = [f"{ignored:.1%} of the pixels are ignored"] if ignored else ["none"]
+    return ", ".join(parts + ([f"{clear:.1%} of the pixels are transparent"] if clear else []))
+
+
+def _box(box: np.ndarray) -> str:
+    spans = (f"{low:.3g} to {high:.3g}" for low, high in box.T)
+    return ", ".join(f"{axis} {span}" for axis, span in zip("xyz", spans, strict=True))
+
+
+def _named(what: str, views: Views, numbers: list[int]) -> list[str]:
+    return [f"{what}: {_listed([views.names[n] for n in numbers])}"] if numbers else []
+
+
+def _listed(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

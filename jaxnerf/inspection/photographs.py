@@ -1,0 +1,148 @@
+"""Which photographs of a scene are odd: blurred, twice there, looking away, turned."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy.ndimage import laplace
+from scipy.spatial import KDTree
+
+from jaxnerf.cameras import project
+from jaxnerf.inspection.views import Views
+from jaxnerf.paths import focus_point
+from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes.images import orientation_of
+from jaxnerf.scenes.json_files import is_file
+
+# Blurred is what has less than this share of its neighbours' variance of the Laplacian, if that is far
+# from what is usual (in standard deviations, estimated robustly).
+_NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
+# Alike poses, in the cameras' extent and in radians.
+_ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
+# A border is plain where half of it is within so many levels of 255 of one colour in most pictures; and
+# white where it is within so many of 255.
+_PLAIN, _LEVELS, _PICTURES, _ROUNDING = 0.5, 4, 0.8, 1
+# Where readers look for photographs that are named without their folder.
+_ROOTS = ("", "images", "input", "image", "rgb")
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
+    """The variance of each picture's Laplacian, divided by the median of its neighbours'."""
+    variances = np.array([_variance(*pair) for pair in zip(views.images, views.masks, strict=True)])
+    # Neighbours stand near and look the same way.
+    where = np.concatenate(
+        [views.poses[:, :, 3] / max(views.extent, 1e-30), views.poses[:, :, 2]], axis=-1
+    )
+    count = min(_NEIGHBOURS + 1, len(where))
+    _, near = KDTree(where).query(where, k=count)
+    usual = np.median(variances[near.reshape(len(where), count)][:, 1:], axis=-1)
+    return variances / np.maximum(usual, 1e-9) if count > 1 else np.ones(1)
+
+
+def blurred_views(sharpness: Float[np.ndarray, " N"]) -> list[int]:
+    """The numbers of the views that are blurred, of the relative sharpness of all."""
+    logs = np.log(np.maximum(sharpness, 1e-9))
+    spread = 1.4826 * np.median(np.abs(logs - np.median(logs)))
+    least = min(math.log(_BLURRED), np.median(logs) - _UNUSUAL * spread)
+    return np.flatnonzero(logs < least).tolist()
+
+
+def alike_poses(views: Views) -> list[int]:
+    """The numbers of the views at a pose that an earlier view of the same split has too."""
+    places, found = views.poses[:, :, 3], set()
+    for one, other in KDTree(places).query_pairs(_ALIKE * views.extent):
+        turned = views.poses[one, :, :3] - views.poses[other, :, :3]
+        if np.linalg.norm(turned) < _ALIKE_ANGLE and views.splits[one] == views.splits[other]:
+            found.add(max(one, other))
+    return sorted(found)
+
+
+def looking_away(views: Views) -> list[int]:
+    """The numbers of the views that do not show the point that nine in ten have in their pictures."""
+    if views.cameras.lens == "equirectangular":
+        return []
+    point = jnp.asarray(focus_point(np.asarray(views.cameras.camera_to_world)), jnp.float32)
+    pixels, depths = project(views.cameras, jnp.broadcast_to(point, (len(views.names), 3)))
+    inside = np.asarray(depths) > 0.0
+    for axis in (0, 1):
+        place = np.asarray(pixels)[:, axis]
+        inside &= (place >= 0.0) & (place <= np.asarray(views.cameras.size)[:, axis])
+    return np.flatnonzero(~inside).tolist() if inside.mean() >= 0.9 else []
+
+
+def _variance(image: np.ndarray, mask: np.ndarray | None) -> float:
+    """The variance of the Laplacian of a picture's brightness, where it counts."""
+    alpha = image[..., 3:].astype(np.float32) / 255.0
+    grey = (image[..., :3] * alpha).mean(axis=-1)
+    counted = alpha[..., 0] > 0.5 if mask is None else mask & (alpha[..., 0] > 0.5)
+    return float(laplace(grey)[counted].var()) if counted.any() else 0.0
+
+
+def leaks(views: Views) -> list[tuple[int, int]]:
+    """Pairs of views of different splits, the later one first, that show the same pixels.
+
+    Pictures of one colour are no photographs of anything and are not compared.
+    """
+    first: dict[tuple[bytes, tuple[int, ...]], int] = {}
+    found = []
+    order = sorted(range(len(views.names)), key=lambda index: views.splits[index] != "train")
+    for index in order:
+        image = views.images[index]
+        if (image == image[:1, :1]).all():
+            continue
+        key = np.ascontiguousarray(image).tobytes(), image.shape
+        other = first.setdefault(key, index)
+        if views.splits[other] != views.splits[index]:
+            found.append((index, other))
+    return found
+
+
+def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
+    """The photographs whose EXIF wants them turned or mirrored, but which are read as they are stored.
+
+    Args:
+      scene: not shrunk.
+
+    Returns:
+      Their names, and of those the ones that are square: their size does not tell which way is meant.
+    """
+    turned, square = [], []
+    for split in scene.splits.values():
+        for name, size in zip(split.names, np.asarray(split.cameras.size).tolist(), strict=True):
+            path = _file(scene.source, name)
+            try:
+                orientation, stored = (1, size) if path is None else orientation_of(path)
+            except SceneError:
+                continue
+            made = orientation in _ON_ITS_SIDE and size == list(stored[::-1]) != list(stored)
+            if orientation != 1 and not made:
+                turned.append(name)
+                square += [name] if size[0] == size[1] else []
+    return turned, square
+
+
+def plain_border(images: Sequence[np.ndarray]) -> tuple[int, int, int] | None:
+    """The one colour, 8-bit sRGB, along the sides of pictures without alpha; None if there is none."""
+    borders = [
+        np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])[:, :3] for image in images
+    ]
+    colour = np.median(np.concatenate(borders), axis=0)
+    shares = [np.mean(np.abs(border - colour).max(axis=-1) <= _LEVELS) for border in borders]
+    if np.mean(np.array(shares) >= _PLAIN) < _PICTURES:
+        return None
+    red, green, blue = colour.round().astype(int).tolist()
+    return red, green, blue
+
+
+def is_white(colour: tuple[int, int, int]) -> bool:
+    """Whether a colour is white up to rounding."""
+    return min(colour) >= 255 - _ROUNDING
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    found = (folder / root / name for root in _ROOTS)
+    return next((path for path in found if is_file(path) and path.is_file()), None)

@@ -1,0 +1,116 @@
+"""Which of the files in a folder are its photographs, and which file a name means.
+
+Files and folders whose names begin with a dot are no photographs: archives of macOS and file managers
+leave them beside each one.
+"""
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.json_files import is_file
+
+READ = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+HEIF = (".heic", ".heif")
+# Pictures that cameras and editors write, which are counted where they are skipped.
+_NOT_READ = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".tga", ".ppm", ".pgm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw"),
+)
+# What other pictures of the same view are called by.
+_OTHER_KINDS = re.compile(
+    "depth|mask|normal|segm|semantic|label|disp|alpha|thumb|preview|confidence", re.IGNORECASE
+)
+_NAMED = 3  # in a message
+
+
+def suffixes_read() -> tuple[str, ...]:
+    """The suffixes of pictures that are read here, in lower case: HEIF's where pillow-heif is there."""
+    return READ + HEIF if importlib.util.find_spec("pillow_heif") else READ
+
+
+def list_pictures(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The names of the pictures in a folder, in order; and notes on pictures that are not read.
+
+    Raises:
+      SceneError: the folder cannot be read.
+    """
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read: {error.strerror}") from None
+    suffixes = [Path(name).suffix.lower() for name in names]
+    read = suffixes_read()
+    found = [name for name, suffix in zip(names, suffixes, strict=True) if suffix in read]
+    notes = []
+    for suffix in sorted(set(suffixes) & {*HEIF, *_NOT_READ} - {*read}):
+        how = "pip install pillow-heif" if suffix in HEIF else "their type is not read"
+        notes.append(f"{suffixes.count(suffix)} {suffix} photographs were skipped: {how}")
+    return found, tuple(notes)
+
+
+def choose_rows(
+    folder: Path, names: Sequence[str], count: int, rows: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """As many of a folder's pictures as there are rows of cameras, which belong to them in order.
+
+    Where there are more, those are meant that are named alike but for digits, if they are as many as
+    there are rows and not called depth maps, masks or the like.
+
+    Args:
+      folder: for messages.
+      names: of the pictures, in order.
+      count: of the rows.
+      rows: what has them, for messages.
+
+    Returns:
+      The names, and a note on those that were left out.
+
+    Raises:
+      SceneError: no such choice is plain.
+    """
+    if len(names) == count:
+        return list(names), ()
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub("[0-9]+", "#", name), []).append(name)
+    usual = [group for group in groups.values() if not _OTHER_KINDS.search(group[0])]
+    plain = [group for group in usual or groups.values() if len(group) == count]
+    if len(plain) == 1:
+        others = [name for name in names if name not in set(plain[0])]
+        return plain[0], (f"{_some(others)} in {folder.name} left out, having no row in {rows}",)
+    most = max(map(len, groups.values()), default=0)
+    odd = [name for group in groups.values() if len(group) < most for name in group]
+    hint = f"; named differently from the others: {_some(odd)}" if odd else ""
+    raise SceneError(f"{folder}: {len(names)} photographs, but {rows} has {count} rows{hint}")
+
+
+def spellings(name: PurePosixPath) -> Iterator[PurePosixPath]:
+    """The names that a file may have where one is named: the same, then with another suffix."""
+    yield name
+    for suffix in dict.fromkeys((name.suffix.swapcase(), name.suffix.lower(), *suffixes_read())):
+        for each in (suffix, suffix.upper()):
+            if each and each != name.suffix:
+                yield name.with_suffix(each)
+
+
+def mask_spellings(name: PurePosixPath) -> Iterator[PurePosixPath]:
+    """The names that the mask of a photograph may have in a folder of masks: NAME.jpg.png first."""
+    for suffix in (".png", ".jpg", ".jpeg"):
+        yield name.with_name(name.name + suffix)
+    for stem in (name.stem, f"{name.stem}_mask", f"{name.stem}.mask"):
+        for suffix in (".png", ".jpg", ".jpeg", ".PNG", ".JPG"):
+            yield name.with_name(stem + suffix)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there."""
+    return is_file(path) and path.is_dir()
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

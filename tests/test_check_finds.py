@@ -1,0 +1,169 @@
+"""What `jaxnerf check` finds beside wrong poses: each in a scene that was spoilt so."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from capture_factory import write_llff
+from painted_views import FOCAL, HEIGHT, WIDTH, arc, poses, write_views
+from PIL import Image
+from scene_factory import edit_json, write_scene
+
+from jaxnerf.inspection import inspect
+from jaxnerf.inspection.photographs import leaks, plain_border, unmade_turns
+from jaxnerf.inspection.space import rays_that_miss
+from jaxnerf.inspection.views import views_of
+from jaxnerf.scenes import demo_path, load_scene
+from jaxnerf.silhouettes import scene_cube
+
+COUNT = 9
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finds") / "box"
+    views = poses(arc(COUNT))
+    write_views(folder / "images", views)
+    frames = [
+        {"file_path": f"images/{i:02d}.png", "transform_matrix": [*p.tolist(), [0, 0, 0, 1]]}
+        for i, p in enumerate(views)
+    ]
+    contents = {"fl_x": FOCAL, "w": WIDTH, "h": HEIGHT, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(contents))
+    return folder
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.0, 1.04, 4 / 3])
+def test_a_focal_length_that_contradicts_the_matches_is_found(painted, tmp_path, factor):
+    pytest.importorskip("pycolmap")
+    folder = shutil.copytree(painted, tmp_path / "box")
+    edit_json(folder / "transforms.json", lambda c: c.update(fl_x=FOCAL * factor))
+    said = [w for w in inspect(folder).warnings if "the focal length contradicts" in w]
+    if abs(np.log(factor)) < 0.1:
+        assert not said
+    else:
+        (text,) = said
+        found = float(text.split("about ")[1].split()[0])
+        assert found == pytest.approx(1.0 / factor, rel=0.08)
+
+
+def test_the_same_photograph_in_two_splits_is_found(tmp_path):
+    folder = write_scene(tmp_path / "s")
+    clean = load_scene(folder, images=("train", "val", "test"))
+    assert not leaks(views_of(clean))
+    test, train = clean.splits["test"], clean.splits["train"]
+    images = test.images.copy()
+    images[1] = train.images[2]
+    splits = {**clean.splits, "test": dataclasses.replace(test, images=images)}
+    views = views_of(dataclasses.replace(clean, splits=splits))
+    (pair,) = leaks(views)
+    assert [views.names[n] for n in pair] == [test.names[1], train.names[2]]
+    blank = {k: dataclasses.replace(s, images=s.images * 0) for k, s in clean.splits.items()}
+    assert not leaks(views_of(dataclasses.replace(clean, splits=blank)))
+
+
+def test_leaks_are_warned_of_by_name(tmp_path):
+    folder = write_scene(tmp_path / "s")
+    scene = load_scene(folder, images=())
+    one, other = scene.splits["test"].names[0], scene.splits["train"].names[0]
+    shutil.copy(folder / other, folder / one)
+    found = inspect(folder)
+    assert any(f"two splits: {one} (test) is {other} (train)" in w for w in found.warnings)
+    assert found.odd
+
+
+@pytest.mark.parametrize("sides", [(60, 40), (48, 48)])
+def test_turns_of_exif_that_were_not_made_are_told(tmp_path, sides):
+    folder = tmp_path / "s"
+    (folder / "images").mkdir(parents=True)
+    frames = []
+    for index, pose in enumerate(poses(arc(4))):
+        exif = Image.Exif()
+        if index:
+            exif[0x0112] = 6
+        noise = np.random.default_rng(index).integers(256, size=(*sides[::-1], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"images/{index}.jpg", exif=exif)
+        matrix = [*pose.tolist(), [0, 0, 0, 1]]
+        frames.append({"file_path": f"images/{index}.jpg", "transform_matrix": matrix})
+    path = folder / "transforms.json"
+    path.write_text(json.dumps({"fl_x": 50.0, "w": sides[0], "h": sides[1], "frames": frames}))
+    turned, square = unmade_turns(load_scene(folder, images=()))
+    assert sorted(turned) == ["images/1.jpg", "images/2.jpg", "images/3.jpg"]
+    assert len(square) == (3 if sides[0] == sides[1] else 0)
+    found = inspect(folder)
+    said = [w for w in found.warnings if "EXIF would turn 3 photographs" in w]
+    assert len(said) == (1 if square else 0)
+    assert ("turns" in found.facts) == (not square)
+    # Where the cameras are of the turned pictures they are turned, and there is nothing to say.
+    frames.pop(0)
+    path.write_text(json.dumps({"fl_x": 50.0, "w": sides[1], "h": sides[0], "frames": frames}))
+    turned, _ = unmade_turns(load_scene(folder, images=()))
+    assert len(turned) == (3 if square else 0)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (20, 90, 200), (255, 255, 255)])
+def test_a_plain_background_that_is_not_white_is_named(tmp_path, colour):
+    folder = write_scene(tmp_path / "s")
+    scene = load_scene(folder, images=())
+    assert not any("background" in w for w in inspect(folder).warnings)
+    for split in scene.splits.values():
+        for name in split.names:
+            with Image.open(folder / name) as image:
+                behind = Image.new("RGBA", image.size, (*colour, 255))
+                Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB").save(
+                    folder / name
+                )
+    said = [w for w in inspect(folder).warnings if "the background is plain" in w]
+    if colour == (255, 255, 255):
+        assert not said
+    else:
+        name = "black" if colour == (0, 0, 0) else "#{:02x}{:02x}{:02x}".format(*colour)
+        assert said == [
+            f"the background is plain {name}, not white: --training.background={name} says so"
+        ]
+
+
+def test_borders_of_photographs_are_not_plain():
+    noise = np.random.default_rng(0).integers(256, size=(5, 20, 30, 4), dtype=np.uint8)
+    assert plain_border(list(noise)) is None
+    walls = np.broadcast_to(np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None], noise.shape)
+    assert plain_border(list(walls)) is None
+
+
+def test_bounds_that_stray_are_warned_of(tmp_path):
+    folder = write_llff(tmp_path / "s")
+    assert not any("stray" in w for w in inspect(folder).warnings)
+    rows = np.load(folder / "poses_bounds.npy")
+    rows[4, 15] = 1e-3
+    np.save(folder / "poses_bounds.npy", rows)
+    assert any("that stray: row 4 says near 0.001" in w for w in inspect(folder).warnings)
+
+
+def test_a_box_that_rays_miss_is_found():
+    scene = load_scene(demo_path())
+    assert rays_that_miss(scene) == []
+    names = list(scene.splits["train"].names)
+    assert rays_that_miss(dataclasses.replace(scene, near=20.0, far=60.0)) == names
+    assert rays_that_miss(dataclasses.replace(scene, near=0.01, far=0.1)) == names
+    # Cameras that stand where they stood, but look aside.
+    split = scene.splits["train"]
+    turned = split.cameras.camera_to_world.copy()
+    turned[:3, :, :3] = turned[:3, :, [2, 1, 0]] * [-1, 1, 1]
+    cameras = dataclasses.replace(split.cameras, camera_to_world=turned)
+    aside = dataclasses.replace(split, cameras=cameras)
+    origin, side = scene_cube(aside)
+    assert side > 0.0
+    assert np.isfinite(origin).all()
+    moved = dataclasses.replace(scene, splits={**scene.splits, "train": aside})
+    assert rays_that_miss(moved) == names[:3]
+
+
+def test_real_scenes_raise_no_alarm(real_data):
+    pytest.importorskip("pycolmap")
+    for name in ("fox", "statuette"):
+        found = inspect(real_data / name)
+        assert found.warnings == ()
+        assert found.pointless is None
