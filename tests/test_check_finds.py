@@ -13,11 +13,9 @@ from PIL import Image
 from scene_factory import edit_json, write_scene
 
 from jaxnerf.inspection import inspect
-from jaxnerf.inspection.photographs import leaks, plain_border, unmade_turns
-from jaxnerf.inspection.space import rays_that_miss
+from jaxnerf.inspection.photographs import leaks, unmade_turns
 from jaxnerf.inspection.views import views_of
-from jaxnerf.scenes import demo_path, load_scene
-from jaxnerf.silhouettes import scene_cube
+from jaxnerf.scenes import load_scene
 
 COUNT = 9
 
@@ -105,10 +103,10 @@ def test_turns_of_exif_that_were_not_made_are_told(tmp_path, sides):
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (20, 90, 200), (255, 255, 255)])
-def test_a_plain_background_that_is_not_white_is_named(tmp_path, colour):
-    folder = write_scene(tmp_path / "s")
+def test_a_plain_background_is_named(tmp_path, colour):
+    folder = write_scene(tmp_path / "s", 64, 64)
     scene = load_scene(folder, images=())
-    assert not any("background" in w for w in inspect(folder).warnings)
+    assert "background" not in inspect(folder).facts  # alpha says what is behind
     for split in scene.splits.values():
         for name in split.names:
             with Image.open(folder / name) as image:
@@ -116,21 +114,9 @@ def test_a_plain_background_that_is_not_white_is_named(tmp_path, colour):
                 Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB").save(
                     folder / name
                 )
-    said = [w for w in inspect(folder).warnings if "the background is plain" in w]
-    if colour == (255, 255, 255):
-        assert not said
-    else:
-        name = "black" if colour == (0, 0, 0) else "#{:02x}{:02x}{:02x}".format(*colour)
-        assert said == [
-            f"the background is plain {name}, not white: --training.background={name} says so"
-        ]
-
-
-def test_borders_of_photographs_are_not_plain():
-    noise = np.random.default_rng(0).integers(256, size=(5, 20, 30, 4), dtype=np.uint8)
-    assert plain_border(list(noise)) is None
-    walls = np.broadcast_to(np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None], noise.shape)
-    assert plain_border(list(walls)) is None
+    names = {(0, 0, 0): "black", (255, 255, 255): "white"}
+    name = names.get(colour, "#{:02x}{:02x}{:02x}".format(*colour))
+    assert inspect(folder).facts["background"] == f"plain {name}"
 
 
 def test_bounds_that_stray_are_warned_of(tmp_path):
@@ -142,23 +128,13 @@ def test_bounds_that_stray_are_warned_of(tmp_path):
     assert any("that stray: row 4 says near 0.001" in w for w in inspect(folder).warnings)
 
 
-def test_a_box_that_rays_miss_is_found():
-    scene = load_scene(demo_path())
-    assert rays_that_miss(scene) == []
-    names = list(scene.splits["train"].names)
-    assert rays_that_miss(dataclasses.replace(scene, near=20.0, far=60.0)) == names
-    assert rays_that_miss(dataclasses.replace(scene, near=0.01, far=0.1)) == names
-    # Cameras that stand where they stood, but look aside.
-    split = scene.splits["train"]
-    turned = split.cameras.camera_to_world.copy()
-    turned[:3, :, :3] = turned[:3, :, [2, 1, 0]] * [-1, 1, 1]
-    cameras = dataclasses.replace(split.cameras, camera_to_world=turned)
-    aside = dataclasses.replace(split, cameras=cameras)
-    origin, side = scene_cube(aside)
-    assert side > 0.0
-    assert np.isfinite(origin).all()
-    moved = dataclasses.replace(scene, splits={**scene.splits, "train": aside})
-    assert rays_that_miss(moved) == names[:3]
+def test_a_box_that_photographs_do_not_show_is_found(tmp_path):
+    folder = write_scene(tmp_path / "s")
+    assert not any("do not show the cube" in w for w in inspect(folder).warnings)
+    edit_json(folder / "transforms_train.json", lambda c: c.update(near=20.0, far=60.0))
+    said = [w for w in inspect(folder).warnings if "do not show the cube of training" in w]
+    assert len(said) == 1
+    assert "near 20 and far 60" in said[0]
 
 
 def test_real_scenes_raise_no_alarm(real_data):

@@ -8,26 +8,24 @@ import numpy as np
 from jaxnerf.inspection.photographs import (
     alike_poses,
     blurred_views,
-    is_white,
     leaks,
     looking_away,
-    plain_border,
     relative_sharpness,
     unmade_turns,
 )
 from jaxnerf.inspection.poses import judged
-from jaxnerf.inspection.space import rays_that_miss
 from jaxnerf.inspection.views import Views, views_of
+from jaxnerf.reach import cameras_that_see
 from jaxnerf.scenes import Scene, load_scene
 from jaxnerf.scenes.llff import stray_photographs
-from jaxnerf.silhouettes import has_alpha
+from jaxnerf.silhouettes import has_alpha, plain_background, scene_cube
 
 __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 
 # Pictures are compared at this longer side: what poses or blur must be good for is no finer.
 LONGEST_SIDE = 800
 _LEAST_VIEWS = 3
-# Of the cameras, whose middle ray may miss the box of training.
+# Of the cameras, that may not see the box of training.
 _MISSING = 0.1
 
 
@@ -72,6 +70,7 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
     blurred, twins, away = blurred_views(sharpness), alike_poses(views), looking_away(views)
     leaked = leaks(views)
     facts = _facts(whole, views) | {"sharpness": f"{len(blurred) or 'no'} photographs blurred"}
+    facts |= _background(scene)
     warnings = [
         *_named("blurred", views, blurred),
         *_named("at the pose of another photograph", views, twins),
@@ -79,7 +78,6 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
         *_leaked(views, leaked),
         *_stray(whole, allow_outside_paths),
         *_misplaced(scene),
-        *_background(scene, views),
     ]
     pointless = _too_few(scene)
     if pointless is None:
@@ -110,25 +108,24 @@ def _stray(scene: Scene, allow_outside_paths: bool) -> list[str]:
 def _misplaced(scene: Scene) -> list[str]:
     if scene.unbounded or scene.ndc is not None:
         return []
-    missing, count = rays_that_miss(scene), len(scene.splits["train"])
-    if len(missing) <= _MISSING * count:
+    split, unit = scene.splits["train"], scene.to_user.scale
+    seen = cameras_that_see(split.cameras, *scene_cube(split), scene.near, scene.far)
+    missing = [name for name, sees in zip(split.names, seen, strict=True) if not sees]
+    if len(missing) <= _MISSING * len(split):
         return []
-    unit = scene.to_user.scale
     return [
-        f"the middle of {len(missing)} of {count} photographs does not show the cube of training between "
+        f"{len(missing)} of {len(split)} photographs do not show the cube of training between "
         f"near {scene.near * unit:.4g} and far {scene.far * unit:.4g}: {_listed(missing)}"
     ]
 
 
-def _background(scene: Scene, views: Views) -> list[str]:
-    """A plain background that is not the white that training takes it for."""
-    if scene.unbounded or scene.ndc is not None or has_alpha(scene.splits["train"]):
-        return []
-    colour = plain_border(views.images)
-    if colour is None or is_white(colour):
-        return []
-    name = "black" if max(colour) <= 1 else "#{:02x}{:02x}{:02x}".format(*colour)
-    return [f"the background is plain {name}, not white: --training.background={name} says so"]
+def _background(scene: Scene) -> dict[str, str]:
+    """What lies behind a scene that is trained on without what is behind it."""
+    split = scene.splits["train"]
+    if scene.unbounded or scene.ndc is not None or has_alpha(split):
+        return {}
+    found = plain_background(split)
+    return {"background": "none that is plain" if found is None else f"plain {found.name}"}
 
 
 def _turned(scene: Scene, doubtful: bool) -> tuple[dict[str, str], list[str]]:

@@ -1,7 +1,6 @@
 """Which photographs of a scene are odd: blurred, twice there, looking away, turned."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,9 +21,6 @@ from jaxnerf.scenes.json_files import is_file
 _NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
 # Alike poses, in the cameras' extent and in radians.
 _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
-# A border is plain where half of it is within so many levels of 255 of one colour in most pictures; and
-# white where it is within so many of 255.
-_PLAIN, _LEVELS, _PICTURES, _ROUNDING = 0.5, 4, 0.8, 1
 # Where readers look for photographs that are named without their folder.
 _ROOTS = ("", "images", "input", "image", "rgb")
 _ON_ITS_SIDE = (5, 6, 7, 8)
@@ -123,24 +119,6 @@ def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
                 turned.append(name)
                 square += [name] if size[0] == size[1] else []
     return turned, square
-
-
-def plain_border(images: Sequence[np.ndarray]) -> tuple[int, int, int] | None:
-    """The one colour, 8-bit sRGB, along the sides of pictures without alpha; None if there is none."""
-    borders = [
-        np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])[:, :3] for image in images
-    ]
-    colour = np.median(np.concatenate(borders), axis=0)
-    shares = [np.mean(np.abs(border - colour).max(axis=-1) <= _LEVELS) for border in borders]
-    if np.mean(np.array(shares) >= _PLAIN) < _PICTURES:
-        return None
-    red, green, blue = colour.round().astype(int).tolist()
-    return red, green, blue
-
-
-def is_white(colour: tuple[int, int, int]) -> bool:
-    """Whether a colour is white up to rounding."""
-    return min(colour) >= 255 - _ROUNDING
 
 
 def _file(folder: Path, name: str) -> Path | None:
