@@ -23,10 +23,16 @@ from jaxnerf.growing import (
     shapes_of_moments,
 )
 from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.growth import divisible, grow, refresh, size_batch
+from jaxnerf.growth import divisible, grow, of_first_process, refresh, size_batch
 from jaxnerf.memory import delete, hand_back
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.placement import devices_for, local_share, memory_like, replicate
+from jaxnerf.placement import (
+    devices_for,
+    from_first_process,
+    local_share,
+    memory_like,
+    replicate,
+)
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha
 from jaxnerf.spaces import Frustum
@@ -125,7 +131,8 @@ class GrowingTrainer:
         if self._tiles is None or self._tiles[0] != stage:
             tiles = np.argwhere(np.asarray(state.tiles)).astype(np.int32)
             block = block_size(state.occupancy, self._split)
-            self._tiles = stage, *usable_tiles(self._split, tiles, block)
+            tiles, block = from_first_process(usable_tiles(self._split, tiles, block))
+            self._tiles = stage, tiles, int(block)
         _, tiles, block = self._tiles
         config = self.config
         batch = sample_blocks(
@@ -156,6 +163,7 @@ class GrowingTrainer:
             changed = size_batch(changed, self._split, growing, self.config, _WORTH_COMPILING)
         else:
             return state, False
+        changed = of_first_process(changed, self.config)
         self._rays = divisible(int(changed.rays), jax.device_count())
         if moments is None:
             state = self.place(changed)
