@@ -39,6 +39,7 @@ def results(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return [dict(np.load(folder / f"{name}_{number}.npz")) for _, number, name in runs]
 
 

@@ -28,7 +28,8 @@ def main(port: str, processes: int, number: int, out: str) -> None:
     here = {"flat": flat, "losses": losses, "table": table, "devices": jax.device_count()}
     if number:
         decide_otherwise()
-    np.savez(f"{out}_{number}.npz", **here, **grown())
+    here |= grown()
+    np.savez(f"{out}_{number}.npz", **here)
 
 
 def grown() -> dict[str, np.ndarray]:
@@ -49,8 +50,10 @@ def grown() -> dict[str, np.ndarray]:
 
     growth.from_first_process = recorded
     split, config = photographs(), dataclasses.replace(CONFIG, steps=30)
-    trainer = GrowingTrainer(split, field=FIELD, growing=GROWING, config=config)
-    state = growth.create_growing_state(FIELD, split, GROWING, config)
+    # Of what is compiled only that which decides: batches stay full, and no cell is looked for.
+    growing = dataclasses.replace(GROWING, budget=24.0, unseen_below=0.0)
+    trainer = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
+    state = growth.create_growing_state(FIELD, split, growing, config)
     *_, last = fit(state, trainer, report_every=30)
     leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.whole(last.state))
     named = {f"grown{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
