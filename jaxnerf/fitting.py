@@ -1,9 +1,7 @@
 """The training loop, read top to bottom: batches in, reports out."""
 
-import collections
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +16,7 @@ from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
 from jaxnerf.growing import blank_state
 from jaxnerf.growth import create_growing_state
+from jaxnerf.pacing import Pace, Paced, Plan
 from jaxnerf.paths import focus_point
 from jaxnerf.placement import put_like
 from jaxnerf.reach import check_in_view
@@ -33,14 +32,6 @@ _STEPS_BETWEEN_WAITS = 8
 _HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
-# How much of a time budget to measure the speed for before the number of steps is fixed, and the
-# share of the remaining time that the steps may plan for.
-_MEASURED_SHARE = 0.03
-_INTERVALS = 32
-_PLANNED_SHARE = 0.94
-# At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
-# and a run that is cut off at its end has learned more than one that hardly took a step.
-_PAUSED_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +44,8 @@ class Progress:
       step, total_steps: as Python numbers.
       metrics: of the last step.
       rays_per_second: since the last report.
-      fixed: whether total_steps is, and not still waiting for the speed to be measured.
+      fixed: whether total_steps is, and not still waiting for the speed to be measured. A later plan, in
+        the last stage, may move it.
     """
 
     state: Any
@@ -69,30 +61,16 @@ class FitError(Exception):
 
 
 @runtime_checkable
-class Trainer(Protocol):
+class Trainer(Paced, Protocol):
     """A way of training: `jaxnerf.training.NerfTrainer`, `jaxnerf.stages.GrowingTrainer`.
 
     Attributes:
       config: what all ways share.
-      pauses: how often the schedule stops, in units of the first step, most of which is compilation.
       remedy: what to do when training diverges.
     """
 
     config: TrainingConfig
-    pauses: float
     remedy: str
-
-    @property
-    def load(self) -> float:
-        """What a step takes now, in units of one of the first stage with a full batch."""
-        ...
-
-    def effort(self, total: int) -> float:
-        """The mean time of a step over a schedule of so many, in the units of `load`.
-
-        It does not fall where there are more steps.
-        """
-        ...
 
     def place(self, state: Any) -> Any:
         """A state, on the devices as steps take and return it."""
@@ -278,11 +256,17 @@ def fit(
 ) -> Iterator[Progress]:
     """Train from wherever the state stands to its total of steps.
 
+    With a plan the total is fixed early, so that stages and learning rates have a schedule, and mended
+    up to twice in the last stage, from its own speed (`jaxnerf.pacing.Plan`): rates then jump to where
+    they are in the new schedule, and no stage goes back. The total is part of the state. A run that is
+    resumed without a plan goes on with the total of its checkpoint, to the bits of a run that was not
+    interrupted if there was no plan after it, else to those of one whose last plan that was.
+
     Args:
       state: of the trainer's kind, before the first step or restored.
       trainer: what a step is.
       seconds_left: the time budget; training stops when less than a step is left.
-      plan: whether to fix the total of steps once, from the speed of the first ones, to what fits.
+      plan: whether to fix the total of steps, at most to the state's, by what fits into the time.
       report_every: steps between reports, which are also made after the first and the last step.
 
     Yields:
@@ -295,7 +279,8 @@ def fit(
     state = trainer.place(state)
     number, total = int(state.step), int(state.total_steps)
     reported, reported_at = number, time.perf_counter()
-    begun, pace = number, _Pace(number)
+    begun, pace = number, Pace(number)
+    planned = Plan(trainer, pace, total) if plan else None
     while number < total:
         state, metrics = trainer.advance(state, number, total)
         number += 1
@@ -304,11 +289,10 @@ def fit(
             continue
         values = {name: float(value) for name, value in metrics.items()}
         seconds_a_step, left = pace.arrive(number, trainer.load), agreed(seconds_left())
-        if plan and 0.0 < pace.measured >= _MEASURED_SHARE * left:
-            total = max(min(total, pace.steps_that_fit(left, trainer)), number)
+        if planned and (fits := planned.total(number, total, left)):
+            total, is_report = fits, True
             there = state.total_steps.sharding
             state = dataclasses.replace(state, total_steps=put_like(np.int32(total), there))
-            plan, is_report = False, True
         if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
             total = number
         if not all(np.isfinite(value) for value in values.values()):
@@ -319,61 +303,7 @@ def fit(
         if is_report or number == total:
             rays = values.get("rays", config.rays_per_batch) * (number - reported)
             rate = rays / max(time.perf_counter() - reported_at, 1e-9)
-            yield Progress(state, number, total, values, rate, not plan)
+            yield Progress(state, number, total, values, rate, not planned or planned.made > 0)
             # Time that the caller spent on the report is not training's.
             reported, reported_at = number, time.perf_counter()
             pace.go_on()
-
-
-class _Pace:
-    """How fast steps go, the same on all hosts.
-
-    Attributes:
-      measured: seconds since the first step's end, as far as they were training's.
-    """
-
-    _intervals: collections.deque[float]  # seconds of a step whose load is 1
-
-    def __init__(self, number: int):
-        self._number, self._begun = number, time.perf_counter()
-        self._first_step, self.measured = 0.0, 0.0
-        self._intervals = collections.deque(maxlen=_INTERVALS)
-
-    def arrive(self, number: int, load: float) -> float:
-        """Say that steps up to a number, of this load, are done; returns the seconds that one takes.
-
-        That is the median of the last intervals: a pause, to compile or because the machine is busy
-        with something else, is no measure of the speed.
-        """
-        spent = agreed(time.perf_counter() - self._begun)
-        if not self._first_step:
-            self._first_step = spent
-        else:
-            self.measured += spent
-            self._intervals.append(spent / (number - self._number) / load)
-        self._number = number
-        self.go_on()
-        return load * statistics.median(self._intervals) if self._intervals else 0.0
-
-    def go_on(self) -> None:
-        """Leave out the time since the last arrival."""
-        self._begun = time.perf_counter()
-
-    def steps_that_fit(self, left: float, trainer: Trainer) -> int:
-        """The total of steps for which this many seconds are enough: the most of any schedule.
-
-        By the fastest quarter of the steps: others make a machine slower, never faster. Too few steps
-        leave time unused, where of too many the last ones are cut off, whose rates are the lowest.
-        """
-        pauses = min(trainer.pauses * self._first_step, _PAUSED_SHARE * left)
-        undisturbed = sorted(self._intervals)[len(self._intervals) // 4]
-        training = _PLANNED_SHARE * (left - pauses) / undisturbed
-        all_of_it = trainer.load * self._number + training
-        fits, too_many = 0, int(all_of_it / min(trainer.load, 1.0)) + 1
-        while too_many - fits > 1:
-            total = (fits + too_many) // 2
-            if total * trainer.effort(total) <= all_of_it:
-                fits = total
-            else:
-                too_many = total
-        return fits

@@ -22,11 +22,12 @@ from jaxnerf.growing import (
 )
 from jaxnerf.memory import hand_back
 from jaxnerf.occupancy import Occupancy
+from jaxnerf.placement import from_first_process
 from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cells
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, possible_cells, tight_cube, tiles_of
 from jaxnerf.spaces import Ball, Frustum
-from jaxnerf.training import TrainingConfig, agreed
+from jaxnerf.training import TrainingConfig
 
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
 # on average are drawn: while a stage goes on, its rays need fewer samples.
@@ -79,7 +80,20 @@ def create_growing_state(
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
     )
-    return size_batch(state, split, growing, config, near=near)
+    return of_first_process(size_batch(state, split, growing, config, near=near), config)
+
+
+def of_first_process(state: GrowingState, config: TrainingConfig) -> GrowingState:
+    """The state before a step that the first of several processes has made, on all of them.
+
+    All processes make one, so that none waits for long, and their shapes can differ; see
+    `jaxnerf.placement.from_first_process`. Its moments are those before the first step, or None.
+    """
+    begins = state.optimizer is not None
+    state = from_first_process(dataclasses.replace(state, optimizer=None))
+    if not begins:
+        return state
+    return dataclasses.replace(state, optimizer=first_moments(state.params[0], config))
 
 
 def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
@@ -220,7 +234,7 @@ def size_batch(
     counts = count_samples(limits, state.occupancy, split.cameras, *rays, largest, near)
     fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
-    number = int(agreed(float(divisible(int(full * share), devices))))
+    number = divisible(int(full * share), devices)
     now = int(state.rays)
     if max(number / now, now / number) < least_factor:
         return state

@@ -1,5 +1,6 @@
 """What lies on which device: copies on all, to each its own, and a host's part of a batch."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,41 @@ def _copied(tree: Any) -> Any:
 def _sharding(*axes: str, devices: Sequence[Any] | None = None) -> jax.sharding.NamedSharding:
     mesh = jax.sharding.Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def from_first_process(tree: Any) -> Any:
+    """The first process's arrays on every process, to the bit; with one process what is given.
+
+    Hosts' floats can differ in a last bit, so what each of them decides for itself (how many rows a
+    table has, which cells are kept) can be another's in shape. Shapes may therefore differ between the
+    trees that are given; their structure, types and numbers of dimensions may not. All processes must
+    call this at once.
+
+    Returns:
+      NumPy arrays, if there are several processes.
+    """
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    leaves, structure = jax.tree.flatten(tree)
+    own = [np.asarray(leaf) for leaf in leaves]
+    sides = np.asarray([len(own), *(side for array in own for side in array.shape)], np.int32)
+    sides = [int(side) for side in multihost_utils.broadcast_one_to_all(sides)[1:]]
+    shapes = [tuple(sides.pop(0) for _ in range(array.ndim)) for array in own]
+    sizes = [math.prod(shape) * array.itemsize for shape, array in zip(shapes, own, strict=True)]
+    # As bytes, which a sum with zeros leaves as they are (-0.0 it would not), and as one array, for which
+    # one program is compiled.
+    if jax.process_index() == 0:
+        sent = np.concatenate([np.frombuffer(array.tobytes(), np.uint8) for array in own])
+    else:
+        sent = np.zeros(sum(sizes), np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    parts = np.split(received, np.cumsum(sizes)[:-1])
+    return structure.unflatten(
+        np.frombuffer(part.tobytes(), array.dtype).reshape(shape).copy()
+        for part, array, shape in zip(parts, own, shapes, strict=True)
+    )
 
 
 def local_share(batch: Any, devices: Sequence[Any] | None = None) -> Any:

@@ -3,7 +3,8 @@
 A run has stages. Each has a finer lattice than the one before, on the cells of which that has found
 that they hold something, and in the last stage that some camera sees them. Within a stage the
 occupancy is brought up to date now and then. When each of this happens is a function of the step and
-the total of steps alone, so that a resumed run is the same run.
+the total of steps alone, so that a resumed run is the same run. Where the total is changed later, what
+has begun stays: a stage does not end because it would now begin later, nor change how fine it is.
 """
 
 import dataclasses
@@ -23,10 +24,16 @@ from jaxnerf.growing import (
     shapes_of_moments,
 )
 from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.growth import divisible, grow, refresh, size_batch
+from jaxnerf.growth import divisible, grow, of_first_process, refresh, size_batch
 from jaxnerf.memory import delete, hand_back
 from jaxnerf.occupancy import Occupancy
-from jaxnerf.placement import devices_for, local_share, memory_like, replicate
+from jaxnerf.placement import (
+    devices_for,
+    from_first_process,
+    local_share,
+    memory_like,
+    replicate,
+)
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha
 from jaxnerf.spaces import Frustum
@@ -104,6 +111,10 @@ class GrowingTrainer:
         """See `jaxnerf.fitting.Trainer`; it is asked for before the second stage begins."""
         return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self.config.rays_per_batch
 
+    def last_stage(self, total: int) -> int:
+        """See `jaxnerf.fitting.Trainer`."""
+        return round(self._growing.shares[-1] * total) if self._growing.shares else 0
+
     def place(self, state: GrowingState) -> GrowingState:
         """See `jaxnerf.fitting.Trainer`."""
         chosen = devices_for(max(x.nbytes for x in jax.tree.leaves(state.params)))
@@ -122,19 +133,20 @@ class GrowingTrainer:
 
     def advance(self, state: GrowingState, number: int, total: int) -> tuple[GrowingState, dict]:
         """Take a step, after what is due before it."""
-        stage = self._growing.stage(number, total)
         if number != self._next:
             # Read once, and not at every step, which would wait for the device.
             self._stage, self._tiles, self._scratch = int(state.stage), None, None
             # Saved on other devices, perhaps.
             self._rays = divisible(int(state.rays), jax.device_count())
         self._next = number + 1
+        stage = max(self._growing.stage(number, total), self._stage)
         state, changed = self._brought_up_to_date(state, number, stage)
         begins = changed or self._scratch is None
         if self._tiles is None or self._tiles[0] != stage:
             tiles = np.argwhere(np.asarray(state.tiles)).astype(np.int32)
             block = block_size(state.occupancy, self._split)
-            self._tiles = stage, *usable_tiles(self._split, tiles, block)
+            tiles, block = from_first_process(usable_tiles(self._split, tiles, block))
+            self._tiles = stage, tiles, int(block)
         _, tiles, block = self._tiles
         config = self.config
         batch = sample_blocks(
@@ -167,6 +179,7 @@ class GrowingTrainer:
             changed = size_batch(changed, *given)
         else:
             return state, False
+        changed = of_first_process(changed, self.config)
         self._rays = divisible(int(changed.rays), jax.device_count())
         if moments is None:
             state = self.place(changed)

@@ -36,7 +36,7 @@ class TrainingConfig:
     Attributes:
       steps: how many; with a time budget the number that fits, at most this.
       max_seconds: time budget, from the start of the process; 0 for none. The number of steps is
-        fixed early on to what fits, and the learning rate decays over those.
+        fixed early on to what fits, and mended in the last stage; the learning rate decays over those.
       rays_per_batch: in each step, over all devices.
       rays_per_pass: of those, at most so many on one device in one forward and backward pass; the
         passes' gradients are averaged. Memory grows with it, the result does not depend on it. 0
@@ -289,6 +289,10 @@ class NerfTrainer:
     def effort(self, total: int) -> float:
         """See `jaxnerf.fitting.Trainer`."""
         return 1.0
+
+    def last_stage(self, total: int) -> int:
+        """See `jaxnerf.fitting.Trainer`."""
+        return 0
 
     def place(self, state: TrainState) -> TrainState:
         """See `jaxnerf.fitting.Trainer`."""

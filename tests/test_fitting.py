@@ -6,7 +6,7 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from jaxnerf import fitting
+from jaxnerf import fitting, pacing
 from jaxnerf.training import TrainingConfig, TrainState
 
 
@@ -14,10 +14,13 @@ class Clockwork:
     """A trainer whose steps take known times, and do nothing else."""
 
     config = TrainingConfig(rays_per_batch=100)
-    remedy, load = "", 1.0
+    remedy, load, most = "", 1.0, 1_000_000
 
-    def __init__(self, seconds_of_step, effort: float = 1.0, pauses: int = 0):
+    def __init__(
+        self, seconds_of_step, effort: float = 1.0, pauses: float = 0.0, last: float = 0.0
+    ):
         self.now, self.seconds_of_step = 0.0, seconds_of_step
+        self.last_stage = lambda total: round(last * total)
         self.effort, self.pauses = lambda total: effort, pauses
 
     def place(self, state):
@@ -33,8 +36,9 @@ class Clockwork:
 
 def run(monkeypatch, trainer: Clockwork, seconds: float):
     clock = types.SimpleNamespace(perf_counter=lambda: trainer.now)
-    monkeypatch.setattr(fitting, "time", clock)
-    state = TrainState(jnp.int32(0), jnp.int32(1_000_000), (), ())
+    for module in (fitting, pacing):
+        monkeypatch.setattr(module, "time", clock)
+    state = TrainState(jnp.int32(0), jnp.int32(trainer.most), (), ())
     left = lambda: seconds - trainer.now  # noqa: E731
     return list(fitting.fit(state, trainer, seconds_left=left, plan=True))
 
@@ -120,3 +124,47 @@ def test_the_plan_finds_the_most_steps_where_longer_runs_have_longer_steps(monke
     # 0.94 * 20 seconds of hundredths: n (1 + n / 1000) = 1880.
     assert 930 < total < 970
     assert 0.85 * 20.0 < trainer.now < 20.0
+
+
+@pytest.mark.parametrize("dearer", [0.4, 0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("seconds", [60.0, 300.0])
+def test_a_budget_is_used_where_later_stages_cost_other_than_was_thought(
+    monkeypatch, dearer, seconds
+):
+    """Steps of later stages take three times those of the first, by what the trainer says."""
+    begins = []  # The schedule's stages, which must not go back.
+
+    def seconds_of_step(number, total):
+        stage = max(
+            [begins[-1] if begins else 0, (number >= 0.1 * total) + (number >= 0.3 * total)]
+        )
+        new = not begins or stage != begins[-1]
+        begins.append(stage)
+        return 2.0 if new else 0.01 * (3.0 * dearer if stage else 1.0)
+
+    trainer = Clockwork(seconds_of_step, effort=0.1 + 0.9 * 3.0, pauses=2, last=0.3)
+    reports = run(monkeypatch, trainer, seconds)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.95 * seconds < trainer.now <= seconds
+    totals = list(dict.fromkeys(report.total_steps for report in reports if report.fixed))
+    assert 2 <= len(totals) <= 4
+    assert totals[1] > totals[0] if dearer < 1.0 else totals[1] < totals[0] or dearer == 1.0
+
+
+def test_a_stage_that_becomes_cheaper_while_it_lasts_uses_its_budget(monkeypatch):
+    def seconds(number, total):
+        if number == 0:
+            return 2.0
+        return 0.01 if number < 0.3 * total else 0.03 if number < 0.3 * total + 500 else 0.02
+
+    trainer = Clockwork(seconds, effort=0.3 + 0.7 * 3.0, last=0.3)
+    reports = run(monkeypatch, trainer, 120.0)
+    assert reports[-1].step == reports[-1].total_steps
+    assert 0.95 * 120.0 < trainer.now <= 120.0
+
+
+def test_no_plan_has_more_steps_than_are_wanted(monkeypatch):
+    trainer = Clockwork(lambda number, total: 0.01 if number < 300 else 0.001, effort=1.0, last=0.3)
+    trainer.most = 1000
+    reports = run(monkeypatch, trainer, 60.0)
+    assert {report.total_steps for report in reports} == {1000}

@@ -107,6 +107,29 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run
     assert_same(way.whole(last.state), states[60])
 
 
+def test_a_total_that_moves_in_the_last_stage_does_not_end_it_and_is_resumed(split, whole_run):
+    # Of 90 steps the last stage begins at 36, and here it has begun.
+    moved = dataclasses.replace(whole_run[1][27], total_steps=np.int32(90))
+    assert GROWING.stage(27, 90) == 0
+
+    def until(state, last: int) -> dict:
+        way, kept = trainer(split), {}
+        for report in fit(state, way, report_every=1):
+            assert report.metrics["learning_rate"] == pytest.approx(
+                0.05 ** ((report.step - 1) / 90), rel=1e-4
+            )
+            if report.step in (33, last):
+                kept[report.step] = local(way.whole(report.state))
+            if report.step == last:
+                return kept
+        raise AssertionError
+
+    kept = until(moved, 39)
+    assert int(kept[39].stage) == 1
+    assert kept[39].params[0].table.shape == moved.params[0].table.shape
+    assert_same(until(kept[33], 39)[39], kept[39])
+
+
 def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
     split, whole_run, monkeypatch
 ):

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -121,33 +120,6 @@ def test_the_passes_of_a_step_do_not_change_it(passes):
     _, whole = step_on(jax.devices()[:1])
     _, parts = step_on(jax.devices()[:1], dataclasses.replace(CONFIG, rays_per_pass=passes))
     assert_trees_close(whole, parts, rtol=1e-5)
-
-
-def test_two_processes_of_one_device_train_like_one_of_two(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = Path(__file__).with_name("two_processes.py")
-    runs = [(1, 0, "alone"), (2, 0, "pair"), (2, 1, "pair")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, *map(str, (port, count, number)), tmp_path / name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for count, number, name in runs
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-    alone, first, second = (np.load(tmp_path / f"{name}_{number}.npz") for _, number, name in runs)
-    assert first["devices"] == alone["devices"] == 2
-    np.testing.assert_array_equal(first["flat"], second["flat"])
-    np.testing.assert_array_equal(first["table"], second["table"])
-    np.testing.assert_array_equal(first["table"], alone["table"])
-    np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-4)
-    np.testing.assert_allclose(first["flat"], alone["flat"], atol=1e-3)
 
 
 def test_the_loss_is_the_mean_squared_error_of_both_levels():

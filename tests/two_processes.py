@@ -1,8 +1,10 @@
-"""One of several processes that train together; test_training starts it and reads what it saves.
+"""One of several processes that train together; test_processes starts it and reads what it saves.
 
 python two_processes.py PORT PROCESSES ID OUT
 """
 
+import dataclasses
+import functools
 import sys
 
 import jax
@@ -24,7 +26,53 @@ def main(port: str, processes: int, number: int, out: str) -> None:
     flat = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(state.params)])
     table = whole(doubled_three_times()[1], tree())["table"]
     here = {"flat": flat, "losses": losses, "table": table, "devices": jax.device_count()}
+    if number:
+        decide_otherwise()
+    here |= grown()
     np.savez(f"{out}_{number}.npz", **here)
+
+
+def grown() -> dict[str, np.ndarray]:
+    """The last state of a run of two stages, by the names of its parts."""
+    from ball import photographs
+    from test_stages import CONFIG, FIELD, GROWING
+
+    from jaxnerf import growth
+    from jaxnerf.fitting import fit
+    from jaxnerf.placement import from_first_process
+    from jaxnerf.stages import GrowingTrainer
+
+    rows = []
+
+    def recorded(state):
+        rows.append(len(state.params[0].table))
+        return from_first_process(state)
+
+    growth.from_first_process = recorded
+    split, config = photographs(), dataclasses.replace(CONFIG, steps=30)
+    # Of what is compiled only that which decides: batches stay full, and no cell is looked for.
+    growing = dataclasses.replace(GROWING, budget=24.0, unseen_below=0.0)
+    trainer = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
+    state = growth.create_growing_state(FIELD, split, growing, config)
+    *_, last = fit(state, trainer, report_every=30)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.whole(last.state))
+    named = {f"grown{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+    return named | {"rows_decided": np.asarray(rows)}
+
+
+def decide_otherwise() -> None:
+    """Have this process find other cells, other densities, fewer samples and larger pixels."""
+    from jaxnerf import growth, stages
+
+    def instead(module, name, change):
+        function = getattr(module, name)
+        changed = functools.wraps(function)(lambda *args, **named: change(function(*args, **named)))
+        setattr(module, name, changed)
+
+    instead(growth, "possible_cells", lambda found: (*found[:2], np.roll(found[2], 1) | found[2]))
+    instead(growth, "cell_densities", lambda found: (found[0], 100.0 * found[1], found[2] + 1))
+    instead(growth, "count_samples", lambda counts: 4 * counts)
+    instead(stages, "block_size", lambda block: block // 2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""How fast steps go, and how many of them fit into a time budget."""
+
+import collections
+import statistics
+import time
+from typing import Protocol, runtime_checkable
+
+from jaxnerf.training import agreed
+
+# How much of the remaining time to measure the speed for before the number of steps is fixed.
+_MEASURED_SHARE = 0.03
+_INTERVALS = 32
+# The share of the remaining time that steps may plan for: before the last stage; and in it, where only
+# checkpoints, and what brings a field up to date, are not measured.
+_PLANNED_SHARE, _PLANNED_AT_LAST = 0.94, 0.96
+# At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
+# and a run that is cut off at its end has learned more than one that hardly took a step.
+_PAUSED_SHARE = 0.5
+# The plan of the last stage is mended when this share is left of the time that was left for it: steps
+# become cheaper while a stage finds what is empty (a third fewer samples after 500 steps on lego).
+_MENDED_AT = 0.5
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """What is asked of a way of training about its speed.
+
+    Attributes:
+      pauses: how often the schedule stops, in units of the first step, most of which is compilation.
+    """
+
+    pauses: float
+
+    @property
+    def load(self) -> float:
+        """What a step takes now, in units of one of the first stage with a full batch."""
+        ...
+
+    def effort(self, total: int) -> float:
+        """The mean time of a step over a schedule of so many, in the units of `load`.
+
+        It does not fall where there are more steps.
+        """
+        ...
+
+    def last_stage(self, total: int) -> int:
+        """The first step of the last stage, in a schedule of so many; 0 if there is one stage."""
+        ...
+
+
+class Pace:
+    """How fast steps go, the same on all hosts.
+
+    Attributes:
+      measured: seconds since the first step's end, or since `forget`, as far as they were training's.
+    """
+
+    _intervals: collections.deque[float]  # seconds of a step whose load is 1
+
+    def __init__(self, number: int):
+        self._number, self._begun = number, time.perf_counter()
+        self.first_step, self.measured = 0.0, 0.0
+        self._intervals = collections.deque(maxlen=_INTERVALS)
+
+    def arrive(self, number: int, load: float) -> float:
+        """Say that steps up to a number, of this load, are done; returns the seconds that one takes.
+
+        That is the median of the last intervals: a pause, to compile or because the machine is busy
+        with something else, is no measure of the speed.
+        """
+        spent = agreed(time.perf_counter() - self._begun)
+        if not self.first_step:
+            self.first_step = spent
+        else:
+            self.measured += spent
+            self._intervals.append(spent / (number - self._number) / load)
+        self._number = number
+        self.go_on()
+        return load * statistics.median(self._intervals) if self._intervals else 0.0
+
+    def go_on(self) -> None:
+        """Leave out the time since the last arrival."""
+        self._begun = time.perf_counter()
+
+    def forget(self) -> None:
+        """Measure anew from here, since steps are now others."""
+        self.measured = 0.0
+        self._intervals.clear()
+
+    def undisturbed(self) -> float:
+        """Seconds of a step whose load is 1, by the fastest quarter of those measured.
+
+        Others make a machine slower, never faster. Too few steps leave time unused, where of too many
+        the last ones are cut off, whose rates are the lowest.
+        """
+        return sorted(self._intervals)[len(self._intervals) // 4]
+
+
+class Plan:
+    """How many steps fit into a time budget: a number that is fixed early, and mended in the last stage.
+
+    First from the speed of the first steps, and from what is said of later stages (`Paced.effort`): that
+    decides when stages begin, and how fine they are. Then, if there are several, from the speed of the
+    last stage itself: after its first steps, and again when half of the time is gone that was left then.
+
+    Attributes:
+      made: how many plans were.
+    """
+
+    def __init__(self, trainer: Paced, pace: Pace, most: int):
+        self.made, self._trainer, self._pace, self._most = 0, trainer, pace, most
+        self._at_last, self._mended_at = False, 0.0
+
+    def total(self, number: int, total: int, left: float) -> int | None:
+        """The total of steps that fits, if it is time for a plan; all hosts find the same.
+
+        Args:
+          number: of steps taken.
+          total: of the last plan.
+          left: seconds.
+        """
+        if not self._is_due(number, total, left):
+            return None
+        if self.made == 0:
+            fits = self._of_all_stages(number, left)
+        else:
+            seconds = self._trainer.load * self._pace.undisturbed()
+            fits = number + int(_PLANNED_AT_LAST * left / seconds)
+            self._mended_at = _MENDED_AT * left
+        self.made += 1
+        return max(min(fits, self._most), number)
+
+    def _is_due(self, number: int, total: int, left: float) -> bool:
+        is_measured = 0.0 < self._pace.measured >= _MEASURED_SHARE * left
+        if self.made == 0:
+            return is_measured
+        if not self._at_last:
+            self._at_last = 0 < self._trainer.last_stage(total) < number
+            if self._at_last:  # What was measured had the stage's compilation in it.
+                self._pace.forget()
+            return False
+        return is_measured if self.made == 1 else self.made == 2 and left < self._mended_at
+
+    def _of_all_stages(self, number: int, left: float) -> int:
+        """The total of steps for which this many seconds are enough: the most of any schedule."""
+        trainer, pace = self._trainer, self._pace
+        pauses = min(trainer.pauses * pace.first_step, _PAUSED_SHARE * left)
+        training = _PLANNED_SHARE * (left - pauses) / pace.undisturbed()
+        all_of_it = trainer.load * number + training
+        fits, too_many = 0, int(all_of_it / min(trainer.load, 1.0)) + 1
+        while too_many - fits > 1:
+            total = (fits + too_many) // 2
+            if total * trainer.effort(total) <= all_of_it:
+                fits = total
+            else:
+                too_many = total
+        return fits
