@@ -4,13 +4,14 @@ import warnings
 
 from jaxnerf import compiler
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
-from jaxnerf.config import Config, preset
+from jaxnerf.config import Config
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.marching import MarchSettings, march_rays
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.pictures import march_image
+from jaxnerf.presets import preset
 from jaxnerf.rendering import Rendering, RenderSettings, render_image, render_rays
 from jaxnerf.runs import Run, load_run
 from jaxnerf.scenes import Scene, load_scene

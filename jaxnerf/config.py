@@ -55,7 +55,8 @@ class EvaluationConfig:
     """What is measured and shown when training ends.
 
     Attributes:
-      every: of the test views, measure numbers 0, every, 2 every, ...
+      every: of the test views, measure numbers 0, every, 2 every, ...; 0 for as many, evenly spread, as
+        fit into the time that training took.
       orbit_frames: in the video; 0 for none.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
       chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
@@ -63,7 +64,7 @@ class EvaluationConfig:
         by four rays; see `jaxnerf.march_image`. 0 leaves one ray a pixel.
     """
 
-    every: int = 1
+    every: int = 0
     orbit_frames: int = 120
     orbit_size: int = 0
     chunk: int = 0
@@ -126,95 +127,10 @@ _OF_NERF = frozenset(
 )
 
 
-def _fast(
-    seconds: float,
-    resolutions: tuple[int, ...],
-    shares: tuple[float, ...],
-    voxels: VoxelField = VoxelField(),
-    finer: int = 2,
-    unseen_below: float = 0.01,
-    points: int = 0,
-) -> Config:
-    return Config(
-        method="voxels",
-        voxels=voxels,
-        growing=GrowingConfig(
-            resolutions=resolutions,
-            shares=shares,
-            finer=finer,
-            unseen_below=unseen_below,
-            points=points,
-        ),
-        training=TrainingConfig(
-            steps=1_000_000,
-            max_seconds=seconds,
-            rays_per_batch=8192,
-            adam_beta1=0.0,
-            adam_beta2=0.99,
-            adam_epsilon=1e-12,
-        ),
-        evaluation=EvaluationConfig(orbit_frames=60),
-    )
-
-
-_PAPER = Config(
-    scene=SceneConfig(pixels="corner"),
-    field=NerfField(density_activation="relu", colour_padding=0.0),
-    render=RenderSettings(samples=(64, 128), sample_at="start"),
-    training=TrainingConfig(
-        steps=500_000,
-        rays_per_batch=1024,
-        one_image_per_batch=True,
-        learning_rate=5e-4,
-        final_learning_rate=5e-5,
-        delay_steps=0,
-    ),
-)
-
-_LARGE = VoxelField(features=7, width=64, direction_degree=4)
-
-PRESETS: dict[str, tuple[str, Config]] = {
-    "minute": (
-        "the fast field, in a minute (default)",
-        # To look for hidden cells takes some 50 steps' time, and drops a tenth of the rows.
-        _fast(60.0, (64, 128, 200), (0.12, 0.3), finer=1, unseen_below=0.0),
-    ),
-    "five_minutes": (
-        "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE, points=2_000_000),
-    ),
-    "half_hour": (
-        "the fast field, with more steps, in half an hour",
-        _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE, points=2_000_000),
-    ),
-    "nerf_small": (
-        "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",
-        Config(
-            scene=SceneConfig(longest_side=256),
-            field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_degree=8),
-            separate_levels=False,
-            render=RenderSettings(samples=(32, 32)),
-            training=TrainingConfig(
-                steps=200_000,
-                max_seconds=140.0,
-                rays_per_batch=256,
-                learning_rate=4e-3,
-                final_learning_rate=2e-4,
-                delay_steps=100,
-            ),
-            evaluation=EvaluationConfig(every=4, orbit_frames=48, orbit_size=160),
-        ),
-    ),
-    "nerf": ("the paper's network with what later work found better: hours on a GPU", Config()),
-    "paper": ("the original's arithmetic to the letter, and its schedule", _PAPER),
-}
-DEFAULT_PRESET = "minute"
-
 _NOT_ZERO = frozenset(
     [
         "ball",
         "downscale",
-        "every",
         "depth",
         "width",
         "view_width",
@@ -234,17 +150,6 @@ _NOT_ZERO = frozenset(
 )
 
 _LARGEST = 2**31 - 1  # whole numbers end up as int32 on the device
-
-
-def preset(name: str) -> Config:
-    """The preset of a name.
-
-    Raises:
-      ConfigError: there is none; the message names the nearest.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}{_nearest(name, PRESETS)}")
-    return PRESETS[name][1]
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -275,7 +180,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     known = flatten(config)
     for key in values:
         if key not in known:
-            raise ConfigError(f"unknown key {key!r}{_nearest(key, known)}")
+            raise ConfigError(f"unknown key {key!r}{nearest(key, known)}")
     replaced = _replace(config, values, "")
     for key, value in flatten(replaced).items():
         if key.rpartition(".")[2] in _NOT_ZERO and value in (0, 0.0):
@@ -391,7 +296,8 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
     return number
 
 
-def _nearest(key: str, known: Any) -> str:
+def nearest(key: str, known: Any) -> str:
+    """The end of a message on an unknown key: the known one that is most like it, if one is."""
     matches = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 

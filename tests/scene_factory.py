@@ -83,9 +83,11 @@ def matrix(eye: np.ndarray) -> list[list[float]]:
     return pose.tolist()
 
 
-def write_scene(folder: Path, width: int = 16, height: int = 16, train: int = 4) -> Path:
-    """Write `train` training views, 2 validation and 2 test views; returns the folder."""
-    for turn, (split, count) in enumerate({"train": train, "val": 2, "test": 2}.items()):
+def write_scene(
+    folder: Path, width: int = 16, height: int = 16, train: int = 4, test: int = 2
+) -> Path:
+    """Write so many training and test views, and 2 validation views; returns the folder."""
+    for turn, (split, count) in enumerate({"train": train, "val": 2, "test": test}.items()):
         (folder / split).mkdir(parents=True)
         frames = []
         for index, eye in enumerate(eyes(count, 0.3 * turn)):

@@ -21,7 +21,7 @@ from jaxnerf.adjustments import (
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.checkpoints import Checkpoints, RunError
 from jaxnerf.cli.eval import evaluate
-from jaxnerf.config import override, preset
+from jaxnerf.config import override
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
@@ -30,6 +30,7 @@ from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import create_growing_state
 from jaxnerf.pictures import march_image
 from jaxnerf.placement import memory_like
+from jaxnerf.presets import preset
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
 from jaxnerf.spaces import Ball, Frustum

@@ -19,8 +19,9 @@ from scene_factory import (
 from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.cli import main
-from jaxnerf.config import ConfigError, override, preset
+from jaxnerf.config import ConfigError, override
 from jaxnerf.fitting import suited
+from jaxnerf.presets import preset
 from jaxnerf.runs import load_run, read_config
 from jaxnerf.scenes import Scene, Split, load_scene
 from jaxnerf.silhouettes import TILE, background_of, plain_background, silhouettes

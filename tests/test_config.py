@@ -13,16 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnerf.cli.common import define_config_flags
-from jaxnerf.config import (
-    PRESETS,
-    Config,
-    ConfigError,
-    flatten,
-    from_json,
-    override,
-    preset,
-    to_json,
-)
+from jaxnerf.config import Config, ConfigError, flatten, from_json, override, to_json
+from jaxnerf.presets import PRESETS, preset
 
 KEYS = flatten(Config())
 

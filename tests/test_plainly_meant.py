@@ -19,8 +19,9 @@ from scene_factory import (
 )
 
 from jaxnerf.cli import main
-from jaxnerf.config import ConfigError, override, preset
+from jaxnerf.config import ConfigError, override
 from jaxnerf.fitting import suited
+from jaxnerf.presets import preset
 from jaxnerf.reach import cameras_that_see
 from jaxnerf.scenes import SceneError, describe, load_scene
 from jaxnerf.scenes.transforms import present_frames

@@ -10,11 +10,12 @@ from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.cli.messages import region
-from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, preset
+from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import bounds_of, first_state, fit, space_of, suited, trainer_of
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.occupancy import Occupancy
+from jaxnerf.presets import preset
 from jaxnerf.runs import Run, run_of
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 from jaxnerf.spaces import Ball, Frustum

@@ -18,8 +18,8 @@ from jaxnerf import (
     render_image,
     render_rays,
 )
-from jaxnerf.config import preset
 from jaxnerf.occupancy import encode
+from jaxnerf.presets import preset
 from jaxnerf.sampling import without_end
 from jaxnerf.training import TrainingConfig, learning_rate
 

@@ -101,7 +101,7 @@ def steps(settings: dict) -> None:
     import jax.numpy as jnp
     from step_cost.step_cost import evaluations_a_ray, step_products, step_timer
 
-    from jaxnerf.config import preset
+    from jaxnerf.presets import preset
 
     small = settings["small"]
     side, repeats = (256, 3) if small else (8192, 20)
@@ -144,8 +144,9 @@ def steps(settings: dict) -> None:
 
 def fast_field_step(settings: dict) -> dict[str, Any]:
     """The median time of the fast field's steps in the last stage of a short run."""
-    from jaxnerf.config import override, preset
+    from jaxnerf.config import override
     from jaxnerf.fitting import first_state, fit, suited, trainer_of
+    from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
 
     count = 24 if settings["small"] else 600

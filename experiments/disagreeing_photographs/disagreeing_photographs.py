@@ -19,10 +19,11 @@ import numpy as np
 
 from jaxnerf import Camera, load_scene
 from jaxnerf.cli.common import prepare_cpu
-from jaxnerf.config import override, preset
+from jaxnerf.config import override
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.pictures import march_image
+from jaxnerf.presets import preset
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.stages import local
 

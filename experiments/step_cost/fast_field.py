@@ -29,7 +29,7 @@ from jaxnerf import shares
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
-from jaxnerf.config import Config, preset
+from jaxnerf.config import Config
 from jaxnerf.fitting import fit
 from jaxnerf.growing import AXES, learned, merge
 from jaxnerf.growing_step import gradients_of, growing_step
@@ -38,6 +38,7 @@ from jaxnerf.marching import march_rays, packed_points
 from jaxnerf.occupancy import march
 from jaxnerf.packing import pack
 from jaxnerf.placement import AXIS, devices_for, local_share, memory_like, replicate
+from jaxnerf.presets import preset
 from jaxnerf.scenes import load_scene
 from jaxnerf.stages import GrowingTrainer, block_size, local
 from jaxnerf.training import parallel

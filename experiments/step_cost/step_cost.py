@@ -27,9 +27,10 @@ import numpy as np
 
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
-from jaxnerf.config import Config, preset
+from jaxnerf.config import Config
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.placement import local_share, replicate
+from jaxnerf.presets import preset
 from jaxnerf.scenes import Split
 from jaxnerf.training import create_state, parallel, sample_batch, train_step
 

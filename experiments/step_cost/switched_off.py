@@ -41,8 +41,8 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     Of a run's last third, where the field grows; of one step again and again else.
     """
     from jaxnerf.cli.common import prepare_cpu
-    from jaxnerf.config import preset
     from jaxnerf.fitting import first_state, fit, trainer_of
+    from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
 
     config = preset(name)

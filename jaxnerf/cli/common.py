@@ -20,18 +20,9 @@ import numpy as np
 from absl import flags
 
 from jaxnerf.checkpoints import RunError
-from jaxnerf.config import (
-    DEFAULT_PRESET,
-    PRESETS,
-    Config,
-    ConfigError,
-    describe,
-    flatten,
-    from_json,
-    override,
-    preset,
-)
+from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, override
 from jaxnerf.fitting import FitError
+from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxnerf.scenes import Scene, SceneError, load_scene
 
 
