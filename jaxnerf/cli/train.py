@@ -24,6 +24,7 @@ from jaxnerf.config import DEFAULT_PRESET, Config, ConfigError, flatten, overrid
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.paths import orbit_of
+from jaxnerf.presets import describe_seconds, for_seconds
 from jaxnerf.scenes import Scene, demo_path
 from jaxnerf.training import agreed
 
@@ -64,8 +65,10 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "max_seconds",
         None,
-        "same as --training.max_seconds; 0 for no limit. Without it, --max_steps lifts the limit of "
-        "the preset, and a resumed run takes the steps that were fixed before",
+        "same as --training.max_seconds; 0 for no limit. Without --config it also chooses the settings: "
+        "those of minute, five_minutes and half_hour for their budgets, and between them what lies "
+        "between. Without it, --max_steps lifts the limit of the preset, and a resumed run takes the "
+        "steps that were fixed before",
         flag_values=values,
         lower_bound=0.0,
     )
@@ -118,7 +121,9 @@ def main(arguments: Sequence[str]) -> None:
         config = suited(config, runs.read_scene(out), common.chosen(values))
         _refuse_changes(out, saved, config)
     else:
-        config = _with_shorthands(common.configuration(values), values)
+        seconds = _seconds_that_choose(values)
+        base = for_seconds(seconds) if seconds else None
+        config = _with_shorthands(common.configuration(values, base), values)
     common.prepare_cpu(config.training.rays_per_batch)
     common.use_compilation_cache()
     if values.distributed:
@@ -144,6 +149,17 @@ def _names_steps(values: flags.FlagValues) -> bool:
 
 def _names_seconds(values: flags.FlagValues) -> bool:
     return values.max_seconds is not None or bool(values["training.max_seconds"].present)
+
+
+def _seconds_that_choose(values: flags.FlagValues) -> float:
+    """The time budget that alone says what to train; 0 where a preset or a resumed run does."""
+    if values.resume or values["config"].present:
+        return 0.0
+    given = values.max_seconds
+    if given is None:
+        with contextlib.suppress(TypeError, ValueError):  # said by what reads all values
+            given = float(values["training.max_seconds"].value)
+    return given if given and 0.0 < given < float("inf") else 0.0
 
 
 def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
@@ -193,6 +209,8 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     state = first_state(config, scene) if restored is None else restored
     if leader:
         print(describe_run(scene, config, state), flush=True)
+        if seconds := _seconds_that_choose(values):
+            print(describe_seconds(seconds), flush=True)
     if restored is not None and _names_steps(values):
         state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     if leader and values.resume:

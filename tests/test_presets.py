@@ -1,0 +1,86 @@
+"""A time budget alone chooses a configuration; presets are names for some."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxnerf.cli import common, train
+from jaxnerf.config import flatten, override, preset
+from jaxnerf.presets import describe_seconds, for_seconds
+
+NAMES = ("minute", "five_minutes", "half_hour")
+BUDGETS = [*np.geomspace(20.0, 4000.0, 200), 60.0, 90.0, 150.0, 300.0, 1800.0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presets_are_the_configurations_of_their_budgets(name):
+    assert for_seconds(preset(name).training.max_seconds) == preset(name)
+
+
+@pytest.mark.parametrize(("seconds", "name"), [(5.0, "minute"), (9000.0, "half_hour")])
+def test_beyond_the_ends_only_the_budget_differs(seconds, name):
+    expected = override(preset(name), {"training.max_seconds": seconds})
+    assert for_seconds(seconds) == expected
+
+
+def test_more_seconds_never_choose_less():
+    chosen = [for_seconds(seconds) for seconds in sorted(BUDGETS)]
+    for config in chosen:
+        assert override(config, {}) == config  # which checks that values fit one another
+    keys = [f"voxels.{name}" for name in ("features", "width", "direction_degree")]
+    keys += [f"growing.{name}" for name in ("points", "finer", "unseen_below")]
+    flat = [flatten(config) for config in chosen]
+    for key in keys:
+        values = [each[key] for each in flat]
+        assert values == sorted(values), key
+        assert values[0] < values[-1], key
+    growing = [config.growing for config in chosen]
+    for name in ("shares", "resolutions"):
+        counts = [len(getattr(each, name)) for each in growing]
+        assert counts == sorted(counts)
+    assert [each.resolutions[-1] for each in growing] == sorted(
+        each.resolutions[-1] for each in growing
+    )
+    assert {config.voxels.features for config in chosen} == {3, 4, 5, 6, 7}
+    # Nothing but what is named here is chosen.
+    free = {*keys, "growing.shares", "growing.resolutions", "training.max_seconds"}
+    for each in flat:
+        assert {key for key in each if each[key] != flat[0][key]} <= free
+
+
+def chosen(*arguments: str):
+    values = train._flags()
+    common.parse(values, arguments, "")
+    seconds = train._seconds_that_choose(values)
+    base = for_seconds(seconds) if seconds else None
+    return train._with_shorthands(common.configuration(values, base), values)
+
+
+@pytest.mark.parametrize("flag", ["--max_seconds", "--training.max_seconds"])
+def test_a_time_budget_without_a_preset_chooses_and_values_stay(flag):
+    assert chosen(flag, "360") == for_seconds(360.0)
+    config = chosen(flag, "360", "--voxels.features=4", "--max_steps=70")
+    assert (config.voxels.features, config.training.steps) == (4, 70)
+    assert config.growing == for_seconds(360.0).growing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_named_preset_keeps_its_settings_whatever_the_seconds(name):
+    config = chosen("--config", name, "--max_seconds", "360")
+    assert config == override(preset(name), {"training.max_seconds": 360.0})
+
+
+def test_without_seconds_nothing_is_chosen():
+    assert chosen() == preset("minute")
+    unlimited = dataclasses.replace(preset("minute").training, max_seconds=0.0)
+    assert chosen("--max_seconds=0").training == unlimited
+    steps = chosen("--max_steps=500")
+    assert (steps.voxels, steps.growing) == (preset("minute").voxels, preset("minute").growing)
+
+
+def test_the_line_says_which_presets_a_budget_lies_between():
+    assert describe_seconds(360.0) == "settings for 360 s: between five_minutes and half_hour"
+    assert describe_seconds(60.0) == "settings for 60 s: those of minute"
+    assert describe_seconds(10.0) == "settings for 10 s: those of minute"
+    assert describe_seconds(1e4) == "settings for 10000 s: those of half_hour"
