@@ -46,7 +46,8 @@ class EvaluationConfig:
     """What is measured and shown when training ends.
 
     Attributes:
-      every: of the test views, measure numbers 0, every, 2 every, ...
+      every: of the test views, measure numbers 0, every, 2 every, ...; 0 for as many, evenly spread, as
+        fit into the time that training took.
       orbit_frames: in the video; 0 for none.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
       chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
@@ -54,7 +55,7 @@ class EvaluationConfig:
         by four rays; see `jaxnerf.march_image`. 0 leaves one ray a pixel.
     """
 
-    every: int = 1
+    every: int = 0
     orbit_frames: int = 120
     orbit_size: int = 0
     chunk: int = 0
@@ -204,7 +205,6 @@ DEFAULT_PRESET = "minute"
 _NOT_ZERO = frozenset(
     [
         "downscale",
-        "every",
         "depth",
         "width",
         "view_width",

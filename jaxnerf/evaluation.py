@@ -146,6 +146,7 @@ def evaluate_split(
     name: str = "test",
     background: float = 1.0,
     every: int = 1,
+    seconds: float = float("inf"),
     colour_corrected: bool = False,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
@@ -158,7 +159,9 @@ def evaluate_split(
       out: folder for the pictures, 000.png and so on, numbered as in the split; made if need be.
       name: of the split.
       background: grey on which the photographs are blended.
-      every: only cameras 0, every, 2 every, ...
+      every: only cameras 0, every, 2 every, ...; 0 for the least that fits into the seconds, by the time
+        that camera 0 takes when it is measured once more, with everything compiled.
+      seconds: for all pictures; of every=0 only.
       colour_corrected: whether to measure also what `corrected` makes of each picture.
       lpips: from `lpips_metric`.
       progress: called with (images done, images in all, the last image's row).
@@ -172,13 +175,15 @@ def evaluate_split(
     """
     assert split.images is not None
     out.mkdir(parents=True, exist_ok=True)
-    rows, seconds = [], []
-    chosen = range(0, len(split), every)
-    with_ssim = all(_with_window(_counted(split, index)).any() for index in chosen)
-    for index in chosen:
+    fits = every == 0
+    candidates = range(0, len(split), max(every, 1))
+    with_ssim = all(_with_window(_counted(split, index)).any() for index in candidates)
+
+    def measured(index: int) -> tuple[dict[str, Any], float]:
+        """A picture's row, and the seconds that rendering took."""
         begun = time.perf_counter()
         picture = np.clip(render(index), 0.0, 1.0)
-        seconds.append(time.perf_counter() - begun)
+        spent = time.perf_counter() - begun
         counted = _counted(split, index)
         height, width = counted.shape
         truth = blend(split.images[index, :height, :width], background)
@@ -201,7 +206,20 @@ def evaluate_split(
             row["ssim"] = ssim(picture, truth, None if counted.all() else counted)
         if lpips is not None:
             row["lpips"] = lpips(picture, truth)
+        return row, spent
+
+    done = {0: measured(0)}
+    if fits:
+        every = 1
+        if len(split) > 2:
+            begun = time.perf_counter()
+            done[0] = measured(0)
+            every = stride_that_fits(len(split), time.perf_counter() - begun, seconds)
+    chosen, rows, spent = range(0, len(split), every), [], []
+    for index in chosen:
+        row, rendering = done[index] if index in done else measured(index)
         rows.append(row)
+        spent.append(rendering)
         if progress:
             progress(len(rows), len(chosen), row)
     means = {
@@ -224,16 +242,34 @@ def evaluate_split(
         "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
         "jaxnerf": importlib.metadata.version("jaxnerf"),
     }
+    if fits and every > 1:
+        protocol["chosen"] = "evenly spread, as many as fit into the time that training took"
     if colour_corrected:
         protocol["psnr_colour_corrected"] = _CORRECTED
     if len(_sizes(split, chosen)) > 1:
         protocol["resolutions"] = _sizes(split, chosen)
     return {
         **means,
-        "render_seconds_per_image": float(np.median(seconds)),
+        "render_seconds_per_image": float(np.median(spent)),
         "protocol": protocol,
         "images": rows,
     }
+
+
+def stride_that_fits(views: int, each: float, seconds: float) -> int:
+    """The least n for which views 0, n, 2 n, ... take no more than some seconds; at least view 0 is left.
+
+    Args:
+      views: how many there are.
+      each: seconds that one takes.
+      seconds: for all.
+
+    >>> stride_that_fits(200, 1.5, 60.0), stride_that_fits(40, 0.5, 60.0), stride_that_fits(40, 9.0, 0.0)
+    (5, 1, 40)
+    """
+    if views * each <= seconds:
+        return 1
+    return math.ceil(views / max(int(seconds / each), 1))
 
 
 def _counted(split: Split, index: int) -> np.ndarray:

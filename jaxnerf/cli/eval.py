@@ -70,7 +70,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
       run: from `load_run`.
       scene: with the photographs of the split.
       split: its name.
-      every: as the flag.
+      every: as the flag; 0 for as many as fit into the time that training took.
 
     Raises:
       SceneError: the photographs are not those of the run's scene.
@@ -104,6 +104,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
             name=split,
             background=run.background,
             every=every,
+            seconds=rows[-1]["seconds"] if rows else float("inf"),
             colour_corrected=with_colours,
             lpips=evaluation.lpips_metric(),
             progress=progress,
@@ -121,8 +122,14 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         evaluation.write_json(run.folder / name, results)
     protocol = results["protocol"]
     up_to = "up to " if "resolutions" in protocol else ""
+    some = ""
+    if "chosen" in protocol:
+        some = (
+            f"one in {protocol['every']}, what fits into the training's time; "
+            f"jaxnerf eval {run.folder} measures all; "
+        )
     print(
-        f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, "
+        f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, {some}"
         f"{up_to}{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
     return results
