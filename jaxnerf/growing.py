@@ -26,7 +26,7 @@ _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 # more or fewer than a resolution says where the number of lattice points is chosen.
 MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
 # Lattice points of a scene, in squares of its voxels along a side: 16 to 35 in five scenes.
-_POINTS_OF_A_SCENE = 21
+POINTS_OF_A_SCENE = 21
 
 
 class GrowingField(Field, Protocol):
@@ -200,7 +200,7 @@ class GrowingConfig:
         """
         if not self.points or not 0 < stage == len(self.resolutions) - 1:
             return 0
-        return max(1, round(min(self.points, _POINTS_OF_A_SCENE * self._filled(total_steps) ** 2)))
+        return max(1, round(min(self.points, POINTS_OF_A_SCENE * self._filled(total_steps) ** 2)))
 
     def _filled(self, total_steps: int) -> float:
         """How many voxels along a side so many steps fill."""

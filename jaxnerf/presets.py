@@ -6,7 +6,7 @@ import math
 from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.growing import GrowingConfig
+from jaxnerf.growing import POINTS_OF_A_SCENE, GrowingConfig
 from jaxnerf.rendering import RenderSettings
 from jaxnerf.training import TrainingConfig
 
@@ -100,8 +100,6 @@ DEFAULT_PRESET = "minute"
 # 400 x 400 has 31.37 and 29.33 dB after some 60 s, 31.88 and 30.82 after 90, the demo 32.30 and 31.52,
 # 32.43 and 32.68. In 150 s `five_minutes` has 31.76 dB on lego at 800 x 800.
 _COARSE, _FINE = 90.0, 150.0
-# Lattice points of a usual scene, in squares of its voxels along a side; see `GrowingConfig.points_of`.
-_POINTS_OF_A_SCENE = 21
 # Of the steps: a stage of fewer is not worth the time that growth and compilation take.
 _SHORTEST_STAGE = 0.05
 
@@ -182,7 +180,7 @@ def _between(coarse: Config, fine: Config, share: float) -> Config:
     one, other = coarse.growing, fine.growing
     stages = zip(one.resolutions, other.resolutions, strict=True)
     shares = zip(one.shares, other.shares, strict=True)
-    few = _POINTS_OF_A_SCENE * one.resolutions[-1] ** 2
+    few = POINTS_OF_A_SCENE * one.resolutions[-1] ** 2
     growing = dataclasses.replace(
         one,
         resolutions=tuple(product(*pair) for pair in stages),
