@@ -245,7 +245,8 @@ def test_what_is_not_plain_and_what_has_alpha_is_told_from_it(tmp_path, capsys):
     random = np.random.default_rng(0)
     for file in folder.glob("train/*.png"):
         Image.fromarray(random.integers(0, 256, (48, 48, 3), np.uint8)).save(file)
-    train(folder, tmp_path / "noise", *short)
+    # Which would else be taken for a capture, without an end.
+    train(folder, tmp_path / "noise", *short, "--scene.space=bounded")
     assert "no plain background along the borders" in capsys.readouterr().out
     assert read_config(tmp_path / "noise").training.background == "white"
 

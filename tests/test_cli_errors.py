@@ -176,10 +176,18 @@ def test_a_wrong_pose_is_refused_before_anything_is_made(refusal, tmp_path):
     assert "transforms_train.json: frames[2]: transform_matrix is not rigid" in line
 
 
-def test_a_test_view_that_is_gone_is_named(trained, refusal, tmp_path):
+def test_a_test_view_that_is_gone_is_left_out_and_said(trained, refusal, tmp_path, capfd):
+    """As in training, where a capture often lacks some of the pictures that its file names."""
     scene = write_scene(tmp_path / "scene")
     (scene / "test/r_1.png").unlink()
-    assert "test/r_1.png" in refusal("eval", str(trained), "--data=scene")
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert main(["eval", str(run), f"--data={scene}"]) == 0
+    assert "1 of 2" in capfd.readouterr().out
+    results = json.loads((run / "results.json").read_text())
+    assert [row["image"] for row in results["images"]] == ["test/r_0.png"]
+    assert any("without a file" in note for note in results["protocol"]["notes"])
+    (scene / "test/r_0.png").unlink()
+    assert "test" in refusal("eval", str(trained), "--data=scene")
     assert "no split 'holdout'" in refusal("eval", str(trained), "--split=holdout")
 
 

@@ -238,7 +238,8 @@ def test_the_real_fern_is_read_the_right_way_up(real_data):
     scene = load_scene(folder, downscale=8, images=BOTH)
     assert describe(scene) == (
         "fern: llff scene, 17 train, 3 test views of 504 x 378, pinhole lens, no masks, "
-        "forward-facing, near 1.2, far 6.28011, photographs from images_8"
+        "forward-facing, near 1.2, far 6.28011, photographs from images_8, also holds sparse/ (COLMAP): "
+        "poses_bounds.npy is read, since sparse/0 is incomplete (no images.bin)"
     )
     places, colours = points_of_colmap(folder / "sparse/0/points3D.bin")
     points = jnp.asarray(scene.to_user.inverse().points(places), jnp.float32)

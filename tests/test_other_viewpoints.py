@@ -141,7 +141,8 @@ def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     x, y = np.meshgrid(np.arange(33) + 0.5, np.arange(33) + 0.5)
     pixels = jnp.asarray(np.stack([x, y], -1).reshape(-1, 2), jnp.float32)
     rays = ball.rays(camera, pixels)
-    seen = march_rays(ball.field, ball.params, ball.occupancy, rays)
+    march = jax.jit(march_rays, static_argnums=0)
+    seen = march(ball.field, ball.params, ball.occupancy, rays)
     picture = ball.render(camera)
     smooth = ball.config.evaluation.smooth_edges
     assert smooth > 0.0  # so pixels at edges differ
@@ -154,7 +155,8 @@ def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     config = override(Config(method="nerf"), {"scene.space": "bounded", "render.samples": (16, 16)})
     run = Run(Path("r"), config, scene_of(), (None,), 1)
     run.__dict__["field"] = (SoftBall(),)
-    plain = render_rays(run.field, run.params, run.rays(camera, pixels), run.config.render)
+    render = jax.jit(render_rays, static_argnums=(0, 3))
+    plain = render(run.field, run.params, run.rays(camera, pixels), run.config.render)
     np.testing.assert_allclose(
         np.asarray(plain.colour).reshape(33, 33, 3), run.render(camera).colour, atol=1e-5
     )

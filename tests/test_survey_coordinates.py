@@ -68,7 +68,7 @@ def test_a_runs_cameras_and_their_paths_are_only_shifted(runs):
         assert_moved(path(there), path(here))
     cameras = [path_cameras(run, paths.orbit_of(run.cameras().camera_to_world, 5)) for run in runs]
     assert_moved(cameras[1].camera_to_world, cameras[0].camera_to_world)
-    wide = path_cameras(runs[1], moved(cameras[0].camera_to_world), width=6, angle=0.7)
+    wide = path_cameras(runs[1], moved(cameras[0].camera_to_world), width=6)
     assert_moved(wide.camera_to_world, cameras[0].camera_to_world)
 
 

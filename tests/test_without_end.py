@@ -45,12 +45,18 @@ class Soft:
 render = jax.jit(render_rays, static_argnums=(0, 3))
 
 
-@pytest.mark.parametrize("near", [0.0, 0.5])
-@pytest.mark.parametrize("spacing", ["depth", "disparity"])
-@pytest.mark.parametrize("sample_at", ["middle", "start"])
+@pytest.mark.parametrize(
+    ("near", "spacing", "sample_at"),
+    [
+        (0.0, "depth", "middle"),
+        (0.0, "disparity", "start"),
+        (0.5, "depth", "start"),
+        (0.5, "disparity", "middle"),
+    ],
+)
 def test_a_ray_without_end_sees_what_a_long_one_does(near, spacing, sample_at):
     field, params = Soft(), Soft().init(None)
-    settings = RenderSettings(samples=(512, 256), spacing=spacing, sample_at=sample_at)
+    settings = RenderSettings(samples=(384, 192), spacing=spacing, sample_at=sample_at)
     rays = cast_rays(CAMERA, PIXELS, near=near)  # far is infinite by default
     seen = render(field, params, rays, settings)
     long = dataclasses.replace(settings, spacing="depth", sample_at="middle")
