@@ -21,6 +21,7 @@ from jaxnerf.paths import focus_point
 from jaxnerf.placement import put_like
 from jaxnerf.reach import check_in_view
 from jaxnerf.scenes import Scene
+from jaxnerf.scenes.frames import NEAR
 from jaxnerf.silhouettes import background_of
 from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer
@@ -184,19 +185,25 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
 def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     """The near and far of rays, from a scene's cameras, by a suited configuration.
 
-    Captures have a near, before which the fast field would explain each photograph by something of its
-    own; what bounds the rays of other scenes is the box that silhouettes leave, unless the user names a
-    near. The fast field has no far: what lies beyond the scene's is as much part of it. The paper's
-    network has one, in the spaces without an end so far away that it does not matter.
+    In spaces without an end rays begin at the scene's near, before which the fast field would explain
+    each photograph by something of its own; or, in front of cameras that all look the same way, at the
+    near plane. What bounds the fast field's rays in other scenes is the box that silhouettes leave,
+    unless the user names a near. The fast field has no far: what lies beyond the scene's is as much part
+    of it. The paper's network has one, in the spaces without an end so far away that it does not matter.
     """
+    space, near = space_of(config, scene), scene.near
+    if space is not None and not config.scene.near:
+        if isinstance(space, Frustum):
+            near = min(near, float(space.near))
+        elif not scene.unbounded and scene.ndc is None:
+            # Of a scene that was read as one that stands alone, near says nothing of what is around it.
+            near = min(near, NEAR * float(space.radius) / config.scene.ball)
     if config.method == "voxels":
-        known = scene.unbounded or scene.ndc or config.scene.near
-        return scene.near if known else 0.0, math.inf
-    space = space_of(config, scene)
+        return near if space is not None or config.scene.near else 0.0, math.inf
     if space is None:
-        return scene.near, scene.far
+        return near, scene.far
     unit = space.radius if isinstance(space, Ball) else space.near
-    return scene.near, max(scene.far, _HORIZON * float(unit))
+    return near, max(scene.far, _HORIZON * float(unit))
 
 
 def _reach(frustum: Frustum, cameras: Camera) -> float:

@@ -31,7 +31,8 @@ class MarchSettings:
     """How rays walk. Static under jit.
 
     By default no ray is cut short or left out, and memory is taken for as many samples as a ray can find
-    in the grid (`jaxnerf.occupancy.most_samples`). Limits save memory and time; `Marched.complete` says
+    in the grid (`jaxnerf.occupancy.most_samples`; in a grid that is being traced, whose steps are not
+    shorter than its cells). Limits save memory and time; `Marched.complete` says
     which rays they leave incomplete.
 
     Attributes:
@@ -193,7 +194,8 @@ def _isotropic(occupancy: Occupancy, rays: Rays, ray: Array, places: Array) -> A
     It is what makes a density mean the same whichever ray meets it: the length of the step in the world
     and, in the space of an occupancy, that times the space's own rate at the sample.
     """
-    space = occupancy.space
+    # As `march` does: where samples lie is not differentiated.
+    space, (rays, places) = occupancy.space, jax.lax.stop_gradient((rays, places))
     if isinstance(space, Ball):
         passing = pace(space, rays).passing
         return occupancy.step * space.length_of_step(passing[ray], places)

@@ -25,7 +25,7 @@ from jaxnerf.adjustments import Adjustments
 from jaxnerf.backgrounds import colour_of
 from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors
-from jaxnerf.config import Config, ConfigError, from_json, override, to_json
+from jaxnerf.config import Config, ConfigError, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
 from jaxnerf.fitting import bounds_of, fields_of
 from jaxnerf.occupancy import Occupancy
@@ -156,16 +156,21 @@ class Run:
     def _bounds(self, camera: Camera) -> tuple[float, float]:
         """The near and far of a camera's rays.
 
-        Those of training, but where the paper's network has an end: they are as much nearer or farther
-        as the camera is to the scene's middle than all of training's are.
+        Those of training, for cameras that stand where those of training do. Of a camera that is nearer
+        to what they look at than all of them, near is less by as much. Where the paper's network has an
+        end, its near and far are as much nearer or farther as the camera is.
         """
         near, far = bounds_of(self.config, self.scene)
-        if self.config.method == "voxels" or self.config.scene.space in ("unbounded", "forward"):
-            return near, far
         poses = np.asarray(self.scene.splits["train"].cameras.camera_to_world, np.float64)
+        position = np.asarray(camera.camera_to_world, np.float64)[:, 3]
+        if self.config.scene.space == "forward":
+            # All look along -z.
+            return max(near - max(float(poses[:, 2, 3].min() - position[2]), 0.0), 0.0), far
         middle = focus_point(poses)
         known = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
-        here = float(np.linalg.norm(np.asarray(camera.camera_to_world)[:, 3] - middle))
+        here = float(np.linalg.norm(position - middle))
+        if self.config.method == "voxels" or self.config.scene.space == "unbounded":
+            return max(near - max(float(known.min()) - here, 0.0), 0.0), far
         moved = here - float(np.clip(here, known.min(), known.max()))
         return max(near + moved, min(near, _LEAST_NEAR * far)), max(far + moved, _LEAST_NEAR * far)
 
@@ -298,9 +303,9 @@ def read_config(folder: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
         config = from_json(text)
-        if "ball" not in json.loads(text).get("scene", {}):
-            # Of a run from before there was a choice, whose ball was half as large.
-            config = override(config, {"scene.ball": 0.5})
+        if "ball" not in json.loads(text).get("scene", {}) and config.scene.space != "bounded":
+            # Densities there meant something else for each ray, so that its pictures would be wrong.
+            raise ConfigError("of an older version, for a space without an end; train again")
         return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None

@@ -197,3 +197,18 @@ def test_a_ray_that_was_given_up_in_the_dark_has_not_come_to_its_end_but_shows_w
     assert (bool(seen.cut[0]), bool(seen.dark[0]), bool(seen.complete[0])) == (True, True, False)
     thin = march(field, jnp.float32(0.01), occupancy, rays, settings)
     assert (bool(thin.cut[0]), bool(thin.dark[0]), bool(thin.complete[0])) == (True, False, False)
+
+
+def test_a_ray_through_the_middle_of_the_ball_has_gradients():
+    field = Clouds()
+
+    def colour(origin):
+        along = jnp.array([[0.0, 1.0, 0.0]])
+        rays = Rays(BALL.centre[None] + origin[None], along, along, jnp.zeros(1), jnp.array([9.0]))
+        return march_rays(
+            field, jnp.float32(1.0), grid(BALL, 0.1), rays, MarchSettings(samples=99)
+        ).rendering.colour.sum()
+
+    gradient = jax.jit(jax.grad(colour))(jnp.array([0.0, -4.0, 0.0]))
+    assert np.isfinite(np.asarray(gradient)).all()
+    assert np.abs(np.asarray(gradient)).max() > 0.0

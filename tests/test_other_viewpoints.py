@@ -136,6 +136,40 @@ def test_a_far_plane_is_seen_in_front_of_cameras_that_look_the_same_way():
         assert seen.depth_median[16, 16] > (16.0 + z) * TO_USER.scale
 
 
+@pytest.mark.parametrize("distance", [4.0, 2.5, 1.6])
+def test_a_camera_that_moves_nearer_does_not_see_through_what_it_comes_to(distance):
+    """Training's cameras stand at 4, and their rays begin at 2."""
+    space = Ball(jnp.zeros(3), jnp.float32(4.0))
+    mask = np.linalg.norm(middles(64, -2.0, 4.0), axis=-1) < 1.5 / 4.0
+    params, occupancy = solid(mask, -2.0, 4.0, space)
+    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "unbounded"})
+    run = Run(Path("r"), config, scene_of(unbounded=True), params, 1, occupancy)
+    seen = run.render(in_user_frame(camera_at((0.0, -distance, 0.0))))
+    assert abs(seen.depth_median[16, 16] - (distance - 1.5) * TO_USER.scale) < 0.6
+
+
+@pytest.mark.parametrize("forward", [0.0, 1.5])
+def test_nor_does_one_in_front_of_a_forward_facing_scene(forward):
+    frame = NdcFrame((40.0, 40.0), (33, 33), 1.0)
+    space = Frustum(*(jnp.asarray(x, jnp.float32) for x in (frame.focal, frame.size, 1.0, 1.0)))
+    mask = np.zeros((32,) * 3, bool)
+    mask[:, :, 16] = True  # in the cube from 0 on: at depth 2
+    params, occupancy = solid(mask, -1.0, 2.0, space)
+    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "forward"})
+    scene = dataclasses.replace(scene_of(ndc=frame), near=1.2)
+    poses = np.tile(np.eye(3, 4, dtype=np.float32), (8, 1, 1))
+    split = scene.splits["train"]
+    cameras = dataclasses.replace(split.cameras, camera_to_world=poses)
+    scene = dataclasses.replace(
+        scene, splits={"train": dataclasses.replace(split, cameras=cameras)}
+    )
+    run = Run(Path("r"), config, scene, params, 1, occupancy)
+    camera = camera_at((0.0, 0.0, -forward), (0.0, 0.0, -9.0), (0.0, 1.0, 0.0))
+    seen = run.render(in_user_frame(camera))
+    assert seen.opacity[16, 16] > 0.9
+    assert abs(seen.depth_median[16, 16] - (2.0 - forward) * TO_USER.scale) < 0.4
+
+
 def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     camera = in_user_frame(camera_at((0.0, -4.0, 1.0)))
     x, y = np.meshgrid(np.arange(33) + 0.5, np.arange(33) + 0.5)

@@ -1,6 +1,7 @@
 """Scenes without an end: what is chosen for them, and that they are learned with their distances."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,14 +10,15 @@ import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
 from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.checkpoints import RunError
 from jaxnerf.cli.messages import region
-from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override
+from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fitting import bounds_of, first_state, fit, space_of, suited, trainer_of
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.occupancy import Occupancy
 from jaxnerf.presets import preset
-from jaxnerf.runs import Run, run_of
+from jaxnerf.runs import Run, read_config, run_of
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import local
@@ -191,3 +193,16 @@ def test_where_the_field_is_is_told_in_the_frame_of_the_files():
     found = region(scene, dataclasses.replace(grid, space=ball))
     assert found == "contracted beyond 1 from (7, 4, 3); "
     assert region(scene, None) == ""
+
+
+@pytest.mark.parametrize("space", ["unbounded", "forward", "bounded"])
+def test_a_run_whose_densities_meant_something_else_is_refused(tmp_path, space):
+    """Of before `scene.ball`: in spaces without an end its pictures would be silently wrong."""
+    values = json.loads(to_json(override(CONFIG, {"scene.space": space})))
+    del values["scene"]["ball"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    if space == "bounded":
+        assert read_config(tmp_path).scene.space == "bounded"
+    else:
+        with pytest.raises(RunError, match=r"config\.json: of an older version.*train again"):
+            read_config(tmp_path)

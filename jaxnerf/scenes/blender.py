@@ -25,6 +25,8 @@ _SPLITS = ("train", "val", "test")
 _FOCAL = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
 # What the format's published scenes are made for.
 _NEAR, _FAR = 2.0, 6.0
+# Bounds from cameras that are so near to these are these: published scenes keep their protocol.
+_PUBLISHED = 0.05
 # So many photographs are looked at. One is cut out where this share of its pixels is transparent.
 _LOOKED_AT, _TRANSPARENT = 8, 0.01
 # A plain background is one colour, to the noise of a JPEG file, along half of a picture's margin and an
@@ -82,6 +84,8 @@ def read(
     if endless:
         return capture(source, every, views, notes, options)
     bounds = bounds_of_cameras(np.stack([view.pose for view in every]))
+    if bounds is not None and np.allclose(bounds, (_NEAR, _FAR), rtol=_PUBLISHED):
+        bounds = _NEAR, _FAR
     if bounds is None and not {"near", "far"} <= contents.keys():
         notes += ("near and far as in NeRF's scenes, for the cameras look at nothing in common",)
     return bounded(source, views, bounds or (_NEAR, _FAR), notes, options)

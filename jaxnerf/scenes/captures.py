@@ -64,7 +64,11 @@ def capture(
     to_scene = normalising(np.stack([view.pose for view in in_order]))
     points, bounds, more = _points(source, in_order, options.allow_outside_paths)
     near, far = (NEAR, FAR) if bounds is None else (bound * to_scene.scale for bound in bounds)
+    found = near
     near, far = given_bounds(source, (near, far), to_scene.scale)
+    if near == 0.0:
+        # Which says that nothing is known; a ray that begins in the camera has no disparity.
+        near, more = found, (*more, "near 0 is not used")
     read = splits_of(
         source.folder, splits, to_scene,
         downscale=options.downscale, longest_side=options.longest_side, images=options.images,

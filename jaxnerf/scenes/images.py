@@ -128,7 +128,7 @@ def read_mask(
     keeps black.
 
     Args:
-      path: of the file; its alpha is not looked at.
+      path: of the file. Where it has one colour only, its alpha is the mask; else that is not looked at.
       ignored: see `Picture`.
 
     Raises:
@@ -139,6 +139,8 @@ def read_mask(
             bright = np.asarray(image, np.uint32) > 0
         else:
             values = np.asarray(image.convert("RGB")).max(axis=-1)
+            if image.mode in ("RGBA", "LA") and values.min() == values.max():
+                values = np.asarray(image.getchannel("A"))
             lossy = image.format in _LOSSY
             bright = values > (max(int(values.max()) // 2, _LEAST_WHITE) if lossy else 0)
     return bright if ignored == "black" else ~bright

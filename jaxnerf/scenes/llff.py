@@ -32,7 +32,8 @@ from jaxnerf.scenes.views import View, hold_out, shrink_factor, splits_of
 
 # Of the nearest depth, in NeRF's frame for forward-facing scenes.
 _NEAREST = 0.75
-# A little nearer than the nearest point that was triangulated.
+# Nearer than the bounds, which leave out the nearest thousandth of what was triangulated. (In front of
+# cameras that all look the same way rays begin at the near plane, which is nearer still.)
 _MARGIN = 0.9
 # How far viewing axes turn away from their mean where all look the same way; and how far from it the
 # corners of pictures may still look, since rays across it have no NDC.
