@@ -11,7 +11,8 @@ under jit, the last row is, relative to its value (2 cores, x86-64, float32, Pyt
     0.10.2     8e-3        6e-8
 
 Versions are not excluded instead: 0.10.2 is the newest that Python 3.11 can have, the fault was shipped
-again in 0.11.0, and most presets' steps cost the same with the flag (experiments/step_cost/README.md).
+again in 0.11.0, and steps cost as much with the flag, as far as a busy machine tells, but for those of
+`nerf_small`, which take a sixth more of the processors (experiments/step_cost/README.md).
 
 XLA aborts the process on a flag that it does not know. The wheels of jaxlib 0.10.0, 0.10.1, 0.10.2,
 0.11.0, 0.11.1, 0.11.2 and 0.12.0, of the CUDA plugins 0.10.2 (CUDA 12) and 0.11.2 (CUDA 13), and of
