@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from capture_factory import around, poses_of, random_similarity, write_nerfstudio, write_transforms
-from scene_factory import edit_json
+from scene_factory import edit_json, write_scene
 
 from jaxnerf.cli.messages import disagreement
 from jaxnerf.scenes import SceneError, describe, load_scene
@@ -251,3 +251,30 @@ def test_train_says_that_test_views_are_far_worse_than_what_was_trained_on():
     assert "jaxnerf check" in said
     assert disagreement(18.0, rows)
     assert disagreement(11.0, []) == ""
+
+
+@pytest.mark.parametrize(("times", "bounds"), [(4.0311 / 4, (2.0, 6.0)), (10.0, (20.0, 60.0))])
+def test_published_scenes_keep_their_bounds_and_others_have_those_of_their_cameras(
+    tmp_path, times, bounds
+):
+    """The cameras of the published scenes stand at 4.03, and their protocol is 2 to 6."""
+    folder = write_scene(tmp_path / "scene")
+
+    def move(contents):
+        for frame in contents["frames"]:
+            for row in frame["transform_matrix"][:3]:
+                row[3] *= times
+
+    for split in ("train", "val", "test"):
+        edit_json(folder / f"transforms_{split}.json", move)
+    scene = load_scene(folder)
+    assert (scene.near, scene.far) == pytest.approx(bounds, rel=1e-3 if times > 2 else 1e-9)
+
+
+def test_near_0_of_a_capture_says_nothing(tmp_path):
+    folder = write_transforms(tmp_path / "scene", around(9))
+    found = load_scene(folder, images=())
+    edit_json(folder / "transforms.json", lambda contents: contents.update(near=0.0))
+    scene = load_scene(folder, images=())
+    assert scene.near == found.near > 0.0
+    assert "near 0 is not used" in scene.notes

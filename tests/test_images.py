@@ -222,3 +222,15 @@ def test_pictures_that_are_cut_off_are_found_from_their_ends(kind, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SceneError, match=rf"photograph.{kind}: cannot be read as an image"):
         image_size(path)
+
+
+def test_a_mask_of_one_colour_is_in_its_alpha(tmp_path):
+    pixels = np.full((4, 6, 4), 255, np.uint8)
+    pixels[:2, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    expected = np.repeat([[False], [False], [True], [True]], 6, axis=1)
+    np.testing.assert_array_equal(read_mask(tmp_path / "alpha.png"), expected)
+    pixels[:, :3, :3] = 0  # now its colours say which pixels count
+    Image.fromarray(pixels).save(tmp_path / "colours.png")
+    expected = np.repeat([[False] * 3 + [True] * 3], 4, axis=0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "colours.png"), expected)

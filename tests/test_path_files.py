@@ -111,7 +111,7 @@ def test_nerfstudios_field_of_view_is_vertical_and_in_degrees(tmp_path):
     assert found.frames_per_second == 24
     assert "frame of the scene's own files" in found.notes[0]
     timed = read_path(nerfstudio(tmp_path / "camera_path.json", fps=24, seconds=1.5), TRAINING)
-    assert timed.frames_per_second == 2.0
+    assert (timed.frames_per_second, timed.seconds, found.seconds) == (2.0, 1.5, None)
 
 
 def test_nerfstudios_other_lenses(tmp_path):

@@ -26,7 +26,7 @@ from jaxnerf.lenses import Lens
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.images import Picture
 from jaxnerf.scenes.json_files import frames_of, load_json, number, read_pose
-from jaxnerf.scenes.transforms import Frame, claimed_size, view_of
+from jaxnerf.scenes.transforms import Frame, claimed_size, lens_of, view_of
 from jaxnerf.scenes.views import View
 
 _MOST_PIXELS = 16_384  # along a side
@@ -38,11 +38,6 @@ INTRINSICS = (
     *("k1", "k2", "k3", "k4", "p1", "p2", "camera_model", "is_fisheye"),
 )
 SIZES = ("w", "h")
-_CAMERA_MODELS: dict[str, Lens | None] = {
-    **dict.fromkeys(("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")),
-    "OPENCV_FISHEYE": "fisheye",
-    "EQUIRECTANGULAR": "equirectangular",
-}
 # What such files also have, of scenes and photographs: it changes nothing in a picture of a path.
 _OF_PHOTOGRAPHS = {
     *("file_path", "mask_path", "mask_filename", "depth_file_path", "colmap_im_id", "sharpness"),
@@ -71,6 +66,7 @@ class PathFile:
     Attributes:
       cameras: at its poses, in the frame of the scene's own files.
       frames_per_second: None if it does not say.
+      seconds: that a flight through the poses takes, however many frames it has; None if it does not say.
       cycle: whether a flight returns to where it began.
       notes: what a person should know, each a line.
     """
@@ -79,6 +75,7 @@ class PathFile:
     frames_per_second: float | None = None
     cycle: bool = False
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 def read_path(path: Path, training: Camera) -> PathFile:
@@ -172,7 +169,7 @@ def _transforms(path: Path, contents: dict[str, Any], training: Camera) -> PathF
         view_of(
             dataclasses.replace(frame, own={**frame.own, **sized}),
             Picture(path, (width, height)),
-            _lens(frame),
+            lens_of(frame),
         )
         for frame in members
     ]
@@ -187,18 +184,6 @@ def _size(frame: Frame, default: tuple[int, int]) -> tuple[int, int]:
             f"{_MOST_PIXELS:,}"
         )
     return int(wide), int(high)
-
-
-def _lens(frame: Frame) -> Lens | None:
-    model, fisheye = frame.get("camera_model"), frame.get("is_fisheye")
-    if model is not None and (not isinstance(model, str) or model not in _CAMERA_MODELS):
-        raise SceneError(
-            f"{frame.level('camera_model')[0]}: camera_model {str(model)[:40]!r} is not one of "
-            f"{', '.join(_CAMERA_MODELS)}"
-        )
-    if fisheye is not None and not isinstance(fisheye, bool):
-        raise SceneError(f"{frame.level('is_fisheye')[0]}: is_fisheye must be true or false")
-    return _CAMERA_MODELS[model] if model is not None else "fisheye" if fisheye else None
 
 
 def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
@@ -238,7 +223,10 @@ def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
     cycle = contents.get("is_cycle", False)
     if not isinstance(cycle, bool):
         raise SceneError(f"{path}: is_cycle must be true or false")
-    return PathFile(_cameras(path, views), _rate(path, contents, len(views)), cycle, (note,))
+    rate, seconds = _rate(path, contents), number(path, contents, "seconds", 0.0)
+    if seconds > 0.0:
+        rate = len(views) / seconds
+    return PathFile(_cameras(path, views), rate, cycle, (note,), seconds if seconds > 0.0 else None)
 
 
 def _focal(where: str, entry: Mapping[str, Any], height: int) -> float:
@@ -255,11 +243,8 @@ def _side(path: Path, contents: Mapping[str, Any], key: str) -> int:
     return int(side)
 
 
-def _rate(path: Path, contents: Mapping[str, Any], count: int = 0) -> float | None:
-    """Frames a second: so that so many frames take the file's seconds, or else its fps."""
-    seconds = number(path, contents, "seconds", 0.0) if count else 0.0
-    if seconds > 0.0:
-        return count / seconds
+def _rate(path: Path, contents: Mapping[str, Any]) -> float | None:
+    """The file's frames a second."""
     if contents.get("fps") is None:
         return None
     rate = number(path, contents, "fps")

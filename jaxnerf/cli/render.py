@@ -111,6 +111,7 @@ def main(arguments: Sequence[str]) -> None:
             if len(cameras) < 2:
                 raise flags.Error(f"--frames: {values.path} has one pose, a flight needs two")
             cameras = flight(cameras, values.frames, found.cycle)
+            rate = len(cameras) / found.seconds if found.seconds else rate
         if values.width:
             cameras = _of_width(cameras, values.width)
     render_video(run, cameras, out, values.panels, values.fps or rate or _FRAMES_PER_SECOND)

@@ -13,7 +13,7 @@ from jaxnerf.cameras import project
 from jaxnerf.inspection.views import Views
 from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene, SceneError
-from jaxnerf.scenes.images import orientation_of
+from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file
 
 # Blurred is what has less than this share of its neighbours' variance of the Laplacian, if that is far
@@ -23,7 +23,6 @@ _NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
 _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
 # Where readers look for photographs that are named without their folder.
 _ROOTS = ("", "images", "input", "image", "rgb")
-_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
@@ -114,7 +113,7 @@ def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
                 orientation, stored = (1, size) if path is None else orientation_of(path)
             except SceneError:
                 continue
-            made = orientation in _ON_ITS_SIDE and size == list(stored[::-1]) != list(stored)
+            made = orientation in ON_ITS_SIDE and size == list(stored[::-1]) != list(stored)
             if orientation != 1 and not made:
                 turned.append(name)
                 square += [name] if size[0] == size[1] else []

@@ -34,7 +34,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _KINDS = "PNG, JPEG, WebP or TIFF"
 # Pixels that count are found by drawing until one does.
 _LEAST_COUNTED = 1e-3
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
+_ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 # What a whole file has in its last bytes, unless more than these follow it.
 _END_MARKS, _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 12
 # Formats that do not keep black exactly black: half of a mask's brightest is its threshold, if that is
@@ -171,7 +171,7 @@ def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
 def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
     """An image's stored size, and whether its EXIF wants it turned on its side."""
     size, orientation = _size_and_orientation(path)
-    return size, orientation in _ON_ITS_SIDE
+    return size, orientation in ON_ITS_SIDE
 
 
 def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
