@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxnerf.cameras import Rays
@@ -96,6 +96,7 @@ walk = jax.jit(march, static_argnames=("samples", "lookups", "finer"))
 
 
 @given(SEEDS, st.sampled_from([0.02, 0.3, 1.0]))
+@example(174, 0.3)  # a sample beyond 1,000 radii
 @settings(max_examples=20, deadline=None)
 def test_march_finds_what_a_loop_without_jumps_finds(seed, share):
     size, samples = 12, 300
@@ -113,6 +114,8 @@ def test_march_finds_what_a_loop_without_jumps_finds(seed, share):
     begin, end = np.asarray(along.length(rays.near)), np.asarray(along.length(rays.far))
     s = begin + (np.arange(samples)[:, None] + 0.5) * step
     t = np.asarray(jax.vmap(along.t)(jnp.asarray(s, jnp.float32)))
+    # What is farther than 1,000 radii is sampled as if it lay there.
+    t = np.minimum(t, np.asarray(along.middle + 1000.0 / along.scale))
     points = np.asarray(rays.origins) + t[..., None] * np.asarray(rays.directions)
     place = (contracted_by_the_paper(points) + 2.0) / cell
     index = np.clip(np.floor(place).astype(int), 0, size - 1)
