@@ -8,12 +8,18 @@ from jaxnerf.config import Config
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.marching import MarchSettings, march_rays
-from jaxnerf.occupancy import Occupancy
-from jaxnerf.pictures import march_image
+from jaxnerf.fields.warped import WarpedField
 from jaxnerf.presets import preset
-from jaxnerf.rendering import Rendering, RenderSettings, render_image, render_rays
+from jaxnerf.rendering import Rendering, render_image, render_rays
 from jaxnerf.runs import Run, load_run
+from jaxnerf.sampling import (
+    Hierarchical,
+    Occupancy,
+    OccupancySampler,
+    Sampler,
+    Samples,
+    Stratified,
+)
 from jaxnerf.scenes import Scene, load_scene
 
 if _danger := compiler.protect():
@@ -23,20 +29,22 @@ __all__ = [
     "Camera",
     "Config",
     "Field",
-    "MarchSettings",
+    "Hierarchical",
     "NerfField",
     "Occupancy",
+    "OccupancySampler",
     "Rays",
-    "RenderSettings",
     "Rendering",
     "Run",
+    "Sampler",
+    "Samples",
     "Scene",
+    "Stratified",
     "VoxelField",
+    "WarpedField",
     "cast_rays",
     "load_run",
     "load_scene",
-    "march_image",
-    "march_rays",
     "preset",
     "project",
     "render_image",

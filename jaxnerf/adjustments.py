@@ -20,8 +20,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnerf.cameras import Camera
+from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.paths import focus_point
-from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import TrainingConfig
 
 # Below this squared angle the rotation's coefficients are told by their series.
@@ -105,7 +105,7 @@ class Adjustments:
 def first_adjustments(
     cameras: Camera,
     config: TrainingConfig,
-    space: Ball | Frustum | None = None,
+    space: SphereContraction | NdcSpace | None = None,
     *,
     colours: bool,
     motions: bool,
@@ -224,11 +224,13 @@ def rotations(turns: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
     return identity + sine[..., None, None] * across + versine[..., None, None] * squared
 
 
-def _pivot(poses: np.ndarray, space: Ball | Frustum | None) -> tuple[np.ndarray, float]:
+def _pivot(
+    poses: np.ndarray, space: SphereContraction | NdcSpace | None
+) -> tuple[np.ndarray, float]:
     """A point in the midst of the scene, and a length that fits it."""
-    if isinstance(space, Ball):
+    if isinstance(space, SphereContraction):
         return np.asarray(space.centre), float(space.radius)
-    if isinstance(space, Frustum):  # axes that are nearly parallel meet nowhere in particular
+    if isinstance(space, NdcSpace):  # axes that are nearly parallel meet nowhere in particular
         return poses[:, :, 3].mean(axis=0), float(space.near)
     pivot = focus_point(poses)
     distance = np.linalg.norm(poses[:, :, 3] - pivot, axis=-1)

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,12 @@ class Checkpoints:
         names = _named_leaves(expected)
         try:
             with _only_the_first_error():
-                metadata = {
-                    name: tuple(leaf.shape) for name, leaf in manager.item_metadata(step).items()
+                kept = {
+                    name: np.zeros(leaf.shape, leaf.dtype)
+                    for name, leaf in manager.item_metadata(step).items()
                 }
+            stored = _names_as_stored(kept)
+            metadata = {name: kept[old].shape for name, old in stored.items()}
         except Exception as error:  # whatever a damaged folder makes of Orbax
             raise RunError(self._damaged(step, error)) from None
         for name, leaf in names:
@@ -95,13 +98,13 @@ class Checkpoints:
             raise RunError(
                 f"{where}/{step}: a checkpoint of another configuration: {name} is not in this one"
             )
-        target = {name: np.zeros(metadata[name], leaf.dtype) for name, leaf in names}
+        target = kept | {stored[name]: np.zeros(metadata[name], leaf.dtype) for name, leaf in names}
         try:
             with _only_the_first_error():
                 table = manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
             raise RunError(self._damaged(step, error)) from None
-        leaves = [jnp.asarray(table[name]) for name, _ in names]
+        leaves = [jnp.asarray(table[stored[name]]) for name, _ in names]
         return jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
     def _damaged(self, step: int, error: Exception) -> str:
@@ -242,6 +245,27 @@ def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
         if isinstance(error, OSError):
             raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
         raise
+
+
+def _names_as_stored(metadata: Collection[str]) -> dict[str, str]:
+    """The names of a checkpoint's arrays today, with those that they are stored under.
+
+    Up to version 0.2 the parameters of the fast field held its lattice too, and moments of what does not
+    learn: those are left out. The first optimizer state of a run restored from there begins with the
+    moments of what learns.
+    """
+    if "params.0.bricks" not in metadata:
+        return {name: name for name in metadata}
+    lattice = {"bricks": "bricks", "origin": "origin", "voxel": "spacing"}
+    lattice["directional"] = "view_dependence"
+    found = {}
+    for name in metadata:
+        group, _, last = name.rpartition(".")
+        if group == "params.0" and last in lattice:
+            found[f"field.{lattice[last]}"] = name
+        elif not (group.startswith("optimizer") and last in lattice):
+            found[name.replace("params.0.", "params.")] = name
+    return found
 
 
 def _named_leaves(state: Any) -> list[tuple[str, Any]]:

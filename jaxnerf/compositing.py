@@ -1,17 +1,32 @@
 """From densities along a ray to a pixel.
 
-Names and contract. Sample i owns the interval between the fenceposts `t_i` and `t_{i+1}`; density
-(sigma) is constant there, in 1/length of the unit that `t` is in. Optical depth is density times
-length; transmittance is exp(-optical depth up to here); a sample's opacity (alpha) is what it alone
-would stop; its weight is transmittance times opacity (NeRF, eq. 3). Everything is written for one
-ray, mapped over any leading shape by `jnp.vectorize` (that is, by vmap), and jit-compiled.
+Names and contract. Density (sigma) is constant in each sample's interval, in 1/length. Optical depth is
+density times length; transmittance is exp(-optical depth up to here); a sample's opacity (alpha) is the
+fraction of light that it alone would stop; its weight is transmittance times opacity (NeRF, eq. 3).
+
+There are two groups of functions. Those of fenceposts (`volume_weights(density, t)` and its kind) are
+the formulas: sample i owns the interval between `t_i` and `t_{i+1}`; each is written for one ray,
+mapped over any leading shape by `jnp.vectorize` (that is, by vmap), and jit-compiled. Those of
+`jaxnerf.sampling.Samples` (`weights_of`, `accumulated`, `depth_of`, ...) are what a renderer calls:
+they take dense and packed samples alike.
 """
 
 import functools
+import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxnerf.cameras import Rays
+from jaxnerf.kernels import march_weights
+from jaxnerf.kernels.compositing import march_distortion
+from jaxnerf.sampling.samples import LONGEST, Samples
+
+Compositing = Literal["volume", "surface"]
+# The opacity from which on the surface renderer takes a sample for the surface.
+_SURFACE = 0.5
 
 
 def _per_ray(signature: str):
@@ -25,7 +40,7 @@ def _per_ray(signature: str):
 
 def _lengths(t: Float[Array, " B"]) -> Float[Array, " B-1"]:
     """The intervals' lengths, none infinite: 0 times infinity would be no number."""
-    return jnp.minimum(jnp.diff(t), 1e30)
+    return jnp.minimum(jnp.diff(t), LONGEST)
 
 
 @_per_ray("(s),(t)->(t)")
@@ -177,3 +192,141 @@ def unit(vectors: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
     norm_squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
     nonzero = norm_squared > 0.0
     return jnp.where(nonzero, vectors * jax.lax.rsqrt(jnp.where(nonzero, norm_squared, 1.0)), 0.0)
+
+
+def optical_depths_of(
+    samples: Samples, density: Float[Array, "*answers"]
+) -> Float[Array, "*layout"]:
+    """The optical depth of each sample's interval; 0 where there is no sample.
+
+    Args:
+      samples: dense or packed.
+      density: what a field answered at their positions.
+    """
+    if samples.packing is None:
+        return density * samples.length
+    return samples.packing.by_slot(density, samples.t.shape[0]) * samples.length
+
+
+def weights_of(
+    samples: Samples, density: Float[Array, "*answers"], compositing: Compositing = "volume"
+) -> Float[Array, "*layout"]:
+    """The weight of each sample in its ray's pixel (NeRF, eq. 3); 0 where there is no sample.
+
+    Args:
+      samples: dense or packed.
+      density: what a field answered at their positions.
+      compositing: "volume", or "surface": the first opaque sample has all the weight, see
+        `surface_weights`.
+
+    Raises:
+      ValueError: there is no such compositing.
+    """
+    if compositing not in ("volume", "surface"):
+        raise ValueError(f"compositing: must be 'volume' or 'surface', got {compositing!r}")
+    depth, is_packed = optical_depths_of(samples, density), samples.packing is not None
+    if is_packed and compositing == "volume":
+        return march_weights(depth)
+    if is_packed:
+        return _first_opaque(depth, 0)
+    return _dense_weights(depth) if compositing == "volume" else _first_opaque(depth, -1)
+
+
+@jax.jit
+def _dense_weights(depth: Array) -> Array:
+    before = jnp.cumsum(depth, axis=-1)[..., :-1]
+    before = jnp.concatenate([jnp.zeros_like(depth[..., :1]), before], axis=-1)
+    return jnp.exp(-before) * -jnp.expm1(-depth)
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _first_opaque(depth: Array, axis: int) -> Array:
+    opaque = -jnp.expm1(-depth) >= _SURFACE
+    return (opaque & (jnp.cumsum(opaque, axis=axis) == 1)).astype(depth.dtype)
+
+
+def opacity_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Array, "*batch"]:
+    """The opacity of each ray: the sum of its weights, in [0, 1]."""
+    axis = -1 if samples.packing is None else 0
+    return jnp.sum(weights, axis=axis).reshape(samples.complete.shape)
+
+
+def accumulated(samples: Samples, weights: Float[Array, "*layout"], values: Any) -> Any:
+    """The weighted sum, along each ray, of what a field answered at the samples.
+
+    Args:
+      samples: dense or packed.
+      weights: of the samples.
+      values: a pytree of arrays [*answers, ...], as a field answers at `Samples.positions`.
+
+    Returns:
+      The same pytree of arrays [*batch, ...].
+    """
+    packing, batch = samples.packing, samples.complete.shape
+    if packing is not None:
+        weights = jnp.where(packing.used, packing.row(weights), 0.0)
+
+    def one(value: Array) -> Array:
+        inner = value.shape[weights.ndim :]
+        flat = value.reshape(*weights.shape, math.prod(inner))
+        if packing is None:
+            return accumulate(weights, flat).reshape(*batch, *inner)
+        zeros = jnp.zeros((packing.first.shape[0], flat.shape[-1]), flat.dtype)
+        summed = zeros.at[packing.ray].add(weights[:, None] * flat, indices_are_sorted=True)
+        return summed.reshape(*batch, *inner)
+
+    return jax.tree.map(one, values)
+
+
+def depth_of(
+    samples: Samples, weights: Float[Array, "*layout"], rays: Rays
+) -> Float[Array, "*batch"]:
+    """The mean t at which each ray's light was stopped, of the light that was stopped.
+
+    A ray that stopped nothing gets the t where its sampling ends.
+    """
+    axis, end = -1 if samples.packing is None else 0, samples.end(rays)
+    total = jnp.sum(weights, axis=axis)
+    # Scaled first: the derivative of a quotient divides by the square, which underflows.
+    scale = jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
+    parts = weights / jnp.expand_dims(scale, axis)
+    mean = jnp.sum(parts * samples.t, axis=axis)
+    mean = (mean / jnp.where(total > 0.0, jnp.sum(parts, axis=axis), 1.0)).reshape(end.shape)
+    stopped = (total > 0.0).reshape(end.shape)
+    return jnp.where(stopped, jnp.clip(mean, rays.near, end), end)
+
+
+def median_depth_of(
+    samples: Samples, density: Float[Array, "*answers"], rays: Rays
+) -> Float[Array, "*batch"]:
+    """The t at which half of each ray's light has been stopped: where optical depth reaches ln 2.
+
+    Exact for densities that are constant within intervals. A ray that stops less than half gets the t
+    where its sampling ends.
+    """
+    axis, end = -1 if samples.packing is None else 0, samples.end(rays)
+    depth = optical_depths_of(samples, density)
+    half = jnp.log(2.0).astype(depth.dtype)
+    reached = jnp.cumsum(depth, axis=axis)
+    place = jnp.expand_dims(jnp.argmax(reached >= half, axis=axis), axis)
+
+    def at(values: Array) -> Array:
+        return jnp.take_along_axis(values, place, axis=axis).reshape(end.shape)
+
+    own, begin, over_half = at(depth), at(samples.t0), at(reached) - half
+    part = jnp.clip(1.0 - over_half / jnp.where(own > 0.0, own, 1.0), 0.0, 1.0)
+    crossing = begin + part * jnp.minimum(at(samples.t1) - begin, LONGEST)
+    return jnp.where(over_half >= 0.0, jnp.minimum(crossing, end), end)
+
+
+def distortion_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Array, "*batch"]:
+    """How far the weight of each ray is spread out along it (mip-NeRF 360, eq. 15).
+
+    In the samples' own coordinate s: the mean distance of two points drawn by the weights, times the
+    squared opacity.
+    """
+    parts = weights, 0.5 * (samples.s0 + samples.s1), samples.s1 - samples.s0
+    if samples.packing is None:
+        shape = (samples.t.shape[-1], samples.complete.size)
+        parts = tuple(jnp.moveaxis(x, -1, 0).reshape(shape) for x in parts)
+    return march_distortion(*parts).reshape(samples.complete.shape)

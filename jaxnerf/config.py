@@ -11,10 +11,9 @@ from typing import Any, Literal, get_args, get_origin
 from jaxnerf.backgrounds import Background, read_background
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.growing import MOST_VOXELS, GrowingConfig
-from jaxnerf.rendering import RenderSettings
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training import RenderSettings, TrainingConfig
 
 
 class ConfigError(ValueError):
@@ -60,15 +59,15 @@ class EvaluationConfig:
       orbit_frames: in the video; 0 for none.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
       chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
-      smooth_edges: of the fast field's pictures, how much a pixel must differ from a neighbour to be seen
-        by four rays; see `jaxnerf.march_image`. 0 leaves one ray a pixel.
+      edge_supersampling: of the fast field's pictures, how much a pixel must differ from a neighbour
+        to be seen by four rays; see `jaxnerf.render_image`. 0 leaves one ray a pixel.
     """
 
     every: int = 0
     orbit_frames: int = 120
     orbit_size: int = 0
     chunk: int = 0
-    smooth_edges: float = 0.1
+    edge_supersampling: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Config:
 
     method: Literal["voxels", "nerf"] = "nerf"
     scene: SceneConfig = SceneConfig()
-    voxels: VoxelField = VoxelField()
+    voxels: VoxelSettings = VoxelSettings()
     growing: GrowingConfig = GrowingConfig()
     field: NerfField = NerfField()
     separate_levels: bool = True
@@ -99,16 +98,14 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def fields(self) -> tuple[Field, ...]:
-        """The fields to train: one for each level, or a single one."""
-        if self.method == "voxels":
-            return (self.voxels,)
+        """The paper's networks: one for each level, or a single one."""
         return (self.field,) * (len(self.render.samples) if self.separate_levels else 1)
 
     def has_effect(self, key: str) -> bool:
         """Whether a key decides anything with this method."""
         section = key.partition(".")[0]
         if self.method == "nerf":
-            return section not in ("voxels", "growing") and key != "evaluation.smooth_edges"
+            return section not in ("voxels", "growing") and key != "evaluation.edge_supersampling"
         return section not in ("field", "render", "separate_levels") and key not in _OF_NERF
 
 
@@ -148,6 +145,13 @@ _NOT_ZERO = frozenset(
         "initial_opacity",
     ]
 )
+
+# What earlier versions wrote, by today's name; None is of no effect any more.
+_RENAMED = {
+    "voxels.direction_degree": "voxels.sh_degree",
+    "evaluation.smooth_edges": "evaluation.edge_supersampling",
+    "render.with_normals": None,
+}
 
 _LARGEST = 2**31 - 1  # whole numbers end up as int32 on the device
 
@@ -211,8 +215,8 @@ def _check_growing(config: Config) -> None:
         raise ConfigError(f"growing.cells: {growing.cells} is not from 8 to 512")
     if voxels.features < 3:
         raise ConfigError(f"voxels.features: {voxels.features} is less than 3")
-    if voxels.direction_degree > 4:
-        raise ConfigError(f"voxels.direction_degree: {voxels.direction_degree} is more than 4")
+    if voxels.sh_degree > 4:
+        raise ConfigError(f"voxels.sh_degree: {voxels.sh_degree} is more than 4")
 
 
 def to_json(config: Config) -> str:
@@ -242,6 +246,10 @@ def from_json(text: str) -> Config:
                 flat[prefix + key] = inner
 
     walk(nested, "")
+    for old, new in _RENAMED.items():
+        if old in flat:
+            value = flat.pop(old)
+            flat |= {new: value} if new else {}
     return override(Config(), flat)
 
 

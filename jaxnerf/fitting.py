@@ -13,7 +13,10 @@ import numpy as np
 from jaxnerf.adjustments import blank_adjustments
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields import Field
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.warped import WarpedField
 from jaxnerf.growing import blank_state
 from jaxnerf.growth import create_growing_state
 from jaxnerf.pacing import Pace, Paced, Plan
@@ -23,7 +26,6 @@ from jaxnerf.reach import check_in_view
 from jaxnerf.scenes import Scene
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.silhouettes import background_of
-from jaxnerf.spaces import Ball, Frustum, Within
 from jaxnerf.stages import GrowingTrainer
 from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
 
@@ -94,7 +96,7 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
     split, (near, far) = scene.splits["train"], bounds_of(config, scene)
     if config.method == "voxels":
         return GrowingTrainer(
-            split, near, field=config.voxels, growing=config.growing, config=config.training
+            split, near, voxels=config.voxels, growing=config.growing, config=config.training
         )
     return NerfTrainer(
         split, near, far,
@@ -144,7 +146,7 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
     "voxels": {
         "voxels.features": 3,
         "voxels.width": 32,
-        "voxels.direction_degree": 2,
+        "voxels.sh_degree": 2,
         "voxels.initial_opacity": 0.003,
         "voxels.density_rate": 0.2,
         "voxels.feature_rate": 0.3,
@@ -153,24 +155,24 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "growing.sinking": 0.0,
         "training.adam_beta1": 0.9,
         "training.background": "random",
-        "evaluation.smooth_edges": 0.0,
+        "evaluation.edge_supersampling": 0.0,
     },
     "nerf": {"render.spacing": "disparity"},
 }
 
 
 def fields_of(config: Config, scene: Scene) -> tuple[Field, ...]:
-    """The fields of a suited configuration, as a renderer of the world asks them."""
+    """The networks of a suited configuration, as a renderer of the world asks them."""
     space = space_of(config, scene)
-    return tuple(Within.of(field, space) if space else field for field in config.fields())
+    return tuple(WarpedField(field, space) if space else field for field in config.fields())
 
 
-def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
+def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | None:
     """The space that a suited configuration names, around a scene's cameras."""
     if config.scene.space == "forward":
         assert scene.ndc is not None
         ndc = (scene.ndc.focal, scene.ndc.size, scene.ndc.near, 1.0)
-        space = Frustum(*(jnp.asarray(x, jnp.float32) for x in ndc))
+        space = NdcSpace(*(jnp.asarray(x, jnp.float32) for x in ndc))
         reach = _reach(space, scene.splits["train"].cameras)
         return dataclasses.replace(space, reach=jnp.float32(reach))
     if config.scene.space == "unbounded":
@@ -178,7 +180,7 @@ def space_of(config: Config, scene: Scene) -> Ball | Frustum | None:
         centre = focus_point(poses)
         distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
         radius = config.scene.ball * max(float(distance), 1e-6)
-        return Ball(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
+        return SphereContraction(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
     return None
 
 
@@ -193,7 +195,7 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     """
     space, near = space_of(config, scene), scene.near
     if space is not None and not config.scene.near:
-        if isinstance(space, Frustum):
+        if isinstance(space, NdcSpace):
             near = min(near, float(space.near))
         elif not scene.unbounded and scene.ndc is None:
             # Of a scene that was read as one that stands alone, near says nothing of what is around it.
@@ -202,11 +204,11 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
         return near if space is not None or config.scene.near else 0.0, math.inf
     if space is None:
         return near, scene.far
-    unit = space.radius if isinstance(space, Ball) else space.near
+    unit = space.radius if isinstance(space, SphereContraction) else space.near
     return near, max(scene.far, _HORIZON * float(unit))
 
 
-def _reach(frustum: Frustum, cameras: Camera) -> float:
+def _reach(frustum: NdcSpace, cameras: Camera) -> float:
     """How far to the sides of a frustum's cube the corners of pictures look."""
     width, height = (np.asarray(cameras.size)[:, axis].astype(np.float32) for axis in (0, 1))
     farthest = 1.0
@@ -236,8 +238,8 @@ def state_like(config: Config) -> Any:
         zeros: Any = np.zeros(3, np.float32)
         one: Any = np.float32(1.0)
         example = {
-            "unbounded": Ball(zeros, one),
-            "forward": Frustum(zeros[:2], zeros[:2], one, one),
+            "unbounded": SphereContraction(zeros, one),
+            "forward": NdcSpace(zeros[:2], zeros[:2], one, one),
         }
         space = example.get(config.scene.space)
 
@@ -247,7 +249,9 @@ def state_like(config: Config) -> Any:
                 colours=config.growing.affine_colour,
                 motions=config.growing.refine_poses,
             )
-            return blank_state(config.voxels, config.training, space, adjustments)
+            return blank_state(
+                VoxelField.in_unit_cube(config.voxels), config.training, space, adjustments
+            )
 
         return jax.eval_shape(blank)
     return jax.eval_shape(lambda: create_state(config.fields(), config.training))

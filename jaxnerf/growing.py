@@ -5,19 +5,18 @@ The step is `jaxnerf.growing_step`, growth `jaxnerf.growth`, the schedule of bot
 
 import dataclasses
 import math
-from typing import Any, Protocol, no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxnerf.adjustments import Adjustments
-from jaxnerf.fields import Field, Params
-from jaxnerf.marching import MarchSettings
-from jaxnerf.occupancy import Occupancy
-from jaxnerf.spaces import Ball, Frustum
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields.voxels import VoxelField, VoxelParams
+from jaxnerf.sampling import Occupancy, OccupancySampler
 from jaxnerf.training import TrainingConfig
 
 # Poses move when there is something to be seen, and their rate decays to this share.
@@ -27,78 +26,6 @@ _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
 # Lattice points of a scene, in squares of its voxels along a side: 16 to 35 in five scenes.
 POINTS_OF_A_SCENE = 21
-
-
-class GrowingField(Field, Protocol):
-    """What growth asks of a field: `jaxnerf.fields.voxels.VoxelField`, or your own.
-
-    Its parameters have an attribute `voxel`, the size of the smallest thing that they can hold.
-    """
-
-    @property
-    def initial_opacity(self) -> float:
-        """Of a voxel, before training."""
-        ...
-
-    @property
-    def density_rate(self) -> float:
-        """Learning rate of what makes density."""
-        ...
-
-    @property
-    def feature_rate(self) -> float:
-        """Learning rate of what makes colour."""
-        ...
-
-    def from_cells(
-        self,
-        key: PRNGKeyArray,
-        cells: Bool[np.ndarray, "M M M"],
-        origin: Float[np.ndarray, "3"],
-        cell: float,
-        voxel: float,
-    ) -> Params:
-        """Parameters before training; see `VoxelField.from_cells`."""
-        ...
-
-    def rates(self, params: Params) -> Params:
-        """Learning rates, each broadcastable to its leaf; None for what has no gradient."""
-        ...
-
-    def points(self, cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
-        """How many lattice points `from_cells` or `refine` would keep for these cells.
-
-        Asked for where `GrowingConfig.points` is set: the more voxels a cell, the more points.
-        """
-        ...
-
-    def refine(
-        self,
-        params: Params,
-        cells: Bool[np.ndarray, "M M M"],
-        origin: Float[np.ndarray, "3"],
-        cell: float,
-        voxel: float,
-    ) -> Params:
-        """The same field with smaller voxels, which may look at directions from now on."""
-        ...
-
-    def clear(
-        self,
-        params: Params,
-        cells: Bool[np.ndarray, "M M M"],
-        origin: Float[np.ndarray, "3"],
-        cell: float,
-    ) -> Params:
-        """The same field with nothing where no cell is."""
-        ...
-
-    def sink(self, params: Params, share: Float[Array, ""]) -> Params:
-        """The same field with less density everywhere, by a share of its learning rate.
-
-        Several devices each ask this of their own rows of long arrays; see `jaxnerf.shares`.
-        """
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,24 +88,34 @@ class GrowingConfig:
     colour_rate: float = 5e-3
     pose_rate: float = 1e-3
 
-    def march(self, share: float = 1.0) -> MarchSettings:
-        """How training's rays walk, in a batch of a share of the rays of a full one."""
-        times = self.finer / share
-        samples, lookups = (math.ceil(limit * times) for limit in (self.samples, self.lookups))
-        return MarchSettings(samples, lookups, self.budget * times, self.finer)
+    def sampler(self, occupancy: Occupancy, fraction: float = 1.0) -> OccupancySampler:
+        """How training's rays are sampled, in a batch of a fraction of the rays of a full one."""
+        times = self.finer / fraction
+        samples, max_steps = (math.ceil(limit * times) for limit in (self.samples, self.lookups))
+        return OccupancySampler(
+            occupancy,
+            samples=samples,
+            max_steps=max_steps,
+            mean_samples=self.budget * times,
+            samples_per_voxel=self.finer,
+        )
 
-    def march_for_pictures(self, endless: bool = False) -> MarchSettings:
-        """How pictures' rays walk: with two samples a step, or as many as in training if more.
+    def sampler_for_pictures(self, occupancy: Occupancy) -> OccupancySampler:
+        """How pictures' rays are sampled: twice a step, or as often as in training if that is more.
 
-        Args:
-          endless: whether the scene has no end. Rays then take many more samples, and two a step cost
-            twice the time for 0.02 dB.
+        In a scene without an end rays take many more samples, and two a step cost twice the time for
+        0.02 dB.
         """
-        if endless:
-            finer = self.finer
-            return MarchSettings(96 * finer, 160 * finer, 32.0 * finer, finer)
-        finer = max(2, self.finer)
-        return MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
+        unbounded = occupancy.space is not None
+        finer = self.finer if unbounded else max(2, self.finer)
+        samples, max_steps, mean = (96, 160, 32.0) if unbounded else (48, 80, 6.0)
+        return OccupancySampler(
+            occupancy,
+            samples=samples * finer,
+            max_steps=max_steps * finer,
+            mean_samples=mean * finer,
+            samples_per_voxel=finer,
+        )
 
     def voxels(self, stage: int, total_steps: int) -> int:
         """How many voxels a stage of a run of so many steps has along the longest side, but for `points`.
@@ -230,7 +167,8 @@ class GrowingState:
       step: how many steps were taken.
       total_steps: where the schedule ends.
       stage: of which resolution the field is.
-      params: a tuple of the field's.
+      field: with the lattice of the stage.
+      params: of the field.
       optimizer: moments of what learns (`adam`); between steps what each device keeps of them (`AXES`).
       occupancy: where something is.
       tiles: which squares of the photographs can show something, at the stage's beginning.
@@ -241,7 +179,8 @@ class GrowingState:
     step: Int[Array, ""]
     total_steps: Int[Array, ""]
     stage: Int[Array, ""]
-    params: tuple[Any, ...]
+    field: VoxelField
+    params: VoxelParams
     optimizer: Any
     occupancy: Occupancy
     tiles: Bool[Array, "cameras rows columns"]
@@ -256,15 +195,13 @@ AXES = GrowingState(**_AXES)
 
 
 def blank_state(
-    field: GrowingField,
+    field: VoxelField,
     config: TrainingConfig,
-    space: Ball | Frustum | None = None,
+    space: SphereContraction | NdcSpace | None = None,
     adjustments: Adjustments | None = None,
-    params: Params | None = None,
 ) -> GrowingState:
-    """A state of the right structure, for a scene of one cell; of given parameters, if there are any."""
-    if params is None:
-        params = field.init(jax.random.key(config.seed))
+    """A state of the right structure, for a scene of one cell."""
+    params = field.init(jax.random.key(config.seed))
     # Of NumPy, since XLA compiles each of these little arrays for itself.
     arrays: dict[str, Any] = {
         "step": np.int32(0),
@@ -277,7 +214,8 @@ def blank_state(
     grid: dict[str, Any] = {"cells": cells, "origin": origin, "cell": one, "step": one}
     return GrowingState(
         **arrays,
-        params=(params,),
+        field=field,
+        params=params,
         optimizer=first_moments(params, config),
         occupancy=Occupancy(**grid, space=space),
         adjustments=adjustments,
@@ -290,21 +228,7 @@ def first_moments(params: Any, config: TrainingConfig) -> Any:
 
 
 def shapes_of_moments(params: Any, config: TrainingConfig) -> Any:
-    return jax.eval_shape(adam(config).init, learned(params))
-
-
-def learned(params: Any) -> Any:
-    """What gradients are for: the leaves of real numbers; None for the others."""
-    return jax.tree.map(
-        lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None, params
-    )
-
-
-def merge(learning: Any, params: Any) -> Any:
-    """The inverse of `learned`, which takes the other leaves from params."""
-    return jax.tree.map(
-        lambda new, old: old if new is None else new, learning, params, is_leaf=lambda x: x is None
-    )
+    return jax.eval_shape(adam(config).init, params)
 
 
 def adam(config: TrainingConfig) -> optax.GradientTransformation:

@@ -16,10 +16,12 @@ from jaxnerf import shares
 from jaxnerf.adjustments import step_adjustments
 from jaxnerf.blocks import Blocks
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.compositing import over
-from jaxnerf.growing import GrowingConfig, GrowingField, GrowingState, adam, learned, merge
-from jaxnerf.marching import march_rays
+from jaxnerf.compositing import distortion_of, over
+from jaxnerf.fields.voxels import decay_density
+from jaxnerf.fields.warped import WarpedField
+from jaxnerf.growing import GrowingConfig, GrowingState, adam
 from jaxnerf.placement import AXIS
+from jaxnerf.rendering import render_rays
 from jaxnerf.training import TrainingConfig
 
 
@@ -31,7 +33,6 @@ def growing_step(
     axis_name: str = AXIS,
     *,
     near: float = 0.0,
-    field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
     transparent: bool,
@@ -43,7 +44,7 @@ def growing_step(
       scratch: `gradients_of` in `jaxnerf.placement.memory_like`, to be overwritten; or None.
       axis_name: of the devices.
       near: where rays begin; static, as the following are.
-      field, growing, config: as for `GrowingTrainer`.
+      growing, config: as for `GrowingTrainer`.
       transparent: whether the photographs have alpha.
 
     Returns:
@@ -52,53 +53,53 @@ def growing_step(
       budget, and that ran out of samples or lookups: neither is learned from, but for those of the
       latter that let no light through any more); and the scratch.
     """
-    (params,) = state.params
     whole = batch.camera.shape[0] * jax.lax.axis_size(axis_name)
     middle = jnp.asarray(batch.middle)
     given = cast_rays(cameras[batch.camera], middle, near)
-    background, jitter = jnp.asarray(batch.background), jnp.asarray(batch.jitter)
+    background = jnp.asarray(batch.background)
     colour = batch.colour()
     alpha = colour[:, 3]
     target = over(colour[:, :3], alpha, background)
+    space = state.occupancy.space
+    field = state.field if space is None else WarpedField(state.field, space)
+    sampler = growing.sampler(state.occupancy, whole / config.rays_per_batch)
+    sampler = dataclasses.replace(sampler, jitter=jnp.asarray(batch.jitter))
 
     def loss_of(learning):
-        learning, adjusting = learning
+        params, adjusting = learning
         rays, adjustments = given, state.adjustments
         if adjustments is not None:
             adjustments = adjustments.with_learned(adjusting)
             rays = cast_rays(adjustments.cameras(cameras)[batch.camera], middle, near)
-        seen = march_rays(
-            field, merge(learning, params), state.occupancy, rays,
-            growing.march(whole / config.rays_per_batch), None, background, jitter,
-        )  # fmt: skip
-        shown, opacity = seen.rendering.colour, seen.rendering.opacity
+        seen = render_rays(field, params, rays, sampler, None, background)
+        samples, shown, opacity = seen.samples, seen.colour, seen.opacity
         if adjustments is not None:
             # Behind what alpha has cut out the background is ours, and not the photograph's.
             covered = opacity if transparent else jnp.ones_like(opacity)
             behind = (1.0 - covered)[:, None] * background
             shown = adjustments.colour(jnp.asarray(batch.camera), shown, covered, behind)
         # A ray that was given up has not seen what it would be told to show.
-        weight = (seen.kept & (seen.dark | ~seen.cut)).astype(jnp.float32)
+        weight = (samples.fits & (seen.is_dark | ~samples.truncated)).astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weight), 1.0)
         mse = jnp.sum(weight * jnp.mean((shown - target) ** 2, axis=-1)) / total
         loss = mse
         if transparent:
             error = (opacity - alpha) ** 2
             loss = loss + growing.opacity_loss * jnp.sum(weight * error) / total
-        if state.occupancy.space is not None and growing.distortion_loss > 0.0:
-            spread = jnp.sum(weight * seen.distortion) / total
+        if space is not None and growing.distortion_loss > 0.0:
+            spread = jnp.sum(weight * distortion_of(samples, seen.weights)) / total
             loss = loss + growing.distortion_loss * spread
         counts = {
             "mse": mse,
             "rays": jnp.float32(whole),
-            "samples": seen.samples.astype(jnp.float32) / total,
-            "dropped": 1.0 - jnp.mean(seen.kept.astype(jnp.float32)),
-            "cut": jnp.mean(seen.cut.astype(jnp.float32)),
+            "samples": jnp.sum(samples.packing.used.astype(jnp.float32)) / total,
+            "dropped": 1.0 - jnp.mean(samples.fits.astype(jnp.float32)),
+            "cut": jnp.mean(samples.truncated.astype(jnp.float32)),
         }
         return loss, counts
 
     adjustments = state.adjustments
-    start = learned(params), None if adjustments is None else adjustments.learned
+    start = state.params, None if adjustments is None else adjustments.learned
     (loss, counts), gradients = jax.value_and_grad(loss_of, has_aux=True)(start)
     devices = jax.lax.axis_size(axis_name)
     if devices > 1:  # XLA:CPU would copy them for one device
@@ -113,13 +114,14 @@ def growing_step(
     )
     decay = jnp.float32(growing.final_rate) ** progress
     updates, optimizer = _adam_step(gradients, state.optimizer, config)
+    params = shares.own(state.params, axis_name)
+    rates = shares.own(state.field.learning_rates(state.params), axis_name)
     moved = jax.tree.map(
-        lambda value, update, rate: value - decay * rate * update,
-        shares.own(learned(params), axis_name), updates, shares.own(field.rates(params), axis_name),
-    )  # fmt: skip
+        lambda value, update, rate: value - decay * rate * update, params, updates, rates
+    )
     if growing.sinking > 0.0:
-        moved = learned(field.sink(merge(moved, params), decay * growing.sinking))
-    moved = merge(shares.gathered(moved, learned(params), axis_name), params)
+        moved = decay_density(moved, decay * growing.sinking * state.field.settings.density_rate)
+    moved = shares.gathered(moved, state.params, axis_name)
     if adjustments is not None:
         rates = growing.colour_rate * decay, growing.pose_rate * growing.pose_share(progress)
         adjustments = step_adjustments(adjustments, of_adjustments, cameras, rates, config)
@@ -130,7 +132,7 @@ def growing_step(
         **counts,
     }
     following = dataclasses.replace(
-        state, step=state.step + 1, params=(moved,), optimizer=optimizer,
+        state, step=state.step + 1, params=moved, optimizer=optimizer,
         adjustments=adjustments,
     )  # fmt: skip
     return following, metrics, scratch
@@ -140,7 +142,7 @@ def gradients_of(state: GrowingState, devices: int) -> Any:
     """What a step's gradients look like: those of one device, and its share of several devices' sum."""
     adjustments = state.adjustments
     others = None if adjustments is None else adjustments.learned
-    table = jax.eval_shape(lambda: learned(state.params[0]))
+    table = jax.eval_shape(lambda: state.params)
     share = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(shares.share_of(x.shape, devices), x.dtype), table
     )

@@ -8,25 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from jaxnerf import occupancy as grid
 from jaxnerf.adjustments import first_adjustments
-from jaxnerf.footprints import tiles_that_show
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings, number_of_points
 from jaxnerf.growing import (
     FINER_OR_COARSER,
     MOST_VOXELS,
     GrowingConfig,
-    GrowingField,
     GrowingState,
     blank_state,
     first_moments,
 )
 from jaxnerf.memory import hand_back
-from jaxnerf.occupancy import Occupancy
 from jaxnerf.placement import from_first_process
 from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cells
+from jaxnerf.rendering.footprints import tiles_that_show
+from jaxnerf.sampling import occupancy as grid
+from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, possible_cells, tight_cube, tiles_of
-from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.training import TrainingConfig
 
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
@@ -41,11 +41,11 @@ _WORTH_SHRINKING = 0.97
 
 
 def create_growing_state(
-    field: GrowingField,
+    settings: VoxelSettings,
     split: Split,
     growing: GrowingConfig,
     config: TrainingConfig,
-    space: Ball | Frustum | None = None,
+    space: SphereContraction | NdcSpace | None = None,
     near: float = 0.0,
 ) -> GrowingState:
     """The state before the first step: voxels wherever the photographs allow something to be.
@@ -66,17 +66,17 @@ def create_growing_state(
         origin, side, mask = space.cells(growing.cells)
     cell = side / growing.cells
     voxel = side / growing.resolutions[0]
-    key = jax.random.key(config.seed)
-    params = field.from_cells(key, mask, origin.astype(np.float32), cell, voxel)
+    origin = origin.astype(np.float32)
+    field = VoxelField.on_lattice(mask, origin, cell, voxel, settings, view_dependence=0.0)
     occupancy = Occupancy(
-        grid.encode(jnp.asarray(mask), jnp.float32(field.initial_opacity * cell / voxel)),
+        grid.encode(jnp.asarray(mask), jnp.float32(settings.initial_opacity * cell / voxel)),
         jnp.asarray(origin, jnp.float32),
         jnp.float32(cell),
         jnp.float32(voxel),
         space,
     )
     state = dataclasses.replace(
-        blank_state(field, config, space, adjustments, params),
+        blank_state(field, config, space, adjustments),
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
     )
@@ -93,27 +93,26 @@ def of_first_process(state: GrowingState, config: TrainingConfig) -> GrowingStat
     state = from_first_process(dataclasses.replace(state, optimizer=None))
     if not begins:
         return state
-    return dataclasses.replace(state, optimizer=first_moments(state.params[0], config))
+    return dataclasses.replace(state, optimizer=first_moments(state.params, config))
 
 
-def refresh(state: GrowingState, field: GrowingField, empty_below: float) -> GrowingState:
+def refresh(state: GrowingState, empty_below: float) -> GrowingState:
     """Bring the occupancy up to date: drop and clear cells that are empty, and note densities."""
-    (params,) = state.params
+    field, params = state.field, state.params
     cells, most, codes = cell_densities(field, params, state.occupancy)
-    full = most * float(params.voxel) > empty_below
+    full = most * float(field.spacing) > empty_below
     if not full.any():  # rather everywhere than nowhere, from where nothing could come back
         full[:] = True
     occupancy = _with_cells(state.occupancy, cells[full], codes[full])
     kept = np.asarray(grid.occupied(occupancy))
-    params = field.clear(params, kept, np.asarray(occupancy.origin), float(occupancy.cell))
-    return dataclasses.replace(state, params=(params,), occupancy=occupancy)
+    params = field.prune(params, kept, np.asarray(occupancy.origin), float(occupancy.cell))
+    return dataclasses.replace(state, params=params, occupancy=occupancy)
 
 
 def grow(
     state: GrowingState,
     stage: int,
     split: Split,
-    field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
     near: float = 0.0,
@@ -122,21 +121,20 @@ def grow(
     total = int(state.total_steps)
     size = growing.cells_of(stage, total)
     found = _as_found(split, state)
-    state = refresh(_with_size(state, size), field, growing.empty_below)
+    state = refresh(_with_size(state, size), growing.empty_below)
     hand_back()
-    (params,) = state.params
     old = state.occupancy
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
     if growing.unseen_below > 0.0 and stage == len(growing.resolutions) - 1:
-        seen = seen_cells(state, found, field, growing, config, near)
+        seen = seen_cells(state, found, growing, config, near)
         kept = kept & np.asarray(grid.dilate(seen))
         hand_back()
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
-    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, field, growing)
-    params = field.refine(params, mask, origin, cell, voxel)
+    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, growing)
+    field, params = state.field.resample(state.params, mask, origin, cell, voxel)
     hand_back()
     occupancy = dataclasses.replace(
         old,
@@ -150,7 +148,8 @@ def grow(
     state = dataclasses.replace(
         state,
         stage=jnp.asarray(stage, jnp.int32),
-        params=(params,),
+        field=field,
+        params=params,
         optimizer=first_moments(params, config),
         occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
@@ -163,7 +162,6 @@ def _lattice_of_stage(
     cells: np.ndarray,
     stage: int,
     total: int,
-    field: GrowingField,
     growing: GrowingConfig,
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """The cells of a stage's cube, its corner, and the sides of a cell and of a voxel.
@@ -181,7 +179,7 @@ def _lattice_of_stage(
         least = max(voxels / FINER_OR_COARSER, math.ceil(side / float(old.step) - 1e-3))
         most = max(min(voxels * FINER_OR_COARSER, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
-        voxels = _voxels_of_points(field, mask, float(old.cell) / side, points, limits)
+        voxels = _voxels_of_points(mask, float(old.cell) / side, points, limits)
         size = max(growing.cells, voxels)
     if points or side < _WORTH_SHRINKING * float(old.cell) * size:
         mask = _moved(old, cells, origin, side, size)
@@ -191,7 +189,6 @@ def _lattice_of_stage(
 
 
 def _voxels_of_points(
-    field: GrowingField,
     cells: Bool[np.ndarray, "M M M"],
     cell: float,
     points: int,
@@ -207,7 +204,7 @@ def _voxels_of_points(
     """
     least, found, most = voxels
     for _ in range(3):  # points grow with the square or somewhat faster: what is there is surfaces
-        found *= math.sqrt(points / field.points(cells, found * cell))
+        found *= math.sqrt(points / number_of_points(cells, found * cell))
         found = min(max(found, least), most)
     return round(found)
 
@@ -229,9 +226,9 @@ def size_batch(
     full, devices = config.rays_per_batch, jax.device_count()
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
-    limits = growing.march(_SHARES[-1])
+    limits = growing.sampler(state.occupancy, _SHARES[-1])
     largest = max(growing.cells, *growing.resolutions)
-    counts = count_samples(limits, state.occupancy, split.cameras, *rays, largest, near)
+    counts = count_samples(limits, split.cameras, *rays, largest, near)
     fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = divisible(int(full * share), devices)

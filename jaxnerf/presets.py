@@ -5,17 +5,16 @@ import math
 
 from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.growing import POINTS_OF_A_SCENE, GrowingConfig
-from jaxnerf.rendering import RenderSettings
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training import RenderSettings, TrainingConfig
 
 
 def _fast(
     seconds: float,
     resolutions: tuple[int, ...],
     shares: tuple[float, ...],
-    voxels: VoxelField = VoxelField(),
+    voxels: VoxelSettings = VoxelSettings(),
     finer: int = 2,
     unseen_below: float = 0.01,
     points: int = 0,
@@ -56,7 +55,7 @@ _PAPER = Config(
     ),
 )
 
-_LARGE = VoxelField(features=7, width=64, direction_degree=4)
+_LARGE = VoxelSettings(features=7, width=64, sh_degree=4)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "minute": (
@@ -175,7 +174,7 @@ def _between(coarse: Config, fine: Config, share: float) -> Config:
         coarse.voxels,
         features=round(mean(a.features, b.features)),
         width=8 * round(mean(a.width, b.width) / 8),
-        direction_degree=round(mean(a.direction_degree, b.direction_degree)),
+        sh_degree=round(mean(a.sh_degree, b.sh_degree)),
     )
     one, other = coarse.growing, fine.growing
     stages = zip(one.resolutions, other.resolutions, strict=True)

@@ -10,9 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.growing import GrowingConfig, GrowingField, GrowingState
-from jaxnerf.marching import MarchSettings, march_rays
-from jaxnerf.occupancy import Occupancy, code_of, march, occupied
+from jaxnerf.fields import Field, join_field, split_field
+from jaxnerf.fields.warped import WarpedField
+from jaxnerf.growing import GrowingConfig, GrowingState
+from jaxnerf.rendering import render_rays
+from jaxnerf.sampling.occupancy import Occupancy, code_of, occupied
+from jaxnerf.sampling.samplers import OccupancySampler
+from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
 from jaxnerf.training import TrainingConfig
@@ -23,23 +27,26 @@ _CELLS_AT_ONCE = 1 << 16
 
 
 def cell_densities(
-    field: GrowingField, params: Any, occupancy: Occupancy
+    field: Field, params: Any, occupancy: Occupancy
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The occupied cells, the greatest density at eight points in each, and the code of their mean."""
     cells = np.argwhere(np.asarray(occupied(occupancy)))
-    here = jax.tree.map(np.asarray, (params, occupancy.origin, occupancy.cell))
+    arrays, kind = split_field(field)
+    here = jax.tree.map(np.asarray, (arrays, params, occupancy.origin, occupancy.cell))
     most, codes = [np.zeros(0, np.float32)], [np.zeros(0, np.uint8)]
     for start in range(0, len(cells), _CELLS_AT_ONCE):
         part = cells[start : start + _CELLS_AT_ONCE]
         padded = np.pad(part, ((0, _CELLS_AT_ONCE - len(part)), (0, 0)), mode="edge")
-        found = _densities_in(field, *here, padded.astype(np.float32))
+        found = _densities_in(kind, *here, padded.astype(np.float32))
         most.append(np.asarray(found[0])[: len(part)])
         codes.append(np.asarray(found[1])[: len(part)])
     return cells, np.concatenate(most), np.concatenate(codes)
 
 
-@functools.partial(jax.jit, static_argnames=("field",))
-def _densities_in(field, params, origin, cell, cells):
+@functools.partial(jax.jit, static_argnames=("kind",))
+def _densities_in(kind, arrays, params, origin, cell, cells):
+    field = join_field(arrays, kind)
+
     def at(carry, offset):
         most, total = carry
         density, _ = field.density(params, origin[None, :] + (cells + offset[None, :]) * cell)
@@ -54,22 +61,21 @@ def _densities_in(field, params, origin, cell, cells):
 def seen_cells(
     state: GrowingState,
     split: Split,
-    field: GrowingField,
     growing: GrowingConfig,
     config: TrainingConfig,
     near: float = 0.0,
 ) -> Bool[np.ndarray, "M M M"]:
     """Which cells have weight in some picture, by rays from all cameras, that begin at near."""
     occupancy = jax.tree.map(np.asarray, state.occupancy)
-    params, cameras = jax.tree.map(np.asarray, (state.params[0], split.cameras))
+    known = jax.tree.map(np.asarray, (state.field, state.params, split.cameras))
     tiles = np.argwhere(np.asarray(state.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
-    settings = growing.march(0.5 * int(state.rays) / config.rays_per_batch)
+    sampler = growing.sampler(occupancy, 0.5 * int(state.rays) / config.rays_per_batch)
     # It looks for less time than a second loop takes to compile.
-    settings = dataclasses.replace(settings, shares=(1,))
+    sampler = dataclasses.replace(sampler, compaction=(1,))
     for index in range(_VIEWING_BATCHES):
         rays = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
-        view = _view(field, settings, params, occupancy, cameras, *rays, np.float32(near))
+        view = _view(sampler, *known, *rays, np.float32(near))
         weights, positions = (np.asarray(part) for part in view)
         shown = positions[weights > growing.unseen_below]
         cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
@@ -89,16 +95,19 @@ def random_rays(
     return camera.astype(np.int32), middle.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("field", "settings"))
-def _view(field, settings, params, occupancy, cameras, camera, middle, near):
-    rays = cast_rays(cameras[camera], middle, near)
-    seen = march_rays(field, params, occupancy, rays, settings)
-    return seen.weights, seen.positions
+@jax.jit
+def _view(sampler, field, params, cameras, camera, middle, near):
+    """The weights of packed samples, and where they lie in the space of the grid."""
+    rays, occupancy = cast_rays(cameras[camera], middle, near), sampler.occupancy
+    field = field if occupancy.space is None else WarpedField(field, occupancy.space)
+    seen = render_rays(field, params, rays, sampler)
+    packing = seen.samples.packing
+    weights = jnp.where(packing.used, packing.row(seen.weights), 0.0)
+    return weights, occupancy.place(seen.samples.positions(rays))
 
 
 def count_samples(
-    settings: MarchSettings,
-    occupancy: Occupancy,
+    sampler: OccupancySampler,
     cameras: Camera,
     camera: Int[np.ndarray, " R"],
     middle: Float[np.ndarray, "R 2"],
@@ -108,25 +117,25 @@ def count_samples(
     """How many samples rays of given cameras, through given places in their pictures, take.
 
     Args:
-      settings: of the rays.
-      occupancy: the grid.
+      sampler: of the rays.
       cameras, camera, middle: as in `jaxnerf.blocks.Blocks`.
       largest: the cells along each side of the largest grid that is expected: what counts for it serves
         all smaller ones, and is compiled once.
       near: where rays begin.
     """
+    occupancy = sampler.occupancy
     size = occupancy.cells.shape[0]
     filled = np.pad(np.asarray(occupancy.cells), [(0, max(largest - size, 0))] * 3, mode="edge")
-    whole = dataclasses.replace(occupancy, cells=filled)
+    whole = dataclasses.replace(sampler, occupancy=dataclasses.replace(occupancy, cells=filled))
     where = cameras, camera, middle, np.float32(near)
-    return np.asarray(_count(settings, whole, jnp.asarray(size), *where))
+    return np.asarray(_count(whole, jnp.asarray(size), *where))
 
 
-@functools.partial(jax.jit, static_argnames=("settings",))
-def _count(settings, occupancy, size, cameras, camera, middle, near):
+@jax.jit
+def _count(sampler, size, cameras, camera, middle, near):
     rays = cast_rays(cameras[camera], middle, near)
     walk = march(
-        occupancy, rays, samples=settings.samples, lookups=settings.lookups,
-        finer=settings.finer, shares=(1,), size=size,
+        sampler.occupancy, rays, samples=sampler.samples, max_steps=sampler.max_steps,
+        samples_per_voxel=sampler.samples_per_voxel, compaction=(1,), size=size,
     )  # fmt: skip
     return walk.count

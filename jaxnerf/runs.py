@@ -27,11 +27,12 @@ from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors
 from jaxnerf.config import Config, ConfigError, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
+from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.warped import WarpedField
 from jaxnerf.fitting import bounds_of, fields_of
-from jaxnerf.occupancy import Occupancy
 from jaxnerf.paths import focus_point
-from jaxnerf.pictures import march_image
 from jaxnerf.rendering import Rendering, render_image
+from jaxnerf.sampling import Occupancy, OccupancySampler, Sampler
 from jaxnerf.scene_files import read_scene, scene_to_json
 from jaxnerf.scenes import Scene
 
@@ -47,9 +48,10 @@ class Run:
       folder: of the run.
       config: how it was trained.
       scene: without photographs.
-      params: of `field`, which `jaxnerf.march_rays` or `jaxnerf.render_rays` takes with it.
+      params: of `field`, which `jaxnerf.render_rays` takes with it.
       step: after how many steps of training.
-      occupancy: where something is, if the field's method keeps track of that.
+      voxels: the fast field, in its own space; None of the paper's method.
+      occupancy: which cells are occupied, if the method keeps track of that.
       adjustments: what training photographs and their cameras were found to be off by, if that was
         learned. Pictures show the scene's own colours.
     """
@@ -59,6 +61,7 @@ class Run:
     scene: Scene
     params: Any
     step: int
+    voxels: VoxelField | None = None
     occupancy: Occupancy | None = None
     adjustments: Adjustments | None = None
 
@@ -76,7 +79,7 @@ class Run:
           camera: a single one, for instance from `Camera.look_at`; a pose in float64 stays that until
             it is in the scene's own frame.
           background: behind the scene; by default the one that the run was trained on.
-          with_normals: see `RenderSettings`.
+          with_normals: whether to compute normals.
           progress: see `render_image`.
 
         Returns:
@@ -85,37 +88,22 @@ class Run:
         frame, camera = self.scene.to_user, self._in_scene(camera)
         near, far = self._bounds(camera)
         behind = self.background if background is None else background
-        if self.occupancy is not None:
-            rendering = march_image(
-                self.field,
-                self.params,
-                self.occupancy,
-                camera,
-                self.config.growing.march_for_pictures(self.occupancy.space is not None),
-                with_normals=with_normals,
-                near=near,
-                far=far,
-                horizon=self.scene.far,
-                background=behind,
-                smooth_edges=self.config.evaluation.smooth_edges,
-                chunk=self.config.evaluation.chunk,
-                progress=progress,
-            )
-        else:
-            settings = dataclasses.replace(
-                self.config.render, density_noise=0.0, with_normals=with_normals
-            )
-            rendering = render_image(
-                self.field,
-                self.params,
-                camera,
-                settings,
-                near=near,
-                far=far,
-                background=behind,
-                chunk=self.config.evaluation.chunk,
-                progress=progress,
-            )
+        is_fast = self.config.method == "voxels"
+        rendering = render_image(
+            self.field,
+            self.params,
+            camera,
+            self._sampler_of_a_first_try,
+            near=near,
+            far=far,
+            horizon=self.scene.far,
+            background=behind,
+            normals=with_normals,
+            compositing="volume" if is_fast else self.config.render.compositing,
+            edge_supersampling=self.config.evaluation.edge_supersampling if is_fast else 0.0,
+            chunk=self.config.evaluation.chunk,
+            progress=progress,
+        )
         scale, normals = np.float32(frame.scale), rendering.normals
         return dataclasses.replace(
             rendering,
@@ -129,11 +117,29 @@ class Run:
     def field(self) -> Any:
         """What was trained: a `Field`, or a tuple of one for each level of the paper's method.
 
-        It is asked in the scene's frame, as `occupancy` and `rays` are in it.
+        It is asked in the scene's frame, in which `sampler` and `rays` are too.
         """
-        if self.config.method == "voxels":
-            return self.config.voxels
-        return fields_of(self.config, self.scene)
+        if self.voxels is None:
+            return fields_of(self.config, self.scene)
+        space = None if self.occupancy is None else self.occupancy.space
+        return self.voxels if space is None else WarpedField(self.voxels, space)
+
+    @property
+    def sampler(self) -> Sampler:
+        """What places the samples of pictures: with it `jaxnerf.render_rays` shows the same.
+
+        That of the fast field has no limits, so that every ray is rendered to its end.
+        """
+        if self.occupancy is None:
+            return self.config.render.sampler()
+        first = self.config.growing.sampler_for_pictures(self.occupancy)
+        return OccupancySampler(self.occupancy, samples_per_voxel=first.samples_per_voxel)
+
+    @property
+    def _sampler_of_a_first_try(self) -> Sampler:
+        if self.occupancy is None:
+            return self.sampler
+        return self.config.growing.sampler_for_pictures(self.occupancy)
 
     def rays(self, camera: Camera, pixels: Float[Array, "*batch 2"]) -> Rays:
         """The rays of a camera that is in the frame of the user's files, in the scene's frame.
@@ -229,11 +235,9 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
 
 def run_of(folder: Path, config: Config, scene: Scene, state: Any) -> Run:
     """The run that a state of training makes, on whichever devices the state lies."""
-    params = state.params[0] if config.method == "voxels" else state.params
-    occupancy = getattr(state, "occupancy", None)
-    adjustments = getattr(state, "adjustments", None)
+    parts = (getattr(state, name, None) for name in ("field", "occupancy", "adjustments"))
     # Without the optimizer's moments, of which each host has a part.
-    kept = jax.tree.map(np.asarray, (params, occupancy, adjustments))
+    kept = jax.tree.map(np.asarray, (state.params, *parts))
     return Run(folder, config, scene, kept[0], int(state.step), *kept[1:])
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.backgrounds import levels_of, name_of
-from jaxnerf.footprints import carve
-from jaxnerf.occupancy import dilate
 from jaxnerf.paths import focus_point
+from jaxnerf.rendering.footprints import carve
+from jaxnerf.sampling.occupancy import dilate
 from jaxnerf.scenes import Split
 
 TILE = 8  # pixels

@@ -16,17 +16,17 @@ import numpy as np
 
 from jaxnerf import shares
 from jaxnerf.blocks import sample_blocks, usable_tiles
+from jaxnerf.contraction import NdcSpace
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.growing import (
     AXES,
     GrowingConfig,
-    GrowingField,
     GrowingState,
     shapes_of_moments,
 )
 from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import divisible, grow, of_first_process, refresh, size_batch
 from jaxnerf.memory import delete, hand_back
-from jaxnerf.occupancy import Occupancy
 from jaxnerf.placement import (
     devices_for,
     from_first_process,
@@ -34,9 +34,9 @@ from jaxnerf.placement import (
     memory_like,
     replicate,
 )
+from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha
-from jaxnerf.spaces import Frustum
 from jaxnerf.training import TrainingConfig, parallel
 
 # What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, or
@@ -62,7 +62,7 @@ class GrowingTrainer:
         split: Split,
         near: float = 0.0,
         *,
-        field: GrowingField,
+        voxels: VoxelSettings,
         growing: GrowingConfig,
         config: TrainingConfig,
     ):
@@ -71,20 +71,20 @@ class GrowingTrainer:
         Args:
           split: with photographs.
           near: where rays begin.
-          field, growing, config: static.
+          voxels, growing, config: static.
         """
-        self.config, self._split, self._field, self._growing = config, split, field, growing
+        self.config, self._split, self._growing = config, split, growing
         self._near = near
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
         self.pauses = 1.7 * len(growing.shares) + 1.6 * (growing.unseen_below > 0.0)
         self.remedy = (
-            f"Lower voxels.density_rate (now {field.density_rate}) or voxels.feature_rate "
-            f"(now {field.feature_rate})"
+            f"Lower voxels.density_rate (now {voxels.density_rate}) or voxels.feature_rate "
+            f"(now {voxels.feature_rate})"
         )
         self.transparent = has_alpha(split)
         static = {
-            "field": field, "growing": growing, "config": config,
+            "growing": growing, "config": config,
             "transparent": self.transparent, "near": near,
         }  # fmt: skip
         self._one_step = functools.partial(growing_step, **static)
@@ -128,7 +128,7 @@ class GrowingTrainer:
 
     def whole(self, state: GrowingState) -> GrowingState:
         """See `jaxnerf.fitting.Trainer`."""
-        like = shapes_of_moments(state.params[0], self.config)
+        like = shapes_of_moments(state.params, self.config)
         return dataclasses.replace(state, optimizer=shares.whole(state.optimizer, like))
 
     def advance(self, state: GrowingState, number: int, total: int) -> tuple[GrowingState, dict]:
@@ -171,10 +171,10 @@ class GrowingTrainer:
         if stage > self._stage:
             self._stage, self._scratch, moments = stage, None, None
             delete(state.optimizer)  # there will be new ones, and their room is needed
-            given = self._split, self._field, growing, self.config, self._near
+            given = self._split, growing, self.config, self._near
             changed = grow(local(bare), stage, *given)
         elif number and number % growing.refresh_every == 0:
-            changed = refresh(local(bare), self._field, 0.3 * growing.empty_below)
+            changed = refresh(local(bare), 0.3 * growing.empty_below)
             given = self._split, growing, self.config, _WORTH_COMPILING, self._near
             changed = size_batch(changed, *given)
         else:
@@ -203,7 +203,7 @@ def block_size(occupancy: Occupancy, split: Split) -> int:
     """
     poses, focal = (np.asarray(x) for x in (split.cameras.camera_to_world, split.cameras.focal))
     voxel, space = float(occupancy.step), occupancy.space
-    if isinstance(space, Frustum):
+    if isinstance(space, NdcSpace):
         # Voxels are there as wide in all pictures, whatever the distance.
         pixels = 0.5 * voxel * float(np.median(split.cameras.size))
     else:

@@ -9,7 +9,7 @@ devices nor an interruption changes what is computed, but for rounding.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, no_type_check
+from typing import Any, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,39 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
 from jaxnerf.backgrounds import Background, colour_of
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.compositing import over
+from jaxnerf.compositing import Compositing, over
 from jaxnerf.fields import Field
+from jaxnerf.fields.noisy import NoisyField
 from jaxnerf.placement import AXIS, local_share, replicate
-from jaxnerf.rendering import RenderSettings, composite, rays_that_fit, sample_levels
+from jaxnerf.rendering import rays_that_fit, render_rays
+from jaxnerf.sampling import Hierarchical
+from jaxnerf.sampling.intervals import Spacing
 from jaxnerf.scenes import Split
 
 # Evaluations of the field in one pass; see `rays_that_fit`.
 _EVALUATIONS_ON_CPU = 1 << 11
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderSettings:
+    """How the paper's network is sampled and composited. Static under jit.
+
+    Attributes:
+      samples, spacing, sample_at: see `jaxnerf.sampling.Hierarchical`.
+      compositing: see `jaxnerf.render_rays`.
+      density_noise: in training, the standard deviation of noise on the field's density before its
+        activation.
+    """
+
+    samples: tuple[int, ...] = (64, 128)
+    spacing: Spacing = "depth"
+    sample_at: Literal["middle", "start"] = "middle"
+    compositing: Compositing = "volume"
+    density_noise: float = 0.0
+
+    def sampler(self) -> Hierarchical:
+        """What places the samples."""
+        return Hierarchical(self.samples, self.spacing, self.sample_at)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,13 +209,19 @@ def batch_loss(
         rgba = colour.astype(jnp.float32) / 255.0
         target = over(rgba[:3] * rgba[3], rgba[3], background)
         rays = cast_rays(cameras[camera], pixel.astype(jnp.float32) + 0.5, bounds[0], bounds[1])
-        levels = sample_levels(tuple(fields), params, rays, settings, render_key)
-        return jnp.stack(
-            [
-                jnp.mean((composite(level, rays, background).colour - target) ** 2)
-                for level in levels
-            ]
-        )
+        asked = tuple(fields)
+        if settings.density_noise:
+            keys = jax.random.split(jax.random.fold_in(render_key, 1), len(asked))
+            asked = tuple(
+                NoisyField(field, keys[level], settings.density_noise)
+                for level, field in enumerate(asked)
+            )
+        seen = render_rays(
+            asked, params, rays, settings.sampler(), render_key, background,
+            compositing=settings.compositing, proposals=True,
+        )  # fmt: skip
+        levels = (*seen.proposals, seen)
+        return jnp.stack([jnp.mean((level.colour - target) ** 2) for level in levels])
 
     errors = jax.vmap(ray_errors)(batch.camera, batch.pixel, batch.colour, keys).mean(axis=0)
     return errors[-1] + config.coarse_loss * jnp.sum(errors[:-1]), errors[-1]
@@ -225,7 +256,7 @@ def train_step(
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(lambda ray: jax.random.fold_in(step_key, ray))(first + jnp.arange(count))
 
-    most = config.rays_per_pass or rays_that_fit(settings, _EVALUATIONS_ON_CPU)
+    most = config.rays_per_pass or rays_that_fit(settings.sampler(), _EVALUATIONS_ON_CPU)
     size = next(divisor for divisor in range(min(most, count), 0, -1) if count % divisor == 0)
     gradient = jax.value_and_grad(batch_loss, has_aux=True)
 

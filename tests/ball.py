@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
-from jaxnerf.occupancy import occupied
+from jaxnerf.sampling.occupancy import occupied
 from jaxnerf.scenes import Split
 
 SIDE, FOCAL, RADIUS = 64, 80.0, 0.5

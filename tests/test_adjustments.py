@@ -10,7 +10,7 @@ import pytest
 from ball import photographs
 from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors, rotation
 
-from jaxnerf import Config, shares
+from jaxnerf import Config, OccupancySampler, shares
 from jaxnerf.adjustments import (
     Adjustments,
     first_adjustments,
@@ -22,22 +22,22 @@ from jaxnerf.blocks import sample_blocks
 from jaxnerf.checkpoints import Checkpoints, RunError
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.config import override
+from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.evaluation import blend, corrected, psnr
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
 from jaxnerf.growing import AXES, GrowingConfig
 from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import create_growing_state
-from jaxnerf.pictures import march_image
 from jaxnerf.placement import memory_like
 from jaxnerf.presets import preset
+from jaxnerf.rendering import render_image
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
-from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import GrowingTrainer, local
 from jaxnerf.training import TrainingConfig, parallel
 
-FIELD = VoxelField(width=8)
+VOXELS = VoxelSettings(width=8)
 GROWING = GrowingConfig(
     resolutions=(16, 32), shares=(0.25,), cells=16, samples=40, lookups=60, budget=12.0,
     refresh_every=50, colour_rate=1e-2, pose_rate=3e-3,
@@ -73,8 +73,8 @@ def test_cameras_turn_about_the_pivot_and_shift(space):
     near = np.float32(0.7)
     given = {
         "none": None,
-        "ball": Ball(np.array([1.0, 0.5, 0.0], np.float32), np.float32(2.0)),
-        "frustum": Frustum(np.ones(2, np.float32), np.ones(2, np.float32), near, near),
+        "ball": SphereContraction(np.array([1.0, 0.5, 0.0], np.float32), np.float32(2.0)),
+        "frustum": NdcSpace(np.ones(2, np.float32), np.ones(2, np.float32), near, near),
     }[space]
     motions = np.random.default_rng(1).normal(size=(5, 6)) * 0.2
     poses = np.asarray(split.cameras.camera_to_world, np.float64)
@@ -154,8 +154,8 @@ def test_colours_are_mapped_but_not_the_background_that_alpha_lets_through():
 
 def train(split: Split, growing: GrowingConfig, steps: int, config=CONFIG):
     config = dataclasses.replace(config, steps=steps)
-    state = create_growing_state(FIELD, split, growing, config)
-    way = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
+    state = create_growing_state(VOXELS, split, growing, config)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=config)
     *_, last = fit(state, way, report_every=steps)
     return local(way.whole(last.state))
 
@@ -168,7 +168,8 @@ def quality(state, test: Split, frame: Similarity | None = None) -> float:
         pose = np.asarray(test.cameras.camera_to_world[index])
         pose = pose if frame is None else frame.inverse().poses(pose).astype(np.float32)
         camera = dataclasses.replace(test.cameras[index], camera_to_world=pose)
-        seen = march_image(FIELD, state.params[0], state.occupancy, camera)
+        sampler = OccupancySampler(state.occupancy, 0.5, 96, 160, 12.0, 2)
+        seen = render_image(state.field, state.params, camera, sampler)
         found.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(test.images[index], 1.0)))
     return float(np.mean(found))
 
@@ -248,14 +249,14 @@ def test_poses_are_still_at_first_and_nothing_is_kept_where_nothing_is_adjusted(
     views,
 ):
     split = views[0]
-    state = create_growing_state(FIELD, split, BOTH, CONFIG)
-    way = GrowingTrainer(split, field=FIELD, growing=BOTH, config=CONFIG)
+    state = create_growing_state(VOXELS, split, BOTH, CONFIG)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=BOTH, config=CONFIG)
     for report in fit(state, way, report_every=1):
         moved = np.abs(np.asarray(report.state.adjustments.motions)).max()
         coloured = np.abs(np.asarray(report.state.adjustments.colours)).max()
         assert coloured > 0.0
         assert (moved > 0.0) == (report.step > 2)  # of 60
-    assert create_growing_state(FIELD, split, GROWING, CONFIG).adjustments is None
+    assert create_growing_state(VOXELS, split, GROWING, CONFIG).adjustments is None
 
 
 def test_two_devices_find_the_gradients_of_one(views):
@@ -270,7 +271,7 @@ def test_two_devices_find_the_gradients_of_one(views):
     for devices in (1, 2):
         step = parallel(
             lambda *arguments: growing_step(
-                *arguments, field=FIELD, growing=growing, config=CONFIG, transparent=True
+                *arguments, growing=growing, config=CONFIG, transparent=True
             ),
             jax.devices()[:devices],
             constants=1,
@@ -278,7 +279,7 @@ def test_two_devices_find_the_gradients_of_one(views):
             scratch=True,
         )
         parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
-        state = create_growing_state(FIELD, split, BOTH, CONFIG)
+        state = create_growing_state(VOXELS, split, BOTH, CONFIG)
         moved = shares.divided(state.optimizer, jax.devices()[:devices])
         state = dataclasses.replace(state, optimizer=moved)
         scratch = memory_like(gradients_of(state, devices), jax.devices()[:devices])
@@ -291,21 +292,21 @@ def test_two_devices_find_the_gradients_of_one(views):
 
 def configuration(growing: GrowingConfig) -> Config:
     return dataclasses.replace(
-        Config(), method="voxels", voxels=FIELD, growing=growing, training=CONFIG
+        Config(), method="voxels", voxels=VOXELS, growing=growing, training=CONFIG
     )
 
 
 def test_a_run_with_both_goes_on_from_a_checkpoint_as_if_nothing_had_been(views, tmp_path):
     split = disturb_poses(views[0], 1.0, 0.01)
-    state = create_growing_state(FIELD, split, BOTH, CONFIG)
-    way = GrowingTrainer(split, field=FIELD, growing=BOTH, config=CONFIG)
+    state = create_growing_state(VOXELS, split, BOTH, CONFIG)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=BOTH, config=CONFIG)
     states = {}
     for report in fit(state, way, report_every=10):
         states[report.step] = local(way.whole(report.state))
     Checkpoints(tmp_path).save(states[30])
     restored = Checkpoints(tmp_path).restore(configuration(BOTH))
     *_, last = fit(
-        restored, GrowingTrainer(split, field=FIELD, growing=BOTH, config=CONFIG), report_every=60
+        restored, GrowingTrainer(split, voxels=VOXELS, growing=BOTH, config=CONFIG), report_every=60
     )
     jax.tree.map(np.testing.assert_array_equal, local(way.whole(last.state)), states[60])
     with pytest.raises(RunError, match="another configuration: adjustments"):

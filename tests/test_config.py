@@ -192,7 +192,7 @@ def test_every_key_has_a_flag_with_help():
         ({"growing.cells": 4}, "growing.cells"),
         ({"growing.cells": 0}, "growing.cells: must not be 0"),
         ({"voxels.features": 2}, "voxels.features"),
-        ({"voxels.direction_degree": 5}, "voxels.direction_degree"),
+        ({"voxels.sh_degree": 5}, "voxels.sh_degree"),
     ],
 )
 def test_values_of_the_fast_field_must_fit_one_another(values, named):

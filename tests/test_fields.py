@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, Field, RenderSettings, preset, render_image
+from jaxnerf import Camera, Field, preset, render_image
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fields.noisy import NoisyField
 
 
 def test_the_paper_has_595844_parameters_in_each_of_two_networks():
@@ -155,7 +156,7 @@ def test_the_paper_preset_renders_the_picture_of_the_released_code():
         fields,
         params,
         camera.through_corners(),
-        config.render,
+        config.render.sampler(),
         near=2.0,
         far=6.0,
         chunk=16,
@@ -164,20 +165,19 @@ def test_the_paper_preset_renders_the_picture_of_the_released_code():
     np.testing.assert_allclose(rendered.colour, expected, atol=2e-4)
 
 
-def test_density_noise_only_with_a_key():
-    from jaxnerf import cast_rays, render_rays
-
+def test_noise_on_densities_comes_before_their_activation_and_is_that_of_the_key():
     field = NerfField(depth=1, width=8, view_width=4)
     params = field.init(jax.random.key(0))
-    camera = Camera.look_at((0.0, -4.0, 0.0), width=4, height=4)
-    rays = cast_rays(camera, jnp.ones((3, 2)), 2.0, 6.0)
-    quiet = RenderSettings(samples=(8,))
-    noisy = dataclasses.replace(quiet, density_noise=5.0)
-    same = render_rays(field, params, rays, quiet).colour
-    np.testing.assert_array_equal(render_rays(field, params, rays, noisy).colour, same)
-    key = jax.random.key(1)
-    assert not jnp.allclose(
-        render_rays(field, params, rays, noisy, key).colour,
-        render_rays(field, params, rays, quiet, key).colour,
-        atol=1e-3,
-    )
+    positions = jax.random.normal(jax.random.key(2), (4000, 3))
+    noisy = NoisyField(field, jax.random.key(1), 0.5)
+    density, features = noisy.density(params, positions)
+    np.testing.assert_array_equal(noisy.density(params, positions)[0], density)
+    quiet, same = field.density(params, positions)
+    np.testing.assert_array_equal(features, same)
+    # The inverse of softplus(x - 1) on both sides.
+    raw = [np.log(np.expm1(np.asarray(x, np.float64))) for x in (density, quiet)]
+    noise = raw[0] - raw[1]
+    assert abs(noise.mean()) < 0.03
+    assert noise.std() == pytest.approx(0.5, rel=0.05)
+    other = dataclasses.replace(noisy, key=jax.random.key(3)).density(params, positions)[0]
+    assert not np.allclose(other, density)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxnerf.cameras import Camera, look_at_pose, project
-from jaxnerf.footprints import carve, footprint, tiles_that_show
-from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.rendering.footprints import carve, footprint, tiles_that_show
+from jaxnerf.sampling.occupancy import Occupancy, encode
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -7,21 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, cast_rays, shares
+from jaxnerf import Camera, OccupancySampler, cast_rays, render_rays, shares
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
-from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.growing import AXES, GrowingConfig, adam, blank_state, learned, merge
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings
+from jaxnerf.growing import AXES, GrowingConfig, adam, blank_state
 from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.marching import MarchSettings, march_rays
-from jaxnerf.occupancy import Occupancy, encode
 from jaxnerf.placement import local_share, memory_like
+from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
 from jaxnerf.training import TrainingConfig, parallel
 
-FIELD = VoxelField(width=8)
+VOXELS = VoxelSettings(width=8)
 GROWING = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, budget=40.0)
 CONFIG = TrainingConfig(steps=10, rays_per_batch=32, seed=5)
 
@@ -81,16 +80,6 @@ def test_blocks_bring_what_is_random_in_a_step(background):
         )
 
 
-def test_learned_and_merge_are_inverse():
-    params = FIELD.init(jax.random.key(0))
-    learning = learned(params)
-    assert learning.bricks is None
-    jax.tree.map(np.testing.assert_array_equal, merge(learning, params), params)
-    twice = merge(jax.tree.map(lambda x: x + x, learning), params)
-    np.testing.assert_array_equal(twice.table, 2.0 * params.table)
-    np.testing.assert_array_equal(twice.bricks, params.bricks)
-
-
 @pytest.mark.parametrize(
     ("total", "begins"), [(100, [0, 10, 40]), (7, [0, 1, 3]), (1001, [0, 100, 400])]
 )
@@ -104,12 +93,12 @@ def test_stages_begin_at_their_shares(total, begins):
 def state_in_a_cube(side: float = 2.0, density: float = 1.0, config=CONFIG):
     """A field with bricks in a cube around the world's origin."""
     cells, cell, origin = np.ones((8,) * 3, bool), side / 8, np.full(3, -side / 2, np.float32)
-    params = FIELD.from_cells(jax.random.key(0), cells, origin, cell, cell)
+    field = VoxelField.on_lattice(cells, origin, cell, cell, VOXELS, view_dependence=0.0)
     code = encode(jnp.asarray(cells), jnp.full(cells.shape, 1e-3))
     occupancy = Occupancy(code, jnp.asarray(origin), jnp.float32(cell), jnp.float32(cell))
-    state = blank_state(FIELD, config)
-    moments = adam(config).init(learned(params))
-    return dataclasses.replace(state, params=(params,), optimizer=moments, occupancy=occupancy)
+    state = blank_state(field, config)
+    moments = adam(config).init(state.params)
+    return dataclasses.replace(state, optimizer=moments, occupancy=occupancy)
 
 
 def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
@@ -119,7 +108,7 @@ def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True
     chosen = jax.devices()[:devices]
     step = parallel(
         lambda *arguments: growing_step(
-            *arguments, field=FIELD, growing=growing, config=config, transparent=transparent
+            *arguments, growing=growing, config=config, transparent=transparent
         ),
         chosen,
         constants=1,
@@ -156,21 +145,21 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     before, split = state_in_a_cube(), noise_split()
     grey = {"white": 1.0, "black": 0.0, "#808080": 128.0 / 255.0}[background]
 
-    def loss(learning):
+    def loss(params):
         rays = cast_rays(
             jax.tree.map(jnp.asarray, split.cameras)[batch.camera], jnp.asarray(batch.middle)
         )
-        seen = march_rays(
-            FIELD, merge(learning, before.params[0]), before.occupancy, rays, GROWING.march(),
-            None, grey, jnp.asarray(batch.jitter),
-        )  # fmt: skip
+        sampler = dataclasses.replace(
+            GROWING.sampler(before.occupancy), jitter=jnp.asarray(batch.jitter)
+        )
+        seen = render_rays(before.field, params, rays, sampler, None, grey)
         colour = batch.colour()
-        error = seen.rendering.colour - over(colour[:, :3], colour[:, 3], grey)
+        error = seen.colour - over(colour[:, :3], colour[:, 3], grey)
         mse = jnp.mean(error**2)
-        alpha = jnp.mean((seen.rendering.opacity - colour[:, 3]) ** 2)
+        alpha = jnp.mean((seen.opacity - colour[:, 3]) ** 2)
         return mse + 0.1 * alpha if transparent else mse
 
-    start = learned(before.params[0])
+    start = before.params
     value, gradient = jax.value_and_grad(loss)(start)
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
     norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(gradient)))
@@ -178,11 +167,11 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert int(after.step) == 1
     # Adam's first step is the gradient over its absolute value; then densities sink by 2% of their rate,
     # but for those of bricks that do not exist.
-    rates = FIELD.rates(before.params[0])
-    sinks = start.table.at[64:, 0].add(-0.02 * FIELD.density_rate)
+    rates = before.field.learning_rates(before.params)
+    sinks = start.table.at[64:, 0].add(-0.02 * VOXELS.density_rate)
     start = dataclasses.replace(start, table=sinks)
     for new, old, slope, rate in zip(
-        *map(jax.tree.leaves, (learned(after.params[0]), start, gradient, rates)), strict=True
+        *map(jax.tree.leaves, (after.params, start, gradient, rates)), strict=True
     ):
         slope = np.asarray(slope, np.float64)
         expected = np.asarray(old) - rate * slope / (np.abs(slope) + 1e-7)
@@ -190,10 +179,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
         clear = (np.abs(slope) > 1e-5) | (slope == 0.0)
         found = np.where(clear, new, expected)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-    for name in ("origin", "voxel", "directional", "bricks"):
-        np.testing.assert_array_equal(
-            getattr(after.params[0], name), getattr(before.params[0], name)
-        )
+    jax.tree.map(np.testing.assert_array_equal, after.field, before.field)
     assert 0.0 <= float(metrics["cut"]) <= 1.0
     assert float(metrics["dropped"]) == 0.0
     assert float(metrics["samples"]) > 1.0
@@ -220,10 +206,17 @@ def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square(
 
 def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
     growing = GrowingConfig(samples=40, lookups=80, budget=8.0, finer=2)
-    assert growing.march() == MarchSettings(80, 160, 16.0, 2)
-    assert growing.march(0.5) == MarchSettings(160, 320, 32.0, 2)
+    occupancy = state_in_a_cube().occupancy
+
+    def limits(sampler: OccupancySampler):
+        return (
+            sampler.samples, sampler.max_steps, sampler.mean_samples, sampler.samples_per_voxel
+        )  # fmt: skip
+
+    assert limits(growing.sampler(occupancy)) == (80, 160, 16.0, 2)
+    assert limits(growing.sampler(occupancy, 0.5)) == (160, 320, 32.0, 2)
     one = dataclasses.replace(growing, finer=1)
-    assert one.march() == MarchSettings(40, 80, 8.0, 1)
+    assert limits(one.sampler(occupancy)) == (40, 80, 8.0, 1)
 
 
 @pytest.mark.parametrize("finer", [1, 2])
@@ -245,7 +238,7 @@ def test_two_devices_take_the_step_of_one(momentum):
     for name, value in alone.items():
         assert float(shared[name]) == pytest.approx(float(value), rel=1e-4), name
     # Adam's first step is the gradient's sign, which rounding decides where there is next to none.
-    away = np.abs(np.asarray(one.params[0].table) - np.asarray(two.params[0].table))
+    away = np.abs(np.asarray(one.params.table) - np.asarray(two.params.table))
     assert away.mean() < 1e-4
 
 

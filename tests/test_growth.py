@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
 
-from jaxnerf.fields.voxels import VoxelField, lattice_points
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings, lattice_points
 from jaxnerf.fitting import fit
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.growth import create_growing_state, grow, refresh, size_batch
-from jaxnerf.occupancy import encode, occupied
+from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha, scene_cube
 from jaxnerf.stages import GrowingTrainer, local
 from jaxnerf.training import TrainingConfig
 
-FIELD = VoxelField(width=8)
+VOXELS = VoxelSettings(width=8)
 GROWING = GrowingConfig(
     resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=2.0
 )
@@ -31,17 +31,20 @@ def split() -> Split:
 
 
 def first_state(split: Split):
-    return create_growing_state(FIELD, split, GROWING, CONFIG)
+    return create_growing_state(VOXELS, split, GROWING, CONFIG)
 
 
 def holding(state, cells):
     """The state as it would be if so much were found to hold something."""
     old = state.occupancy
     origin, cell = np.asarray(old.origin), float(old.cell)
-    params = FIELD.from_cells(jax.random.key(0), cells, origin, cell, cell)
+    field = VoxelField.on_lattice(cells, origin, cell, cell, VOXELS)
     codes = encode(jnp.asarray(cells), jnp.ones(cells.shape))
     return dataclasses.replace(
-        state, params=(params,), occupancy=dataclasses.replace(old, cells=codes)
+        state,
+        field=field,
+        params=field.init(jax.random.key(0)),
+        occupancy=dataclasses.replace(old, cells=codes),
     )
 
 
@@ -54,9 +57,8 @@ def kept_in(old, new) -> bool:
 
 def with_density(state, logit):
     """The state with logits that are a function of nothing, or of the row."""
-    (params,) = state.params
-    table = params.table.at[64:, 0].set(logit)
-    return dataclasses.replace(state, params=(dataclasses.replace(params, table=table),))
+    table = state.params.table.at[64:, 0].set(logit)
+    return dataclasses.replace(state, params=dataclasses.replace(state.params, table=table))
 
 
 def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
@@ -76,7 +78,7 @@ def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
     points = CENTRE + RADIUS * directions * np.linspace(0.0, 1.0, 500)[:, None]
     index = np.floor((points - np.asarray(state.occupancy.origin)) / cell).astype(int)
     assert full[tuple(index.T)].all()
-    density = FIELD.density(state.params[0], jnp.asarray(points, jnp.float32))[0]
+    density = state.field.density(state.params, jnp.asarray(points, jnp.float32))[0]
     # The initial opacity, of a voxel.
     np.testing.assert_allclose(density, np.full(500, 0.03 / (16 * cell / 16)), rtol=1e-3)
     # The tiles that show the ball, and not many more.
@@ -106,15 +108,15 @@ def test_without_silhouettes_everything_that_all_cameras_see_is_kept():
 def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
     state = first_state(split)
     before = np.asarray(occupied(state.occupancy))
-    dense = refresh(with_density(state, 3.0), FIELD, 0.01)
+    dense = refresh(with_density(state, 3.0), 0.01)
     np.testing.assert_array_equal(occupied(dense.occupancy), before)
     # Only the half with x above the middle holds something.
-    bricks = np.asarray(state.params[0].bricks)
+    bricks = np.asarray(state.field.bricks)
     places = np.argwhere(bricks > 0)
     rows = np.repeat(places[:, 0] >= 2, 64)
-    logit = jnp.full(state.params[0].table.shape[0] - 64, -12.0)
+    logit = jnp.full(state.params.table.shape[0] - 64, -12.0)
     logit = logit.at[: len(rows)].set(jnp.where(jnp.asarray(rows), 3.0, -12.0))
-    half = np.asarray(occupied(refresh(with_density(state, logit), FIELD, 0.01).occupancy))
+    half = np.asarray(occupied(refresh(with_density(state, logit), 0.01).occupancy))
     # Lattice points of 8 and above; cells 7 reach up to them, and are voxels here.
     np.testing.assert_array_equal(half[8:], before[8:])
     assert not half[:7].any()
@@ -122,7 +124,7 @@ def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
 
 def test_growing_when_all_has_become_empty_goes_on_everywhere(split):
     state = with_density(first_state(split), -12.0)
-    after = grow(local(state), 1, split, FIELD, GROWING, CONFIG)
+    after = grow(local(state), 1, split, GROWING, CONFIG)
     assert np.asarray(occupied(after.occupancy)).any()
     assert np.asarray(after.tiles).any()
 
@@ -139,7 +141,7 @@ def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
     # What is drawn fits, or nearly, and most of what fits is drawn.
     growing = dataclasses.replace(GROWING, budget=1.5)
     sized = dataclasses.replace(state, rays=jnp.int32(counts[1.5]))
-    way = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=config)
     first = next(fit(sized, way)).metrics
     assert first["rays"] == counts[1.5]
     assert first["dropped"] < 0.25
@@ -159,25 +161,24 @@ def test_a_batch_keeps_its_size_unless_much_is_gained(split):
 def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
     growing = dataclasses.replace(GROWING, voxels_for_steps=5.0)
     state = dataclasses.replace(first_state(split), total_steps=jnp.int32(64))
-    after = grow(local(with_density(state, 9.0)), 1, split, FIELD, growing, CONFIG)
+    after = grow(local(with_density(state, 9.0)), 1, split, growing, CONFIG)
     side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
     assert after.occupancy.cells.shape == (20, 20, 20)
-    assert float(after.params[0].voxel) == pytest.approx(side / 20)
+    assert float(after.field.spacing) == pytest.approx(side / 20)
 
 
 def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty(split):
     before = local(with_density(first_state(split), 9.0))
-    after = grow(before, 1, split, FIELD, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
+    after = grow(before, 1, split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
     assert before.occupancy.cells.shape == (16, 16, 16)
     assert after.occupancy.cells.shape == (24, 24, 24)
     assert kept_in(before.occupancy, after.occupancy)
     # Half of them emptied, by the field: their share of the volume goes.
-    (params,) = before.params
-    points = lattice_points(np.asarray(params.bricks))
-    table = np.array(params.table)
+    points = lattice_points(np.asarray(before.field.bricks))
+    table = np.array(before.params.table)
     table[: len(points)][points[:, 0] > np.median(points[64:, 0]), 0] = -15.0
-    emptied = dataclasses.replace(before, params=(dataclasses.replace(params, table=table),))
-    half = grow(emptied, 1, split, FIELD, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
+    emptied = dataclasses.replace(before, params=dataclasses.replace(before.params, table=table))
+    half = grow(emptied, 1, split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
 
     def volume(state):
         return float(occupied(state.occupancy).sum()) * float(state.occupancy.cell) ** 3
@@ -193,7 +194,7 @@ def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side
     cells = np.zeros((16, 16, 16), bool)
     cells[first:15, first:15, first:15] = True
     begun = holding(begun, cells)
-    after = grow(local(begun), 1, split, FIELD, growing, CONFIG).occupancy
+    after = grow(local(begun), 1, split, growing, CONFIG).occupancy
     # In the second stage's cells, of which the cube had 24 along each side before it shrank.
     fine = cell * 16 / 24
     assert float(after.cell) * 24 == pytest.approx(side * fine, rel=1e-5)
@@ -207,11 +208,11 @@ def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
             GROWING, resolutions=(16, last), unseen_below=0.0, points=points
         )
         begun = local(holding(first_state(split), cells))
-        after = grow(begun, 1, split, FIELD, growing, CONFIG)
+        after = grow(begun, 1, split, growing, CONFIG)
         side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
-        voxel = float(after.params[0].voxel)
+        voxel = float(after.field.spacing)
         assert float(after.occupancy.step) == voxel
-        return voxel, 64 * np.count_nonzero(np.asarray(after.params[0].bricks)), side / voxel
+        return voxel, 64 * np.count_nonzero(np.asarray(after.field.bricks)), side / voxel
 
     cells = np.zeros((16, 16, 16), bool)
     cells[4:12, 4:12, 6:9] = True
@@ -238,7 +239,7 @@ def test_what_is_thin_is_kept_where_cells_become_larger(split):
     sheets = np.zeros((24, 24, 24), bool)
     sheets[2:22, 2:22, 3:22:3] = True
     begun = local(holding(dataclasses.replace(begun, occupancy=old), sheets))
-    after = grow(begun, 1, split, FIELD, growing, CONFIG).occupancy
+    after = grow(begun, 1, split, growing, CONFIG).occupancy
     assert float(after.cell) > 1.2 * float(old.cell)
     assert kept_in(begun.occupancy, after)
 
@@ -248,7 +249,7 @@ def test_hidden_cells_can_be_kept(split):
     before = local(with_density(first_state(split), 9.0))
     same = dataclasses.replace(GROWING, resolutions=(16, 16))
     kept, seen = (
-        np.asarray(occupied(grow(before, 1, split, FIELD, growing, CONFIG).occupancy)).sum()
+        np.asarray(occupied(grow(before, 1, split, growing, CONFIG).occupancy)).sum()
         for growing in (dataclasses.replace(same, unseen_below=0.0), same)
     )
     assert kept == np.asarray(occupied(before.occupancy)).sum()
@@ -259,7 +260,7 @@ def test_hidden_cells_are_dropped_when_the_last_stage_begins_and_not_before(spli
     before = local(with_density(first_state(split), 9.0))
     more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), shares=(0.3, 0.6))
     middle, last = (
-        np.asarray(occupied(grow(before, stage, split, FIELD, more, CONFIG).occupancy)).sum()
+        np.asarray(occupied(grow(before, stage, split, more, CONFIG).occupancy)).sum()
         for stage in (1, 2)
     )
     assert middle == np.asarray(occupied(before.occupancy)).sum()

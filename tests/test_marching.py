@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, Rays, RenderSettings, render_image, render_rays
+from jaxnerf import Camera, OccupancySampler, Rays, Stratified, render_image, render_rays
 from jaxnerf.cameras import cast_rays, pixel_centres
-from jaxnerf.fields.voxels import VoxelField, VoxelParams, lattice_points
-from jaxnerf.marching import MarchSettings, march_rays
-from jaxnerf.occupancy import Occupancy, encode
-from jaxnerf.pictures import march_image
+from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings, lattice_points
+from jaxnerf.sampling.occupancy import Occupancy, encode
 
 CELLS, CELL = 8, 0.25  # a cube from -1 to 1
 BLACK = jnp.zeros(3)
-march = functools.partial(jax.jit, static_argnums=(0, 4))(march_rays)
+ENOUGH = {"samples": 99, "max_steps": 120, "mean_samples": 80.0}
+render = functools.partial(jax.jit, static_argnums=0, static_argnames="normals")(render_rays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,46 +107,46 @@ def slow_render(field, params, occupancy: Occupancy, rays: Rays, background) -> 
 def test_rays_are_composited_as_by_a_loop(shading):
     field, rays = Blob(shading), some_rays()
     params, occupancy = field.init(None), everywhere()
-    settings, background = (
-        MarchSettings(99, 120, 80.0),
-        jnp.linspace(0.0, 1.0, 60, dtype=jnp.float32).reshape(20, 3),
-    )
-    seen = march(field, params, occupancy, rays, settings, None, background)
-    assert np.asarray(seen.kept).all()
+    background = jnp.linspace(0.0, 1.0, 60, dtype=jnp.float32).reshape(20, 3)
+    seen = render(field, params, rays, OccupancySampler(occupancy, **ENOUGH), None, background)
+    assert np.asarray(seen.samples.fits).all()
     expected = slow_render(field, params, occupancy, rays, background)
-    assert int(seen.samples) == pytest.approx(sum(one["samples"] for one in expected), abs=2)
+    assert int(seen.samples.used.sum()) == pytest.approx(
+        sum(one["samples"] for one in expected), abs=2
+    )
     hit = np.array([one["opacity"] > 1e-3 for one in expected])
     assert 10 < hit.sum() < len(hit)
     for name in ("colour", "opacity", "depth", "depth_median", "distance"):
-        values = np.asarray(getattr(seen.rendering, name))
+        values = np.asarray(getattr(seen, name))
         np.testing.assert_allclose(
             values[hit], np.array([one[name] for one in expected])[hit], rtol=2e-3, atol=2e-4,
             err_msg=name,
         )  # fmt: skip
-    np.testing.assert_allclose(seen.rendering.colour[-2:], background[-2:])
-    np.testing.assert_array_equal(np.asarray(seen.rendering.opacity)[-2:], 0.0)
-    np.testing.assert_array_equal(np.asarray(seen.rendering.depth)[-2:], 20.0)
+    np.testing.assert_allclose(seen.colour[-2:], background[-2:])
+    np.testing.assert_array_equal(np.asarray(seen.opacity)[-2:], 0.0)
+    np.testing.assert_array_equal(np.asarray(seen.depth)[-2:], 20.0)
 
 
 def test_rays_approximate_the_plain_renderer_with_or_without_jitter():
     field, rays = Blob(), some_rays(40)
     params = field.init(None)
-    expected = render_rays(field, params, rays, RenderSettings(samples=(1500,)))
+    expected = render_rays(field, params, rays, Stratified(1500))
     for key in (None, jax.random.key(4)):
-        seen = march(field, params, everywhere(), rays, MarchSettings(99, 120, 80.0), key)
-        np.testing.assert_allclose(seen.rendering.colour, expected.colour, atol=1e-2)
-        np.testing.assert_allclose(seen.rendering.opacity, expected.opacity, atol=1e-2)
+        seen = render(field, params, rays, OccupancySampler(everywhere(), **ENOUGH), key)
+        np.testing.assert_allclose(seen.colour, expected.colour, atol=1e-2)
+        np.testing.assert_allclose(seen.opacity, expected.opacity, atol=1e-2)
 
 
 def test_finer_samples_come_nearer_to_the_plain_renderer():
     field, rays, coarse = Blob(peak=40.0), some_rays(200), everywhere(step=0.4)
     params = field.init(None)
-    exact = render_rays(field, params, rays, RenderSettings(samples=(1500,)))
+    exact = render_rays(field, params, rays, Stratified(1500))
     errors = []
     for finer in (1, 2, 4):
-        settings = MarchSettings(99 * finer, 120 * finer, 80.0 * finer, finer=finer)
-        seen = march(field, params, coarse, rays, settings)
-        errors.append(float(jnp.sqrt(jnp.mean((seen.rendering.colour - exact.colour) ** 2))))
+        limits = {name: finer * limit for name, limit in ENOUGH.items()}
+        sampler = OccupancySampler(coarse, samples_per_voxel=finer, **limits)
+        seen = render(field, params, rays, sampler)
+        errors.append(float(jnp.sqrt(jnp.mean((seen.colour - exact.colour) ** 2))))
     assert errors[1] < 0.5 * errors[0]
     assert errors[2] < 0.5 * errors[1]
 
@@ -158,31 +157,32 @@ def test_jumping_over_empty_cells_changes_nothing():
     centres = (np.argwhere(np.ones((CELLS,) * 3)) + 0.5) * CELL - 1.0
     away = np.linalg.norm(centres - np.asarray(params["centre"]), axis=-1)
     mask = (away < 1.3).reshape((CELLS,) * 3)
-    settings = MarchSettings(99, 120, 80.0)
-    full = march(field, params, everywhere(), rays, settings)
-    sparse = march(field, params, everywhere(mask=mask), rays, settings)
-    assert int(sparse.samples) < int(full.samples)
-    np.testing.assert_allclose(sparse.rendering.colour, full.rendering.colour, atol=1e-4)
+    full = render(field, params, rays, OccupancySampler(everywhere(), **ENOUGH))
+    sparse = render(field, params, rays, OccupancySampler(everywhere(mask=mask), **ENOUGH))
+    assert int(sparse.samples.used.sum()) < int(full.samples.used.sum())
+    np.testing.assert_allclose(sparse.colour, full.colour, atol=1e-4)
 
 
 def test_rays_that_overflow_the_budget_are_not_rendered_and_say_so():
     field, rays = Blob(), some_rays()
     params, occupancy = field.init(None), everywhere()
-    large = march(field, params, occupancy, rays, MarchSettings(99, 120, 80.0), None, BLACK)
-    small = march(field, params, occupancy, rays, MarchSettings(99, 120, 15.0), None, BLACK)
-    kept = np.asarray(small.kept)
+    sampler = OccupancySampler(occupancy, **ENOUGH)
+    large = render(field, params, rays, sampler, None, BLACK)
+    few = dataclasses.replace(sampler, mean_samples=15.0)
+    small = render(field, params, rays, few, None, BLACK)
+    kept = np.asarray(small.samples.fits)
     assert 3 < kept.sum() < 17
     same = functools.partial(np.testing.assert_allclose, atol=1e-6)
-    same(small.rendering.colour[kept], large.rendering.colour[kept])
-    assert (np.asarray(small.rendering.opacity)[~kept] == 0.0).all()
-    assert (np.asarray(small.rendering.colour)[~kept] == 0.0).all()
+    same(small.colour[kept], large.colour[kept])
+    assert (np.asarray(small.opacity)[~kept] == 0.0).all()
+    assert (np.asarray(small.colour)[~kept] == 0.0).all()
 
 
 def test_normals_point_out_of_a_ball():
     field, rays = Blob(peak=60.0), some_rays()
     params = field.init(None)
-    settings = MarchSettings(99, 120, 80.0, with_normals=True)
-    seen = march(field, params, everywhere(step=0.02), rays, settings).rendering
+    sampler = OccupancySampler(everywhere(step=0.02), **ENOUGH)
+    seen = render(field, params, rays, sampler, normals=True)
     hit = np.asarray(seen.opacity) > 0.9
     assert hit.sum() > 5
     at = rays.origins + seen.depth[:, None] * rays.directions
@@ -198,9 +198,9 @@ def test_gradients_are_those_of_finite_differences(shading):
 
     @jax.jit
     def loss(params):
-        settings = MarchSettings(99, 120, 80.0)
-        seen = march_rays(field, params, everywhere(), rays, settings, jax.random.key(1), 0.5)
-        return jnp.sum(aim * seen.rendering.colour) + jnp.sum(seen.rendering.opacity)
+        sampler = OccupancySampler(everywhere(), **ENOUGH)
+        seen = render_rays(field, params, rays, sampler, jax.random.key(1), 0.5)
+        return jnp.sum(aim * seen.colour) + jnp.sum(seen.opacity)
 
     params = {"centre": jnp.array([0.1, -0.1, 0.05]), "peak": jnp.array(6.0)}
     gradient = jax.grad(loss)(params)
@@ -217,9 +217,10 @@ def test_gradients_are_those_of_finite_differences(shading):
 
 def ball_of_voxels() -> tuple[VoxelField, VoxelParams]:
     """A smooth ball, whose features are a colour's logits."""
-    field, cells = VoxelField(width=8), np.ones((CELLS,) * 3, bool)
-    params = field.from_cells(jax.random.key(0), cells, np.full(3, -1.0, np.float32), CELL, 0.125)
-    at = lattice_points(np.asarray(params.bricks)) * 0.125 - 1.0
+    cells, origin = np.ones((CELLS,) * 3, bool), np.full(3, -1.0, np.float32)
+    field = VoxelField.on_lattice(cells, origin, CELL, 0.125, VoxelSettings(width=8), 0.0)
+    params = field.init(jax.random.key(0))
+    at = lattice_points(field.bricks) * 0.125 - 1.0
     density = 15.0 / (1.0 + np.exp(20.0 * (np.linalg.norm(at, axis=-1) - 0.55)))
     table = np.concatenate([np.log(np.expm1(0.125 * density))[:, None], 2.0 * at], axis=-1)
     table[:64] = [-15.0, 0.0, 0.0, 0.0]
@@ -227,8 +228,15 @@ def ball_of_voxels() -> tuple[VoxelField, VoxelParams]:
 
 
 CAMERA = Camera.look_at((0.3, -3.5, 1.2), width=40, height=30, field_of_view=42.0)
-PLENTY = MarchSettings(samples=128, lookups=160, budget=99.0)
-image = functools.partial(march_image, camera=CAMERA, near=1.0, far=6.0, background=(0.1, 0.2, 0.9))
+PLENTY = {"samples": 128, "max_steps": 160, "mean_samples": 99.0}
+# A first try, which leaves rays for others.
+SOME = {"samples": 96, "max_steps": 160, "mean_samples": 12.0, "samples_per_voxel": 2}
+
+
+def image(field, params, occupancy, camera=CAMERA, limits=SOME, **how):
+    sampler = OccupancySampler(occupancy, **limits)
+    given = {"near": 1.0, "far": 6.0, "background": (0.1, 0.2, 0.9)}
+    return render_image(field, params, camera, sampler, **given, **how)
 
 
 def assert_same_image(one, other, atol: float):
@@ -242,13 +250,13 @@ def test_a_picture_of_voxels_is_that_of_the_plain_renderer():
     field, params = ball_of_voxels()
     calls = []
     seen = image(
-        field, params, everywhere(step=0.0125), with_normals=True,
+        field, params, everywhere(step=0.0125), normals=True,
         progress=lambda *done: calls.append(done),
     )  # fmt: skip
-    settings = RenderSettings(samples=(400,), with_normals=True)
     expected = render_image(
-        field, params, CAMERA, settings, near=1.0, far=6.0, background=(0.1, 0.2, 0.9)
-    )
+        field, params, CAMERA, Stratified(400), near=1.0, far=6.0, background=(0.1, 0.2, 0.9),
+        normals=True,
+    )  # fmt: skip
     assert calls[-1] == (1200, 1200)
     assert np.ptp(expected.opacity) > 0.9
     assert -10.0 * np.log10(np.mean((seen.colour - expected.colour) ** 2)) > 45.0
@@ -259,21 +267,21 @@ def test_a_picture_of_voxels_is_that_of_the_plain_renderer():
 
 
 @pytest.mark.parametrize(
-    ("settings", "chunk"),
+    ("limits", "chunk"),
     [
-        (MarchSettings(samples=128, lookups=160, budget=1.5), 256),
-        (MarchSettings(samples=6, lookups=160, budget=99.0), 256),
-        (MarchSettings(samples=128, lookups=9, budget=99.0), 256),
-        (MarchSettings(samples=9, lookups=20, budget=2.0), 128),
+        (PLENTY | {"mean_samples": 1.5}, 256),
+        (PLENTY | {"samples": 6}, 256),
+        (PLENTY | {"max_steps": 9}, 256),
+        ({"samples": 9, "max_steps": 20, "mean_samples": 2.0}, 128),
     ],
-    ids=["budget", "samples", "lookups", "budget and samples"],
+    ids=["mean_samples", "samples", "max_steps", "mean_samples and samples"],
 )
-def test_every_pixel_is_rendered_however_little_fits_at_once(settings, chunk):
+def test_every_pixel_is_rendered_however_little_fits_at_once(limits, chunk):
     field, params = ball_of_voxels()
     occupancy, calls = everywhere(step=0.03), []
-    whole = image(field, params, occupancy, settings=PLENTY)
+    whole = image(field, params, occupancy, limits=PLENTY)
     parts = image(
-        field, params, occupancy, settings=settings, chunk=chunk,
+        field, params, occupancy, limits=limits, chunk=chunk,
         progress=lambda *done: calls.append(done),
     )  # fmt: skip
     assert_same_image(parts, whole, 1e-5)
@@ -282,13 +290,14 @@ def test_every_pixel_is_rendered_however_little_fits_at_once(settings, chunk):
 
 def test_rays_ended_too_early_by_what_cells_were_expected_to_hold_are_rendered_again():
     field, params = ball_of_voxels()
-    whole = image(field, params, everywhere(step=0.03), settings=PLENTY)
+    whole = image(field, params, everywhere(step=0.03), limits=PLENTY)
     ends = everywhere(density=1e3, step=0.03)
     pixels = jnp.asarray(pixel_centres(40, 30).reshape(-1, 2))
     rays = jax.jit(cast_rays)(CAMERA, pixels, 1.0, 6.0)
-    once = march(field, params, ends, rays, PLENTY, None, BLACK)
-    assert np.abs(once.rendering.opacity - whole.opacity.reshape(-1)).max() > 0.5
-    assert_same_image(image(field, params, ends, settings=PLENTY), whole, 2 / 255)
+    sampler = OccupancySampler(ends, **PLENTY)
+    once = jax.jit(render_rays)(field, params, rays, sampler, None, BLACK)
+    assert np.abs(once.opacity - whole.opacity.reshape(-1)).max() > 0.5
+    assert_same_image(image(field, params, ends, limits=PLENTY), whole, 2 / 255)
 
 
 def test_a_chunk_of_fewer_rays_than_a_ray_has_samples_comes_to_an_end():
@@ -299,22 +308,22 @@ def test_a_chunk_of_fewer_rays_than_a_ray_has_samples_comes_to_an_end():
         if next(left, None) is None:
             pytest.fail(f"no end: {done} of {total} rays after 200 chunks")
 
-    settings = MarchSettings(samples=64, lookups=128, budget=8.0)
+    limits = {"samples": 64, "max_steps": 128, "mean_samples": 8.0}
     occupancy = everywhere(step=0.03)
-    few = image(field, params, occupancy, camera=camera, settings=settings, chunk=2, progress=count)
-    whole = image(field, params, occupancy, camera=camera, settings=PLENTY)
+    few = image(field, params, occupancy, camera, limits, chunk=2, progress=count)
+    whole = image(field, params, occupancy, camera=camera, limits=PLENTY)
     assert_same_image(few, whole, 1e-5)
 
 
 def test_pixels_that_no_cell_is_behind_are_as_those_whose_ray_hits_nothing():
     field, params = ball_of_voxels()
     mask = np.zeros((CELLS,) * 3, bool)
-    nothing = image(field, params, everywhere(mask=mask), with_normals=True)
+    nothing = image(field, params, everywhere(mask=mask), normals=True)
     np.testing.assert_allclose(nothing.colour, np.broadcast_to([0.1, 0.2, 0.9], (30, 40, 3)))
     mask[3:5, 3:5, 3:5] = True
     few = image(field, params, everywhere(mask=mask))
     expected = render_image(
-        Blob(peak=0.0), Blob(peak=0.0).init(None), CAMERA, RenderSettings(samples=(8,)),
+        Blob(peak=0.0), Blob(peak=0.0).init(None), CAMERA, Stratified(8),
         near=1.0, far=6.0, background=(0.1, 0.2, 0.9),
     )  # fmt: skip
     empty = few.opacity == 0.0
@@ -331,8 +340,8 @@ def test_pixels_at_edges_are_the_mean_of_four_rays_and_others_are_left():
     mask = np.ones((CELLS,) * 3, bool)
     mask[CELLS // 2 :] = False  # where the ball is cut in half, it ends at once
     occupancy = everywhere(step=0.0125, mask=mask)
-    rough = image(field, params, occupancy, settings=PLENTY)
-    smooth = image(field, params, occupancy, settings=PLENTY, smooth_edges=0.05)
+    rough = image(field, params, occupancy, limits=PLENTY)
+    smooth = image(field, params, occupancy, limits=PLENTY, edge_supersampling=0.05)
     at_edge = np.zeros((30, 40), bool)
     for y, x in np.ndindex(30, 40):
         for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
@@ -347,7 +356,7 @@ def test_pixels_at_edges_are_the_mean_of_four_rays_and_others_are_left():
     for name in ("depth", "depth_median", "distance"):
         np.testing.assert_array_equal(getattr(smooth, name), getattr(rough, name))
     # As a picture with four times the pixels along each side has it, in the mean of sixteen.
-    fine = image(field, params, occupancy, settings=PLENTY, camera=CAMERA.resized(160, 120))
+    fine = image(field, params, occupancy, limits=PLENTY, camera=CAMERA.resized(160, 120))
     exact = fine.colour.reshape(30, 4, 40, 4, 3).mean(axis=(1, 3))
     error = [np.sqrt(np.mean((one.colour - exact)[at_edge] ** 2)) for one in (smooth, rough)]
     assert error[0] < 0.5 * error[1]
@@ -358,7 +367,7 @@ def test_a_picture_of_one_colour_has_no_edges():
     nothing = everywhere(mask=np.zeros((CELLS,) * 3, bool))
     calls = []
     seen = image(
-        field, params, nothing, smooth_edges=0.01, progress=lambda *done: calls.append(done)
+        field, params, nothing, edge_supersampling=0.01, progress=lambda *done: calls.append(done)
     )
     np.testing.assert_allclose(seen.colour, np.broadcast_to([0.1, 0.2, 0.9], (30, 40, 3)))
     assert not calls

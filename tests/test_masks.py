@@ -15,7 +15,7 @@ from jaxnerf import Camera
 from jaxnerf.blocks import sample_blocks, usable_tiles
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.evaluation import evaluate_split, ssim
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.fitting import fit
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.growth import create_growing_state
@@ -192,9 +192,9 @@ def test_masked_pixels_do_not_change_what_is_learned():
         masks[:5, :, 50:] = False
         split.images[~masks] = filling
         split = dataclasses.replace(split, masks=masks)
-        field = VoxelField(width=8)
-        trainer = GrowingTrainer(split, field=field, growing=growing, config=config)
-        state = create_growing_state(field, split, growing, config)
+        voxels = VoxelSettings(width=8)
+        trainer = GrowingTrainer(split, voxels=voxels, growing=growing, config=config)
+        state = create_growing_state(voxels, split, growing, config)
         for progress in fit(state, trainer):
             state = progress.state
         ends.append(jax.tree.map(np.asarray, state.params))
@@ -208,9 +208,9 @@ def test_a_mask_that_leaves_only_single_pixels_is_trained_on():
     masks = np.zeros((12, SIDE, SIDE), bool)
     masks[:, ::5, ::7] = True
     split = dataclasses.replace(photographs(), masks=masks)
-    field = VoxelField(width=8)
-    trainer = GrowingTrainer(split, field=field, growing=growing, config=config)
-    state = create_growing_state(field, split, growing, config)
+    voxels = VoxelSettings(width=8)
+    trainer = GrowingTrainer(split, voxels=voxels, growing=growing, config=config)
+    state = create_growing_state(voxels, split, growing, config)
     losses = [progress.metrics["loss"] for progress in fit(state, trainer)]
     assert np.isfinite(losses).all()
 

@@ -12,16 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnerf import Rays
-from jaxnerf.occupancy import (
-    Occupancy,
-    dilate,
-    encode,
-    march,
-    occupied,
-)
-from jaxnerf.packing import pack
+from jaxnerf.sampling.occupancy import Occupancy, dilate, encode, occupied
+from jaxnerf.sampling.packing import pack
+from jaxnerf.sampling.traversal import march
 
-LIMITS = ("samples", "lookups", "finer", "shares", "most_a_step")
+LIMITS = ("samples", "max_steps", "samples_per_voxel", "compaction", "max_optical_depth")
 walk = functools.partial(jax.jit, static_argnames=LIMITS)(march)
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -140,8 +135,8 @@ def test_a_grid_that_is_filled_up_is_marched_as_the_grid_that_it_holds(seed):
     filled = random.integers(0, 256, (size + 4,) * 3).astype(np.uint8)
     filled[:size, :size, :size] = occupancy.cells
     larger = dataclasses.replace(occupancy, cells=jnp.asarray(filled))
-    found = walk(occupancy, as_rays(rays), jitter, samples=90, lookups=99)
-    again = walk(larger, as_rays(rays), jitter, samples=90, lookups=99, size=jnp.asarray(size))
+    found = walk(occupancy, as_rays(rays), jitter, samples=90, max_steps=99)
+    again = walk(larger, as_rays(rays), jitter, samples=90, max_steps=99, size=jnp.asarray(size))
     np.testing.assert_array_equal(found.count, again.count)
     used = np.arange(90)[:, None] < np.asarray(found.count)[None, :]
     np.testing.assert_array_equal(np.asarray(found.t)[used], np.asarray(again.t)[used])
@@ -151,7 +146,12 @@ def test_a_grid_that_is_filled_up_is_marched_as_the_grid_that_it_holds(seed):
 @settings(max_examples=60, deadline=None)
 def test_march_finds_the_samples_of_a_loop_over_the_whole_lattice(seed, finer, most):
     occupancy, known, rays, jitter = random_scene(seed)
-    limits = {"samples": 90 * finer, "lookups": 99 * finer, "finer": finer, "most_a_step": most}
+    limits = {
+        "samples": 90 * finer,
+        "max_steps": 99 * finer,
+        "samples_per_voxel": finer,
+        "max_optical_depth": most,
+    }
     found = jax.tree.map(np.asarray, walk(occupancy, as_rays(rays), jitter, **limits))
     compared = 0
     for lane in range(len(jitter)):
@@ -161,9 +161,11 @@ def test_march_finds_the_samples_of_a_loop_over_the_whole_lattice(seed, finer, m
             continue
         compared += 1
         assert found.count[lane] == len(expected)
-        assert not found.cut[lane]
+        assert not found.truncated[lane]
         t = found.t[: len(expected), lane]
-        np.testing.assert_allclose(t, expected, rtol=1e-4, atol=1e-4 * found.step[lane])
+        np.testing.assert_allclose(
+            t, expected, rtol=1e-4, atol=1e-4 * (found.t1 - found.t0)[0, lane]
+        )
     assert compared > 10
 
 
@@ -172,7 +174,7 @@ def test_march_finds_the_samples_of_a_loop_over_the_whole_lattice(seed, finer, m
 def test_rays_that_run_out_of_slots_or_lookups_say_so(seed, limits):
     samples, lookups = limits
     occupancy, known, rays, jitter = random_scene(seed)
-    found = walk(occupancy, as_rays(rays), jitter, samples=samples, lookups=lookups)
+    found = walk(occupancy, as_rays(rays), jitter, samples=samples, max_steps=lookups)
     found = jax.tree.map(np.asarray, found)
     assert found.t.shape == (samples, 40)
     assert (found.count <= min(samples, lookups)).all()
@@ -182,7 +184,7 @@ def test_rays_that_run_out_of_slots_or_lookups_say_so(seed, limits):
         if doubtful:
             continue
         count = found.count[lane]
-        assert found.cut[lane] or count == len(expected)
+        assert found.truncated[lane] or count == len(expected)
         np.testing.assert_allclose(found.t[:count, lane], expected[:count], rtol=1e-4, atol=1e-4)
 
 
@@ -192,13 +194,15 @@ def test_a_ray_does_not_mind_which_others_are_still_under_way(seed, limits):
     samples, lookups = limits
     occupancy, _, rays, jitter = random_scene(seed)
     rays = as_rays(rays)
-    together = walk(occupancy, rays, jitter, samples=samples, lookups=lookups, shares=(1, 2, 7))
+    together = walk(
+        occupancy, rays, jitter, samples=samples, max_steps=lookups, compaction=(1, 2, 7)
+    )
     for lane in range(0, 40, 3):
         one = jax.tree.map(lambda x, at=lane: x[at : at + 1], (rays, jitter))
-        alone = walk(occupancy, *one, samples=samples, lookups=lookups)
+        alone = walk(occupancy, *one, samples=samples, max_steps=lookups)
         count = int(alone.count[0])
         assert count == together.count[lane]
-        assert alone.cut[0] == together.cut[lane]
+        assert alone.truncated[0] == together.truncated[lane]
         np.testing.assert_allclose(
             alone.t[:count, 0], together.t[:count, lane], rtol=1e-5, atol=1e-6
         )
@@ -217,9 +221,9 @@ def test_no_ray_is_given_up_while_there_are_lookups_however_its_end_is_rounded()
     rays = {"start": start, "direction": direction, "near": near, "far": far}
     cells = encode(jnp.ones((9,) * 3, bool), jnp.full((9,) * 3, 0.01))
     occupancy = Occupancy(cells, jnp.zeros(3), jnp.float32(1.0), jnp.float32(step))
-    found = walk(occupancy, as_rays(rays), jnp.full(count, 0.5), samples=8, lookups=20)
+    found = walk(occupancy, as_rays(rays), jnp.full(count, 0.5), samples=8, max_steps=20)
     assert 0.2 < float(jnp.mean(found.count)) < 0.8
-    assert not found.cut.any()
+    assert not found.truncated.any()
 
 
 def test_a_ray_that_sees_nothing_any_more_ends():
@@ -228,25 +232,26 @@ def test_a_ray_that_sees_nothing_any_more_ends():
     rays = as_rays(
         {"start": [[-3.0, 5.5, 5.5]], "direction": [[2.0, 0, 0]], "near": [0.0], "far": [math.inf]}
     )
-    found = walk(occupancy, rays, samples=40, lookups=64)
+    found = walk(occupancy, rays, samples=40, max_steps=64)
     # A step dims by exp(-2) at most, and exp(-7) is the end.
     assert found.count.tolist() == [4]
-    assert found.cut.tolist() == [False]
-    assert found.ended.tolist() == [True]
-    endless = walk(occupancy, rays, samples=40, lookups=64, most_a_step=0.0)
+    assert found.truncated.tolist() == [False]
+    assert found.early_stopped.tolist() == [True]
+    endless = walk(occupancy, rays, samples=40, max_steps=64, max_optical_depth=0.0)
     assert endless.count.tolist() == [16]
-    assert endless.ended.tolist() == [False]
+    assert endless.early_stopped.tolist() == [False]
     np.testing.assert_allclose(found.t[:4, 0], (3.0 + 0.5 + np.arange(4)) / 2.0, rtol=1e-6)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=12), st.sampled_from([1, 7, 30]))
 @settings(max_examples=30, deadline=None)
-def test_pack_keeps_rays_whole_or_not_at_all(counts, budget):
+def test_pack_keeps_all_samples_of_a_ray_or_none(counts, budget):
     packing = jax.tree.map(np.asarray, pack(jnp.asarray(counts, jnp.int32), budget))
     row, room = [], True
     for ray, count in enumerate(counts):
         room = room and len(row) + count <= budget
-        assert packing.kept[ray] == room
+        assert packing.fits[ray] == room
+        assert packing.count[ray] == (count if room else 0)
         if room:
             assert packing.first[ray] == len(row) or not count
             row += [(ray, slot) for slot in range(count)]

@@ -7,22 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, MarchSettings, Rays, RenderSettings, cast_rays, march_rays, render_rays
+from jaxnerf import (
+    Camera,
+    OccupancySampler,
+    Rays,
+    Stratified,
+    WarpedField,
+    cast_rays,
+    render_image,
+    render_rays,
+)
+from jaxnerf.contraction import NdcSpace, SphereContraction, arc_length
 from jaxnerf.evaluation import psnr
-from jaxnerf.occupancy import Occupancy, encode
-from jaxnerf.pictures import march_image
-from jaxnerf.rendering import render_image
-from jaxnerf.spaces import Ball, Frustum, Within, pace
+from jaxnerf.sampling.occupancy import Occupancy, encode
 
-BALL = Ball(jnp.array([0.2, -0.1, 0.3]), jnp.float32(0.8))
-FRUSTUM = Frustum(
+BALL = SphereContraction(jnp.array([0.2, -0.1, 0.3]), jnp.float32(0.8))
+FRUSTUM = NdcSpace(
     jnp.array([60.0, 60.0]), jnp.array([64.0, 48.0]), jnp.float32(1.0), jnp.float32(2.0)
 )
 SPACES = {"world": None, "ball": BALL, "frustum": FRUSTUM}
-march = jax.jit(march_rays, static_argnums=(0, 4))
-render = jax.jit(render_rays, static_argnums=(0, 3))
+render = jax.jit(render_rays)
 
 
+def within(field, space):
+    """A field of the world."""
+    return field if space is None else WarpedField(field, space)
+
+
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Clouds:
     """Smooth densities in all of a cube of side 4, and colours of the place and the direction."""
@@ -64,11 +76,11 @@ def camera_of(name: str, side: int = 24) -> Camera:
 def test_marching_and_rendering_make_the_same_picture(name):
     space, field, camera = SPACES[name], Clouds(), camera_of(name)
     params = field.init(None)
-    seen = march_image(
-        field, params, grid(space, 0.01), camera, MarchSettings(), near=0.05, background=0.0
-    )
+    sampler = OccupancySampler(grid(space, 0.01))
+    seen = render_image(within(field, space), params, camera, sampler, near=0.05, background=0.0)
     if space is None:
 
+        @jax.tree_util.register_static
         @dataclasses.dataclass(frozen=True)
         class InCube(Clouds):
             def density(self, params, positions):
@@ -76,12 +88,12 @@ def test_marching_and_rendering_make_the_same_picture(name):
                 inside = jnp.max(jnp.abs(positions), axis=-1) <= 2.0
                 return jnp.where(inside, density, 0.0), features
 
-        plain, settings, far = InCube(), RenderSettings(samples=(1024,)), 8.0
+        plain, sampler, far = InCube(), Stratified(1024), 8.0
     else:
-        plain = Within.of(field, space)
-        settings, far = RenderSettings(samples=(4096,), spacing="disparity"), 1e4
+        plain = WarpedField(field, space)
+        sampler, far = Stratified(4096, spacing="disparity"), 1e4
     truth = render_image(
-        plain, params, camera, settings, near=0.05, far=far, background=0.0, chunk=64
+        plain, params, camera, sampler, near=0.05, far=far, background=0.0, chunk=64
     )
     assert psnr(seen.colour, truth.colour) > 50.0
     assert psnr(seen.opacity, truth.opacity) > 50.0
@@ -102,33 +114,50 @@ def test_all_rays_through_a_place_of_contracted_space_meet_the_same_density():
     rays = Rays(*(jnp.asarray(x, jnp.float32) for x in (
         start, along, unit, np.full(64, 0.99), np.full(64, 1.01))))  # fmt: skip
 
+    @jax.tree_util.register_static
     @dataclasses.dataclass(frozen=True)
     class Even(Clouds):
         def density(self, params, positions):
             return jnp.ones(positions.shape[:-1]), jnp.zeros(positions.shape)
 
-    seen = march(Even(), None, grid(BALL, 1e-4), rays, MarchSettings(samples=4000, budget=4000.0))
-    optical = -np.log1p(-np.asarray(seen.rendering.opacity, np.float64))
+    sampler = OccupancySampler(grid(BALL, 1e-4), samples=4000)
+    seen = render(WarpedField(Even(), BALL), None, rays, sampler)
+    optical = -np.log1p(-np.asarray(seen.opacity, np.float64))
     expected = 0.02 * np.linalg.norm(along, axis=-1) / (0.8 * 3.0**2)
     # A ray takes a whole number of steps: at least 100 of them here.
     np.testing.assert_allclose(optical, expected, rtol=2e-2)
 
 
-def test_the_length_of_a_step_is_that_in_the_world_times_the_rate():
-    random = np.random.default_rng(0)
+def test_the_world_s_length_of_a_step_is_how_far_t_moves():
+    random, step = np.random.default_rng(0), 1e-6
     start, along = random.normal(size=(2, 50, 3)) * 2.0
     unit = along / np.linalg.norm(along, axis=-1, keepdims=True)
     with jax.enable_x64(True):
         rays = Rays(*map(jnp.asarray, (start, along, unit, np.zeros(50), np.full(50, np.inf))))
-        ball = Ball(jnp.asarray(BALL.centre, jnp.float64), jnp.asarray(0.8))
-        along_ray = pace(ball, rays)
+        ball = SphereContraction(jnp.asarray(BALL.centre, jnp.float64), jnp.asarray(0.8))
+        along_ray = arc_length(ball, rays)
         s = along_ray.length(jnp.asarray(random.uniform(0.0, 20.0, 50)))
-        slope = (along_ray.t(s + 1e-6) - along_ray.t(s - 1e-6)) / 2e-6
-        points = rays.at(along_ray.t(s)[:, None])[:, 0]
-        expected = slope * np.linalg.norm(along, axis=-1) * ball.rate(points) * 1.0
-        found = ball.length_of_step(along_ray.passing, ball.place(points))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert (np.asarray(found) <= 1.0 + 1e-9).all()
+        moved = (along_ray.t(s + step) - along_ray.t(s - step)) * np.linalg.norm(along, axis=-1)
+        found = 0.8 * along_ray.world_length(along_ray.t(s), jnp.asarray(2.0 * step))
+        np.testing.assert_allclose(found, moved, rtol=1e-4)
+        # In contracted space no step is longer than it says.
+        rate = ball.rate(rays.at(along_ray.t(s)[:, None])[:, 0])
+        assert (np.asarray(found * rate) <= 2.0 * step * (1.0 + 1e-9)).all()
+
+
+def test_the_world_s_length_of_a_step_in_the_cube_is_how_far_t_moves():
+    camera, step = camera_of("frustum"), 1e-6
+    with jax.enable_x64(True):
+        pixels = jnp.asarray(np.random.default_rng(0).uniform(0.0, 24.0, (50, 2)))
+        rays = cast_rays(jax.tree.map(lambda x: np.asarray(x, np.float64), camera), pixels)
+        ndc = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), FRUSTUM)
+        at = jnp.linspace(0.2, 0.95, 50)
+        # A step has its length in the cube, where the ray's direction need not have length 1.
+        speed = jnp.linalg.norm(ndc.rays(rays).directions, axis=-1)
+        moved = ndc.t(rays, at + step / speed) - ndc.t(rays, at - step / speed)
+        moved = moved * jnp.linalg.norm(rays.directions, axis=-1)
+        found = ndc.world_length(rays, ndc.t(rays, at), jnp.asarray(2.0 * step))
+        np.testing.assert_allclose(found, moved, rtol=1e-4)
 
 
 @pytest.mark.parametrize("back", [0.0, 3.0])
@@ -145,14 +174,15 @@ def test_no_sample_lies_behind_the_camera_or_beyond_near_and_far(back):
             jnp.stack([cube.near, 0.5 * (cube.near + cube.far)])))  # fmt: skip
         assert (t >= near - 1e-5).all()
         assert (t <= far).all()
-        seen = march(Clouds(50.0), jnp.float32(50.0), grid(FRUSTUM, 0.02), rays, MarchSettings())
-        depth = np.asarray(seen.rendering.depth)
-        hit = np.asarray(seen.rendering.opacity) > 0.5
+        field = WarpedField(Clouds(50.0), FRUSTUM)
+        seen = render(field, jnp.float32(50.0), rays, OccupancySampler(grid(FRUSTUM, 0.02)))
+        depth = np.asarray(seen.depth)
+        hit = np.asarray(seen.opacity) > 0.5
         assert hit.any()
         assert (depth[hit] >= max(near, 1.0 - back) - 1e-4).all()
         assert (depth[hit] <= far + 1e-4).all()
         if near:
-            inside = np.asarray(seen.rendering.depth_median)[hit]
+            inside = np.asarray(seen.depth_median)[hit]
             assert (inside >= 2.5 - 1e-4).all()
             assert (inside <= 6.0 + 1e-4).all()
 
@@ -176,38 +206,41 @@ def test_by_default_no_ray_of_a_full_grid_is_lost():
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(24.0), jnp.arange(24.0)), -1).reshape(-1, 2)
     rays = cast_rays(camera, pixels)
     field = Clouds(0.3)
-    seen = march(field, field.init(None), occupancy, rays, MarchSettings())
-    assert np.asarray(seen.complete).all()
-    few = march(field, field.init(None), occupancy, rays, MarchSettings(samples=8))
+    sampler = OccupancySampler(occupancy)
+    seen = render(field, field.init(None), rays, sampler)
+    assert np.asarray(seen.samples.complete).all()
+    few = render(field, field.init(None), rays, dataclasses.replace(sampler, samples=8)).samples
     assert not np.asarray(few.complete).all()
-    hit = np.asarray(seen.rendering.opacity) > 0.0
+    hit = np.asarray(seen.opacity) > 0.0
     assert not np.asarray(few.complete)[hit].all()
     # Steps that are shorter than a cell are as many as the numbers say.
     finer = dataclasses.replace(occupancy, step=cell / 3)
     some = jax.tree.map(lambda leaf: leaf[::97], rays)
-    assert np.asarray(march_rays(field, field.init(None), finer, some).complete).all()
+    assert np.asarray(
+        render_rays(field, field.init(None), some, OccupancySampler(finer)).samples.complete
+    ).all()
 
 
 def test_a_ray_that_was_given_up_in_the_dark_has_not_come_to_its_end_but_shows_what_it_would():
     cells = encode(jnp.ones((16,) * 3, bool), jnp.full((16,) * 3, 1e-6))
     occupancy = Occupancy(cells, jnp.full(3, -1.0), jnp.float32(0.125), jnp.float32(0.125))
     rays = cast_rays(Camera.look_at((0.0, -3.0, 0.0), width=4, height=4), jnp.full((1, 2), 2.0))
-    field, settings = Clouds(300.0), MarchSettings(samples=4)
-    seen = march(field, field.init(None), occupancy, rays, settings)
-    assert (bool(seen.cut[0]), bool(seen.dark[0]), bool(seen.complete[0])) == (True, True, False)
-    thin = march(field, jnp.float32(0.01), occupancy, rays, settings)
-    assert (bool(thin.cut[0]), bool(thin.dark[0]), bool(thin.complete[0])) == (True, False, False)
+    field, sampler = Clouds(300.0), OccupancySampler(occupancy, samples=4)
+    seen = render(field, field.init(None), rays, sampler)
+    assert (bool(seen.samples.truncated[0]), bool(seen.samples.complete[0])) == (True, False)
+    assert (bool(seen.is_dark[0]), bool(seen.is_complete[0])) == (True, False)
+    thin = render(field, jnp.float32(0.01), rays, sampler)
+    assert (bool(thin.samples.truncated[0]), bool(thin.samples.complete[0])) == (True, False)
+    assert (bool(thin.is_dark[0]), bool(thin.is_complete[0])) == (False, False)
 
 
 def test_a_ray_through_the_middle_of_the_ball_has_gradients():
-    field = Clouds()
 
     def colour(origin):
         along = jnp.array([[0.0, 1.0, 0.0]])
         rays = Rays(BALL.centre[None] + origin[None], along, along, jnp.zeros(1), jnp.array([9.0]))
-        return march_rays(
-            field, jnp.float32(1.0), grid(BALL, 0.1), rays, MarchSettings(samples=99)
-        ).rendering.colour.sum()
+        field, sampler = WarpedField(Clouds(), BALL), OccupancySampler(grid(BALL, 0.1), samples=99)
+        return render_rays(field, jnp.float32(1.0), rays, sampler).colour.sum()
 
     gradient = jax.jit(jax.grad(colour))(jnp.array([0.0, -4.0, 0.0]))
     assert np.isfinite(np.asarray(gradient)).all()

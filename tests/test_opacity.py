@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Rays, RenderSettings
-from jaxnerf.rendering import composite, sample_levels
+from jaxnerf import Hierarchical, Rays, render_rays
 
 
 class Waves:
@@ -51,18 +50,24 @@ def slow_weights(density, t, length) -> np.ndarray:
     list(itertools.product(("middle", "start"), ("depth", "disparity"), (False, True))),
 )
 def test_weights_under_jit_are_those_of_a_slow_loop_and_sum_to_at_most_1(sample_at, spacing, drawn):
-    settings = RenderSettings(samples=(64, 128), sample_at=sample_at, spacing=spacing)
+    sampler = Hierarchical((64, 128), spacing, sample_at)
     rays = rays_of_all_lengths(2000)
     length = np.linalg.norm(np.asarray(rays.directions, np.float64), axis=-1)
     key = jax.random.key(1) if drawn else None
 
     @jax.jit
     def see(rays):
-        levels = sample_levels(Waves(), jnp.float32(0.5), rays, settings, key)
-        return levels, [composite(level, rays).opacity for level in levels]
+        seen = render_rays(Waves(), jnp.float32(0.5), rays, sampler, key, proposals=True)
+        levels = (*seen.proposals, seen)
+        densities = [
+            Waves().density(jnp.float32(0.5), level.samples.positions(rays))[0] for level in levels
+        ]
+        return levels, densities
 
-    for level, opacity in zip(*see(rays), strict=True):
-        expected = slow_weights(level.density, level.t, length)
+    for level, density in zip(*see(rays), strict=True):
+        samples = level.samples
+        t = np.concatenate([samples.t0, samples.t1[:, -1:]], axis=-1)
+        expected = slow_weights(density, t, length)
         np.testing.assert_allclose(level.weights, expected, rtol=0, atol=1e-6)
-        assert float(opacity.max()) <= 1.0 + 2e-6
+        assert float(level.opacity.max()) <= 1.0 + 2e-6
         assert np.asarray(level.weights, np.float64).sum(axis=-1).max() <= 1.0 + 2e-6

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, Config, Run, Scene, VoxelField, march_rays, render_rays
+from jaxnerf import Camera, Config, Run, Scene, VoxelField, render_rays
 from jaxnerf.config import override
-from jaxnerf.occupancy import Occupancy, encode
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields.voxels import VoxelSettings
+from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import NdcFrame, Similarity, Split
-from jaxnerf.spaces import Ball, Frustum
 
-FIELD = VoxelField(width=8)
+VOXELS = VoxelSettings(width=8)
 RADIUS, DISTANCE = 1.0, 4.0
 TURN = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 # The user's unit is a half of the scene's, his frame is turned and shifted.
@@ -33,18 +34,19 @@ def scene_of(**what) -> Scene:
     return Scene("s", Path("s"), "test", {"train": split}, 2.0, 6.0, to_user=TO_USER, **what)
 
 
-def solid(mask: np.ndarray, origin: float, side: float, space=None) -> tuple[object, Occupancy]:
-    """A field that is opaque in the cells of a mask and empty elsewhere, with its occupancy."""
+def solid(mask: np.ndarray, origin: float, side: float, space=None) -> dict:
+    """A field that is opaque in the cells of a mask and empty elsewhere, as a Run has it."""
     size = len(mask)
     cell = side / size
-    params = FIELD.from_cells(jax.random.key(0), mask, np.full(3, origin, np.float32), cell, cell)
+    corner = np.full(3, origin, np.float32)
+    field = VoxelField.on_lattice(mask, corner, cell, cell, VOXELS, view_dependence=0.0)
+    params = field.init(jax.random.key(0))
     table = np.array(params.table)
     table[64:, 0] = 6.0
     params = dataclasses.replace(params, table=jnp.asarray(table))
     cells = encode(jnp.asarray(mask), jnp.float32(6.0))
-    return params, Occupancy(
-        cells, jnp.full(3, jnp.float32(origin)), jnp.float32(cell), jnp.float32(cell), space
-    )
+    occupancy = Occupancy(cells, jnp.asarray(corner), jnp.float32(cell), jnp.float32(cell), space)
+    return {"params": params, "voxels": field, "occupancy": occupancy, "step": 1}
 
 
 def middles(size: int, origin: float, side: float) -> np.ndarray:
@@ -55,9 +57,9 @@ def middles(size: int, origin: float, side: float) -> np.ndarray:
 @pytest.fixture(scope="module")
 def ball() -> Run:
     mask = np.linalg.norm(middles(24, -1.5, 3.0), axis=-1) < RADIUS
-    params, occupancy = solid(mask, -1.5, 3.0)
-    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "bounded"})
-    return Run(Path("r"), config, scene_of(), params, 1, occupancy)
+    known = solid(mask, -1.5, 3.0)
+    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "bounded"})
+    return Run(Path("r"), config, scene_of(), **known)
 
 
 def in_user_frame(camera: Camera) -> Camera:
@@ -110,11 +112,11 @@ def test_so_is_the_paper_s_network_and_nothing_that_it_never_learned(times):
 
 def test_a_sky_beyond_far_is_seen():
     """Only a shell beyond some 10 radii holds something; far, from points perhaps, is 6."""
-    space = Ball(jnp.zeros(3), jnp.float32(1.0))
+    space = SphereContraction(jnp.zeros(3), jnp.float32(1.0))
     mask = np.linalg.norm(middles(64, -2.0, 4.0), axis=-1) > 2.0 - 1.0 / 10.0
-    params, occupancy = solid(mask, -2.0, 4.0, space)
-    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "unbounded"})
-    run = Run(Path("r"), config, scene_of(unbounded=True), params, 1, occupancy)
+    known = solid(mask, -2.0, 4.0, space)
+    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "unbounded"})
+    run = Run(Path("r"), config, scene_of(unbounded=True), **known)
     seen = run.render(in_user_frame(camera_at((0.0, -4.0, 0.3))))
     assert (seen.opacity > 0.7).all()
     assert (seen.depth_median > 8.0 * TO_USER.scale).all()
@@ -122,12 +124,12 @@ def test_a_sky_beyond_far_is_seen():
 
 def test_a_far_plane_is_seen_in_front_of_cameras_that_look_the_same_way():
     frame = NdcFrame((40.0, 40.0), (33, 33), 1.0)
-    space = Frustum(*(jnp.asarray(x, jnp.float32) for x in (frame.focal, frame.size, 1.0, 1.0)))
+    space = NdcSpace(*(jnp.asarray(x, jnp.float32) for x in (frame.focal, frame.size, 1.0, 1.0)))
     mask = np.zeros((32,) * 3, bool)
     mask[:, :, -1] = True  # the last cell: beyond 16 near planes
-    params, occupancy = solid(mask, -1.0, 2.0, space)
-    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "forward"})
-    run = Run(Path("r"), config, scene_of(ndc=frame), params, 1, occupancy)
+    known = solid(mask, -1.0, 2.0, space)
+    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "forward"})
+    run = Run(Path("r"), config, scene_of(ndc=frame), **known)
     for z in (0.0, -2.0, -5.0):  # also beyond the near plane
         camera = camera_at((0.0, 0.0, z), (0.0, 0.0, -9.0), (0.0, 1.0, 0.0))
         seen = run.render(in_user_frame(camera))
@@ -139,11 +141,11 @@ def test_a_far_plane_is_seen_in_front_of_cameras_that_look_the_same_way():
 @pytest.mark.parametrize("distance", [4.0, 2.5, 1.6])
 def test_a_camera_that_moves_nearer_does_not_see_through_what_it_comes_to(distance):
     """Training's cameras stand at 4, and their rays begin at 2."""
-    space = Ball(jnp.zeros(3), jnp.float32(4.0))
+    space = SphereContraction(jnp.zeros(3), jnp.float32(4.0))
     mask = np.linalg.norm(middles(64, -2.0, 4.0), axis=-1) < 1.5 / 4.0
-    params, occupancy = solid(mask, -2.0, 4.0, space)
-    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "unbounded"})
-    run = Run(Path("r"), config, scene_of(unbounded=True), params, 1, occupancy)
+    known = solid(mask, -2.0, 4.0, space)
+    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "unbounded"})
+    run = Run(Path("r"), config, scene_of(unbounded=True), **known)
     seen = run.render(in_user_frame(camera_at((0.0, -distance, 0.0))))
     assert abs(seen.depth_median[16, 16] - (distance - 1.5) * TO_USER.scale) < 0.6
 
@@ -151,11 +153,11 @@ def test_a_camera_that_moves_nearer_does_not_see_through_what_it_comes_to(distan
 @pytest.mark.parametrize("forward", [0.0, 1.5])
 def test_nor_does_one_in_front_of_a_forward_facing_scene(forward):
     frame = NdcFrame((40.0, 40.0), (33, 33), 1.0)
-    space = Frustum(*(jnp.asarray(x, jnp.float32) for x in (frame.focal, frame.size, 1.0, 1.0)))
+    space = NdcSpace(*(jnp.asarray(x, jnp.float32) for x in (frame.focal, frame.size, 1.0, 1.0)))
     mask = np.zeros((32,) * 3, bool)
     mask[:, :, 16] = True  # in the cube from 0 on: at depth 2
-    params, occupancy = solid(mask, -1.0, 2.0, space)
-    config = override(Config(method="voxels", voxels=FIELD), {"scene.space": "forward"})
+    known = solid(mask, -1.0, 2.0, space)
+    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "forward"})
     scene = dataclasses.replace(scene_of(ndc=frame), near=1.2)
     poses = np.tile(np.eye(3, 4, dtype=np.float32), (8, 1, 1))
     split = scene.splits["train"]
@@ -163,7 +165,7 @@ def test_nor_does_one_in_front_of_a_forward_facing_scene(forward):
     scene = dataclasses.replace(
         scene, splits={"train": dataclasses.replace(split, cameras=cameras)}
     )
-    run = Run(Path("r"), config, scene, params, 1, occupancy)
+    run = Run(Path("r"), config, scene, **known)
     camera = camera_at((0.0, 0.0, -forward), (0.0, 0.0, -9.0), (0.0, 1.0, 0.0))
     seen = run.render(in_user_frame(camera))
     assert seen.opacity[16, 16] > 0.9
@@ -175,22 +177,21 @@ def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     x, y = np.meshgrid(np.arange(33) + 0.5, np.arange(33) + 0.5)
     pixels = jnp.asarray(np.stack([x, y], -1).reshape(-1, 2), jnp.float32)
     rays = ball.rays(camera, pixels)
-    march = jax.jit(march_rays, static_argnums=0)
-    seen = march(ball.field, ball.params, ball.occupancy, rays)
+    seen = jax.jit(render_rays)(ball.field, ball.params, rays, ball.sampler)
     picture = ball.render(camera)
-    smooth = ball.config.evaluation.smooth_edges
+    smooth = ball.config.evaluation.edge_supersampling
     assert smooth > 0.0  # so pixels at edges differ
-    apart = np.abs(np.asarray(seen.rendering.opacity).reshape(33, 33) - picture.opacity)
+    apart = np.abs(np.asarray(seen.opacity).reshape(33, 33) - picture.opacity)
     assert np.median(apart) < 1e-3
     assert apart.mean() < 0.05
-    depth = np.asarray(seen.rendering.depth_median).reshape(33, 33) * TO_USER.scale
+    depth = np.asarray(seen.depth_median).reshape(33, 33) * TO_USER.scale
     assert abs(depth[16, 16] - picture.depth_median[16, 16]) < 0.3
 
     config = override(Config(method="nerf"), {"scene.space": "bounded", "render.samples": (16, 16)})
     run = Run(Path("r"), config, scene_of(), (None,), 1)
     run.__dict__["field"] = (SoftBall(),)
-    render = jax.jit(render_rays, static_argnums=(0, 3))
-    plain = render(run.field, run.params, run.rays(camera, pixels), run.config.render)
+    render = jax.jit(render_rays, static_argnums=0)
+    plain = render(run.field, run.params, run.rays(camera, pixels), run.sampler)
     np.testing.assert_allclose(
         np.asarray(plain.colour).reshape(33, 33, 3), run.render(camera).colour, atol=1e-5
     )

@@ -28,7 +28,7 @@ def test_more_seconds_never_choose_less():
     chosen = [for_seconds(seconds) for seconds in sorted(BUDGETS)]
     for config in chosen:
         assert override(config, {}) == config  # which checks that values fit one another
-    keys = [f"voxels.{name}" for name in ("features", "width", "direction_degree")]
+    keys = [f"voxels.{name}" for name in ("features", "width", "sh_degree")]
     keys += [f"growing.{name}" for name in ("points", "finer", "unseen_below")]
     flat = [flatten(config) for config in chosen]
     for key in keys:

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, Field, RenderSettings, cast_rays, project, render_image, render_rays
+from jaxnerf import (
+    Camera,
+    Field,
+    Hierarchical,
+    Stratified,
+    cast_rays,
+    project,
+    render_image,
+    render_rays,
+)
 from jaxnerf.cameras import pixel_centres
 from jaxnerf.fields.nerf import NerfField
 
@@ -61,7 +70,7 @@ def test_fog_has_the_closed_form_colour_along_the_true_length_of_each_ray(lens):
     camera = dataclasses.replace(camera, lens=lens)
     params = Fog().init(None)
     image = render_image(
-        Fog(), params, camera, RenderSettings(samples=(16,)), near=1.0, far=3.0, background=0.25
+        Fog(), params, camera, Hierarchical((16,)), near=1.0, far=3.0, background=0.25
     )
     rays = cast_rays(camera, jnp.asarray(pixel_centres(9, 7)))
     length = 2.0 * np.linalg.norm(np.asarray(rays.directions), axis=-1)
@@ -74,7 +83,7 @@ def test_fog_has_the_closed_form_colour_along_the_true_length_of_each_ray(lens):
 @pytest.mark.parametrize("eye", [(3.0, -4.0, 2.0), (-3.0, -3.0, 1.5), (4.0, 2.0, -3.0)])
 def test_every_ball_appears_where_it_is_projected_in_its_colour(eye):
     camera = Camera.look_at(eye, width=80, height=60, field_of_view=50.0)
-    settings = RenderSettings(samples=(64, 64))
+    settings = Hierarchical((64, 64))
     image = render_image(Balls(), AXIS_BALLS, camera, settings, near=2.0, far=8.0, background=0.0)
     for axis in range(3):
         pixel, depth = project(camera, AXIS_BALLS["centres"][axis])
@@ -94,7 +103,7 @@ def test_from_the_front_x_is_right_and_z_is_up():
         Balls(),
         AXIS_BALLS,
         camera,
-        RenderSettings(samples=(64,)),
+        Hierarchical((64,)),
         near=3.0,
         far=7.0,
         background=0.0,
@@ -110,8 +119,8 @@ def test_from_the_front_x_is_right_and_z_is_up():
 def test_normals_of_a_ball_point_outwards():
     params = {"centres": jnp.zeros((1, 3)), "colours": jnp.ones((1, 3)), "radius": jnp.array(1.0)}
     camera = Camera.look_at((0.0, -4.0, 0.0), width=21, height=21, field_of_view=40.0)
-    settings = RenderSettings(samples=(128, 64), with_normals=True)
-    image = render_image(Balls(), params, camera, settings, near=2.0, far=6.0)
+    settings = Hierarchical((128, 64))
+    image = render_image(Balls(), params, camera, settings, near=2.0, far=6.0, normals=True)
     rays = cast_rays(camera, jnp.asarray(pixel_centres(21, 21)))
     origin, view = np.asarray(rays.origins), np.asarray(rays.view_directions)
     along = -(origin * view).sum(-1)
@@ -126,11 +135,12 @@ def test_normals_of_a_ball_point_outwards():
 
 def test_the_surface_renderer_is_the_hard_limit():
     camera = Camera.look_at((3.0, -4.0, 2.0), width=24, height=18, field_of_view=50.0)
-    volume = RenderSettings(samples=(256,))
-    surface = dataclasses.replace(volume, compositing="surface")
+    sampler = Stratified(256)
     hard = Balls(sharpness=4000.0)
-    soft = render_image(hard, AXIS_BALLS, camera, volume, near=2.0, far=8.0)
-    first = render_image(hard, AXIS_BALLS, camera, surface, near=2.0, far=8.0)
+    soft = render_image(hard, AXIS_BALLS, camera, sampler, near=2.0, far=8.0)
+    first = render_image(
+        hard, AXIS_BALLS, camera, sampler, near=2.0, far=8.0, compositing="surface"
+    )
     assert set(np.unique(first.opacity)) == {0.0, 1.0}
     clear = (soft.opacity < 0.01) | (soft.opacity > 0.99)
     assert clear.mean() > 0.9
@@ -142,10 +152,10 @@ def test_rays_jit_vmap_and_loops_agree():
     params = field.init(jax.random.key(0))
     camera = Camera.look_at((0.0, -4.0, 1.0), width=4, height=4)
     rays = cast_rays(camera, jnp.asarray(pixel_centres(4, 3)), 2.0, 6.0)
-    settings = RenderSettings(samples=(8, 8), with_normals=True)
+    settings = Hierarchical((8, 8))
 
     def render(rays):
-        return render_rays(field, params, rays, settings)
+        return render_rays(field, params, rays, settings, normals=True)
 
     whole = render(rays)
     mapped = jax.jit(jax.vmap(jax.vmap(render)))(rays)
@@ -162,7 +172,7 @@ def test_gradients_reach_the_parameters_of_every_level_and_the_pose():
     def brightness(params, pose):
         posed = dataclasses.replace(camera, camera_to_world=pose)
         rays = cast_rays(posed, jnp.asarray(pixel_centres(4, 4)), 2.0, 6.0)
-        return render_rays(fields, params, rays, RenderSettings(samples=(8, 8))).colour.sum()
+        return render_rays(fields, params, rays, Hierarchical((8, 8))).colour.sum()
 
     to_params, to_pose = jax.jit(jax.grad(brightness, argnums=(0, 1)))(
         params, jnp.asarray(camera.camera_to_world)
@@ -176,7 +186,7 @@ def test_gradients_reach_the_parameters_of_every_level_and_the_pose():
 
 def test_one_compilation_serves_every_size_and_chunks_leave_no_seam():
     params = AXIS_BALLS
-    settings = RenderSettings(samples=(33,))
+    settings = Hierarchical((33,))
     compiled = []
 
     @dataclasses.dataclass(frozen=True)
@@ -197,7 +207,7 @@ def test_one_compilation_serves_every_size_and_chunks_leave_no_seam():
 
 def test_one_device_and_two_give_the_same_picture():
     camera = Camera.look_at((3.0, -4.0, 2.0), width=11, height=9)
-    settings = RenderSettings(samples=(16, 16))
+    settings = Hierarchical((16, 16))
     pictures = [
         render_image(
             Balls(), AXIS_BALLS, camera, settings, near=2.0, far=8.0, chunk=32,
@@ -214,7 +224,7 @@ def test_hierarchical_samples_find_what_stratified_ones_barely_touch():
     camera = Camera.look_at((0.0, -4.0, 0.0), width=1, height=1, field_of_view=1.0)
 
     def error(samples):
-        settings = RenderSettings(samples=samples)
+        settings = Hierarchical(samples)
         image = render_image(Balls(400.0), thin, camera, settings, near=2.0, far=6.0)
         return abs(image.opacity[0, 0] - (1.0 - np.exp(-100.0 * 0.04)))
 
@@ -228,6 +238,6 @@ def test_levels_and_fields_must_match():
         Camera.look_at((0.0, -4.0, 0.0), width=2, height=2), jnp.ones((1, 2)), 2.0, 6.0
     )
     with pytest.raises(ValueError, match="2 levels of samples, but 3 fields"):
-        render_rays((field,) * 3, (params,) * 3, rays, RenderSettings(samples=(4, 4)))
+        render_rays((field,) * 3, (params,) * 3, rays, Hierarchical((4, 4)))
     with pytest.raises(ValueError, match="at least 2"):
-        render_rays(field, params, rays, RenderSettings(samples=()))
+        render_rays(field, params, rays, Hierarchical(()))

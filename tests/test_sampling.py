@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jaxnerf.compositing import volume_weights
-from jaxnerf.sampling import hierarchical, invert_cdf, merge, midpoints, stratified, unit_strata
+from jaxnerf.sampling.intervals import (
+    hierarchical,
+    invert_cdf,
+    merge,
+    midpoints,
+    stratified,
+    unit_strata,
+)
 
 FALSE_ALARM = 1e-6
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
 
-from jaxnerf.footprints import carve
+from jaxnerf.rendering.footprints import carve
 from jaxnerf.silhouettes import TILE, possible_cells, silhouettes, tight_cube
 
 TILES = SIDE // TILE

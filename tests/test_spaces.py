@@ -8,15 +8,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxnerf.cameras import Rays
+from jaxnerf.contraction import NdcSpace, SphereContraction, arc_length
+from jaxnerf.fields.warped import WarpedField
 from jaxnerf.kernels.compositing import march_distortion
-from jaxnerf.occupancy import Occupancy, encode, march
-from jaxnerf.spaces import Ball, Frustum, Within, pace
+from jaxnerf.sampling.occupancy import Occupancy, encode
+from jaxnerf.sampling.traversal import march
 
 SEEDS = st.integers(0, 2**32 - 1)
 CENTRE, RADIUS = np.array([0.3, -0.2, 0.5]), 1.7
 
 
-def random_rays(seed: int, count: int = 64, dtype=np.float32) -> tuple[Ball, Rays]:
+def random_rays(seed: int, count: int = 64, dtype=np.float32) -> tuple[SphereContraction, Rays]:
     """Rays in and around a ball, through its middle and past it, with directions of any length."""
     random = np.random.default_rng(seed)
     origins = CENTRE + RADIUS * random.normal(size=(count, 3)) * random.choice([0.1, 1.0, 3.0])
@@ -26,7 +28,7 @@ def random_rays(seed: int, count: int = 64, dtype=np.float32) -> tuple[Ball, Ray
     unit = arrays[1] / np.linalg.norm(arrays[1], axis=-1, keepdims=True)
     near, far = np.zeros(count, dtype), np.full(count, np.inf, dtype)
     rays = Rays(*map(jnp.asarray, (*arrays, unit, near, far)))
-    return Ball(jnp.asarray(CENTRE, dtype), jnp.asarray(RADIUS, dtype)), rays
+    return SphereContraction(jnp.asarray(CENTRE, dtype), jnp.asarray(RADIUS, dtype)), rays
 
 
 def contracted_by_the_paper(points: np.ndarray) -> np.ndarray:
@@ -41,7 +43,7 @@ def contracted_by_the_paper(points: np.ndarray) -> np.ndarray:
 def test_lengths_and_distances_are_each_others_inverse(seed):
     with jax.enable_x64(True):
         ball, rays = random_rays(seed, dtype=np.float64)
-        along = pace(ball, rays)
+        along = arc_length(ball, rays)
         for t in (0.0, 0.3, 1.0, 7.0, 300.0):
             at = jnp.full(rays.near.shape, t)
             np.testing.assert_allclose(along.t(along.length(at)), at, rtol=1e-6, atol=1e-6)
@@ -52,7 +54,7 @@ def test_lengths_and_distances_are_each_others_inverse(seed):
 def test_the_rate_is_the_formula_s(seed):
     with jax.enable_x64(True):
         ball, rays = random_rays(seed, dtype=np.float64)
-        along = pace(ball, rays)
+        along = arc_length(ball, rays)
         t, small = jnp.asarray(np.linspace(0.01, 9.0, rays.near.shape[0])), 1e-6
         rate = (along.length(t + small) - along.length(t - small)) / (2.0 * small)
         x = (
@@ -71,7 +73,7 @@ def test_the_rate_is_the_formula_s(seed):
 def test_contracted_points_never_outrun_the_length(seed):
     with jax.enable_x64(True):
         ball, rays = random_rays(seed, dtype=np.float64)
-        along = pace(ball, rays)
+        along = arc_length(ball, rays)
         begin, end = along.length(rays.near), along.length(rays.far)
         s = np.linspace(np.asarray(begin), np.asarray(end) - 1e-6, 400)
         t = np.stack([np.asarray(along.t(jnp.asarray(row))) for row in s])
@@ -84,7 +86,7 @@ def test_contracted_points_never_outrun_the_length(seed):
 
 def test_all_of_space_is_reached():
     ball, rays = random_rays(3)
-    along = pace(ball, rays)
+    along = arc_length(ball, rays)
     t = np.asarray(along.t(along.length(rays.far)))
     points = np.asarray(rays.origins) + t[:, None] * np.asarray(rays.directions)
     norm = np.linalg.norm(np.asarray(ball.place(jnp.asarray(points))), axis=-1)
@@ -92,7 +94,7 @@ def test_all_of_space_is_reached():
     assert (norm <= 2.0).all()
 
 
-walk = jax.jit(march, static_argnames=("samples", "lookups", "finer"))
+walk = jax.jit(march, static_argnames=("samples", "max_steps"))
 
 
 @given(SEEDS, st.sampled_from([0.02, 0.3, 1.0]))
@@ -109,8 +111,8 @@ def test_march_finds_what_a_loop_without_jumps_finds(seed, share):
         encode(jnp.asarray(mask), jnp.asarray(density, jnp.float32)),
         jnp.full(3, -2.0), jnp.asarray(cell), jnp.asarray(step), ball,
     )  # fmt: skip
-    found = jax.tree.map(np.asarray, walk(occupancy, rays, samples=samples, lookups=samples))
-    along = pace(ball, rays)
+    found = jax.tree.map(np.asarray, walk(occupancy, rays, samples=samples, max_steps=samples))
+    along = arc_length(ball, rays)
     begin, end = np.asarray(along.length(rays.near)), np.asarray(along.length(rays.far))
     s = begin + (np.arange(samples)[:, None] + 0.5) * step
     t = np.asarray(jax.vmap(along.t)(jnp.asarray(s, jnp.float32)))
@@ -123,7 +125,7 @@ def test_march_finds_what_a_loop_without_jumps_finds(seed, share):
     # Rays that touch a wall, or end with a sample, may be seen either way in float32.
     near_wall = (np.abs(place - np.round(place)) < 1e-3).any(axis=-1) | (np.abs(s - end) < 1e-3)
     sure = ~(near_wall & (s < end + 1e-3)).any(axis=0)
-    assert not found.cut.any()
+    assert not found.truncated.any()
     for lane in np.flatnonzero(sure):
         expected = t[hit[:, lane], lane]
         assert found.count[lane] == len(expected)
@@ -139,7 +141,7 @@ def test_the_ball_and_back(where):
     np.testing.assert_allclose(ball.world(found), points, rtol=1e-5)
 
 
-def forward_rays(count: int = 32) -> tuple[Frustum, Rays]:
+def forward_rays(count: int = 32) -> tuple[NdcSpace, Rays]:
     """Cameras around the origin that look along -z, more or less; the last one backwards."""
     random = np.random.default_rng(1)
     origins = random.uniform(-0.1, 0.1, (count, 3))
@@ -147,7 +149,7 @@ def forward_rays(count: int = 32) -> tuple[Frustum, Rays]:
     directions[-1, 2] = 0.5
     unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
     rays = (origins, directions, unit, np.zeros(count), np.full(count, np.inf))
-    frustum = Frustum(
+    frustum = NdcSpace(
         jnp.array([50.0, 60.0]), jnp.array([40.0, 30.0]), jnp.asarray(1.2), jnp.asarray(1.3)
     )
     return frustum, Rays(*(jnp.asarray(x, jnp.float32) for x in rays))
@@ -180,7 +182,7 @@ def test_march_through_a_cube_takes_its_samples_evenly_there():
         encode(jnp.ones((8,) * 3, bool), jnp.full((8,) * 3, 2.0**-10)),
         jnp.full(3, -1.0), jnp.float32(0.25), jnp.float32(0.1), frustum,
     )  # fmt: skip
-    found = jax.tree.map(np.asarray, walk(occupancy, rays, samples=64, lookups=64))
+    found = jax.tree.map(np.asarray, walk(occupancy, rays, samples=64, max_steps=64))
     assert found.count[-1] == 0
     for lane in range(len(found.count) - 1):
         count = found.count[lane]
@@ -200,7 +202,8 @@ def test_distortion_is_the_double_sum_of_the_paper(seed):
     edges = np.sort(random.uniform(size=(9, 2)), axis=0)
     step = random.uniform(0.01, 0.1, 2)
     weights = random.dirichlet(np.ones(9), 2).T * random.choice([0.3, 1.0])
-    found = march_distortion(*(jnp.asarray(x, jnp.float32) for x in (weights, edges, step)))
+    widths = np.broadcast_to(step, edges.shape)
+    found = march_distortion(*(jnp.asarray(x, jnp.float32) for x in (weights, edges, widths)))
     for ray in range(2):
         w, s = weights[:, ray], edges[:, ray]
         pairs = sum(w[i] * w[j] * abs(s[i] - s[j]) for i in range(9) for j in range(9))
@@ -218,7 +221,7 @@ class Uniform:
 @pytest.mark.parametrize("kind", ["ball", "frustum"])
 def test_a_field_within_a_space_is_as_dense_as_its_space_is_long(kind):
     space = random_rays(0)[0] if kind == "ball" else forward_rays()[0]
-    field = Within.of(Uniform(), space)
+    field = WarpedField(Uniform(), space)
     out = np.array([0.0, 0.0, -1.0])
     start = CENTRE if kind == "ball" else np.zeros(3)
     t = np.linspace(1.3, 60.0, 40_001)
@@ -227,4 +230,3 @@ def test_a_field_within_a_space_is_as_dense_as_its_space_is_long(kind):
     way = np.sum(np.asarray(density)) * (t[1] - t[0])
     length = np.linalg.norm(np.asarray(places)[-1] - np.asarray(places)[0])
     np.testing.assert_allclose(way, length, rtol=1e-2)
-    assert hash(field) == hash(Within.of(field.field, space))

@@ -11,7 +11,7 @@ from ball import CENTRE, RADIUS, cell_centres, photographs
 from jaxnerf import Config, placement
 from jaxnerf.checkpoints import Checkpoints
 from jaxnerf.cli.messages import how_fine
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.fitting import Trainer, fit
 from jaxnerf.growing import GrowingConfig
 from jaxnerf.growth import create_growing_state, grow
@@ -19,7 +19,7 @@ from jaxnerf.scenes import Split
 from jaxnerf.stages import GrowingTrainer, block_size, local
 from jaxnerf.training import TrainingConfig
 
-FIELD = VoxelField(width=8)
+VOXELS = VoxelSettings(width=8)
 # A stage begins at step 24, and the occupancy is brought up to date at steps 9, 18, 27, ... The budget
 # is small enough that batches grow meanwhile.
 GROWING = GrowingConfig(
@@ -30,11 +30,11 @@ CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=
 
 
 def trainer(split: Split) -> GrowingTrainer:
-    return GrowingTrainer(split, field=FIELD, growing=GROWING, config=CONFIG)
+    return GrowingTrainer(split, voxels=VOXELS, growing=GROWING, config=CONFIG)
 
 
 def first_state(split: Split):
-    return create_growing_state(FIELD, split, GROWING, CONFIG)
+    return create_growing_state(VOXELS, split, GROWING, CONFIG)
 
 
 def assert_same(one, other):
@@ -78,8 +78,8 @@ def test_training_learns_the_ball_over_two_stages(split, whole_run):
     assert sizes[0] < max(sizes)
     before, last = states[24], states[60]
     assert (int(before.stage), int(last.stage)) == (0, 1)
-    assert float(last.params[0].voxel) < float(before.params[0].voxel)
-    assert (float(before.params[0].directional), float(last.params[0].directional)) == (0.0, 1.0)
+    assert float(last.field.spacing) < float(before.field.spacing)
+    assert (float(before.field.view_dependence), float(last.field.view_dependence)) == (0.0, 1.0)
     centres, full = cell_centres(last.occupancy)
     away = np.linalg.norm(centres - CENTRE, axis=-1)
     cell = float(last.occupancy.cell)
@@ -96,7 +96,7 @@ def test_two_runs_are_the_same_to_the_bit(split, whole_run):
 @pytest.mark.parametrize("step", [13, 18, 24, 27], ids=["mid", "refresh", "growth", "second"])
 def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run, step, tmp_path):
     config = dataclasses.replace(
-        Config(), method="voxels", voxels=FIELD, growing=GROWING, training=CONFIG
+        Config(), method="voxels", voxels=VOXELS, growing=GROWING, training=CONFIG
     )
     states = whole_run[1]
     Checkpoints(tmp_path).save(states[step])
@@ -126,7 +126,7 @@ def test_a_total_that_moves_in_the_last_stage_does_not_end_it_and_is_resumed(spl
 
     kept = until(moved, 39)
     assert int(kept[39].stage) == 1
-    assert kept[39].params[0].table.shape == moved.params[0].table.shape
+    assert kept[39].params.table.shape == moved.params.table.shape
     assert_same(until(kept[33], 39)[39], kept[39])
 
 
@@ -134,16 +134,16 @@ def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
     split, whole_run, monkeypatch
 ):
     states = whole_run[1]
-    small, large = (states[step].params[0].table.nbytes for step in (24, 27))
+    small, large = (states[step].params.table.nbytes for step in (24, 27))
     assert small < large
     monkeypatch.setattr(placement, "_MOST_COPIED", small)
     way, devices, kept = trainer(split), {}, {}
     for report in fit(first_state(split), way, report_every=1):
-        devices[report.step] = len(report.state.params[0].table.devices())
+        devices[report.step] = len(report.state.params.table.devices())
         kept[report.step] = local(way.whole(report.state)) if report.step in (27, 60) else None
     assert [devices[step] for step in (1, 24, 25, 60)] == [2, 2, 1, 1]
     # The same steps but for rounding, and for the rays of which a device's budget had no room.
-    found, expected = kept[27].params[0].table, states[27].params[0].table
+    found, expected = kept[27].params.table, states[27].params.table
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
     *_, again = fit(kept[27], trainer(split), report_every=50)
     assert_same(way.whole(again.state), kept[60])
@@ -155,16 +155,15 @@ def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
 
 def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split, whole_run):
     before = whole_run[1][24]
-    after = grow(before, 1, split, FIELD, GROWING, CONFIG)
-    (old,), (new,) = jax.tree.map(jnp.asarray, (before.params, after.params))
+    after = grow(before, 1, split, GROWING, CONFIG)
     centres, full = cell_centres(after.occupancy)
     at = jnp.asarray(centres[full], jnp.float32)
-    was, now = (np.asarray(FIELD.density(params, at)[0]) for params in (old, new))
+    was, now = (np.asarray(x.field.density(x.params, at)[0]) for x in (before, after))
     # The lattice is another, so that they agree between its points but roughly.
     assert np.corrcoef(np.log(was + 0.1), np.log(now + 0.1))[0, 1] > 0.8
     assert all(float(jnp.max(jnp.abs(m))) == 0.0 for m in jax.tree.leaves(after.optimizer.mu))
-    assert float(after.occupancy.step) == pytest.approx(float(new.voxel))
-    assert after.optimizer.mu.table.shape == new.table.shape
+    assert float(after.occupancy.step) == pytest.approx(float(after.field.spacing))
+    assert after.optimizer.mu.table.shape == after.params.table.shape
 
 
 def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
@@ -181,7 +180,7 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     assert full.effort(60) - small.effort(60) == pytest.approx(saved, rel=0.03)
     assert full.effort(60) / full.load < small.effort(60) / small.load < 1.5 * full.effort(60)
     fine = dataclasses.replace(GROWING, resolutions=(64, 128), voxels_for_steps=0.0, points=0)
-    way = GrowingTrainer(split, field=FIELD, growing=fine, config=CONFIG)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=fine, config=CONFIG)
     assert 1.0 < way.effort(60) < 4.0
 
 
@@ -195,12 +194,12 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     config = dataclasses.replace(Config(), method="voxels", growing=growing)
     assert how_fine(config, 512).startswith("160 voxels along a side in the end, not 200,")
     assert how_fine(config, 1000) == how_fine(Config(), 8) == ""
-    way = GrowingTrainer(split, field=FIELD, growing=growing, config=CONFIG)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=CONFIG)
     efforts = [way.effort(total) for total in (8, 100, 512, 1000, 2000)]
     assert efforts[:4] == sorted(set(efforts[:4]))
     assert 1.0 < efforts[3] == efforts[4]
     many = dataclasses.replace(growing, points=2_000_000)
-    way = GrowingTrainer(split, field=FIELD, growing=many, config=CONFIG)
+    way = GrowingTrainer(split, voxels=VOXELS, growing=many, config=CONFIG)
     assert efforts[2] < way.effort(512) < way.effort(4000) == way.effort(8000)
     config = dataclasses.replace(config, growing=many)
     assert how_fine(config, 512).startswith(

@@ -16,16 +16,16 @@ import optax
 import pytest
 from scene_factory import TINY, write_scene
 
-from jaxnerf import Camera, RenderSettings, cast_rays
+from jaxnerf import Camera, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fitting import FitError, fit
 from jaxnerf.placement import local_share, memory_like, replicate
-from jaxnerf.rendering import composite, sample_levels
 from jaxnerf.runs import load_run
 from jaxnerf.scenes import Split
 from jaxnerf.training import (
     NerfTrainer,
+    RenderSettings,
     TrainingConfig,
     create_state,
     learning_rate,
@@ -136,10 +136,12 @@ def test_the_loss_is_the_mean_squared_error_of_both_levels():
         rays = cast_rays(split.cameras[camera], jnp.asarray(pixel, jnp.float32) + 0.5, 2.0, 6.0)
         ray_key, _ = jax.random.split(jax.random.fold_in(key, ray))
         target = colour[:3] / 255.0 * colour[3] / 255.0
-        levels = sample_levels((FIELD, FIELD), state.params, rays, SETTINGS, ray_key)
-        for errors, level in zip((coarse_errors, fine_errors), levels, strict=True):
-            seen = np.asarray(composite(level, rays, 0.0).colour)
-            errors.append(np.mean((seen - target) ** 2))
+        fine = render_rays(
+            (FIELD, FIELD), state.params, rays, SETTINGS.sampler(), ray_key, 0.0, proposals=True
+        )
+        (coarse,) = fine.proposals
+        for errors, level in ((coarse_errors, coarse), (fine_errors, fine)):
+            errors.append(np.mean((np.asarray(level.colour) - target) ** 2))
     fine, coarse = np.mean(fine_errors), np.mean(coarse_errors)
     np.testing.assert_allclose(metrics["mse"], fine, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss"], fine + 0.5 * coarse, rtol=1e-4)

@@ -13,14 +13,14 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.checkpoints import RunError
 from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.fitting import bounds_of, first_state, fit, space_of, suited, trainer_of
 from jaxnerf.growing import GrowingConfig
-from jaxnerf.occupancy import Occupancy
 from jaxnerf.presets import preset
 from jaxnerf.runs import Run, read_config, run_of
+from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
-from jaxnerf.spaces import Ball, Frustum
 from jaxnerf.stages import local
 from jaxnerf.training import TrainingConfig
 
@@ -32,7 +32,7 @@ def scene_of(split: Split, **what) -> Scene:
 CONFIG = Config(
     method="voxels",
     scene=SceneConfig(ball=0.5),  # so few voxels as here must not be spent on what lies between
-    voxels=VoxelField(width=8),
+    voxels=VoxelSettings(width=8),
     growing=GrowingConfig(
         resolutions=(32, 64), shares=(0.5,), cells=32, samples=64, lookups=96, budget=24.0,
         refresh_every=50,
@@ -99,7 +99,7 @@ def test_a_frustum_holds_all_that_its_cameras_see():
     config = suited(CONFIG, scene)
     space = space_of(config, scene)
     assert config.scene.space == "forward"
-    assert isinstance(space, Frustum)
+    assert isinstance(space, NdcSpace)
     # On the near plane, half a unit aside: 40 * 0.5 = 20 of 32 pixels beyond the middle one's edge.
     np.testing.assert_allclose(space.reach, 1.0 + 20.0 / 32.0, rtol=1e-5)
 
@@ -108,7 +108,7 @@ def test_a_frustum_holds_all_that_its_cameras_see():
 def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ball):
     scene = scene_of(photographs(), unbounded=True)
     space = space_of(suited(override(CONFIG, {"scene.ball": ball}), scene), scene)
-    assert isinstance(space, Ball)
+    assert isinstance(space, SphereContraction)
     np.testing.assert_allclose(space.centre, 0.0, atol=1e-5)
     np.testing.assert_allclose(space.radius, 3.0 * ball, rtol=1e-5)
 
@@ -189,7 +189,7 @@ def test_where_the_field_is_is_told_in_the_frame_of_the_files():
     grid = Occupancy(cells, origin, jnp.float32(cell), jnp.float32(cell))
     # The middle (1, -1, 0) is turned to (1, 1, 0), scaled to (2, 2, 0) and shifted.
     assert region(scene, grid) == "in a cube of 2 around (3, 4, 3); "
-    ball = Ball(jnp.float32([1.0, -3.0, 0.0]), jnp.float32(0.5))
+    ball = SphereContraction(jnp.float32([1.0, -3.0, 0.0]), jnp.float32(0.5))
     found = region(scene, dataclasses.replace(grid, space=ball))
     assert found == "contracted beyond 1 from (7, 4, 3); "
     assert region(scene, None) == ""

@@ -8,11 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnerf import Field, Rays, RenderSettings, render_rays
-from jaxnerf.fields.voxels import BRICK, VoxelField, VoxelParams, brick_index, lattice_points
-from jaxnerf.growing import learned
+from jaxnerf import Field, Rays, Stratified, render_rays
+from jaxnerf.fields.voxels import (
+    BRICK,
+    VoxelField,
+    VoxelParams,
+    VoxelSettings,
+    brick_index,
+    decay_density,
+    lattice_points,
+    number_of_points,
+)
 
-FIELD = VoxelField(width=8)
+SETTINGS = VoxelSettings(width=8)
 ORIGIN = np.array([-0.4, 0.1, -1.2], np.float32)
 
 
@@ -22,19 +30,20 @@ def random_cells(seed: int, size: int = 6, share: float = 0.1) -> np.ndarray:
     return mask
 
 
-def random_params(
-    cells: np.ndarray, cell: float = 0.2, voxel: float = 0.1, field: VoxelField = FIELD
-) -> VoxelParams:
-    """Parameters with random densities and features wherever there are bricks."""
-    params = field.from_cells(jax.random.key(0), cells, ORIGIN, cell, voxel)
+def random_field(
+    cells: np.ndarray, cell: float = 0.2, voxel: float = 0.1, settings: VoxelSettings = SETTINGS
+) -> tuple[VoxelField, VoxelParams]:
+    """Random densities and features wherever there are bricks."""
+    field = VoxelField.on_lattice(cells, ORIGIN, cell, voxel, settings, view_dependence=0.0)
+    params = field.init(jax.random.key(0))
     table = 2.0 * np.random.default_rng(3).normal(size=params.table.shape).astype(np.float32)
     table[:64] = [-15.0, 0.0, 0.0, 0.0]
-    return dataclasses.replace(params, table=jnp.asarray(table))
+    return field, dataclasses.replace(params, table=jnp.asarray(table))
 
 
-def dense(params: VoxelParams) -> np.ndarray:
+def dense(field: VoxelField, params: VoxelParams) -> np.ndarray:
     """The table as a dense lattice [X, Y, Z, 1 + features] in float64, by a loop over bricks."""
-    bricks, table = np.asarray(params.bricks), np.asarray(params.table, np.float64)
+    bricks, table = np.asarray(field.bricks), np.asarray(params.table, np.float64)
     lattice = np.zeros((*(BRICK * s for s in bricks.shape), table.shape[1]))
     lattice[..., 0] = -15.0
     for place in np.argwhere(bricks > 0):
@@ -45,13 +54,15 @@ def dense(params: VoxelParams) -> np.ndarray:
     return lattice
 
 
-def slow_density(params: VoxelParams, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def slow_density(
+    field: VoxelField, params: VoxelParams, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Trilinear interpolation, a corner at a time."""
-    lattice, voxel = dense(params), float(params.voxel)
+    lattice, voxel = dense(field, params), float(field.spacing)
     nothing = np.array([-15.0] + [0.0] * (lattice.shape[-1] - 1))
     densities, features = [], []
     for position in positions:
-        place = (position - np.asarray(params.origin, np.float64)) / voxel
+        place = (position - np.asarray(field.origin, np.float64)) / voxel
         lower = np.floor(place).astype(int)
         total = np.zeros(lattice.shape[-1])
         for digits in np.ndindex(2, 2, 2):
@@ -73,29 +84,31 @@ def points_in(random: np.random.Generator, cells: np.ndarray, cell: float, each:
 @pytest.mark.parametrize("voxels_a_cell", [2.0, 0.5, 1.25])
 def test_density_is_trilinear_in_the_lattice(voxels_a_cell):
     cells, voxel = random_cells(0), 0.2 / voxels_a_cell
-    params = random_params(cells, 0.2, voxel)
+    field, params = random_field(cells, 0.2, voxel)
     random = np.random.default_rng(1)
     anywhere = ORIGIN + random.uniform(-0.3, 1.6, (200, 3))
     for positions in (points_in(random, cells, 0.2), anywhere):
-        density, features = FIELD.density(params, jnp.asarray(positions, jnp.float32))
-        expected = slow_density(params, positions)
+        density, features = field.density(params, jnp.asarray(positions, jnp.float32))
+        expected = slow_density(field, params, positions)
         np.testing.assert_allclose(density, expected[0], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(features, expected[1], atol=1e-4)
 
 
 def test_there_is_nothing_outside_of_the_cube():
-    params = FIELD.from_cells(jax.random.key(0), np.ones((4,) * 3, bool), ORIGIN, 0.2, 0.1)
+    field = VoxelField.on_lattice(np.ones((4,) * 3, bool), ORIGIN, 0.2, 0.1, SETTINGS)
+    params = field.init(jax.random.key(0))
     random = np.random.default_rng(1)
     positions = ORIGIN + random.choice([-1.0, 1.0], (100, 3)) * random.uniform(2.0, 9.0, (100, 3))
-    density, _ = FIELD.density(params, jnp.asarray(positions, jnp.float32))
+    density, _ = field.density(params, jnp.asarray(positions, jnp.float32))
     assert (np.asarray(density) < 1e-5).all()
 
 
 def test_a_new_field_has_its_initial_opacity_in_every_occupied_cell_and_any_leading_shape():
     cells = random_cells(4)
-    params = FIELD.from_cells(jax.random.key(1), cells, ORIGIN, 0.2, 0.1)
+    field = VoxelField.on_lattice(cells, ORIGIN, 0.2, 0.1, SETTINGS)
+    params = field.init(jax.random.key(1))
     positions = points_in(np.random.default_rng(0), cells, 0.2)[:24]
-    density, features = FIELD.density(
+    density, features = field.density(
         params, jnp.asarray(positions.reshape(2, 3, 4, 3), jnp.float32)
     )
     assert density.shape == (2, 3, 4)
@@ -106,14 +119,14 @@ def test_a_new_field_has_its_initial_opacity_in_every_occupied_cell_and_any_lead
 
 def test_gradient_to_positions_is_that_of_finite_differences():
     cells = random_cells(0)
-    params = jax.tree.map(np.asarray, random_params(cells))
+    field, params = jax.tree.map(np.asarray, random_field(cells))
     positions = points_in(np.random.default_rng(2), cells, 0.2, 2)
     # Away from faces, where the gradient jumps.
     place = (positions - ORIGIN) / 0.1
     positions = positions[np.abs(place - np.round(place)).min(axis=-1) > 1e-3]
 
     def total(params, x):
-        return jnp.sum(FIELD.density(params, x)[0])
+        return jnp.sum(field.density(params, x)[0])
 
     with jax.enable_x64(True):
         wide = jax.tree.map(
@@ -123,7 +136,7 @@ def test_gradient_to_positions_is_that_of_finite_differences():
         for axis in range(3):
             shift = 1e-6 * np.eye(3)[axis]
             ahead, behind = (
-                FIELD.density(wide, jnp.asarray(positions + s))[0] for s in (shift, -shift)
+                field.density(wide, jnp.asarray(positions + s))[0] for s in (shift, -shift)
             )
             expected = (ahead - behind) / 2e-6
             np.testing.assert_allclose(gradient[:, axis], expected, rtol=1e-5, atol=1e-6)
@@ -134,7 +147,7 @@ def test_bricks_cover_all_corners_of_every_occupied_cell(voxels_a_cell):
     cells = random_cells(5, size=9, share=0.02)
     bricks, count = brick_index(cells, voxels_a_cell)
     assert sorted(bricks[bricks > 0].tolist()) == list(range(1, count + 1))
-    assert FIELD.points(cells, voxels_a_cell) == 64 * count
+    assert number_of_points(cells, voxels_a_cell) == 64 * count
     inside = np.linspace(1e-5, 1.0 - 1e-5, 9)
     for place in np.argwhere(cells):
         for offset in np.stack(np.meshgrid(inside, inside, inside), -1).reshape(-1, 3):
@@ -153,10 +166,11 @@ def test_bricks_cover_all_corners_of_every_occupied_cell(voxels_a_cell):
 def test_refining_keeps_the_field_and_drops_bricks(finer):
     cells = random_cells(0, share=0.3)
     fewer = cells & random_cells(1, share=0.5)
-    params = random_params(cells)
-    after = FIELD.refine(params, fewer, ORIGIN, 0.2, 0.1 / finer)
-    assert (np.asarray(after.bricks) > 0).sum() < (finer**3) * (np.asarray(params.bricks) > 0).sum()
-    np.testing.assert_allclose(after.voxel, 0.1 / finer, rtol=1e-6)
+    field, params = random_field(cells)
+    after, resampled = field.resample(params, fewer, ORIGIN, 0.2, 0.1 / finer)
+    assert (np.asarray(after.bricks) > 0).sum() < (finer**3) * (np.asarray(field.bricks) > 0).sum()
+    np.testing.assert_allclose(after.spacing, 0.1 / finer, rtol=1e-6)
+    assert float(after.view_dependence) == 1.0
     # The new lattice's own points within the cells that are left, which are the old one's and more.
     points = lattice_points(np.asarray(after.bricks))[64:].astype(np.float64)
     at = points * (0.1 / finer)
@@ -165,38 +179,41 @@ def test_refining_keeps_the_field_and_drops_bricks(finer):
     at, index = at[inside], index[inside]
     at = at[fewer[tuple(index.T)]] + ORIGIN
     assert len(at) > 50
-    density, features = FIELD.density(after, jnp.asarray(at, jnp.float32))
-    expected = slow_density(params, at)
+    density, features = after.density(resampled, jnp.asarray(at, jnp.float32))
+    expected = slow_density(field, params, at)
     # As numbers of float32 allow, an ulp of the place away from the lattice point.
     np.testing.assert_allclose(density, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features, expected[1], atol=1e-4)
     if finer == 1.0:
-        assert np.asarray(after.bricks).max() < np.asarray(params.bricks).max()
+        assert np.asarray(after.bricks).max() < np.asarray(field.bricks).max()
 
 
 def test_refining_keeps_densities_where_a_voxel_is_opaque_and_where_it_is_empty():
     cells = np.ones((2,) * 3, bool)
-    params = random_params(cells)
+    field, params = random_field(cells)
     for logit in (-12.0, -3.0, 8.0, 60.0):
         table = params.table.at[64:, 0].set(logit)
         before = dataclasses.replace(params, table=table)
-        after = FIELD.refine(before, cells, ORIGIN, 0.2, 0.05)
+        after, resampled = field.resample(before, cells, ORIGIN, 0.2, 0.05)
         at = jnp.asarray(ORIGIN + 0.13, jnp.float32)[None]
         expected = np.logaddexp(0.0, logit) / 0.1
-        np.testing.assert_allclose(FIELD.density(after, at)[0], [expected], rtol=2e-3, atol=2e-5)
+        np.testing.assert_allclose(
+            after.density(resampled, at)[0], [expected], rtol=2e-3, atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("cell", [0.15, 0.2, 0.5])
-def test_clearing_keeps_the_cells_and_leaves_nothing_a_voxel_away(cell):
+def test_pruning_keeps_the_cells_and_leaves_nothing_a_voxel_away(cell):
     size, voxel, origin = round(3.0 / cell), 0.2, np.array([0.3, -1.0, 2.0], np.float32)
     random = np.random.default_rng(3)
     everywhere = np.ones((size,) * 3, bool)
-    params = FIELD.from_cells(jax.random.key(2), everywhere, origin, cell, voxel)
+    field = VoxelField.on_lattice(everywhere, origin, cell, voxel, SETTINGS)
+    params = field.init(jax.random.key(2))
     cells = random.random((size,) * 3) < 0.1
     cells[size // 3 :] = False
-    cleared = FIELD.clear(params, cells, origin, cell)
+    pruned = field.prune(params, cells, origin, cell)
     points = origin + random.random((20_000, 3)).astype(np.float32) * np.float32(size * cell)
-    before, after = (FIELD.density(p, jnp.asarray(points))[0] for p in (params, cleared))
+    before, after = (field.density(p, jnp.asarray(points))[0] for p in (params, pruned))
     place = (points - origin) / cell
     index = np.minimum(np.floor(place).astype(int), size - 1)
     inside = cells[tuple(index.T)]
@@ -210,68 +227,80 @@ def test_clearing_keeps_the_cells_and_leaves_nothing_a_voxel_away(cell):
     assert np.asarray(after[:500])[far].max() < 1e-5 < np.asarray(before).min()
 
 
-def test_sinking_lowers_logits_to_a_floor_and_nothing_else():
-    params = random_params(random_cells(0))
+def test_decay_lowers_logits_to_a_floor_and_nothing_else():
+    _, params = random_field(random_cells(0))
     table = np.array(params.table)
     table[64:69, 0] = [-15.0, -12.5, -11.99, 0.0, 3.0]
     params = dataclasses.replace(params, table=jnp.asarray(table))
-    sunk = FIELD.sink(params, jnp.float32(0.1))
+    lower = decay_density(params, jnp.float32(0.07))
     expected = [-15.0, -12.5, -12.0, -0.07, 2.93]
-    np.testing.assert_allclose(sunk.table[64:69, 0], expected, atol=1e-6)
-    assert (np.asarray(sunk.table[:64]) == table[:64]).all()
-    np.testing.assert_array_equal(sunk.table[:, 1:], table[:, 1:])
-    rest = [dataclasses.replace(each, table=None) for each in (sunk, params)]
+    np.testing.assert_allclose(lower.table[64:69, 0], expected, atol=1e-6)
+    assert (np.asarray(lower.table[:64]) == table[:64]).all()
+    np.testing.assert_array_equal(lower.table[:, 1:], table[:, 1:])
+    rest = [dataclasses.replace(each, table=None) for each in (lower, params)]
     jax.tree.map(np.testing.assert_array_equal, *rest)
 
 
-def test_rates_are_shaped_for_updates_and_nothing_but_table_and_network_learns():
-    params = random_params(random_cells(0))
-    learning = learned(params)
-    rates = FIELD.rates(params)
-    assert jax.tree.structure(rates) == jax.tree.structure(learning)
-    updates, _ = optax.scale_by_sign().update(
-        jax.tree.map(jnp.ones_like, learning), optax.scale_by_sign().init(learning)
-    )
-    moved = jax.tree.map(lambda rate, update: rate * update, rates, updates)
-    jax.tree.map(
-        lambda step, leaf: np.testing.assert_equal(step.shape, leaf.shape), moved, learning
-    )
-    assert (moved.table[:, 0] == np.float32(FIELD.density_rate)).all()
-    assert (moved.table[:, 1:] == np.float32(FIELD.feature_rate)).all()
+def test_learning_rates_are_shaped_for_updates():
+    field, params = random_field(random_cells(0))
+    rates = field.learning_rates(params)
+    assert jax.tree.structure(rates) == jax.tree.structure(params)
+    moved = jax.tree.map(lambda rate, leaf: rate * jnp.ones_like(leaf), rates, params)
+    jax.tree.map(lambda step, leaf: np.testing.assert_equal(step.shape, leaf.shape), moved, params)
+    assert (moved.table[:, 0] == np.float32(SETTINGS.density_rate)).all()
+    assert (moved.table[:, 1:] == np.float32(SETTINGS.feature_rate)).all()
     for layer in moved.network:
-        assert (layer["kernel"] == np.float32(FIELD.network_rate)).all()
-    assert [float(jnp.sum(jnp.abs(x))) for x in (moved.origin, moved.voxel, moved.directional)] == [
-        0.0
-    ] * 3
+        assert (layer["kernel"] == np.float32(SETTINGS.network_rate)).all()
+
+
+def test_any_optimizer_works_on_the_parameters():
+    """Since all of them learn: weight decay, chains, and gradients without exceptions."""
+    field, params = random_field(random_cells(0))
+    at = jnp.asarray(points_in(np.random.default_rng(0), random_cells(0), 0.2), jnp.float32)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=1e-2))
+    state = optimizer.init(params)
+
+    def loss(params):
+        density, features = field.density(params, at)
+        colour = field.colour(params, features, jnp.ones_like(at) / np.float32(np.sqrt(3.0)))
+        return jnp.mean((density - 5.0) ** 2) + jnp.mean((colour - 0.3) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        value, gradient = jax.value_and_grad(loss)(params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    _, _, first = step(params, state)
+    for _ in range(100):
+        params, state, value = step(params, state)
+    assert float(value) < 0.5 * float(first)
 
 
 def test_colours_are_colours_and_know_the_direction_only_when_told():
-    params = random_params(random_cells(0))
+    field, params = random_field(random_cells(0))
     keys = jax.random.split(jax.random.key(3), 2)
     features = 5.0 * jax.random.normal(keys[0], (4, 50, 3))
     directions = jax.random.normal(keys[1], (4, 50, 3))
     directions /= jnp.linalg.norm(directions, axis=-1, keepdims=True)
-    colour = FIELD.colour(params, features, directions)
+    colour = field.colour(params, features, directions)
     assert colour.shape == (4, 50, 3)
     assert ((colour >= 0.0) & (colour <= 1.0)).all()
-    np.testing.assert_array_equal(FIELD.colour(params, features, -directions), colour)
-    told = dataclasses.replace(params, directional=jnp.ones(()))
-    assert np.abs(FIELD.colour(told, features, -directions) - FIELD.colour(told, features, directions)
-                  ).max() > 1e-3  # fmt: skip
-    # `directional` is told, not learned.
-    gradient = jax.grad(lambda d: jnp.sum(
-        FIELD.colour(dataclasses.replace(told, directional=d), features, directions)
-    ))(jnp.ones(()))  # fmt: skip
-    assert float(gradient) == 0.0
+    np.testing.assert_array_equal(field.colour(params, features, -directions), colour)
+    told = dataclasses.replace(field, view_dependence=np.float32(1.0))
+    difference = told.colour(params, features, -directions) - told.colour(
+        params, features, directions
+    )
+    assert np.abs(difference).max() > 1e-3
 
 
 @pytest.mark.parametrize("shading", ["ray", "sample"])
 def test_it_is_a_field_for_the_plain_renderer(shading):
-    field = VoxelField(width=8, shading=shading)
+    settings = VoxelSettings(width=8, shading=shading)
+    field, params = random_field(np.ones((3,) * 3, bool), settings=settings)
+    field = dataclasses.replace(field, view_dependence=np.float32(1.0))
     assert isinstance(field, Field)
-    assert hash(field) == hash(VoxelField(width=8, shading=shading))
-    cells = np.ones((3,) * 3, bool)
-    params = random_params(cells, field=field)
     start = np.tile(ORIGIN + [-1.0, 0.0, 0.0], (6, 1)) + np.linspace(0.02, 0.58, 6)[:, None] * [
         0,
         1,
@@ -282,16 +311,17 @@ def test_it_is_a_field_for_the_plain_renderer(shading):
     rays = jax.tree.map(jnp.asarray, Rays(start.astype(np.float32), along, along, near, far))
 
     def colour(params, rays):
-        return render_rays(field, params, rays, RenderSettings(samples=(20,))).colour
+        return render_rays(field, params, rays, Stratified(20)).colour
 
     together = jax.jit(colour)(params, rays)
     one_by_one = jax.vmap(colour, in_axes=(None, 0))(params, rays)
     np.testing.assert_allclose(one_by_one, together, atol=1e-6)
-    gradient = jax.grad(lambda p: jnp.sum(colour(p, rays)), allow_int=True)(params)
+    gradient = jax.grad(lambda p: jnp.sum(colour(p, rays)))(params)
     assert float(jnp.max(jnp.abs(gradient.table))) > 0.0
     assert all(float(jnp.max(jnp.abs(layer["kernel"]))) > 0.0 for layer in gradient.network)
     # No ray through occupied cells teaches what stands for nothing.
     assert float(jnp.max(jnp.abs(gradient.table[:64]))) == 0.0
-    single = field.init(jax.random.key(0))
+    single = VoxelField.in_unit_cube()
     assert single.bricks.shape == (2, 2, 2)
-    assert np.asarray(field.density(single, jnp.full((1, 3), 0.5))[0])[0] == pytest.approx(0.03)
+    density, _ = single.density(single.init(jax.random.key(0)), jnp.full((1, 3), 0.5))
+    assert np.asarray(density)[0] == pytest.approx(0.03)

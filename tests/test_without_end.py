@@ -9,18 +9,16 @@ import pytest
 
 from jaxnerf import (
     Camera,
-    MarchSettings,
+    Hierarchical,
     Occupancy,
-    RenderSettings,
+    OccupancySampler,
     cast_rays,
-    march_image,
-    march_rays,
     render_image,
     render_rays,
 )
-from jaxnerf.occupancy import encode
 from jaxnerf.presets import preset
-from jaxnerf.sampling import without_end
+from jaxnerf.sampling.intervals import without_end
+from jaxnerf.sampling.occupancy import encode
 from jaxnerf.training import TrainingConfig, learning_rate
 
 CAMERA = Camera.look_at((0.0, -4.0, 1.0), width=8, height=8)
@@ -42,7 +40,7 @@ class Soft:
         return jax.nn.sigmoid(features)
 
 
-render = jax.jit(render_rays, static_argnums=(0, 3))
+render = jax.jit(render_rays, static_argnums=0)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +54,7 @@ render = jax.jit(render_rays, static_argnums=(0, 3))
 )
 def test_a_ray_without_end_sees_what_a_long_one_does(near, spacing, sample_at):
     field, params = Soft(), Soft().init(None)
-    settings = RenderSettings(samples=(384, 192), spacing=spacing, sample_at=sample_at)
+    settings = Hierarchical((384, 192), spacing=spacing, sample_at=sample_at)
     rays = cast_rays(CAMERA, PIXELS, near=near)  # far is infinite by default
     seen = render(field, params, rays, settings)
     long = dataclasses.replace(settings, spacing="depth", sample_at="middle")
@@ -90,19 +88,22 @@ def test_no_rays_give_nothing_and_no_error():
     field, params, none = Soft(), Soft().init(None), jnp.zeros((0, 2))
     rays = cast_rays(CAMERA, none, 1.0, 6.0)
     assert rays.directions.shape == (0, 3)
-    assert render(field, params, rays, RenderSettings(samples=(8, 8))).colour.shape == (0, 3)
+    assert render(field, params, rays, Hierarchical((8, 8))).colour.shape == (0, 3)
     cells = encode(jnp.ones((8,) * 3, bool), jnp.full((8,) * 3, 0.01))
     one = jnp.float32(0.25)
     occupancy = Occupancy(cells, jnp.full(3, -1.0), one, one)
-    for settings in (MarchSettings(), MarchSettings(samples=8, lookups=16, budget=4.0)):
-        seen = jax.jit(march_rays, static_argnums=(0, 4))(field, params, occupancy, rays, settings)
-        assert seen.rendering.colour.shape == (0, 3)
-        assert int(seen.samples) == 0
+    for sampler in (
+        OccupancySampler(occupancy),
+        OccupancySampler(occupancy, samples=8, max_steps=16, mean_samples=4.0),
+    ):
+        seen = render(field, params, rays, sampler)
+        assert seen.colour.shape == (0, 3)
+        assert not seen.samples.used.any()
     nothing = dataclasses.replace(CAMERA, size=np.array([0, 8], np.int32))
     with pytest.raises(ValueError, match="0 x 8"):
         render_image(field, params, nothing, near=1.0, far=6.0)
     with pytest.raises(ValueError, match="0 x 8"):
-        march_image(field, params, occupancy, nothing)
+        render_image(field, params, nothing, OccupancySampler(occupancy))
 
 
 def test_the_learning_rate_does_not_fall_after_the_last_step():

@@ -35,7 +35,7 @@ def main(port: str, processes: int, number: int, out: str) -> None:
 def grown() -> dict[str, np.ndarray]:
     """The last state of a run of two stages, by the names of its parts."""
     from ball import photographs
-    from test_stages import CONFIG, FIELD, GROWING
+    from test_stages import CONFIG, GROWING, VOXELS
 
     from jaxnerf import growth
     from jaxnerf.fitting import fit
@@ -45,15 +45,15 @@ def grown() -> dict[str, np.ndarray]:
     rows = []
 
     def recorded(state):
-        rows.append(len(state.params[0].table))
+        rows.append(len(state.params.table))
         return from_first_process(state)
 
     growth.from_first_process = recorded
     split, config = photographs(), dataclasses.replace(CONFIG, steps=30)
     # Of what is compiled only that which decides: batches stay full, and no cell is looked for.
     growing = dataclasses.replace(GROWING, budget=24.0, unseen_below=0.0)
-    trainer = GrowingTrainer(split, field=FIELD, growing=growing, config=config)
-    state = growth.create_growing_state(FIELD, split, growing, config)
+    trainer = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=config)
+    state = growth.create_growing_state(VOXELS, split, growing, config)
     *_, last = fit(state, trainer, report_every=30)
     leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.whole(last.state))
     named = {f"grown{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}

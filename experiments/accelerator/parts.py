@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 # Tests of what a device computes; others read files or speak to users.
 _TESTS = (
     "kernels", "compositing", "sampling", "occupancy", "marching", "encoding", "fields", "voxels",
-    "spaces", "rendering", "growing", "distortion",
+    "spaces", "samples", "rendering", "growing", "distortion",
 )  # fmt: skip
 
 

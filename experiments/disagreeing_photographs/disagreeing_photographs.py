@@ -22,8 +22,8 @@ from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import override
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.pictures import march_image
 from jaxnerf.presets import preset
+from jaxnerf.rendering import render_image
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.stages import local
 
@@ -54,10 +54,8 @@ def quality(config, state, test: Split, frame, every: int) -> float:
     for index in range(0, len(test), every):
         pose = frame.inverse().poses(np.asarray(test.cameras.camera_to_world[index]))
         camera = dataclasses.replace(test.cameras[index], camera_to_world=pose.astype(np.float32))
-        seen = march_image(
-            config.voxels, state.params[0], state.occupancy, camera,
-            config.growing.march_for_pictures(),
-        )  # fmt: skip
+        sampler = config.growing.sampler_for_pictures(state.occupancy)
+        seen = render_image(state.field, state.params, camera, sampler)
         found.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(test.images[index], 1.0)))
     return float(np.mean(found))
 

@@ -3,9 +3,9 @@
     jaxnerf train --data nerf_synthetic/lego --out runs/lego
     python experiments/render_speed/render_speed.py runs/lego
 
-Renders test views by `march_image` with one and two samples a voxel, once compiled, and compares with the
-plain renderings: of the same samples with no cell skipped and no ray ended, and of `render_image` with
-many samples a ray. Left in the folder of this file: NAME_OF_THE_RUN.json.
+Renders test views with one and two samples a voxel, once compiled, and compares with the plain
+renderings: of the same samples with no cell skipped and no ray ended, and of stratified samples, many
+a ray. Left in the folder of this file: NAME_OF_THE_RUN.json.
 """
 
 import argparse
@@ -21,13 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnerf import load_run, render_image
+from jaxnerf import OccupancySampler, Stratified, load_run, render_image
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.evaluation import psnr
-from jaxnerf.marching import MarchSettings
-from jaxnerf.occupancy import encode
-from jaxnerf.pictures import march_image
-from jaxnerf.rendering import RenderSettings
+from jaxnerf.sampling.occupancy import encode
 
 
 def main() -> None:
@@ -52,30 +49,41 @@ def main() -> None:
     exact = [
         render_image(
             run.field, run.params, cameras[index],
-            RenderSettings(samples=(options.samples,)),
+            Stratified(options.samples),
             near=run.scene.near, far=run.scene.far, background=run.background,
         ).colour
         for index in chosen
     ]  # fmt: skip
     rows: dict[str, dict] = {}
     for finer in (1, 2):
-        settings = MarchSettings(48 * finer, 80 * finer, 6.0 * finer, finer)
-        unskipped = MarchSettings(512 * finer, 512 * finer, 300.0 * finer, finer)
+        sampler = OccupancySampler(
+            occupancy,
+            samples=48 * finer,
+            max_steps=80 * finer,
+            mean_samples=6.0 * finer,
+            samples_per_voxel=finer,
+        )
+        unskipped = OccupancySampler(
+            everywhere,
+            samples=512 * finer,
+            max_steps=512 * finer,
+            mean_samples=300.0 * finer,
+            samples_per_voxel=finer,
+        )
         seconds, alike, many = [], [], []
         for index in (chosen[0], *chosen):
             begun = time.perf_counter()
-            seen = march_image(
-                run.field, run.params, occupancy, cameras[index], settings,
-                background=run.background,
-            ).colour  # fmt: skip
+            seen = render_image(
+                run.field, run.params, cameras[index], sampler, background=run.background
+            ).colour
             seconds.append(time.perf_counter() - begun)
         for index, truth in zip(chosen, exact, strict=True):
             seen, plain = (
-                march_image(
-                    run.field, run.params, where, cameras[index], how,
+                render_image(
+                    run.field, run.params, cameras[index], how,
                     background=run.background, chunk=size,
                 ).colour
-                for where, how, size in ((occupancy, settings, 0), (everywhere, unskipped, 1024))
+                for how, size in ((sampler, 0), (unskipped, 1024))
             )  # fmt: skip
             alike.append(psnr(np.asarray(seen), np.asarray(plain)))
             many.append(psnr(np.asarray(seen), np.asarray(truth)))

@@ -25,20 +25,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnerf import shares
+from jaxnerf import render_rays, shares
 from jaxnerf.blocks import sample_blocks
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
 from jaxnerf.fitting import fit
-from jaxnerf.growing import AXES, learned, merge
+from jaxnerf.growing import AXES
 from jaxnerf.growing_step import gradients_of, growing_step
 from jaxnerf.growth import create_growing_state
-from jaxnerf.marching import march_rays, packed_points
-from jaxnerf.occupancy import march
-from jaxnerf.packing import pack
 from jaxnerf.placement import AXIS, devices_for, local_share, memory_like, replicate
 from jaxnerf.presets import preset
+from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene
 from jaxnerf.stages import GrowingTrainer, block_size, local
 from jaxnerf.training import parallel
@@ -48,53 +46,41 @@ _FLOAT = 4  # bytes
 
 def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
     """Per-device programs of (state, batch, cameras, nothing), each with a part more."""
-    field, growing, training = config.voxels, config.growing, config.training
+    growing, training = config.growing, config.training
 
-    def settings(batch):
-        rays = batch.camera.shape[0] * jax.lax.axis_size(AXIS)
-        return growing.march(rays / training.rays_per_batch)
-
-    def walk(batch, cameras, state):
-        rays, limits = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle)), settings(batch)
-        return rays, march(
-            state.occupancy, rays,
-            samples=limits.samples, lookups=limits.lookups, finer=limits.finer,
-        )  # fmt: skip
+    def sampled(state, batch, cameras):
+        rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
+        whole = batch.camera.shape[0] * jax.lax.axis_size(AXIS)
+        return rays, growing.sampler(state.occupancy, whole / training.rays_per_batch)
 
     def marching(state, batch, cameras, _):
-        found = walk(batch, cameras, state)[1]
-        return found.t, found.count
+        rays, sampler = sampled(state, batch, cameras)
+        samples = sampler(None, None, rays)
+        return samples.t, jnp.sum(samples.used, axis=0)
 
     def points(state, batch, cameras, _):
-        rays, found = walk(batch, cameras, state)
-        limits = settings(batch)
-        packing = pack(found.count, int(limits.budget * batch.camera.shape[0]))
-        slot = jnp.clip(packing.slot, 0, limits.samples - 1)
-        positions = packed_points(rays, packing.ray, found.t[slot, packing.ray])
-        return jnp.where(packing.used[:, None], positions, state.occupancy.origin[None, :])
+        rays, sampler = sampled(state, batch, cameras)
+        return sampler(None, None, rays).positions(rays)
 
     def density(state, *rest):
-        return field.density(state.params[0], points(state, *rest))
+        return state.field.density(state.params, points(state, *rest))
 
-    def rendering(state, batch, cameras, _, learning=None):
-        (params,) = state.params
-        rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
-        params = params if learning is None else merge(learning, params)
-        return march_rays(field, params, state.occupancy, rays, settings(batch)).rendering.colour
+    def rendering(state, batch, cameras, _, params=None):
+        rays, sampler = sampled(state, batch, cameras)
+        params = state.params if params is None else params
+        return render_rays(state.field, params, rays, sampler).colour
 
     def gradients(state, *rest):
-        def loss(learning):
-            return jnp.mean((rendering(state, *rest, learning=learning) - 0.5) ** 2)
+        def loss(params):
+            return jnp.mean((rendering(state, *rest, params=params) - 0.5) ** 2)
 
-        return jax.grad(loss)(learned(state.params[0]))
+        return jax.grad(loss)(state.params)
 
     def summed(state, *rest):
         return shares.summed(gradients(state, *rest))
 
     def step(*arguments):
-        return growing_step(
-            *arguments, field=field, growing=growing, config=training, transparent=transparent
-        )
+        return growing_step(*arguments, growing=growing, config=training, transparent=transparent)
 
     return {
         "marching": marching, "packing": points, "density": density,
@@ -116,10 +102,10 @@ def work_of_parts(
       samples: of the batch.
       devices: how many.
     """
-    field, table = config.voxels, np.asarray(state.params[0].table)
+    field, table = config.voxels, np.asarray(state.params.table)
     numbers = table.shape[1]
     slots = int(config.growing.budget * config.growing.finer * config.training.rays_per_batch)
-    inputs = field.features + (field.direction_degree + 1) ** 2
+    inputs = field.features + (field.sh_degree + 1) ** 2
     network = 2 * rays * (inputs * field.width + field.width**2 + 3 * field.width)
     gathered = 8 * numbers * _FLOAT * samples
     whole = table.size * _FLOAT
@@ -249,14 +235,14 @@ def main() -> None:
     config = dataclasses.replace(config, training=training)
 
     split = load_scene(options.data, images=("train",)).splits["train"]
-    trainer = GrowingTrainer(split, field=config.voxels, growing=config.growing, config=training)
+    trainer = GrowingTrainer(split, voxels=config.voxels, growing=config.growing, config=training)
     state = create_growing_state(config.voxels, split, config.growing, training)
     *_, last = fit(state, trainer, report_every=50)
     kept = local(trainer.whole(last.state))
     tiles, rays = np.argwhere(kept.tiles).astype(np.int32), int(kept.rays)
     block = block_size(kept.occupancy, split)
     placed = trainer.place(kept)
-    devices = devices_for(np.asarray(kept.params[0].table).nbytes)
+    devices = devices_for(np.asarray(kept.params.table).nbytes)
     others = [*jax.devices()[:1], *jax.devices()[len(devices) :]] if jax.device_count() > 1 else []
     batches = [
         local_share(sample_blocks(split, tiles, block, rays, 1, number), devices)
@@ -292,7 +278,7 @@ def main() -> None:
         "scene": Path(options.data).name if options.data else "demo",
         "preset": options.preset,
         "voxels": round(grid.cells.shape[0] * float(grid.cell) / float(grid.step)),
-        "rows": kept.params[0].table.shape[0],
+        "rows": kept.params.table.shape[0],
         "rays": rays,
         "samples": samples,
         "gigabytes_a_second": round(bandwidth / 1e9, 1),
@@ -322,14 +308,20 @@ def lookups_a_ray(config: Config, state: Any, split: Any, batch: Any) -> float:
     """How often a ray looks into the occupancy before it ends, by trying every limit."""
     here = jax.tree.map(jnp.asarray, state.occupancy)
     rays = cast_rays(split.cameras[batch.camera[0]], jnp.asarray(batch.middle[0]))
-    limits = config.growing.march(int(state.rays) / config.training.rays_per_batch)
+    sampler = config.growing.sampler(here, int(state.rays) / config.training.rays_per_batch)
     alive = [
         float(
             jnp.mean(
-                march(here, rays, samples=limits.samples, lookups=each, finer=limits.finer).cut
+                march(
+                    here,
+                    rays,
+                    samples=sampler.samples,
+                    max_steps=each,
+                    samples_per_voxel=sampler.samples_per_voxel,
+                ).truncated
             )
         )
-        for each in range(1, limits.lookups + 1, 4)
+        for each in range(1, sampler.max_steps + 1, 4)
     ]
     return 4.0 * sum(alive)
 

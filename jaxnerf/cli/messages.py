@@ -8,10 +8,10 @@ import numpy as np
 
 from jaxnerf.cli import common
 from jaxnerf.config import Config
+from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fitting import Progress
 from jaxnerf.scenes import Scene, describe
 from jaxnerf.silhouettes import has_alpha, plain_background
-from jaxnerf.spaces import Ball, Frustum
 
 # Training's last reports, of which the median is compared with the test views; and by how many dB more
 # training may reach before that is said. After 1,200 steps it had 1 dB more on fern, 4 on fox and garden
@@ -57,10 +57,10 @@ def region(scene, occupancy: Any) -> str:
     """Where the field is, in the user's frame and unit."""
     if occupancy is None:
         return ""
-    if isinstance(occupancy.space, Frustum):
+    if isinstance(occupancy.space, NdcSpace):
         return "in normalised device coordinates; "
     ball, side = occupancy.space, float(occupancy.cell) * occupancy.cells.shape[0]
-    if isinstance(ball, Ball):
+    if isinstance(ball, SphereContraction):
         what, length, centre = "contracted beyond {} from ({}); ", float(ball.radius), ball.centre
     else:
         what, length, centre = "in a cube of {} around ({}); ", side, occupancy.origin + 0.5 * side

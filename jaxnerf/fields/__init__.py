@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Params = Any  # a pytree of arrays
@@ -11,15 +13,17 @@ Params = Any  # a pytree of arrays
 class Field(Protocol):
     """Two pure functions over a parameter pytree, and a third that makes the parameters.
 
-    Any object with these methods can be given to `jaxnerf.render_rays`. It is a static argument of
-    compiled functions: let it be hashable and equal to others that compute the same (a frozen
-    dataclass is both), or everything is compiled again.
+    Any object with these methods can be given to `jaxnerf.render_rays`. Let it be hashable and equal to
+    others that compute the same (a frozen dataclass is both), or everything is compiled again; or a
+    pytree, whose leaves are arrays that do not learn (the index of a lattice, a contraction) and whose
+    settings are static. Parameters hold what learns and nothing else.
 
     The split lets a renderer ask for density everywhere and for colour only where it shows.
     `features` is whatever `density` leaves for `colour`: any width, also none. A field whose density
     takes a keyword `noise [...]` can be trained with `RenderSettings.density_noise`. A field with an
     attribute `shading = "ray"` has its features added up along a ray, and is asked for the colour of
-    their mean, once a ray.
+    their mean, once a ray. A field with a method `extras(params, features)` says more of its samples
+    (labels, uncertainty): a pytree of [*batch, ...], which is accumulated along rays as colours are.
     """
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -40,3 +44,23 @@ class Field(Protocol):
     ) -> Float[Array, "*batch 3"]:
         """RGB in [0, 1] (up to a padding), seen along unit directions that leave the camera."""
         ...
+
+
+def split_field(field: Any) -> tuple[tuple[Any, ...], Any]:
+    """A field (or a sequence of fields) as its arrays, and the rest, which is hashable.
+
+    For compiled functions: arrays are arguments that may change, the rest decides what is compiled.
+    Fields that are not pytrees are all of them the rest.
+    """
+    leaves, structure = jax.tree.flatten(field)
+    is_array = tuple(isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves)
+    arrays = tuple(leaf for leaf, it_is in zip(leaves, is_array, strict=True) if it_is)
+    others = tuple(leaf for leaf, it_is in zip(leaves, is_array, strict=True) if not it_is)
+    return arrays, (structure, is_array, others)
+
+
+def join_field(arrays: tuple[Any, ...], rest: Any) -> Any:
+    """The inverse of `split_field`."""
+    structure, is_array, others = rest
+    left, right = iter(arrays), iter(others)
+    return jax.tree.unflatten(structure, [next(left if it_is else right) for it_is in is_array])

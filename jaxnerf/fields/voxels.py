@@ -1,6 +1,6 @@
 """The fast field: sparse voxels with a little network for what depends on the direction.
 
-Space is a lattice of points, kept in bricks of 4 x 4 x 4 where something is. A point holds the logit
+Space is a lattice of points, kept in bricks of 4 x 4 x 4 where the scene may be. A point holds the logit
 of a density and three features (in the order of a colour); between points they are interpolated
 trilinearly. The renderer adds the features up along a ray first and asks for the colour once a ray
 (deferred shading: Hedman et al., "Baking Neural Radiance Fields", ICCV 2021, section 4).
@@ -15,20 +15,20 @@ from typing import Any, Literal, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxnerf.encoding import spherical_harmonics
-from jaxnerf.fields import Params
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
-from jaxnerf.occupancy import dilate
+from jaxnerf.sampling.occupancy import dilate
 
 BRICK = 4
 _BITS = 2
 _ROWS = BRICK**3
 # The logit of the density in bricks that do not exist: none.
 _NOTHING = -15.0
-# As low as a logit sinks: from there a gradient can still be felt.
-_SUNK = -12.0
+# As low as a logit decays: from there a gradient can still be felt.
+_LEAST_LOGIT = -12.0
 # Tables are padded to a multiple of this, so that programs compiled for one often serve another.
 _PADDING = 1 << 14
 
@@ -37,34 +37,26 @@ _PADDING = 1 << 14
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VoxelParams:
-    """What a `VoxelField` learns, and the structure that it learns on. A pytree.
+    """What a `VoxelField` learns. A pytree.
 
     Attributes:
-      bricks: by position, the number of a brick in the table; 0 where there is none.
       table: rows of (logit of density, features), 64 a brick; the first 64 stand for nothing.
       network: weights and biases of the layers that see the direction.
-      origin: the first lattice point. It does not learn.
-      voxel: the distance of lattice points. It does not learn.
-      directional: how much of the direction the network is told; 0 is none. It does not learn.
     """
 
-    bricks: Int[Array, "X Y Z"]
-    table: Float[Array, "V F+1"]
+    table: Float[Array | np.ndarray, "V F+1"]
     network: Any
-    origin: Float[Array, "3"]
-    voxel: Float[Array, ""]
-    directional: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
-class VoxelField:
-    """Sparse voxels. Implements `jaxnerf.fields.Field`; the settings are its identity.
+class VoxelSettings:
+    """The sizes of a `VoxelField`.
 
     Attributes:
       features: numbers a lattice point beside its density, at least 3: the first three are a colour's
         logits, to which the network adds what it knows of the direction.
       width: units in each of the network's two hidden layers.
-      direction_degree: degree of the spherical harmonics of the direction.
+      sh_degree: degree of the spherical harmonics of the direction.
       initial_opacity: of one voxel, before training.
       density_rate, feature_rate, network_rate: learning rates of the parts.
       shading: whether the network is asked once a "ray", or at each "sample".
@@ -72,63 +64,96 @@ class VoxelField:
 
     features: int = 3
     width: int = 32
-    direction_degree: int = 2
+    sh_degree: int = 2
     initial_opacity: float = 0.03
     density_rate: float = 0.7
     feature_rate: float = 0.1
     network_rate: float = 1e-2
     shading: Literal["sample", "ray"] = "ray"
 
-    def init(self, key: PRNGKeyArray) -> Params:
-        """A field of one brick in the unit cube; `from_cells` makes those for a scene."""
-        return self.from_cells(key, np.ones((1, 1, 1), bool), np.zeros(3, np.float32), 1.0, 1.0)
 
-    def from_cells(
-        self,
-        key: PRNGKeyArray,
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VoxelField:
+    """Sparse voxels. Implements `jaxnerf.fields.Field`. A pytree: all but the settings are leaves.
+
+    Attributes:
+      bricks: by position, the number of a brick in the table; 0 where there is none.
+      origin: the first lattice point.
+      spacing: the distance of lattice points, the side of a voxel; an array of no dimension.
+      view_dependence: another; how much of the direction the network is told; 0 is none. (Colours
+        that depend on it are learned worse while there is no geometry yet, and hinder that.)
+      settings: static.
+    """
+
+    bricks: Int[Array | np.ndarray, "X Y Z"]
+    origin: Float[Array | np.ndarray, "3"]
+    spacing: Any
+    view_dependence: Any
+    settings: VoxelSettings = dataclasses.field(default=VoxelSettings(), metadata={"static": True})
+
+    @classmethod
+    def on_lattice(
+        cls,
         cells: Bool[np.ndarray, "M M M"],
         origin: Float[np.ndarray, "3"],
         cell: float,
-        voxel: float,
-    ) -> VoxelParams:
-        """Parameters before training, with bricks wherever a cell needs one.
+        spacing: float,
+        settings: VoxelSettings = VoxelSettings(),
+        view_dependence: float = 1.0,
+    ) -> "VoxelField":
+        """A field with bricks wherever a cell needs one.
 
         Args:
-          key: for the network and the features.
           cells: which of a cube's cells may hold something.
           origin, cell: the corner of the cube, and the side of a cell.
-          voxel: the distance of lattice points.
+          spacing: the distance of lattice points.
+          settings, view_dependence: see the attributes.
         """
-        bricks, count = brick_index(cells, cell / voxel)
-        table, network = _initial(self, _padded(count), key)
-        return VoxelParams(
-            bricks=jnp.asarray(bricks),
-            table=table,
-            network=network,
-            origin=jnp.asarray(origin, jnp.float32),
-            voxel=jnp.asarray(voxel, jnp.float32),
-            directional=jnp.zeros(()),
+        bricks, _ = brick_index(cells, cell / spacing)
+        return cls(
+            bricks=bricks,
+            origin=np.asarray(origin, np.float32),
+            spacing=np.float32(spacing),
+            view_dependence=np.float32(view_dependence),
+            settings=settings,
         )
 
-    def points(self, cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
-        """How many lattice points `from_cells` or `refine` would keep for these cells.
+    @classmethod
+    def in_unit_cube(cls, settings: VoxelSettings = VoxelSettings()) -> "VoxelField":
+        """A field of one voxel: the smallest there is."""
+        one = np.ones((1, 1, 1), bool)
+        return cls.on_lattice(one, np.zeros(3, np.float32), 1.0, 1.0, settings)
 
-        Args:
-          cells: as there.
-          voxels_a_cell: the side of a cell in voxels.
+    @property
+    def shading(self) -> str:
+        """Of the settings."""
+        return self.settings.shading
+
+    def init(self, key: PRNGKeyArray) -> VoxelParams:
+        """Parameters before training, on this field's lattice.
+
+        Raises:
+          TypeError: the lattice is being traced, so that how many bricks it has is not known.
         """
-        return _ROWS * brick_index(cells, voxels_a_cell)[1]
+        if isinstance(self.bricks, Tracer):
+            raise TypeError("VoxelField.init: needs the lattice's numbers; do not trace the field")
+        return VoxelParams(*_initial(self.settings, _padded(int(np.max(self.bricks))), key))
 
     def density(
         self, params: VoxelParams, positions: Float[Array, "*batch 3"]
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:
         """Density, softplus of the interpolated logit a voxel; and the interpolated features."""
-        shape, voxel = positions.shape[:-1], jax.lax.stop_gradient(params.voxel)
-        origin = jax.lax.stop_gradient(params.origin)
-        lattice = (positions.reshape(-1, 3) - origin[None, :]) / voxel
-        values = _values(params.bricks, params.table, lattice)
-        density = jax.nn.softplus(values[:, 0]) / voxel
-        return density.reshape(shape), values[:, 1:].reshape(*shape, self.features)
+        shape = positions.shape[:-1]
+        origin, spacing = (
+            jax.lax.stop_gradient(jnp.asarray(x, positions.dtype))
+            for x in (self.origin, self.spacing)
+        )
+        lattice = (positions.reshape(-1, 3) - origin[None, :]) / spacing
+        values = _values(jnp.asarray(self.bricks), jnp.asarray(params.table), lattice)
+        density = jax.nn.softplus(values[:, 0]) / spacing
+        return density.reshape(shape), values[:, 1:].reshape(*shape, self.settings.features)
 
     def colour(
         self,
@@ -137,111 +162,104 @@ class VoxelField:
         view_directions: Float[Array, "*batch 3"],
     ) -> Float[Array, "*batch 3"]:
         """RGB from features (of a point, or the mean along a ray) and the direction."""
-        encoded = spherical_harmonics(view_directions, self.direction_degree)
-        hidden = jnp.concatenate(
-            [features, jax.lax.stop_gradient(params.directional) * encoded], axis=-1
-        )
+        encoded = spherical_harmonics(view_directions, self.settings.sh_degree)
+        told = jax.lax.stop_gradient(jnp.asarray(self.view_dependence, encoded.dtype)) * encoded
+        hidden = jnp.concatenate([features, told], axis=-1)
         *inner, last = params.network
         for layer in inner:
             hidden = jax.nn.relu(_dense(layer, hidden))
         return jax.nn.sigmoid(_dense(last, hidden) + features[..., :3])
 
-    def rates(self, params: VoxelParams) -> VoxelParams:
-        """Learning rates, each broadcastable to its leaf; None for what has no gradient."""
-        table = np.full(1 + self.features, self.feature_rate, np.float32)
-        table[0] = self.density_rate
-        zero = np.float32(0.0)
-        rates: dict[str, Any] = {
-            "bricks": None,
-            "table": table[None, :],
-            "network": jax.tree.map(lambda _: np.float32(self.network_rate), params.network),
-            "origin": zero,
-            "voxel": zero,
-            "directional": zero,
-        }
-        return VoxelParams(**rates)
-
-    def refine(
+    def resample(
         self,
         params: VoxelParams,
         cells: Bool[np.ndarray, "M M M"],
         origin: Float[np.ndarray, "3"],
         cell: float,
-        voxel: float,
-    ) -> VoxelParams:
-        """The same field on another lattice: finer, or with bricks only where cells hold something.
+        spacing: float,
+    ) -> "tuple[VoxelField, VoxelParams]":
+        """The same scene on another lattice: finer, or with bricks only where cells hold something.
 
-        From now on the network is told the whole direction. (Colours that depend on it are learned
-        worse while there is no geometry yet, and hinder that.)
+        From now on the network is told the whole direction.
 
         Args:
           params: of this field.
-          cells, origin, cell: as in `from_cells`.
-          voxel: the new distance of lattice points.
+          cells, origin, cell, spacing: of the new lattice, as in `on_lattice`.
         """
-        bricks, count = brick_index(cells, cell / voxel)
-        points = lattice_points(bricks)
-        rows = _padded(count)
-        before, scale = float(params.voxel), np.float32(voxel)
+        after = VoxelField.on_lattice(cells, origin, cell, spacing, self.settings)
+        points = lattice_points(np.asarray(after.bricks))
+        rows, scale = _padded(int(np.max(after.bricks))), np.float32(spacing)
+        before = float(self.spacing)
         world = points * scale + np.asarray(origin, np.float32)
         lattice = np.zeros((rows, 3), np.float32)
-        lattice[: len(points)] = (world - np.asarray(params.origin)) / np.float32(before)
+        lattice[: len(points)] = (world - np.asarray(self.origin)) / np.float32(before)
         # A part after the other: the rows around all new points at once would be a run's most memory.
-        here = jnp.asarray(params.bricks), jnp.asarray(params.table)
+        here = jnp.asarray(self.bricks), jnp.asarray(params.table)
         parts = np.split(lattice, max(rows // _PADDING, 1))
         values = np.concatenate([np.asarray(_resample(*here, part)) for part in parts])
         # The same density is another logit where the voxel is another.
-        opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (voxel / before), 1e-6)
+        opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (spacing / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
         values[:_ROWS], values[:_ROWS, 0] = 0.0, _NOTHING
-        return dataclasses.replace(
-            params,
-            bricks=jnp.asarray(bricks),
-            table=jnp.asarray(values),
-            origin=jnp.asarray(origin, jnp.float32),
-            voxel=jnp.asarray(voxel, jnp.float32),
-            directional=jnp.ones(()),
-        )
+        return after, dataclasses.replace(params, table=jnp.asarray(values))
 
-    def clear(
+    def prune(
         self,
         params: VoxelParams,
         cells: Bool[np.ndarray, "M M M"],
         origin: Float[np.ndarray, "3"],
         cell: float,
     ) -> VoxelParams:
-        """The same field with nothing where no cell is: what is skipped there is then not missed.
+        """Parameters of no density outside of cells: what a sampler skips there is then not missed.
 
-        In the cells it does not change, and fades from there within a voxel.
+        In the cells the field does not change, and it fades from there within a voxel.
 
         Args:
           params: of this field.
-          cells, origin, cell: as in `from_cells`.
+          cells, origin, cell: as in `on_lattice`.
         """
-        voxel = float(params.voxel)
+        spacing = float(self.spacing)
         reached = cells
-        for _ in range(int(np.ceil(voxel / cell - 1e-4))):
+        for _ in range(int(np.ceil(spacing / cell - 1e-4))):
             reached = dilate(reached)
-        world = lattice_points(np.asarray(params.bricks)) * np.float32(voxel)
-        world += np.asarray(params.origin) - np.asarray(origin, np.float32)
+        world = lattice_points(np.asarray(self.bricks)) * np.float32(spacing)
+        world += np.asarray(self.origin) - np.asarray(origin, np.float32)
         index = np.floor(world / np.float32(cell)).astype(np.int32)
         x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
         table = np.array(params.table)
         table[: len(world)][~reached[x, y, z], 0] = _NOTHING
         return dataclasses.replace(params, table=jnp.asarray(table))
 
-    def sink(self, params: VoxelParams, share: Float[Array, ""]) -> VoxelParams:
-        """The same field with lower logits of density, by a share of their learning rate.
+    def learning_rates(self, params: VoxelParams) -> VoxelParams:
+        """Learning rates by the settings, each broadcastable to its leaf."""
+        table = np.full(1 + self.settings.features, self.settings.feature_rate, np.float32)
+        table[0] = self.settings.density_rate
+        rate = np.float32(self.settings.network_rate)
+        return VoxelParams(table[None, :], jax.tree.map(lambda _: rate, params.network))
 
-        As decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
-        2019) this is outside of Adam, which would make as much of it as of the photographs wherever
-        these say little.
-        """
-        table = params.table
-        # All columns, and one chosen: to put the sunk one before the others costs another pass or two.
-        sunk = jnp.maximum(table - share * self.density_rate, jnp.minimum(table, _SUNK))
-        table = jnp.where(jnp.arange(table.shape[1])[None, :] == 0, sunk, table)
-        return dataclasses.replace(params, table=table)
+
+def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
+    """Parameters whose logits of density are lower by a number, down to a floor.
+
+    As decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
+    2019) this is outside of Adam, which would make as much of it as of the photographs wherever
+    these say little.
+    """
+    table = params.table
+    # All columns, and one chosen: to put the decayed one before the others costs another pass or two.
+    lower = jnp.maximum(table - by, jnp.minimum(table, _LEAST_LOGIT))
+    table = jnp.where(jnp.arange(table.shape[1])[None, :] == 0, lower, table)
+    return dataclasses.replace(params, table=table)
+
+
+def number_of_points(cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
+    """How many lattice points a field on these cells keeps.
+
+    Args:
+      cells: which of a cube's cells may hold something.
+      voxels_a_cell: the side of a cell in voxels.
+    """
+    return _ROWS * brick_index(cells, voxels_a_cell)[1]
 
 
 def brick_index(
@@ -282,16 +300,16 @@ def lattice_points(bricks: Int[np.ndarray, "X Y Z"]) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _initial(field: VoxelField, rows: int, key: PRNGKeyArray) -> tuple[Array, Any]:
+def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Array, Any]:
     """A table and a network before training: He et al., "Delving Deep into Rectifiers", ICCV 2015."""
-    inputs = field.features + (field.direction_degree + 1) ** 2
-    sizes = [inputs, field.width, field.width, 3]
-    shapes = [(rows, field.features), *itertools.pairwise(sizes)]
+    inputs = settings.features + (settings.sh_degree + 1) ** 2
+    sizes = [inputs, settings.width, settings.width, 3]
+    shapes = [(rows, settings.features), *itertools.pairwise(sizes)]
     ends = np.cumsum([m * n for m, n in shapes])
     # Of one draw: each is compiled for itself, and four take a second and a half.
     drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
     features, *kernels = (part.reshape(shape) for part, shape in zip(drawn, shapes, strict=True))
-    logit = np.log(np.expm1(field.initial_opacity))
+    logit = np.log(np.expm1(settings.initial_opacity))
     density = jnp.where(jnp.arange(rows) < _ROWS, _NOTHING, logit).astype(jnp.float32)
     network = [
         {"kernel": kernel * (math.sqrt(2.0 / m) * (0.1 if n == 3 else 1.0)), "bias": jnp.zeros(n)}

@@ -45,9 +45,11 @@ def march_weights(
 
 
 def march_distortion(
-    weights: Float[Array, "K R"], middle: Float[Array, "K R"], step: Float[Array, " R"]
+    weights: Float[Array, "K R"],
+    middle: Float[Array, "K R"],
+    width: Float[Array, "K R"],
 ) -> Float[Array, " R"]:
-    """How far what each of R rays sees is spread out along it (mip-NeRF 360, eq. 15).
+    """How far the weight of each of R rays is spread out along it (mip-NeRF 360, eq. 15).
 
     The sum over all pairs of samples of w_i w_j |s_i - s_j|, plus a third of each w_i^2 times the length
     of its interval: the mean distance of two points drawn by the weights. In one pass, since samples
@@ -56,16 +58,16 @@ def march_distortion(
     Args:
       weights: of the samples, front to back.
       middle: s in the middle of each sample's interval, ascending where there is weight.
-      step: length of each ray's intervals in s.
+      width: of the intervals in s.
 
     >>> w, s = jnp.array([[0.5], [0.5]]), jnp.array([[1.0], [3.0]])
-    >>> march_distortion(w, s, jnp.array([0.6])).round(4).tolist()
+    >>> march_distortion(w, s, jnp.full((2, 1), 0.6)).round(4).tolist()
     [1.1]
     """
     before = jnp.cumsum(weights, axis=0) - weights
     moment = jnp.cumsum(weights * middle, axis=0) - weights * middle
     pairs = 2.0 * weights * (middle * before - moment)
-    return jnp.sum(pairs + (step[None, :] / 3.0) * weights * weights, axis=0)
+    return jnp.sum(pairs + (width / 3.0) * weights * weights, axis=0)
 
 
 def _march_either(optical_depth, implementation) -> tuple[Array, Array]:

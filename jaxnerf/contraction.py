@@ -1,18 +1,18 @@
 """Spaces without an end, drawn together so that a grid holds them, and rays that walk evenly there.
 
-A `Ball` is for cameras in and around a scene: what lies within keeps its shape, everything beyond is
-drawn into a shell around it (`jaxnerf.encoding.contract`). A `Frustum` is for cameras that all look the
-same way: what lies before them becomes a cube (`jaxnerf.cameras.to_ndc`). Cameras, rays and their t stay
-in the world; only the places at which a field is asked are of the other space.
+A `SphereContraction` is for cameras in and around a scene: a ball keeps its shape, everything beyond
+is drawn into a shell around it (`jaxnerf.encoding.contract`). An `NdcSpace` is for cameras that all look
+the same way: the view before them becomes a cube (`jaxnerf.cameras.to_ndc`). Cameras, rays and their t
+stay in the world; only a field is asked at places of the other space (`jaxnerf.fields.warped`).
 """
 
 import dataclasses
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from jaxnerf.cameras import Rays, to_ndc
 from jaxnerf.encoding import contract, uncontract
@@ -25,8 +25,10 @@ _CLOSEST, _FARTHEST = 1e-3, 1e5
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Ball:
-    """The part of the world that is not drawn together. A pytree.
+class SphereContraction:
+    """All of space in a ball of radius 2, of which the ball of radius 1 keeps its shape. A pytree.
+
+    See `jaxnerf.encoding.contract` (mip-NeRF 360, eq. 10).
 
     Attributes:
       centre: in the world.
@@ -56,35 +58,24 @@ class Ball:
         """The inverse of `place`."""
         return uncontract(points) * self.radius + jnp.broadcast_to(self.centre, points.shape)
 
+    def squared_distance(self, places: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
+        """The squared distance from the centre, in radii, of places; at most 10^10; 1 in the ball."""
+        contracted = jnp.sqrt(jnp.sum(places * places, axis=-1))
+        distance = 1.0 / jnp.maximum(2.0 - contracted, 1.0 / _FARTHEST)
+        return jnp.where(contracted > 1.0, distance * distance, 1.0)
+
     def holds(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
         """Whether points of the world have a place: all do."""
         return jnp.ones(points.shape[:-1], bool)
-
-    def length_of_step(
-        self, passing: Float[Array, "*batch"], places: Float[Array, "*batch 3"]
-    ) -> Float[Array, "*batch"]:
-        """The length, in contracted space, of a step that is a unit long by a ray's `Pace`.
-
-        The pace of a ray goes by the fastest way in which contraction could move a point. The length by
-        which density is multiplied goes by `rate`, which is the same for all rays through a point: the
-        length of the step in the world times `rate`. With r the distance from the centre in radii it is
-        max(1, r^2 / sqrt(1 + 4 b^2)) / max(1, r^2).
-
-        Args:
-          passing: the ray's b; see `Pace`.
-          places: of steps, in contracted space.
-        """
-        contracted = jnp.sqrt(jnp.sum(places * places, axis=-1))
-        distance = 1.0 / jnp.maximum(2.0 - contracted, 1.0 / _FARTHEST)
-        squared = jnp.where(contracted > 1.0, distance * distance, 1.0)
-        return jnp.maximum(1.0, squared / fastest(passing)) / squared
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Frustum:
-    """What a camera at the world's origin that looks along -z has before it. A pytree.
+class NdcSpace:
+    """Normalised device coordinates of a camera at the origin that looks along -z. A pytree.
+
+    NeRF, appendix C.
 
     Attributes:
       focal: (f_x, f_y) in pixels.
@@ -152,68 +143,30 @@ class Frustum:
         depth = -(rays.origins[..., 2] + t * rays.directions[..., 2])
         return 1.0 - self.near / jnp.maximum(depth, self.near)
 
-    def length_of_step(self, rays: Rays) -> Float[Array, "*batch"]:
-        """The length, by `rate`, of a step along rays that is a unit long in the cube.
+    def world_length(
+        self, rays: Rays, t: Float[Array, "*batch"], step: Float[Array, ""]
+    ) -> Float[Array, "*batch"]:
+        """The length in the world of a step along rays whose length in the cube is given.
 
-        The length of the step in the world times `rate`: the same all along a ray.
+        To first order: the step divided by the speed, in the cube, of a point that moves along the ray.
+
+        Args:
+          rays: in the world.
+          t: where along them.
+          step: its length in the cube.
         """
         level = jnp.maximum(-rays.directions[..., 2], 1e-12)
+        depth = -(rays.origins[..., 2] + t * rays.directions[..., 2])
+        depth = jnp.maximum(depth, 1e-6 * self.near)
         speed = jnp.linalg.norm(rays.directions, axis=-1)
         in_cube = jnp.linalg.norm(self.rays(rays).directions, axis=-1)
-        return 2.0 * speed / (level * in_cube)
-
-
-@dataclasses.dataclass(frozen=True)
-class Within:
-    """A field of the world made from one of a space: implements `jaxnerf.fields.Field`.
-
-    Its parameters are the field's. Densities are per length in the space, so that what is far away is as
-    easily opaque as what is near; rays should be sampled evenly in disparity.
-
-    Attributes:
-      field: asked at places of the space.
-      kind: of the space.
-      numbers: the leaves of the space: static, since they do not learn.
-    """
-
-    field: Any
-    kind: type
-    numbers: tuple[tuple[float, ...], ...]
-
-    @classmethod
-    def of(cls, field: Any, space: Ball | Frustum) -> "Within":
-        """A field within a space."""
-        leaves = jax.tree.leaves(space)
-        return cls(field, type(space), tuple(tuple(np.ravel(leaf).tolist()) for leaf in leaves))
-
-    def init(self, key: PRNGKeyArray) -> Any:
-        """The field's parameters."""
-        return self.field.init(key)
-
-    def density(self, params: Any, positions: Float[Array, "*batch 3"], **more) -> tuple[Any, Any]:
-        """See `jaxnerf.fields.Field`; positions are of the world."""
-        space = self._space(positions.dtype)
-        density, features = self.field.density(params, space.place(positions), **more)
-        return jnp.where(space.holds(positions), density * space.rate(positions), 0.0), features
-
-    def colour(self, params: Any, features: Any, view_directions: Any) -> Any:
-        """The field's; see `jaxnerf.fields.Field`."""
-        return self.field.colour(params, features, view_directions)
-
-    @property
-    def shading(self) -> str:
-        """The field's."""
-        return getattr(self.field, "shading", "sample")
-
-    def _space(self, dtype: Any) -> Ball | Frustum:
-        leaves = (jnp.asarray(n, dtype).reshape(-1 if len(n) > 1 else ()) for n in self.numbers)
-        return self.kind(*leaves)
+        return step * speed * depth * depth / (level * in_cube * self.near)
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class RayArcLength:
     """Along each of some rays, a length s that is even in contracted space. A pytree.
 
     With u the distance from the ray's point nearest to the centre, and b that point's distance from
@@ -239,34 +192,38 @@ class Pace:
         u = jnp.clip((t - self.middle) * self.scale, -_FARTHEST, _FARTHEST)
         b, far = self.passing, jnp.abs(u)
         tangent = jnp.maximum(far - self.even, 0.0) / (b * b + far * self.even)
-        beyond = self._factor() * jnp.arctan(tangent * b) / b
+        beyond = self.fastest * jnp.arctan(tangent * b) / b
         return jnp.sign(u) * (jnp.minimum(far, self.even) + beyond)
 
     def t(self, length: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """The t of an s; of an s beyond infinity that of something far away."""
         b, far = self.passing, jnp.abs(length)
-        angle = jnp.maximum(far - self.even, 0.0) / self._factor() * b
+        angle = jnp.maximum(far - self.even, 0.0) / self.fastest * b
         tangent = jnp.tan(jnp.minimum(angle, 0.5 * jnp.pi - 1e-6)) / b
         left = jnp.maximum(1.0 - tangent * self.even, 1.0 / _FARTHEST)
         beyond = jnp.minimum((self.even + tangent * b * b) / left, _FARTHEST)
         u = jnp.sign(length) * jnp.where(far > self.even, beyond, far)
         return self.middle + u / self.scale
 
-    def _factor(self) -> Array:
-        return fastest(self.passing)
+    def world_length(
+        self, t: Float[Array, "*batch"], step: Float[Array, ""]
+    ) -> Float[Array, "*batch"]:
+        """The length in the world, in radii, of a step at t whose length s is given, to first order."""
+        u = jnp.clip((t - self.middle) * self.scale, -_FARTHEST, _FARTHEST)
+        return step * jnp.maximum(1.0, (u * u + self.passing * self.passing) / self.fastest)
+
+    @property
+    def fastest(self) -> Float[Array, "*batch"]:
+        """sqrt(1 + 4 b^2): by r^2, how fast a contracted point of the ray can move at most."""
+        return jnp.sqrt(1.0 + 4.0 * self.passing * self.passing)
 
 
-def fastest(passing: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """sqrt(1 + 4 b^2) of a ray that passes the centre at b radii; see `Pace`."""
-    return jnp.sqrt(1.0 + 4.0 * passing * passing)
-
-
-def pace(ball: Ball, rays: Rays) -> Pace:
-    """How to measure along rays; see `Pace`."""
+def arc_length(ball: SphereContraction, rays: Rays) -> RayArcLength:
+    """How to measure along rays; see `RayArcLength`."""
     start = (rays.origins - jnp.broadcast_to(ball.centre, rays.origins.shape)) / ball.radius
     speed = jnp.linalg.norm(rays.directions, axis=-1)
     along = -jnp.sum(start * rays.directions, axis=-1) / (speed * speed)
     nearest = start + along[..., None] * rays.directions
     passing = jnp.maximum(jnp.linalg.norm(nearest, axis=-1), _CLOSEST)
     even = jnp.sqrt(jnp.maximum(jnp.sqrt(1.0 + 4.0 * passing**2) - passing**2, 0.0))
-    return Pace(along * ball.radius, speed / ball.radius, passing, even)
+    return RayArcLength(along * ball.radius, speed / ball.radius, passing, even)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from jaxnerf.cameras import Camera, project
 from jaxnerf.lenses import FLAT
-from jaxnerf.occupancy import Occupancy, occupied
+from jaxnerf.sampling.occupancy import Occupancy, occupied
 
 # Balls at a time, so that one program serves for any number.
 _AT_ONCE = 1 << 14

@@ -200,3 +200,27 @@ def merge(
         row = jnp.stack([low, high], axis=-2).reshape(row.shape)
         stride //= 2
     return row[..., :length]
+
+
+def normalised(
+    near: Float[Array, "*batch"],
+    far: Float[Array, "*batch"],
+    t: Float[Array, "*batch B"],
+    spacing: Spacing = "depth",
+) -> Float[Array, "*batch B"]:
+    """Distances as fractions of a ray's way, in the coordinate in which `stratified` spaces evenly.
+
+    Of rays without an end, in the coordinate of `without_end`, where 1 is infinitely far.
+
+    >>> print(normalised(jnp.array(1.0), jnp.array(5.0), jnp.array([1.0, 2.0, 5.0])))
+    [0.   0.25 1.  ]
+    """
+    endless = jnp.isinf(far)[..., None]
+    near, far = near[..., None], jnp.where(endless, near[..., None] + 1.0, far[..., None])
+    way = jnp.where(far > near, far - near, 1.0)
+    even = (t - near) / way
+    if spacing == "disparity":
+        even = even * far / jnp.where(t > 0.0, t, 1.0)
+    unit = jnp.where(near > 0.0, near, 1.0)
+    ahead = jnp.maximum(t - near, 0.0)
+    return jnp.where(endless, ahead / (ahead + unit), even)

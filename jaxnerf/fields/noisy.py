@@ -1,0 +1,41 @@
+"""A field whose densities are disturbed before their activation, in training (NeRF, appendix A)."""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxnerf.fields import Params
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoisyField:
+    """A field with Gaussian noise on its density. Implements `jaxnerf.fields.Field`. A pytree.
+
+    Attributes:
+      field: whose `density` takes a keyword `noise [...]`, added before the activation.
+      key: of the noise, the same each time that the field is asked.
+      deviation: the standard deviation of the noise; static.
+    """
+
+    field: Any
+    key: PRNGKeyArray
+    deviation: float = dataclasses.field(metadata={"static": True})
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """The field's parameters."""
+        return self.field.init(key)
+
+    def density(
+        self, params: Params, positions: Float[Array, "*batch 3"]
+    ) -> tuple[Float[Array, "*batch"], Any]:
+        """See `jaxnerf.fields.Field`."""
+        noise = jax.random.normal(self.key, positions.shape[:-1], positions.dtype)
+        return self.field.density(params, positions, noise=self.deviation * noise)
+
+    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
+        """The field's."""
+        return self.field.colour(params, features, view_directions)

@@ -1,0 +1,57 @@
+"""A field of the world, made from one of contracted space or of normalised device coordinates."""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields import Params
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WarpedField:
+    """A field that is asked at places of another space. Implements `jaxnerf.fields.Field`. A pytree.
+
+    Its parameters are the inner field's. Densities of the inner field are per length in its space, so
+    that what is far away is as easily opaque as what is near: a density of the world is one of the space
+    times the space's rate at the point, the same for all rays through it.
+
+    Attributes:
+      field: asked at places of the space.
+      space: of those places; it does not learn.
+    """
+
+    field: Any
+    space: SphereContraction | NdcSpace
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """The field's parameters."""
+        return self.field.init(key)
+
+    def density(
+        self, params: Params, positions: Float[Array, "*batch 3"], **more: Any
+    ) -> tuple[Float[Array, "*batch"], Any]:
+        """See `jaxnerf.fields.Field`; positions are of the world."""
+        dtype = positions.dtype
+        space = jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x, dtype)), self.space)
+        density, features = self.field.density(params, space.place(positions), **more)
+        return jnp.where(space.holds(positions), density * space.rate(positions), 0.0), features
+
+    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
+        """The inner field's."""
+        return self.field.colour(params, features, view_directions)
+
+    @property
+    def shading(self) -> str:
+        """The inner field's: "ray" or "sample"."""
+        return getattr(self.field, "shading", "sample")
+
+    @property
+    def extras(self) -> Any:
+        """The inner field's, if it has any."""
+        return getattr(self.field, "extras", None)

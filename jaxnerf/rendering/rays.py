@@ -1,0 +1,181 @@
+"""Rays in, pixels out: the function that joins samplers, fields and compositing."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxnerf import compositing as comp
+from jaxnerf.cameras import Rays
+from jaxnerf.compositing import Compositing
+from jaxnerf.fields import Field, Params
+from jaxnerf.sampling import Hierarchical, Sampler, Samples
+from jaxnerf.sampling.samplers import levels_of
+
+# Of the light, what an 8-bit picture can show.
+_LEAST_LIGHT = 1 / 255
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """What was seen along rays. A pytree of arrays with the rays' leading shape.
+
+    Attributes:
+      colour: RGB in [0, 1], over the background.
+      opacity: the sum of the weights, in [0, 1].
+      depth: the expected t at which light was stopped (for a pinhole camera the depth along its axis).
+      depth_median: the t at which half of the light has been stopped.
+      distance: the expected depth as a length in the world.
+      normals: unit vectors in the world, or zero; None unless asked for.
+      extras: whatever else the field says of its samples, accumulated along the rays as colours are,
+        on nothing: a pytree of [*batch, ...]; None where it says nothing else.
+      samples, weights: where the field was asked (`jaxnerf.Samples`), and how much each sample
+        contributes; None in an image.
+      proposals: the same of the levels of sampling before the last; empty unless asked for.
+    """
+
+    colour: Float[Array, "*batch 3"]
+    opacity: Float[Array, "*batch"]
+    depth: Float[Array, "*batch"]
+    depth_median: Float[Array, "*batch"]
+    distance: Float[Array, "*batch"]
+    normals: Float[Array, "*batch 3"] | None = None
+    extras: Any = None
+    samples: Any = None
+    weights: Any = None
+    proposals: "tuple[Rendering, ...]" = ()
+
+    @property
+    def is_dark(self) -> Bool[Array, "*batch"]:
+        """Whether less light is left on a ray than a picture of 8 bits can show."""
+        return 1.0 - self.opacity <= _LEAST_LIGHT
+
+    @property
+    def is_complete(self) -> Bool[Array, "*batch"]:
+        """Whether a ray was rendered to its end, or was stopped early where it is dark."""
+        samples: Samples = self.samples
+        dark = samples.fits & samples.early_stopped & ~samples.truncated & self.is_dark
+        return samples.complete | dark
+
+
+def render_rays(
+    field: Field | Sequence[Field],
+    params: Params,
+    rays: Rays,
+    sampler: Sampler = Hierarchical(),
+    key: PRNGKeyArray | None = None,
+    background: Float[Array, "*batch 3"] | Float[Array, "3"] | float = 1.0,
+    extras: Callable[[Params, Any], Any] | None = None,
+    *,
+    normals: bool = False,
+    compositing: Compositing = "volume",
+    proposals: bool = False,
+) -> Rendering:
+    """Render rays with a field. Pure: works under jit, vmap, grad, and for any leading shape.
+
+    Args:
+      field: any field; or, for a sampler of several levels, a sequence of one for each (the paper's
+        coarse and fine networks). A field with `shading` "ray" has its features added up along a ray,
+        and is asked for the colour of their mean, once a ray.
+      params: of the field; or, with a sequence of fields, a sequence of as many.
+      rays: with near and far.
+      sampler: places samples; for instance `Hierarchical` or `OccupancySampler`.
+      key: for random places; None is deterministic.
+      background: behind the scene: a colour for each ray, one for all, or one grey (1.0 is white).
+      extras: (params, features) -> a pytree of arrays, of each sample; by default the field's own
+        method of that name, if it has one.
+      normals: whether to compute normals, which costs a backward pass through the density.
+      compositing: "volume" (NeRF, eq. 3), or "surface": the first opaque sample decides the pixel.
+      proposals: whether to render the sampler's levels before the last one too, which are trained as
+        the last is.
+
+    Example::
+
+      rays = cast_rays(camera, pixels, near=2.0, far=6.0)
+      colour = render_rays(field, params, rays).colour
+    """
+    # Those of a loaded run are NumPy's, which nothing that is traced can index.
+    field, params, rays, sampler = jax.tree.map(
+        _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
+    )
+    samples = sampler(field, params, rays, key)
+    if samples.packing is not None or not samples.proposals:
+        fields, all_params = levels_of(field, params, 1)
+    else:
+        fields, all_params = levels_of(field, params, 1 + len(samples.proposals))
+    how = {"extras": extras, "normals": normals, "compositing": compositing}
+    earlier = ()
+    if proposals:
+        earlier = tuple(
+            _shaded(each, own, rays, found.samples, background, found, **how)
+            for each, own, found in zip(
+                fields[:-1], all_params[:-1], samples.proposals, strict=True
+            )
+        )
+    last = _shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
+    return dataclasses.replace(last, proposals=earlier)
+
+
+def _as_jax(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
+
+
+def _shaded(
+    field: Field,
+    params: Params,
+    rays: Rays,
+    samples: Samples,
+    background: Any,
+    found: Any,
+    *,
+    extras: Callable[[Params, Any], Any] | None,
+    normals: bool,
+    compositing: Compositing,
+) -> Rendering:
+    """What rays see by their samples.
+
+    Args:
+      found: what the field has answered there already (`Proposal`), or None.
+    """
+    positions, gradient = samples.positions(rays), None
+    if normals:
+        # Densities depend each on one position, so a vector of ones pulls back to every gradient.
+        density, pull_back, features = jax.vjp(
+            lambda x: field.density(params, x), positions, has_aux=True
+        )
+        (gradient,) = pull_back(jnp.ones_like(density))
+    elif found is not None:
+        density, features = found.density, found.features
+    else:
+        density, features = field.density(params, positions)
+    weights = comp.weights_of(samples, density, compositing)
+    opacity = comp.opacity_of(samples, weights)
+    if getattr(field, "shading", "sample") == "ray":
+        mean = comp.accumulated(samples, weights, features)
+        mean = mean / jnp.maximum(opacity, 1e-3)[..., None]
+        colour = opacity[..., None] * field.colour(params, mean, rays.view_directions)
+    else:
+        colours = field.colour(params, features, samples.view_directions(rays))
+        colour = comp.accumulated(samples, weights, colours)
+    extras = extras or getattr(field, "extras", None)
+    if extras is not None:
+        extras = comp.accumulated(samples, weights, extras(params, features))
+    if gradient is not None:
+        gradient = comp.unit(-comp.accumulated(samples, weights, comp.unit(gradient)))
+    depth = comp.depth_of(samples, weights, rays)
+    return Rendering(
+        colour=comp.over(colour, opacity, background),
+        opacity=opacity,
+        depth=depth,
+        depth_median=comp.median_depth_of(samples, density, rays),
+        distance=depth * jnp.linalg.norm(rays.directions, axis=-1),
+        normals=gradient,
+        extras=extras,
+        samples=samples,
+        weights=weights,
+    )

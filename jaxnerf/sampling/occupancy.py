@@ -1,0 +1,100 @@
+"""Empty space and occlusion: a grid of cells that says where samples are worth taking.
+
+The grid is a cube of cells, one byte each. Below 128 the cell is empty, and the value is its distance
+in cells (the largest of the three axes' differences) to the nearest occupied one, by which a ray may
+jump; from 128 on the cell is occupied, and the value is the logarithm of the density expected in it, by
+which a ray is ended where no light is left. A walk needs one lookup for a jump or a sample
+(`jaxnerf.sampling.traversal`).
+"""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from jaxnerf.contraction import NdcSpace, SphereContraction
+
+OCCUPIED = 128
+_FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
+# Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
+OCTAVES, SMALLEST = 8.0, -10.0
+# Which cells hold something.
+Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Occupancy:
+    """Which cells of a cube hold something. A pytree.
+
+    Attributes:
+      cells: the module's code, by x, y, z.
+      origin: the corner of the cube with the smallest coordinates.
+      cell: the side of a cell.
+      step: the distance between samples along a ray, unless they are taken finer.
+      space: of a scene without an end, what the cube and all lengths of it are in. None for a cube in the
+        world.
+    """
+
+    cells: UInt8[Array, "M M M"]
+    origin: Float[Array, "3"]
+    cell: Float[Array, ""]
+    step: Float[Array, ""]
+    space: SphereContraction | NdcSpace | None = None
+
+    def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """Where points of the world lie in the space of the cube."""
+        return points if self.space is None else self.space.place(points)
+
+
+@jax.jit
+def encode(
+    occupied: Bool[Array, "M M M"],
+    density: Float[Array, "M M M"] | Float[Array, ""] | float = 0.0,
+) -> UInt8[Array, "M M M"]:
+    """The cells' code.
+
+    Args:
+      occupied: which cells hold something.
+      density: expected in each or in all, per side of a cell; matters where occupied.
+    """
+
+    def spread(step, carry):
+        reached, distance = carry
+        grown = dilate(reached)
+        return grown, jnp.where(grown & ~reached, step.astype(jnp.uint8), distance)
+
+    unreached = jnp.full(occupied.shape, _FARTHEST, jnp.uint8)
+    _, distance = jax.lax.fori_loop(1, _FARTHEST, spread, (occupied, unreached))
+    return jnp.where(occupied, code_of(density), distance)
+
+
+@jax.jit
+def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
+    """The code of cells that hold something, in which a density per side of a cell is expected."""
+    level = OCTAVES * (jnp.log2(jnp.maximum(density, 1e-9)) - SMALLEST)
+    return jnp.clip(jnp.round(level), 0.0, 127.0).astype(jnp.uint8) + jnp.uint8(OCCUPIED)
+
+
+def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
+    """A code that says no more than which cells hold something: at hand at once, and slow to march."""
+    return np.where(cells, np.uint8(OCCUPIED), np.uint8(1))
+
+
+def occupied(occupancy: Occupancy) -> Cells:
+    """Which cells hold something; of NumPy if the code is."""
+    return occupancy.cells >= OCCUPIED
+
+
+def dilate(cells: Cells) -> Cells:
+    """The cells and all their neighbours, also across edges and corners; of NumPy if the cells are."""
+    pad: Any = np.pad if isinstance(cells, np.ndarray) else jnp.pad
+    for axis in range(3):
+        padded = pad(cells, [(1, 1) if i == axis else (0, 0) for i in range(3)])
+        before = (slice(None),) * axis
+        cells = cells | padded[(*before, slice(None, -2))] | padded[(*before, slice(2, None))]
+    return cells

@@ -1,0 +1,350 @@
+"""The walk of rays through an occupancy, from occupied cell to occupied cell."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxnerf.cameras import Rays
+from jaxnerf.contraction import NdcSpace, SphereContraction, arc_length
+from jaxnerf.sampling.occupancy import OCCUPIED, OCTAVES, SMALLEST, Occupancy
+
+# A ray ends where an expected exp(-7) = 0.1% of its light is left.
+_END = -7.0
+# In radii of a sphere contraction, or distances of a near plane: what lies farther is sampled as if it
+# lay here. In their spaces that is the same place, but a little light from there would decide what a
+# mean depth is.
+_HORIZON = 1e3
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class March:
+    """The samples of a walk, slots first: [K, R], front to back. A pytree.
+
+    Attributes:
+      t: of each sample; anything in slots that are not used.
+      t0, t1: its interval.
+      s0, s1: the same along the ray's way through the grid, which begins at 0 and ends at 1.
+      length: of the interval in the world.
+      count: samples of each ray, which fill its first slots.
+      truncated: whether a ray ran out of slots or steps before its end.
+      early_stopped: whether a ray ends where the grid expects next to no light to be left.
+    """
+
+    t: Float[Array, "K R"]
+    t0: Float[Array, "K R"]
+    t1: Float[Array, "K R"]
+    s0: Float[Array, "K R"]
+    s1: Float[Array, "K R"]
+    length: Float[Array, "K R"]
+    count: Int[Array, " R"]
+    truncated: Bool[Array, " R"]
+    early_stopped: Bool[Array, " R"]
+
+
+def march(
+    occupancy: Occupancy,
+    rays: Rays,
+    jitter: Float[Array, " R"] | Float[Array, ""] | float = 0.5,
+    *,
+    samples: int = 40,
+    max_steps: int = 64,
+    samples_per_voxel: int = 1,
+    compaction: tuple[int, ...] = (1, 4),
+    max_optical_depth: float = 2.0,
+    size: Int[Array, ""] | None = None,
+) -> March:
+    """Walk along rays from occupied cell to occupied cell.
+
+    Samples lie on a lattice of steps that begins where the ray enters the grid (or at its near), so
+    that they are spaced evenly whatever is jumped over. Of where samples lie, only their dependence on
+    the rays' near and far is differentiated, not that on the rays' origins and directions: they are the
+    nodes of a quadrature, whose result does not depend on them but for its error.
+
+    Args:
+      occupancy: the grid.
+      rays: in one leading dimension; near and far bound the walk as the grid does.
+      jitter: where in its interval each ray's samples lie, in [0, 1].
+      samples: slots for each ray.
+      max_steps: jumps and samples together, at most so many for each ray.
+      samples_per_voxel: samples in each of the grid's steps.
+      compaction: once no more than a count's fourth of the rays are under way, only these go on (half
+        of lego's rays end after 36 lookups, and the last after 150). Each entry is a loop to compile.
+      max_optical_depth: that one of the grid's steps counts as: the density of a cell is known too
+        coarsely to end a ray at once, and what lies behind must be found to be mended. 0 ends no ray.
+      size: how many cells along each side are the grid's, and not filled up so that one program serves
+        for grids of several sizes; all by default.
+    """
+    rays = jax.tree.map(jnp.asarray, rays)
+    still = jax.lax.stop_gradient(rays)
+    occupancy = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, occupancy))
+    cells = jnp.asarray(occupancy.cells.shape[0] if size is None else size, rays.near.dtype)
+    bounded = dataclasses.replace(still, near=rays.near, far=rays.far)
+    walk = _walk(occupancy, bounded, samples_per_voxel, cells)
+    jitter = jnp.broadcast_to(jnp.asarray(jitter, rays.near.dtype), rays.near.shape)
+    limits = samples, max_steps, samples_per_voxel, max_optical_depth
+    moving, count, s, light = _look_along(
+        occupancy, _walk(occupancy, still, samples_per_voxel, cells), jitter, limits, compaction
+    )
+    s = s + (walk.begin - jax.lax.stop_gradient(walk.begin))[None, :]
+    s0 = s - jitter[None, :] * walk.step[None, :]
+    s1 = s0 + walk.step[None, :]
+    t, (begin, whole) = walk.t(s), (walk.begin[None, :], walk.whole[None, :])
+    speed = jnp.linalg.norm(rays.directions, axis=-1)
+    stretch = speed / jax.lax.stop_gradient(speed)
+    return March(
+        t=t,
+        t0=walk.t(s0),
+        t1=walk.t(s1),
+        s0=(s0 - begin) / whole,
+        s1=(s1 - begin) / whole,
+        length=walk.world_length(t) * stretch[None, :],
+        count=count,
+        truncated=moving,
+        early_stopped=light <= _END,
+    )
+
+
+def most_samples(occupancy: Occupancy, samples_per_voxel: int = 1) -> int:
+    """How many samples a ray takes in a grid at most.
+
+    That is known of a grid of numbers; of one that is being traced, for steps that are not shorter than
+    a cell.
+    """
+    steps_a_cell = 1.0
+    if not any(isinstance(x, Tracer) for x in (occupancy.cell, occupancy.step)):
+        steps_a_cell = max(float(occupancy.cell) / float(occupancy.step), 1e-3)
+    # A diagonal is sqrt(3) sides long. In contracted space a ray's `RayArcLength` goes 7.3 radii at
+    # most, through a cube of 4.
+    return math.ceil(2.0 * occupancy.cells.shape[0] * steps_a_cell) * samples_per_voxel + 1
+
+
+def _look_along(occupancy, walk, jitter, limits, compaction):
+    """Where rays take samples.
+
+    Args:
+      occupancy, walk, jitter, limits: as for `_look`, of all rays.
+      compaction: see `march`.
+
+    Returns:
+      Of each ray, whether it has not come to its end, and how many samples it takes; the s of all slots
+      [K, R]; and the logarithm of the light left on each ray.
+    """
+    samples, count = limits[0], jitter.shape[0]
+    inside = walk.begin + jitter * walk.step < walk.end
+    zeros = jnp.zeros(count, jitter.dtype)
+    state = inside, jnp.zeros(count, jnp.int32), zeros, zeros
+    slots, looked = jnp.zeros(samples * count, jitter.dtype), 0
+    sizes = [max(count // part, min(count, 1)) for part in compaction]
+    for number, enough in zip(sizes, [*sizes[1:], 0], strict=True):
+        if number == count:
+            everything = walk, jitter, jnp.arange(count, dtype=jnp.int32), state, slots, looked
+            state, slots, looked = _look(occupancy, *everything, enough, limits)
+            continue
+        lane = _first(state[0] & (state[1] < samples), number)
+        shift, theirs = jax.tree.map(lambda x, at=lane: x[at], (jitter, state))
+        theirs = theirs[0] & (lane < count), *theirs[1:]
+        part = walk.of(lane), shift, lane, theirs, slots, looked
+        theirs, slots, looked = _look(occupancy, *part, enough, limits)
+        state = tuple(x.at[lane].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
+    moving, taken, _, light = state
+    return moving, taken, slots.reshape(samples, count), light
+
+
+def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
+    """Look where some rays are, and go on, until at most `enough` are unfinished.
+
+    Args:
+      occupancy: the grid.
+      walk, jitter, state: of these rays; state is whether they have not come to an end (asked once, since
+        rounding may answer otherwise the next time), the samples taken, the number of the next place, and
+        the logarithm of the light left.
+      lane: which of all rays they are.
+      slots: of all rays, flat.
+      looked: how often all unfinished rays have looked.
+      enough, limits: static; limits are the samples and steps of a ray, `samples_per_voxel`, and
+        `max_optical_depth`.
+    """
+    samples, max_steps, samples_per_voxel, max_optical_depth = limits
+    size, cells = occupancy.cells.shape[0], occupancy.cells.reshape(-1)
+    count = slots.shape[0] // samples
+    length = occupancy.step / samples_per_voxel
+
+    def look(carry):
+        (going, taken, number, light), slots, looked = carry
+        live = going & (taken < samples)
+        s = walk.begin + (number + jitter) * walk.step
+        place = walk.place(s)
+        corner = jnp.floor(place)
+        index = jnp.clip(corner, 0.0, size - 1.0).astype(jnp.int32)
+        code = cells[(index[0] * size + index[1]) * size + index[2]].astype(s.dtype)
+        jump = walk.jump(place, corner, code) / walk.step
+        hit = live & (code >= OCCUPIED)
+        slot = jnp.where(hit, taken * count + lane, samples * count)
+        slots = slots.at[slot].set(s, mode="drop", unique_indices=True)
+        expected = jnp.exp2((code - OCCUPIED) / OCTAVES + SMALLEST)
+        depth = expected * (length / occupancy.cell) * walk.length(place)
+        depth = jnp.minimum(depth, max_optical_depth / samples_per_voxel)
+        ahead = jnp.where(hit, 1.0, jnp.maximum(jnp.ceil(jump), 1.0))
+        taken = taken + hit.astype(jnp.int32)
+        number = jnp.where(live, number + ahead, number)
+        light = light - jnp.where(hit, depth, 0.0)
+        inside = walk.begin + (number + jitter) * walk.step < walk.end
+        going = going & (~live | (inside & (light > _END)))
+        return (going, taken, number, light), slots, looked + 1
+
+    def unfinished(carry):
+        (going, taken, *_), _, looked = carry
+        live = going & (taken < samples)
+        # As floats, whose sums are less to compile; whole numbers of rays are exact.
+        return (looked < max_steps) & (jnp.sum(live.astype(jnp.float32)) > enough)
+
+    return jax.lax.while_loop(unfinished, look, (state, slots, looked))
+
+
+def _first(chosen: Bool[Array, " R"], number: int) -> Int[Array, " number"]:
+    """Where the first of the chosen are, in their order, and R where there are no more.
+
+    As `jnp.nonzero` says, which takes five times as long to compile.
+    """
+    count = chosen.shape[0]
+    from_the_end = jnp.where(chosen, jnp.arange(count, 0, -1, dtype=jnp.int32), 0).astype(
+        jnp.float32
+    )
+    return count - jax.lax.top_k(from_the_end, number)[0].astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """How rays go through a grid: what `march` asks, in a coordinate s along each ray.
+
+    Attributes:
+      begin, end: of each ray's way through the cube.
+      step: between samples.
+      place: where an s lies, in cells [3, R].
+      jump: how far the edge of what is known to be empty is, from a place, its cell's corner and code.
+      t: of slots with an s [K, R].
+      world_length: of a step at slots with a t [K, R].
+      length: of a step at a place, by which the grid's densities are multiplied, in steps of the grid.
+      of: the same for some of the rays, by their numbers.
+    """
+
+    begin: Array
+    end: Array
+    step: Array
+    place: Callable[[Array], Array]
+    jump: Callable[[Array, Array, Array], Array]
+    t: Callable[[Array], Array]
+    world_length: Callable[[Array], Array]
+    length: Callable[[Array], Array | float]
+    of: Callable[[Array], "_Walk"]
+
+    @property
+    def whole(self) -> Array:
+        """The length of each ray's way, and not less than a step."""
+        return jnp.maximum(self.end - self.begin, self.step)
+
+
+def _walk(occupancy: Occupancy, rays: Rays, samples_per_voxel: int, size: Array) -> _Walk:
+    """Through a grid, with so many samples in each of its steps."""
+    length = occupancy.step / samples_per_voxel
+    if isinstance(occupancy.space, SphereContraction):
+        return _bent(occupancy, occupancy.space, rays, length)
+    if isinstance(occupancy.space, NdcSpace):
+        return _in_cube(occupancy, occupancy.space, rays, length, size)
+    return _straight(occupancy, rays, length, size)
+
+
+def _straight(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _Walk:
+    """Through a cube where rays are straight, and s is t."""
+    origin = (rays.origins - occupancy.origin[None, :]) / occupancy.cell
+    start, direction = origin.T, (rays.directions / occupancy.cell).T
+    inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
+    walls = jnp.stack([-start * inverse, (size - start) * inverse])
+    begin = jnp.maximum(jnp.max(jnp.min(walls, axis=0), axis=0), rays.near)
+    end = jnp.minimum(jnp.min(jnp.max(walls, axis=0), axis=0), rays.far)
+    step = length / jnp.linalg.norm(rays.directions, axis=-1)
+
+    def walk(begin, end, step, start, direction, inverse):
+        def jump(place, corner, code):
+            # Out of the cube of cells that are known to be empty, by its nearest wall.
+            wall = jnp.where(inverse > 0.0, corner + code[None, :], corner + 1.0 - code[None, :])
+            return _least((wall - place) * inverse)
+
+        parts = begin, end, step, start, direction, inverse
+        return _Walk(
+            begin, end, step, lambda s: start + s[None, :] * direction, jump, lambda slots: slots,
+            world_length=lambda t: jnp.broadcast_to(length, t.shape),
+            length=lambda place: 1.0,
+            of=lambda lane: walk(*(part[..., lane] for part in parts)),
+        )  # fmt: skip
+
+    return walk(begin, end, step, start, direction, inverse)
+
+
+def _in_cube(occupancy: Occupancy, ndc: NdcSpace, rays: Rays, length: Array, size: Array) -> _Walk:
+    """Through the cube of normalised device coordinates, where rays are straight too, and s is t."""
+    walk = _straight(occupancy, ndc.rays(rays), length, size)
+    ahead = jnp.maximum(-rays.directions[..., 2], 1e-12)
+    speed = jnp.linalg.norm(rays.directions, axis=-1)
+    lengths = 2.0 * speed / (ahead * jnp.linalg.norm(ndc.rays(rays).directions, axis=-1))
+    return dataclasses.replace(
+        walk,
+        t=_on_rays(rays, lambda slot: ndc.t(rays, jnp.minimum(slot, 1.0 - 1.0 / _HORIZON))),
+        world_length=jax.vmap(lambda t: ndc.world_length(rays, t, length)),
+        length=lambda place: lengths,
+        of=lambda lane: _in_cube(
+            occupancy, ndc, jax.tree.map(lambda x: x[lane], rays), length, size
+        ),
+    )
+
+
+def _bent(occupancy: Occupancy, contraction: SphereContraction, rays: Rays, length: Array) -> _Walk:
+    """Through contracted space, where s is the `RayArcLength`, which no point outruns."""
+    along = arc_length(contraction, rays)
+    horizon = along.middle + _HORIZON / along.scale
+
+    def place(s):
+        points = rays.origins + along.t(s)[:, None] * rays.directions
+        return ((contraction.place(points) - occupancy.origin[None, :]) / occupancy.cell).T
+
+    def jump(place, corner, code):
+        wall = jnp.minimum(place - (corner + 1.0 - code[None, :]), corner + code[None, :] - place)
+        return _least(wall) * occupancy.cell
+
+    def length_at(place):
+        # The length of the step in the world, times the contraction's rate there.
+        contracted = place.T * occupancy.cell + occupancy.origin[None, :]
+        square = contraction.squared_distance(contracted)
+        return jnp.maximum(1.0, square / along.fastest) / jnp.maximum(square, 1.0)
+
+    return _Walk(
+        begin=along.length(rays.near),
+        end=along.length(rays.far),
+        step=jnp.broadcast_to(length, rays.near.shape),
+        place=place,
+        jump=jump,
+        t=_on_rays(rays, lambda s: jnp.minimum(along.t(s), horizon)),
+        world_length=jax.vmap(lambda t: contraction.radius * along.world_length(t, length)),
+        length=length_at,
+        of=lambda lane: _bent(
+            occupancy, contraction, jax.tree.map(lambda x: x[lane], rays), length
+        ),
+    )
+
+
+def _on_rays(rays: Rays, t_of: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The t of slots, from near to far: what rounding puts before or beyond lies on the end."""
+    return jax.vmap(lambda slot: jnp.clip(t_of(slot), rays.near, rays.far))
+
+
+def _least(axes: Float[Array, "3 R"]) -> Float[Array, " R"]:
+    """Of three axes; a reduction is a kernel of its own, and what it reduces is stored."""
+    return jnp.minimum(jnp.minimum(axes[0], axes[1]), axes[2])
