@@ -9,6 +9,7 @@ from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fields.warped import WarpedField
+from jaxnerf.own import fit
 from jaxnerf.presets import preset
 from jaxnerf.rendering import Rendering, render_image, render_rays
 from jaxnerf.runs import Run, load_run
@@ -43,6 +44,7 @@ __all__ = [
     "VoxelField",
     "WarpedField",
     "cast_rays",
+    "fit",
     "load_run",
     "load_scene",
     "preset",

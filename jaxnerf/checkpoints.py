@@ -5,9 +5,10 @@ import contextlib
 import errno
 import json
 import logging
+import re
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from jaxnerf.config import Config
 from jaxnerf.evaluation import write_text
 from jaxnerf.fitting import state_like
+from jaxnerf.training.state import TrainState
 
 _KEPT = " and go on with --resume (the last whole checkpoint is kept)"
 _SECONDS_BETWEEN_FLUSHES = 10.0
@@ -54,8 +56,16 @@ class Checkpoints:
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
 
-    def restore(self, config: Config, step: int | None = None) -> Any:
+    def restore(
+        self, config: Config, step: int | None = None, like: TrainState | None = None
+    ) -> Any:
         """The last state, or that of a step; None if there is none.
+
+        Args:
+          config: of the run.
+          step: of the checkpoint; the last by default.
+          like: the state's structure, by default that of the configuration. Without an optimizer's
+            state, the one that was kept is left out.
 
         Raises:
           RunError: it cannot be read or does not fit the configuration.
@@ -73,7 +83,7 @@ class Checkpoints:
         if step not in manager.all_steps():
             known = ", ".join(map(str, sorted(manager.all_steps())))
             raise RunError(f"{where}: no checkpoint of step {step}, only of {known}")
-        expected = state_like(config)
+        expected = state_like(config) if like is None else like
         names = _named_leaves(expected)
         try:
             with _only_the_first_error():
@@ -81,10 +91,14 @@ class Checkpoints:
                     name: np.zeros(leaf.shape, leaf.dtype)
                     for name, leaf in manager.item_metadata(step).items()
                 }
-            stored = _names_as_stored(kept)
+            stored = _names_as_stored(kept, [name for name, _ in names])
             metadata = {name: kept[old].shape for name, old in stored.items()}
         except Exception as error:  # whatever a damaged folder makes of Orbax
             raise RunError(self._damaged(step, error)) from None
+        if "optimizer.mu.0.layers_0.kernel" in kept and config.scene.space != "bounded":
+            raise RunError(
+                f"{where}/{step}: of an older version, for a space without an end; train again"
+            )
         for name, leaf in names:
             found = metadata.get(name)
             if config.method == "voxels" and found is not None and len(found) == len(leaf.shape):
@@ -94,7 +108,10 @@ class Checkpoints:
                     f"{where}/{step}: a checkpoint of another configuration: {name} should be "
                     f"{leaf.shape}, is {found or 'missing'}"
                 )
-        for name in sorted(metadata.keys() - dict(names).keys()):
+        surplus = metadata.keys() - dict(names).keys()
+        if expected.optimizer is None:
+            surplus = {name for name in surplus if not name.startswith("optimizer.")}
+        for name in sorted(surplus):
             raise RunError(
                 f"{where}/{step}: a checkpoint of another configuration: {name} is not in this one"
             )
@@ -247,25 +264,38 @@ def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
         raise
 
 
-def _names_as_stored(metadata: Collection[str]) -> dict[str, str]:
+def _names_as_stored(stored: Collection[str], expected: Sequence[str]) -> dict[str, str]:
     """The names of a checkpoint's arrays today, with those that they are stored under.
 
-    Up to version 0.2 the parameters of the fast field held its lattice too, and moments of what does not
-    learn: those are left out. The first optimizer state of a run restored from there begins with the
-    moments of what learns.
+    In version 0.1.0 the parameters of the fast field held its lattice too, and the optimizer moments of
+    it, which are left out.
     """
-    if "params.0.bricks" not in metadata:
-        return {name: name for name in metadata}
-    lattice = {"bricks": "bricks", "origin": "origin", "voxel": "spacing"}
-    lattice["directional"] = "view_dependence"
-    found = {}
-    for name in metadata:
-        group, _, last = name.rpartition(".")
-        if group == "params.0" and last in lattice:
-            found[f"field.{lattice[last]}"] = name
-        elif not (group.startswith("optimizer") and last in lattice):
-            found[name.replace("params.0.", "params.")] = name
-    return found
+    if "params.0.bricks" in stored:
+        found = {name: _OLD_NAME.sub(_old_name, name) for name in expected}
+    elif "optimizer.mu.0.layers_0.kernel" in stored:
+        found = {name: name.replace("optimizer.0.", "optimizer.") for name in expected}
+    else:
+        return {name: name for name in stored}
+    return {name: old for name, old in found.items() if old in stored}
+
+
+_OLD_NAME = re.compile(
+    r"^(field\.field\.|field\.space\.|field\.|params\.|sampler\.occupancy\.|strategy\."
+    r"|calibration\.|optimizer\.0\.)(.*)$"
+)
+
+
+def _old_name(name: re.Match[str]) -> str:
+    group, rest = name.groups()
+    lattice = {"spacing": "voxel", "view_dependence": "directional"}
+    before = {
+        "field.space.": "occupancy.space.",
+        "sampler.occupancy.": "occupancy.",
+        "strategy.": "",
+        "calibration.": "adjustments.",
+        "optimizer.0.": "optimizer.",
+    }
+    return before.get(group, "params.0.") + lattice.get(rest, rest)
 
 
 def _named_leaves(state: Any) -> list[tuple[str, Any]]:

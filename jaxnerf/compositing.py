@@ -305,7 +305,7 @@ def median_depth_of(
     where its sampling ends.
     """
     axis, end = -1 if samples.packing is None else 0, samples.end(rays)
-    depth = optical_depths_of(samples, density)
+    depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
     half = jnp.log(2.0).astype(depth.dtype)
     reached = jnp.cumsum(depth, axis=axis)
     place = jnp.expand_dims(jnp.argmax(reached >= half, axis=axis), axis)

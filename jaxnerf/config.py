@@ -10,10 +10,12 @@ from typing import Any, Literal, get_args, get_origin
 
 from jaxnerf.backgrounds import Background, read_background
 from jaxnerf.fields import Field
+from jaxnerf.fields.hash_grid import HashGridField
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.growing import MOST_VOXELS, GrowingConfig
-from jaxnerf.training import RenderSettings, TrainingConfig
+from jaxnerf.training.growing import MOST_VOXELS, GrowingConfig
+from jaxnerf.training.keep_occupancy import OccupancyConfig
+from jaxnerf.training.settings import RenderSettings, TrainingConfig
 
 
 class ConfigError(ValueError):
@@ -75,25 +77,30 @@ class Config:
     """Everything that decides what a run computes.
 
     Attributes:
-      method: "voxels", the fast field that grows, or "nerf", the paper's network.
+      method: "voxels", the fast field that grows; "nerf", the paper's network; "hash_grid"; or "own", a
+        field that is given to `jaxnerf.fit`.
       scene: how photographs are read.
       voxels: the fast field.
       growing: how it grows.
       field: the paper's network.
       separate_levels: a network of its own for each level of samples (the paper's coarse and fine),
         or one for all.
-      render: how rays are sampled and composited.
+      render: how its rays are sampled and composited.
+      hash_grid: the hash grid.
+      occupancy: how its rays, and those of an own field, skip empty space.
       training: see `TrainingConfig`.
       evaluation: what happens at the end.
     """
 
-    method: Literal["voxels", "nerf"] = "nerf"
+    method: Literal["voxels", "nerf", "hash_grid", "own"] = "nerf"
     scene: SceneConfig = SceneConfig()
     voxels: VoxelSettings = VoxelSettings()
     growing: GrowingConfig = GrowingConfig()
     field: NerfField = NerfField()
     separate_levels: bool = True
     render: RenderSettings = RenderSettings()
+    hash_grid: HashGridField = HashGridField()
+    occupancy: OccupancyConfig = OccupancyConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -104,11 +111,20 @@ class Config:
     def has_effect(self, key: str) -> bool:
         """Whether a key decides anything with this method."""
         section = key.partition(".")[0]
+        if section in _SECTIONS:
+            return section in _SECTIONS_OF[self.method]
         if self.method == "nerf":
-            return section not in ("voxels", "growing") and key != "evaluation.edge_supersampling"
-        return section not in ("field", "render", "separate_levels") and key not in _OF_NERF
+            return key != "evaluation.edge_supersampling"
+        return key not in _OF_NERF
 
 
+_SECTIONS_OF: dict[str, frozenset[str]] = {
+    "voxels": frozenset(["voxels", "growing"]),
+    "nerf": frozenset(["field", "separate_levels", "render"]),
+    "hash_grid": frozenset(["hash_grid", "occupancy"]),
+    "own": frozenset(["occupancy"]),
+}
+_SECTIONS = frozenset().union(*_SECTIONS_OF.values())
 # What of the training configuration only the paper's method has.
 _OF_NERF = frozenset(
     f"training.{name}"
@@ -193,6 +209,11 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         raise ConfigError(f"render.samples: {replaced.render.samples} has a level of fewer than 2")
     if replaced.method == "voxels":
         _check_growing(replaced)
+    if replaced.method == "hash_grid":
+        try:
+            replaced.hash_grid.check()
+        except ValueError as error:
+            raise ConfigError(f"hash_grid: {error}") from None
     return replaced
 
 

@@ -72,6 +72,33 @@ class SphereContraction:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class BoxSpace:
+    """A cube of the world, scaled to the cube [-2, 2]^3, and nothing outside of it. A pytree.
+
+    Attributes:
+      origin: the corner of the cube with the smallest coordinates, in the world.
+      side: of the cube, in the world's unit.
+    """
+
+    origin: Float[Array, "3"]
+    side: Float[Array, ""]
+
+    def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """Where points of the world lie in the scaled cube."""
+        return (points - jnp.broadcast_to(self.origin, points.shape)) * (4.0 / self.side) - 2.0
+
+    def rate(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
+        """How long a length of the world is in the scaled cube."""
+        return jnp.broadcast_to(4.0 / self.side, points.shape[:-1])
+
+    def holds(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
+        """Whether points of the world lie in the cube."""
+        return jnp.max(jnp.abs(self.place(points)), axis=-1) <= 2.0
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class NdcSpace:
     """Normalised device coordinates of a camera at the origin that looks along -z. A pytree.
 

@@ -1,107 +1,159 @@
-"""The training loop, read top to bottom: batches in, reports out."""
+"""From a configuration and a scene to what trains on it: field, sampler, loss, optimizer, strategy."""
 
 import dataclasses
+import functools
 import math
-import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxnerf.adjustments import blank_adjustments
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
-from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields import Field
-from jaxnerf.fields.voxels import VoxelField
+from jaxnerf.contraction import BoxSpace, NdcSpace, SphereContraction
+from jaxnerf.fields import Field, as_pytree
+from jaxnerf.fields.noisy import NoisyField
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.growing import blank_state
-from jaxnerf.growth import create_growing_state
-from jaxnerf.pacing import Pace, Paced, Plan
 from jaxnerf.paths import focus_point
-from jaxnerf.placement import put_like
 from jaxnerf.reach import check_in_view
-from jaxnerf.scenes import Scene
+from jaxnerf.rendering import rays_that_fit
+from jaxnerf.sampling import Occupancy
+from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.silhouettes import background_of
-from jaxnerf.stages import GrowingTrainer
-from jaxnerf.training import NerfTrainer, TrainingConfig, agreed, create_state
+from jaxnerf.training import PhotometricLoss, TrainState, begin
+from jaxnerf.training.calibration import step_calibration
+from jaxnerf.training.coarse_to_fine import CoarseToFine
+from jaxnerf.training.growth import blank_state
+from jaxnerf.training.growth import first_state as first_state_of_voxels
+from jaxnerf.training.keep_occupancy import KeepOccupancy, Remembered, full_occupancy
+from jaxnerf.training.losses import Loss
+from jaxnerf.training.optimizers import (
+    exponential_to,
+    field_optimizer,
+    learning_rate,
+    network_optimizer,
+    voxel_optimizer,
+)
+from jaxnerf.training.sharding import broadcast_from_process_0
+from jaxnerf.training.strategy import Unchanged
+from jaxnerf.training.trainer import Trainer
 
-# A loop that never waits for a result can deadlock the all-reduce between CPU devices.
-_STEPS_BETWEEN_WAITS = 8
+# Weights of a hash grid's losses beside colour; those of the fast field.
+_OPACITY_LOSS, _DISTORTION_LOSS = 0.1, 0.01
+# Evaluations of the field in one pass of training; see `rays_that_fit`.
+_EVALUATIONS_ON_CPU = 1 << 11
 # In radii of it, or distances of the near plane: where the paper's network sees no farther.
 _HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where training stands, as `fit` reports it.
-
-    Attributes:
-      state: after the step, as the devices have it: `Trainer.whole` is what can be kept and given to
-        `fit` again. Its buffers are gone after the next step, so copy what is kept.
-      step, total_steps: as Python numbers.
-      metrics: of the last step.
-      rays_per_second: since the last report.
-      fixed: whether total_steps is, and not still waiting for the speed to be measured. A later plan, in
-        the last stage, may move it.
-    """
-
-    state: Any
-    step: int
-    total_steps: int
-    metrics: dict[str, float]
-    rays_per_second: float
-    fixed: bool
-
-
-class FitError(Exception):
-    """Training cannot go on; the message says why and what to do."""
-
-
-@runtime_checkable
-class Trainer(Paced, Protocol):
-    """A way of training: `jaxnerf.training.NerfTrainer`, `jaxnerf.stages.GrowingTrainer`.
-
-    Attributes:
-      config: what all ways share.
-      remedy: what to do when training diverges.
-    """
-
-    config: TrainingConfig
-    remedy: str
-
-    def place(self, state: Any) -> Any:
-        """A state, on the devices as steps take and return it."""
-        ...
-
-    def whole(self, state: Any) -> Any:
-        """The inverse of `place`: a state to keep, on which devices it was does not show.
-
-        All hosts must call this at once.
-        """
-        ...
-
-    def advance(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
-        """Take a step, the one with this number of so many, of and to a state on the devices."""
-        ...
-
-
 def trainer_of(config: Config, scene: Scene) -> Trainer:
-    """The way of training that a configuration names, on a scene's photographs."""
+    """What takes the steps that a configuration names, on a scene's photographs."""
     split, (near, far) = scene.splits["train"], bounds_of(config, scene)
     if config.method == "voxels":
-        return GrowingTrainer(
-            split, near, voxels=config.voxels, growing=config.growing, config=config.training
+        return voxel_trainer(config, split, near, space_of(config, scene) is not None)
+    if config.method == "hash_grid":
+        loss = PhotometricLoss(
+            opacity=_OPACITY_LOSS,
+            distortion=_DISTORTION_LOSS if config.scene.space != "bounded" else 0.0,
         )
-    return NerfTrainer(
-        split, near, far,
-        fields=fields_of(config, scene), settings=config.render, config=config.training,
-    )  # fmt: skip
+        return own_trainer(config, scene, loss)
+    if config.method == "own":
+        raise ConfigError("method: own is that of jaxnerf.fit, which is given the field")
+    return network_trainer(config, split, near, far)
+
+
+def network_trainer(config: Config, split: Split, near: float, far: float) -> Trainer:
+    """What takes the steps of the paper's network, of rays from near to far."""
+    training = config.training
+    passes = training.rays_per_pass or rays_that_fit(config.render.sampler(), _EVALUATIONS_ON_CPU)
+    return Trainer(
+        split,
+        config=training,
+        loss=PhotometricLoss(proposals=training.coarse_loss),
+        optimizer=network_optimizer(training),
+        strategy=Unchanged(split, training),
+        near=near,
+        far=far,
+        rays_per_pass=passes,
+        compositing=config.render.compositing,
+        learning_rate=functools.partial(learning_rate, training),
+        by_rows=True,
+        remedy=f"Lower training.learning_rate (now {training.learning_rate}), or lengthen "
+        "training.delay_steps",
+    )
+
+
+def own_trainer(
+    config: Config,
+    scene: Scene,
+    loss: Loss,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Trainer:
+    """What takes the steps of a hash grid, or of any field, with an occupancy that is kept up to date.
+
+    Args:
+      config: suited to the scene.
+      scene: with photographs.
+      loss: see `jaxnerf.training.losses`.
+      optimizer: None is `field_optimizer`'s.
+    """
+    split, (near, far) = scene.splits["train"], bounds_of(config, scene)
+    return Trainer(
+        split,
+        config=config.training,
+        loss=loss,
+        optimizer=optimizer or field_optimizer(),
+        strategy=KeepOccupancy(split, config.occupancy, config.training),
+        near=near,
+        far=far,
+        rays_per_pass=config.training.rays_per_pass,
+        by_rows=optimizer is None,
+        remedy="Lower the learning rate",
+    )
+
+
+def voxel_trainer(config: Config, split: Split, near: float, unbounded: bool) -> Trainer:
+    """What takes the steps of the fast field.
+
+    Args:
+      config: suited to the scene.
+      split: with photographs.
+      near: where rays begin.
+      unbounded: whether the scene has no end, so that fog can hang before the cameras.
+    """
+    voxels, growing, training = config.voxels, config.growing, config.training
+    decay = exponential_to(growing.final_rate)
+
+    def calibrate(calibration, gradients, cameras, step, total):
+        progress = step.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
+        rates = (
+            growing.colour_rate * decay(step, total),
+            growing.pose_rate * growing.pose_share(progress),
+        )
+        return step_calibration(calibration, gradients, cameras, rates, training)
+
+    return Trainer(
+        split,
+        config=training,
+        loss=PhotometricLoss(
+            opacity=growing.opacity_loss,
+            distortion=growing.distortion_loss if unbounded else 0.0,
+        ),
+        optimizer=voxel_optimizer(voxels, growing, training),
+        strategy=CoarseToFine(split, growing, training, near),
+        near=near,
+        calibrate=calibrate,
+        learning_rate=decay,
+        by_rows=True,
+        remedy=f"Lower voxels.density_rate (now {voxels.density_rate}) or voxels.feature_rate "
+        f"(now {voxels.feature_rate})",
+    )
 
 
 def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
@@ -147,7 +199,6 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "voxels.features": 3,
         "voxels.width": 32,
         "voxels.sh_degree": 2,
-        "voxels.initial_opacity": 0.003,
         "voxels.density_rate": 0.2,
         "voxels.feature_rate": 0.3,
         "growing.finer": 1,
@@ -158,13 +209,9 @@ _WITHOUT_AN_END: dict[str, dict[str, Any]] = {
         "evaluation.edge_supersampling": 0.0,
     },
     "nerf": {"render.spacing": "disparity"},
+    "hash_grid": {"training.background": "random"},
+    "own": {"training.background": "random"},
 }
-
-
-def fields_of(config: Config, scene: Scene) -> tuple[Field, ...]:
-    """The networks of a suited configuration, as a renderer of the world asks them."""
-    space = space_of(config, scene)
-    return tuple(WarpedField(field, space) if space else field for field in config.fields())
 
 
 def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | None:
@@ -200,7 +247,7 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
         elif not scene.unbounded and scene.ndc is None:
             # Of a scene that was read as one that stands alone, near says nothing of what is around it.
             near = min(near, NEAR * float(space.radius) / config.scene.ball)
-    if config.method == "voxels":
+    if config.method != "nerf":
         return near if space is not None or config.scene.near else 0.0, math.inf
     if space is None:
         return near, scene.far
@@ -222,99 +269,122 @@ def _reach(frustum: NdcSpace, cameras: Camera) -> float:
     return min(farthest, _MOST_REACH)
 
 
-def first_state(config: Config, scene: Scene) -> Any:
-    """The state before the first step."""
+def first_state(
+    config: Config,
+    scene: Scene,
+    field: Field | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      config: suited to the scene.
+      scene: with photographs.
+      field: to be trained, if it is an own one.
+      optimizer: that will train it, if it is one's own.
+    """
     if config.method == "voxels":
-        return create_growing_state(
+        return first_state_of_voxels(
             config.voxels, scene.splits["train"], config.growing, config.training,
             space_of(config, scene), bounds_of(config, scene)[0],
         )  # fmt: skip
-    return create_state(config.fields(), config.training)
+    if config.method == "nerf":
+        return network_state(config, space_of(config, scene))
+    return own_state(config, scene, field or config.hash_grid, optimizer)
 
 
-def state_like(config: Config) -> Any:
-    """A state's structure: shapes and types, of which the fast field's change as it grows."""
-    if config.method == "voxels":
-        zeros: Any = np.zeros(3, np.float32)
-        one: Any = np.float32(1.0)
-        example = {
-            "unbounded": SphereContraction(zeros, one),
-            "forward": NdcSpace(zeros[:2], zeros[:2], one, one),
-        }
-        space = example.get(config.scene.space)
+def own_state(
+    config: Config,
+    scene: Scene,
+    field: Field,
+    optimizer: optax.GradientTransformation | None = None,
+) -> TrainState:
+    """The state before the first step of a hash grid, or of any field, with an occupancy.
 
-        def blank() -> Any:
-            adjustments = blank_adjustments(
-                config.training,
-                colours=config.growing.affine_colour,
-                motions=config.growing.refine_poses,
-            )
-            return blank_state(
-                VoxelField.in_unit_cube(config.voxels), config.training, space, adjustments
-            )
+    An own field of a bounded scene is asked in the scene's frame; a hash grid in the cube that holds
+    the scene.
+    """
+    training, space = config.training, space_of(config, scene)
+    occupancy, remembered = full_occupancy(
+        scene.splits["train"], config.occupancy, training.background, space
+    )
+    box = None
+    if space is None and config.method == "hash_grid":
+        side = occupancy.cell * occupancy.cells.shape[0]
+        box = BoxSpace(occupancy.origin, side)
+    params = jax.jit(field.init)(jax.random.key(training.seed))
+    # Hosts' floats can differ in a last bit.
+    params, occupancy, remembered, box = broadcast_from_process_0(
+        (params, occupancy, remembered, box)
+    )
+    state = begin(
+        _warped(field, space or box), params, config.occupancy.sampler(occupancy),
+        optimizer or field_optimizer(), training.steps,
+    )  # fmt: skip
+    return dataclasses.replace(state, strategy=remembered)
 
-        return jax.eval_shape(blank)
-    return jax.eval_shape(lambda: create_state(config.fields(), config.training))
+
+def _warped(field: Field, space: Any) -> Any:
+    field = as_pytree(field)
+    return field if space is None else WarpedField(field, space)
 
 
-def fit(
-    state: Any,
-    trainer: Trainer,
-    *,
-    seconds_left: Callable[[], float] = lambda: float("inf"),
-    plan: bool = False,
-    report_every: int = 50,
-) -> Iterator[Progress]:
-    """Train from wherever the state stands to its total of steps.
-
-    With a plan the total is fixed early, so that stages and learning rates have a schedule, and mended
-    up to twice in the last stage, from its own speed (`jaxnerf.pacing.Plan`): rates then jump to where
-    they are in the new schedule, and no stage goes back. The total is part of the state. A run that is
-    resumed without a plan goes on with the total of its checkpoint, to the bits of a run that was not
-    interrupted if there was no plan after it, else to those of one whose last plan that was.
+def state_like(
+    config: Config,
+    field: Field | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> TrainState:
+    """A state's structure: shapes and types, of which the fast field's change as it grows.
 
     Args:
-      state: of the trainer's kind, before the first step or restored.
-      trainer: what a step is.
-      seconds_left: the time budget; training stops when less than a step is left.
-      plan: whether to fix the total of steps, at most to the state's, by what fits into the time.
-      report_every: steps between reports, which are also made after the first and the last step.
-
-    Yields:
-      `Progress`; the first after the first step.
-
-    Raises:
-      FitError: the loss or the gradient is not finite; no such state is reported.
+      config: of the run.
+      field: that was trained, if it is an own one.
+      optimizer: that trained it, if it is one's own.
     """
-    config = trainer.config
-    state = trainer.place(state)
-    number, total = int(state.step), int(state.total_steps)
-    reported, reported_at = number, time.perf_counter()
-    begun, pace = number, Pace(number)
-    planned = Plan(trainer, pace, total) if plan else None
-    while number < total:
-        state, metrics = trainer.advance(state, number, total)
-        number += 1
-        is_report = number == begun + 1 or number == total or number % report_every == 0
-        if not is_report and number % _STEPS_BETWEEN_WAITS:
-            continue
-        values = {name: float(value) for name, value in metrics.items()}
-        seconds_a_step, left = pace.arrive(number, trainer.load), agreed(seconds_left())
-        if planned and (fits := planned.total(number, total, left)):
-            total, is_report = fits, True
-            there = state.total_steps.sharding
-            state = dataclasses.replace(state, total_steps=put_like(np.int32(total), there))
-        if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
-            total = number
-        if not all(np.isfinite(value) for value in values.values()):
-            raise FitError(
-                f"step {number}: the loss is {values['loss']} and the gradient's norm "
-                f"{values['gradient_norm']}: training has diverged. {trainer.remedy}"
-            )
-        if is_report or number == total:
-            rays = values.get("rays", config.rays_per_batch) * (number - reported)
-            rate = rays / max(time.perf_counter() - reported_at, 1e-9)
-            yield Progress(state, number, total, values, rate, not planned or planned.made > 0)
-            # Time that the caller spent on the report is not training's.
-            reported, reported_at = number, time.perf_counter()
-            pace.go_on()
+    zeros: Any = np.zeros(3, np.float32)
+    one: Any = np.float32(1.0)
+    example = {
+        "unbounded": SphereContraction(zeros, one),
+        "forward": NdcSpace(zeros[:2], zeros[:2], one, one),
+    }
+    space = example.get(config.scene.space)
+    if config.method == "voxels":
+        blank = blank_state(config.voxels, config.growing, config.training, space)
+        return jax.eval_shape(lambda: blank)
+    if config.method == "nerf":
+        return jax.eval_shape(lambda: network_state(config, space))
+    return _own_state_like(config, field or config.hash_grid, space, optimizer)
+
+
+def _own_state_like(config: Config, field: Field, space: Any, optimizer: Any) -> TrainState:
+    size = config.occupancy.cells
+    zeros: Any = np.zeros(3, np.float32)
+    one: Any = np.float32(1.0)
+    box = BoxSpace(zeros, one) if space is None and config.method == "hash_grid" else None
+    cells: Any = np.zeros((size,) * 3, np.uint8)
+    occupancy = Occupancy(cells, zeros, one, one, space)
+    depths: Any = np.zeros((size,) * 3, np.float32)
+
+    def blank() -> TrainState:
+        params = field.init(jax.random.key(0))
+        state = begin(
+            _warped(field, space or box), params, config.occupancy.sampler(occupancy),
+            optimizer or field_optimizer(), config.training.steps,
+        )  # fmt: skip
+        return dataclasses.replace(state, strategy=Remembered(depths))
+
+    return jax.eval_shape(blank)
+
+
+def network_state(config: Config, space: SphereContraction | NdcSpace | None = None) -> TrainState:
+    """The state before the first step of the paper's network."""
+    fields, training = config.fields(), config.training
+    keys = jax.random.split(jax.random.key(training.seed), len(fields))
+    # Together, since each of their layers would be compiled for itself.
+    params = jax.jit(lambda keys: tuple(f.init(k) for f, k in zip(fields, keys, strict=True)))(keys)
+    noise = config.render.density_noise
+    placed = tuple(WarpedField(field, space) if space else field for field in fields)
+    disturbed = tuple(NoisyField(field, None, noise) if noise else field for field in placed)
+    return begin(
+        disturbed, params, config.render.sampler(), network_optimizer(training), training.steps
+    )

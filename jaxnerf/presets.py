@@ -6,8 +6,8 @@ import math
 from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.growing import POINTS_OF_A_SCENE, GrowingConfig
-from jaxnerf.training import RenderSettings, TrainingConfig
+from jaxnerf.training.growing import POINTS_OF_A_SCENE, GrowingConfig
+from jaxnerf.training.settings import RenderSettings, TrainingConfig
 
 
 def _fast(
@@ -87,6 +87,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 delay_steps=100,
             ),
             evaluation=EvaluationConfig(every=4, orbit_frames=48, orbit_size=160),
+        ),
+    ),
+    "hash_grid": (
+        "a multiresolution hash grid with an occupancy, for accelerators, in five minutes",
+        Config(
+            method="hash_grid",
+            training=TrainingConfig(steps=30_000, max_seconds=300.0, rays_per_batch=8192),
+            evaluation=EvaluationConfig(orbit_frames=60),
         ),
     ),
     "nerf": ("the paper's network with what later work found better: hours on a GPU", Config()),

@@ -10,7 +10,6 @@ With it alone, on a machine that never saw the photographs, one can render any p
 """
 
 import dataclasses
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -21,21 +20,23 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnerf.adjustments import Adjustments
 from jaxnerf.backgrounds import colour_of
 from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors
 from jaxnerf.config import Config, ConfigError, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
-from jaxnerf.fields.voxels import VoxelField
-from jaxnerf.fields.warped import WarpedField
-from jaxnerf.fitting import bounds_of, fields_of
+from jaxnerf.fields import Field
+from jaxnerf.fitting import bounds_of, state_like
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.sampling import Occupancy, OccupancySampler, Sampler
 from jaxnerf.scene_files import read_scene, scene_to_json
 from jaxnerf.scenes import Scene
+from jaxnerf.training.calibration import Calibration
+from jaxnerf.training.state import TrainState
 
+# Of near: even disparity has no samples for rays that begin at 0.
+_LEAST_OF_NEAR = 1e-2
 # Of far: rays do not begin nearer, however near to the scene's middle a camera is.
 _LEAST_NEAR = 1e-2
 
@@ -50,20 +51,21 @@ class Run:
       scene: without photographs.
       params: of `field`, which `jaxnerf.render_rays` takes with it.
       step: after how many steps of training.
-      voxels: the fast field, in its own space; None of the paper's method.
+      field: that was trained, or a tuple of one for each level. It is asked in the scene's frame, in
+        which `sampler` and `rays` are too.
       occupancy: which cells are occupied, if the method keeps track of that.
-      adjustments: what training photographs and their cameras were found to be off by, if that was
+      calibration: what training photographs and their cameras were found to be off by, if that was
         learned. Pictures show the scene's own colours.
     """
 
     folder: Path
     config: Config
     scene: Scene
+    field: Any
     params: Any
     step: int
-    voxels: VoxelField | None = None
     occupancy: Occupancy | None = None
-    adjustments: Adjustments | None = None
+    calibration: Calibration | None = None
 
     def render(
         self,
@@ -88,7 +90,7 @@ class Run:
         frame, camera = self.scene.to_user, self._in_scene(camera)
         near, far = self._bounds(camera)
         behind = self.background if background is None else background
-        is_fast = self.config.method == "voxels"
+        is_fast = self.occupancy is not None
         rendering = render_image(
             self.field,
             self.params,
@@ -113,25 +115,17 @@ class Run:
             normals=None if normals is None else (normals @ frame.rotation.T).astype(np.float32),
         )
 
-    @functools.cached_property
-    def field(self) -> Any:
-        """What was trained: a `Field`, or a tuple of one for each level of the paper's method.
-
-        It is asked in the scene's frame, in which `sampler` and `rays` are too.
-        """
-        if self.voxels is None:
-            return fields_of(self.config, self.scene)
-        space = None if self.occupancy is None else self.occupancy.space
-        return self.voxels if space is None else WarpedField(self.voxels, space)
-
     @property
     def sampler(self) -> Sampler:
         """What places the samples of pictures: with it `jaxnerf.render_rays` shows the same.
 
-        That of the fast field has no limits, so that every ray is rendered to its end.
+        That of an occupancy has no limits: every ray is rendered to its end, or to where the occupancy
+        expects no light to be left (`Rendering.is_complete` says whether that was so).
         """
         if self.occupancy is None:
             return self.config.render.sampler()
+        if self.config.method != "voxels":
+            return OccupancySampler(self.occupancy)
         first = self.config.growing.sampler_for_pictures(self.occupancy)
         return OccupancySampler(self.occupancy, samples_per_voxel=first.samples_per_voxel)
 
@@ -139,6 +133,8 @@ class Run:
     def _sampler_of_a_first_try(self) -> Sampler:
         if self.occupancy is None:
             return self.sampler
+        if self.config.method != "voxels":
+            return self.config.occupancy.sampler(self.occupancy)
         return self.config.growing.sampler_for_pictures(self.occupancy)
 
     def rays(self, camera: Camera, pixels: Float[Array, "*batch 2"]) -> Rays:
@@ -171,12 +167,14 @@ class Run:
         position = np.asarray(camera.camera_to_world, np.float64)[:, 3]
         if self.config.scene.space == "forward":
             # All look along -z.
-            return max(near - max(float(poses[:, 2, 3].min() - position[2]), 0.0), 0.0), far
+            nearer = max(float(poses[:, 2, 3].min() - position[2]), 0.0)
+            return max(near - nearer, _LEAST_OF_NEAR * near), far
         middle = focus_point(poses)
         known = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
         here = float(np.linalg.norm(position - middle))
-        if self.config.method == "voxels" or self.config.scene.space == "unbounded":
-            return max(near - max(float(known.min()) - here, 0.0), 0.0), far
+        if self.config.method != "nerf" or self.config.scene.space == "unbounded":
+            nearer = max(float(known.min()) - here, 0.0)
+            return max(near - nearer, _LEAST_OF_NEAR * near), far
         moved = here - float(np.clip(here, known.min(), known.max()))
         return max(near + moved, min(near, _LEAST_NEAR * far)), max(far + moved, _LEAST_NEAR * far)
 
@@ -187,9 +185,9 @@ class Run:
 
     def adjusted(self, cameras: Camera) -> Camera:
         """The training cameras, all of them and in the scene's frame, as they were refined."""
-        if self.adjustments is None:
+        if self.calibration is None:
             return cameras
-        return jax.tree.map(np.asarray, self.adjustments.cameras(cameras))
+        return jax.tree.map(np.asarray, self.calibration.cameras(cameras))
 
     def cameras(self, split: str = "train") -> Camera:
         """A split's cameras in the frame of the user's files; those of training as they were refined.
@@ -209,23 +207,29 @@ class Run:
         return dataclasses.replace(cameras, camera_to_world=poses)
 
 
-def load_run(folder: str | Path, step: int | None = None) -> Run:
+def load_run(folder: str | Path, step: int | None = None, *, field: Field | None = None) -> Run:
     """Open a run to render from it.
 
     Args:
       folder: of the run.
       step: of the checkpoint; the last by default.
+      field: that `jaxnerf.fit` was given, of a run that it made.
 
     Raises:
       RunError: the folder is not a run, has no checkpoint, or one of another configuration.
     """
     folder = Path(folder)
     config, scene = read_config(folder), read_scene(folder)
-    state = Checkpoints(folder).restore(config, step)
+    if config.method == "own" and field is None:
+        raise RunError(
+            f"{folder}: was trained on a field of one's own; give it: load_run(folder, field=...)"
+        )
+    like = dataclasses.replace(state_like(config, field), optimizer=None)
+    state = Checkpoints(folder).restore(config, step, like)
     if state is None:
         raise RunError(f"{folder}: no checkpoint yet; train with --resume to make one")
-    adjustments, count = getattr(state, "adjustments", None), len(scene.splits["train"])
-    for learned in jax.tree.leaves(() if adjustments is None else adjustments.learned):
+    calibration, count = state.calibration, len(scene.splits["train"])
+    for learned in jax.tree.leaves(() if calibration is None else calibration.learned):
         if len(learned) != count:
             raise RunError(
                 f"{folder}/checkpoints: adjusts {len(learned)} photographs where scene.json has {count}"
@@ -233,12 +237,13 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     return run_of(folder, config, scene, state)
 
 
-def run_of(folder: Path, config: Config, scene: Scene, state: Any) -> Run:
+def run_of(folder: Path, config: Config, scene: Scene, state: TrainState) -> Run:
     """The run that a state of training makes, on whichever devices the state lies."""
-    parts = (getattr(state, name, None) for name in ("field", "occupancy", "adjustments"))
     # Without the optimizer's moments, of which each host has a part.
-    kept = jax.tree.map(np.asarray, (state.params, *parts))
-    return Run(folder, config, scene, kept[0], int(state.step), *kept[1:])
+    occupancy = getattr(state.sampler, "occupancy", None)
+    parts = jax.tree.map(np.asarray, (state.field, state.params, occupancy, state.calibration))
+    field, params, occupancy, calibration = parts
+    return Run(folder, config, scene, field, params, int(state.step), occupancy, calibration)
 
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:

@@ -14,7 +14,7 @@ from jaxnerf.backgrounds import levels_of, name_of
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering.footprints import carve
 from jaxnerf.sampling.occupancy import dilate
-from jaxnerf.scenes import Split
+from jaxnerf.scenes import CLEAR, LEAST_CLEAR, Split
 
 TILE = 8  # pixels
 # Cells along the cube, at first: those of the next are looked for in those of the last.
@@ -192,10 +192,10 @@ def _difference(pixels: np.ndarray, levels: np.ndarray | tuple[int, ...]) -> np.
 def has_alpha(split: Split) -> bool:
     """Whether the photographs' alpha tells the scene from what is behind it."""
     assert split.images is not None
-    transparent = split.images[:, ::4, ::4, 3] < 128
+    transparent = split.images[:, ::4, ::4, 3] < CLEAR
     if split.masks is not None:
         transparent = transparent[split.masks[:, ::4, ::4]]
-    return bool(transparent.size and np.mean(transparent) > 0.01)
+    return bool(transparent.size and np.mean(transparent) > LEAST_CLEAR)
 
 
 def silhouettes(

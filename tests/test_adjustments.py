@@ -9,33 +9,35 @@ import numpy as np
 import pytest
 from ball import photographs
 from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors, rotation
+from training_factory import trainer_of_voxels, voxel_config
 
-from jaxnerf import Config, OccupancySampler, shares
-from jaxnerf.adjustments import (
-    Adjustments,
-    first_adjustments,
-    rotations,
-    step_adjustments,
-    without_common,
-)
-from jaxnerf.blocks import sample_blocks
+from jaxnerf import Config, OccupancySampler, fitting
 from jaxnerf.checkpoints import Checkpoints, RunError
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.config import override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.fitting import first_state, fit, suited, trainer_of
-from jaxnerf.growing import AXES, GrowingConfig
-from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.growth import create_growing_state
-from jaxnerf.placement import memory_like
+from jaxnerf.fitting import suited, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.runs import create_folder, load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
-from jaxnerf.stages import GrowingTrainer, local
-from jaxnerf.training import TrainingConfig, parallel
+from jaxnerf.training import sharding
+from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.calibration import (
+    Calibration,
+    first_calibration,
+    rotations,
+    step_calibration,
+    without_common,
+)
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.growth import first_state, with_limits
+from jaxnerf.training.loop import train as train_with
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.sharding import memory_like
+from jaxnerf.training.trainer import AXES, gradients_of, local
 
 VOXELS = VoxelSettings(width=8)
 GROWING = GrowingConfig(
@@ -48,8 +50,8 @@ CONFIG = TrainingConfig(
 )  # fmt: skip
 
 
-def adjusted(split: Split, motions: np.ndarray, space=None) -> Adjustments:
-    found = first_adjustments(split.cameras, CONFIG, space, colours=False, motions=True)
+def adjusted(split: Split, motions: np.ndarray, space=None) -> Calibration:
+    found = first_calibration(split.cameras, CONFIG, space, colours=False, motions=True)
     assert found is not None
     return dataclasses.replace(found, motions=jnp.asarray(motions, jnp.float32))
 
@@ -112,7 +114,7 @@ def test_what_moves_all_cameras_as_one_is_taken_out_and_nothing_else():
 def test_colours_are_learned_with_momentum_where_the_field_is_not():
     split = photographs(4)
     config = dataclasses.replace(CONFIG, adam_beta1=0.0, adam_beta2=0.9)
-    found = first_adjustments(split.cameras, config, None, colours=True, motions=False)
+    found = first_calibration(split.cameras, config, None, colours=True, motions=False)
     assert found is not None
     slopes = np.random.default_rng(4).normal(size=(3, *found.colours.shape))
     slopes -= slopes.mean(axis=1, keepdims=True)
@@ -121,7 +123,7 @@ def test_colours_are_learned_with_momentum_where_the_field_is_not():
     for count, slope in enumerate(slopes, 1):
         gradients = jnp.asarray(slope, jnp.float32), None
         rates = jnp.float32(0.01), jnp.float32(0.0)
-        found = step_adjustments(found, gradients, split.cameras, rates, config)
+        found = step_calibration(found, gradients, split.cameras, rates, config)
         # Kingma and Ba, "Adam", algorithm 1, with beta1 = beta2 = 0.9.
         first = 0.9 * first + 0.1 * slope
         second = 0.9 * second + 0.1 * slope**2
@@ -133,7 +135,7 @@ def test_colours_are_learned_with_momentum_where_the_field_is_not():
 
 def test_colours_are_mapped_but_not_the_background_that_alpha_lets_through():
     random = np.random.default_rng(3)
-    found = first_adjustments(photographs(4).cameras, CONFIG, colours=True, motions=False)
+    found = first_calibration(photographs(4).cameras, CONFIG, colours=True, motions=False)
     assert found is not None
     assert found.motions is None
     off = random.normal(size=(4, 3, 4)).astype(np.float32)
@@ -154,10 +156,10 @@ def test_colours_are_mapped_but_not_the_background_that_alpha_lets_through():
 
 def train(split: Split, growing: GrowingConfig, steps: int, config=CONFIG):
     config = dataclasses.replace(config, steps=steps)
-    state = create_growing_state(VOXELS, split, growing, config)
-    way = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=config)
-    *_, last = fit(state, way, report_every=steps)
-    return local(way.whole(last.state))
+    state = first_state(VOXELS, split, growing, config)
+    way = trainer_of_voxels(split, VOXELS, growing, config)
+    *_, last = train_with(state, way, report_every=steps)
+    return local(way.to_host(last.state))
 
 
 def quality(state, test: Split, frame: Similarity | None = None) -> float:
@@ -168,7 +170,7 @@ def quality(state, test: Split, frame: Similarity | None = None) -> float:
         pose = np.asarray(test.cameras.camera_to_world[index])
         pose = pose if frame is None else frame.inverse().poses(pose).astype(np.float32)
         camera = dataclasses.replace(test.cameras[index], camera_to_world=pose)
-        sampler = OccupancySampler(state.occupancy, 0.5, 96, 160, 12.0, 2)
+        sampler = OccupancySampler(state.sampler.occupancy, None, 96, 160, 12.0, 2)
         seen = render_image(state.field, state.params, camera, sampler)
         found.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(test.images[index], 1.0)))
     return float(np.mean(found))
@@ -183,7 +185,7 @@ def views() -> tuple[Split, Split]:
 def test_known_colours_are_found_and_leave_the_scene_its_own(views):
     split, truth = disturb_colours(views[0], 0.15)
     found = train(split, dataclasses.replace(GROWING, affine_colour=True), 250)
-    affine = np.eye(3, 4) + found.adjustments.colours
+    affine = np.eye(3, 4) + found.calibration.colours
     at_first = colour_error(np.tile(np.eye(3, 4), (24, 1, 1)), truth, views[0].images)
     assert colour_error(affine, truth, views[0].images) < 0.75 * at_first
     np.testing.assert_allclose(affine.mean(axis=0), np.eye(3, 4), atol=1e-5)
@@ -209,7 +211,7 @@ def test_refined_poses_are_nearer_the_true_ones_and_make_better_pictures(views):
     plain = train(split, growing, 400, config)
     found = train(split, dataclasses.replace(growing, refine_poses=True), 400, config)
     angle_given, distance_given, as_given = pose_errors(split.cameras.camera_to_world, truth)
-    cameras = jax.tree.map(np.asarray, found.adjustments.cameras(split.cameras))
+    cameras = jax.tree.map(np.asarray, found.calibration.cameras(split.cameras))
     angle, distance, frame = pose_errors(cameras.camera_to_world, truth)
     # A camera that circles a ball of 40 pixels by a degree moves what it shows by a third of a pixel.
     assert angle < 0.75 * angle_given
@@ -230,8 +232,10 @@ def test_the_demo_s_disturbed_poses_and_colours_are_found(capsys):
         | {"growing.affine_colour": True, "growing.refine_poses": True},
     )
     config = suited(config, scene)
-    *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=700)
-    found = local(last.state).adjustments
+    *_, last = train_with(
+        fitting.first_state(config, scene), trainer_of(config, scene), report_every=700
+    )
+    found = local(last.state).calibration
     cameras = jax.tree.map(np.asarray, found.cameras(split.cameras))
     rows = []
     for poses, colours in (
@@ -249,14 +253,14 @@ def test_poses_are_still_at_first_and_nothing_is_kept_where_nothing_is_adjusted(
     views,
 ):
     split = views[0]
-    state = create_growing_state(VOXELS, split, BOTH, CONFIG)
-    way = GrowingTrainer(split, voxels=VOXELS, growing=BOTH, config=CONFIG)
-    for report in fit(state, way, report_every=1):
-        moved = np.abs(np.asarray(report.state.adjustments.motions)).max()
-        coloured = np.abs(np.asarray(report.state.adjustments.colours)).max()
+    state = first_state(VOXELS, split, BOTH, CONFIG)
+    way = trainer_of_voxels(split, VOXELS, BOTH, CONFIG)
+    for report in train_with(state, way, report_every=1):
+        moved = np.abs(np.asarray(report.state.calibration.motions)).max()
+        coloured = np.abs(np.asarray(report.state.calibration.colours)).max()
         assert coloured > 0.0
         assert (moved > 0.0) == (report.step > 2)  # of 60
-    assert create_growing_state(VOXELS, split, GROWING, CONFIG).adjustments is None
+    assert first_state(VOXELS, split, GROWING, CONFIG).calibration is None
 
 
 def test_two_devices_find_the_gradients_of_one(views):
@@ -265,51 +269,42 @@ def test_two_devices_find_the_gradients_of_one(views):
     split = views[0]
     assert split.images is not None
     tiles = np.argwhere(np.ones((24, 8, 8), bool)).astype(np.int32)
-    batch = sample_blocks(split, tiles, 2, CONFIG.rays_per_batch, CONFIG.seed, 0)
+    batch = sample_batch(
+        split, CONFIG.rays_per_batch, CONFIG.seed, 0, tiles=tiles, block=2, transparent=True
+    )
     cameras = jax.tree.map(jnp.asarray, split.cameras)
     moments = []
-    for devices in (1, 2):
-        step = parallel(
-            lambda *arguments: growing_step(
-                *arguments, growing=growing, config=CONFIG, transparent=True
-            ),
-            jax.devices()[:devices],
-            constants=1,
-            axes=AXES,
-            scratch=True,
-        )
-        parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
-        state = create_growing_state(VOXELS, split, BOTH, CONFIG)
-        moved = shares.divided(state.optimizer, jax.devices()[:devices])
-        state = dataclasses.replace(state, optimizer=moved)
-        scratch = memory_like(gradients_of(state, devices), jax.devices()[:devices])
-        after, _, _ = step(state, parts, cameras, scratch)
-        moments.append(jax.tree.map(np.asarray, after.adjustments.optimizer.mu))
+    for count in (1, 2):
+        devices = jax.devices()[:count]
+        way = trainer_of_voxels(split, VOXELS, growing, CONFIG)
+        step = sharding.parallel(way.one_step, devices, axes=AXES)
+        parts = jax.tree.map(lambda x, n=count: x.reshape(n, -1, *x.shape[1:]), batch)
+        state = with_limits(first_state(VOXELS, split, BOTH, CONFIG), growing, CONFIG)
+        scratch = memory_like(gradients_of(state, count), devices)
+        state = dataclasses.replace(state, optimizer=sharding.divided(state.optimizer, devices))
+        after, _, _ = step(state, parts, jax.random.key(0), cameras, scratch)
+        moments.append(jax.tree.map(np.asarray, after.calibration.optimizer.mu))
     for one, two in zip(*moments, strict=True):
         assert np.abs(one).max() > 0.0
         np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 
 
 def configuration(growing: GrowingConfig) -> Config:
-    return dataclasses.replace(
-        Config(), method="voxels", voxels=VOXELS, growing=growing, training=CONFIG
-    )
+    return voxel_config(VOXELS, growing, CONFIG)
 
 
 def test_a_run_with_both_goes_on_from_a_checkpoint_as_if_nothing_had_been(views, tmp_path):
     split = disturb_poses(views[0], 1.0, 0.01)
-    state = create_growing_state(VOXELS, split, BOTH, CONFIG)
-    way = GrowingTrainer(split, voxels=VOXELS, growing=BOTH, config=CONFIG)
+    state = first_state(VOXELS, split, BOTH, CONFIG)
+    way = trainer_of_voxels(split, VOXELS, BOTH, CONFIG)
     states = {}
-    for report in fit(state, way, report_every=10):
-        states[report.step] = local(way.whole(report.state))
+    for report in train_with(state, way, report_every=10):
+        states[report.step] = local(way.to_host(report.state))
     Checkpoints(tmp_path).save(states[30])
     restored = Checkpoints(tmp_path).restore(configuration(BOTH))
-    *_, last = fit(
-        restored, GrowingTrainer(split, voxels=VOXELS, growing=BOTH, config=CONFIG), report_every=60
-    )
-    jax.tree.map(np.testing.assert_array_equal, local(way.whole(last.state)), states[60])
-    with pytest.raises(RunError, match="another configuration: adjustments"):
+    *_, last = train_with(restored, trainer_of_voxels(split, VOXELS, BOTH, CONFIG), report_every=60)
+    jax.tree.map(np.testing.assert_array_equal, local(way.to_host(last.state)), states[60])
+    with pytest.raises(RunError, match="another configuration: calibration"):
         Checkpoints(tmp_path).restore(configuration(GROWING))
 
 
@@ -325,7 +320,7 @@ def test_a_run_gives_the_refined_cameras_and_says_so(views, tmp_path):
     create_folder(tmp_path / "run", config, scene)
     Checkpoints(tmp_path / "run").save(state)
     run = load_run(tmp_path / "run")
-    refined = np.asarray(state.adjustments.cameras(split.cameras).camera_to_world)
+    refined = np.asarray(state.calibration.cameras(split.cameras).camera_to_world)
     expected = scene.to_user.poses(refined)
     np.testing.assert_allclose(run.cameras().camera_to_world, expected, atol=1e-5)
     given = scene.to_user.poses(np.asarray(split.cameras.camera_to_world))
@@ -344,10 +339,10 @@ def test_a_run_gives_the_refined_cameras_and_says_so(views, tmp_path):
     results = json.loads((tmp_path / "run" / "results_train.json").read_text())
     assert "refined" in results["protocol"]["poses"]
     # Another scene's run: as many motions as it has cameras, or none can be said to be whose.
-    fewer = jax.tree.map(lambda x: x[:5] if np.ndim(x) > 1 else x, state.adjustments)
+    fewer = jax.tree.map(lambda x: x[:5] if np.ndim(x) > 1 else x, state.calibration)
     other = tmp_path / "other"
     create_folder(other, config, scene)
-    Checkpoints(other).save(dataclasses.replace(state, adjustments=fewer))
+    Checkpoints(other).save(dataclasses.replace(state, calibration=fewer))
     with pytest.raises(RunError, match="5 photographs"):
         load_run(other)
 

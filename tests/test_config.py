@@ -202,10 +202,20 @@ def test_values_of_the_fast_field_must_fit_one_another(values, named):
         override(config, values)
 
 
+def test_a_hash_grid_that_cannot_be_made_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"^hash_grid: .*no 16 levels from 16 to 8"):
+        override(Config(), {"method": "hash_grid", "hash_grid.finest": 8})
+
+
 def test_keys_of_the_other_method_have_no_effect():
     nerf, voxels = PRESETS["nerf"][1], PRESETS["minute"][1]
     for key in KEYS:
-        assert nerf.has_effect(key) or voxels.has_effect(key)
+        assert any(config.has_effect(key) for _, config in PRESETS.values())
+    assert not nerf.has_effect("hash_grid.levels")
+    assert not PRESETS["hash_grid"][1].has_effect("growing.resolutions")
+    assert PRESETS["hash_grid"][1].has_effect("occupancy.cells") > voxels.has_effect(
+        "occupancy.cells"
+    )
     assert nerf.has_effect("training.learning_rate")
     assert not voxels.has_effect("training.learning_rate")
     assert not nerf.has_effect("voxels.width")

@@ -6,8 +6,7 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from jaxnerf import fitting, pacing
-from jaxnerf.training import TrainingConfig, TrainState
+from jaxnerf.training import TrainingConfig, TrainState, budget, loop
 
 
 class Clockwork:
@@ -23,12 +22,12 @@ class Clockwork:
         self.last_stage = lambda total: round(last * total)
         self.effort, self.pauses = lambda total: effort, pauses
 
-    def place(self, state):
+    def to_devices(self, state):
         return state
 
-    whole = place
+    to_host = to_devices
 
-    def advance(self, state, number, total):
+    def step(self, state, number, total):
         self.now += self.seconds_of_step(number, total)
         metrics = {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(1.0)}
         return dataclasses.replace(state, step=state.step + 1), metrics
@@ -36,11 +35,11 @@ class Clockwork:
 
 def run(monkeypatch, trainer: Clockwork, seconds: float):
     clock = types.SimpleNamespace(perf_counter=lambda: trainer.now)
-    for module in (fitting, pacing):
+    for module in (loop, budget):
         monkeypatch.setattr(module, "time", clock)
-    state = TrainState(jnp.int32(0), jnp.int32(trainer.most), (), ())
+    state = TrainState(jnp.int32(0), jnp.int32(trainer.most), (), (), (), ())
     left = lambda: seconds - trainer.now  # noqa: E731
-    return list(fitting.fit(state, trainer, seconds_left=left, plan=True))
+    return list(loop.train(state, trainer, seconds_left=left, plan=True))
 
 
 def test_the_plan_fills_the_budget(monkeypatch):

@@ -6,19 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_factory import trainer_of_voxels
 
-from jaxnerf import Camera, OccupancySampler, cast_rays, render_rays, shares
-from jaxnerf.blocks import sample_blocks
+from jaxnerf import Camera, OccupancySampler, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings
-from jaxnerf.growing import AXES, GrowingConfig, adam, blank_state
-from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.placement import local_share, memory_like
 from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
-from jaxnerf.training import TrainingConfig, parallel
+from jaxnerf.training import sharding
+from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.growth import state_of
+from jaxnerf.training.optimizers import adam
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.sharding import local_part, memory_like, parallel
+from jaxnerf.training.trainer import AXES, gradients_of
 
 VOXELS = VoxelSettings(width=8)
 GROWING = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, budget=40.0)
@@ -38,11 +42,11 @@ TILES = np.array([[0, 0, 0], [0, 2, 2], [1, 1, 0], [2, 0, 2], [2, 2, 1]], np.int
 @pytest.mark.parametrize("block", [1, 2, 4])
 def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone(block):
     split = noise_split()
-    batch = sample_blocks(split, TILES, block, 300, 7, 3)
-    again = sample_blocks(split, TILES, block, 300, 7, 3)
+    batch = sample_batch(split, 300, 7, 3, tiles=TILES, block=block)
+    again = sample_batch(split, 300, 7, 3, tiles=TILES, block=block)
     jax.tree.map(np.testing.assert_array_equal, batch, again)
     for seed, step in ((8, 3), (7, 4)):
-        other = sample_blocks(split, TILES, block, 300, seed, step)
+        other = sample_batch(split, 300, seed, step, tiles=TILES, block=block)
         assert (other.middle != batch.middle).any()
     allowed = set(map(tuple, TILES.tolist()))
     found = set()
@@ -52,7 +56,7 @@ def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone
         assert (middle + 0.5 * block <= (24, 20)).all()
         found.add((camera, int(middle[1] // TILE), int(middle[0] // TILE)))
     assert found == allowed
-    colour = np.asarray(batch.colour())
+    colour = np.asarray(batch.premultiplied())
     for index in range(0, 300, 7):
         x, y = (batch.middle[index] - 0.5 * block).astype(int)
         total = np.zeros(4)
@@ -65,7 +69,7 @@ def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone
 
 @pytest.mark.parametrize("background", ["white", "black", "random", "#003366"])
 def test_blocks_bring_what_is_random_in_a_step(background):
-    batch = sample_blocks(noise_split(), TILES, 2, 3000, 7, 3, background)
+    batch = sample_batch(noise_split(), 3000, 7, 3, tiles=TILES, block=2, background=background)
     assert ((batch.jitter >= 0.0) & (batch.jitter < 1.0)).all()
     assert abs(batch.jitter.mean() - 0.5) < 0.03
     assert batch.background.shape == (3000, 3)
@@ -90,41 +94,35 @@ def test_stages_begin_at_their_shares(total, begins):
     assert [stages.index(stage) for stage in range(3)] == begins
 
 
-def state_in_a_cube(side: float = 2.0, density: float = 1.0, config=CONFIG):
+def state_in_a_cube(side: float = 2.0, config=CONFIG, growing=GROWING):
     """A field with bricks in a cube around the world's origin."""
     cells, cell, origin = np.ones((8,) * 3, bool), side / 8, np.full(3, -side / 2, np.float32)
     field = VoxelField.on_lattice(cells, origin, cell, cell, VOXELS, view_dependence=0.0)
     code = encode(jnp.asarray(cells), jnp.full(cells.shape, 1e-3))
     occupancy = Occupancy(code, jnp.asarray(origin), jnp.float32(cell), jnp.float32(cell))
-    state = blank_state(field, config)
-    moments = adam(config).init(state.params)
-    return dataclasses.replace(state, optimizer=moments, occupancy=occupancy)
+    return state_of(field, occupancy, growing, config)
 
 
 def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
     """A mapped step, what it is given, and the whole batch."""
     split = split or noise_split()
-    batch = sample_blocks(split, TILES, 2, config.rays_per_batch, config.seed, 0, config.background)
+    batch = sample_batch(
+        split, config.rays_per_batch, config.seed, 0,
+        tiles=TILES, block=2, background=config.background, transparent=transparent,
+    )  # fmt: skip
     chosen = jax.devices()[:devices]
-    step = parallel(
-        lambda *arguments: growing_step(
-            *arguments, growing=growing, config=config, transparent=transparent
-        ),
-        chosen,
-        constants=1,
-        axes=AXES,
-        scratch=True,
-    )
-    parts = local_share(batch)
+    trainer = trainer_of_voxels(split, VOXELS, growing, config)
+    step = parallel(trainer.one_step, chosen, axes=AXES)
+    parts = local_part(batch)
     if devices == 1:
         parts = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), parts)
     cameras = jax.tree.map(jnp.asarray, split.cameras)
-    state = state_in_a_cube(config=config)
-    state = dataclasses.replace(state, optimizer=shares.divided(state.optimizer, chosen))
+    state = state_in_a_cube(config=config, growing=growing)
     # What lies in the scratch does not matter.
     scratch = memory_like(gradients_of(state, devices), chosen)
     scratch = jax.tree.map(lambda x: x + jnp.asarray(np.nan, x.dtype), scratch)
-    return step, (state, parts, cameras, scratch), batch
+    state = dataclasses.replace(state, optimizer=sharding.divided(state.optimizer, chosen))
+    return step, (state, parts, jax.random.key(0), cameras, scratch), batch
 
 
 def one_step(devices: int, **how):
@@ -150,10 +148,10 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
             jax.tree.map(jnp.asarray, split.cameras)[batch.camera], jnp.asarray(batch.middle)
         )
         sampler = dataclasses.replace(
-            GROWING.sampler(before.occupancy), jitter=jnp.asarray(batch.jitter)
+            GROWING.sampler(before.sampler.occupancy), jitter=jnp.asarray(batch.jitter)
         )
         seen = render_rays(before.field, params, rays, sampler, None, grey)
-        colour = batch.colour()
+        colour = batch.premultiplied()
         error = seen.colour - over(colour[:, :3], colour[:, 3], grey)
         mse = jnp.mean(error**2)
         alpha = jnp.mean((seen.opacity - colour[:, 3]) ** 2)
@@ -167,7 +165,13 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert int(after.step) == 1
     # Adam's first step is the gradient over its absolute value; then densities sink by 2% of their rate,
     # but for those of bricks that do not exist.
-    rates = before.field.learning_rates(before.params)
+    table = np.full((1, 4), VOXELS.feature_rate)
+    table[0, 0] = VOXELS.density_rate
+    rates = dataclasses.replace(
+        before.params,
+        table=table,
+        network=jax.tree.map(lambda _: VOXELS.network_rate, before.params.network),
+    )
     sinks = start.table.at[64:, 0].add(-0.02 * VOXELS.density_rate)
     start = dataclasses.replace(start, table=sinks)
     for new, old, slope, rate in zip(
@@ -180,7 +184,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
         found = np.where(clear, new, expected)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     jax.tree.map(np.testing.assert_array_equal, after.field, before.field)
-    assert 0.0 <= float(metrics["cut"]) <= 1.0
+    assert 0.0 <= float(metrics["truncated"]) <= 1.0
     assert float(metrics["dropped"]) == 0.0
     assert float(metrics["samples"]) > 1.0
     assert float(metrics["learning_rate"]) == 1.0
@@ -206,7 +210,7 @@ def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square(
 
 def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
     growing = GrowingConfig(samples=40, lookups=80, budget=8.0, finer=2)
-    occupancy = state_in_a_cube().occupancy
+    occupancy = state_in_a_cube().sampler.occupancy
 
     def limits(sampler: OccupancySampler):
         return (
@@ -227,7 +231,7 @@ def test_rays_that_overflow_the_budget_are_counted_and_do_not_count(finer):
     assert float(metrics["samples"]) * (1.0 - float(metrics["dropped"])) <= finer * 1.0
     assert np.isfinite(float(metrics["loss"]))
     _, (_, short) = one_step(1, growing=dataclasses.replace(GROWING, samples=2, finer=finer))
-    assert float(short["cut"]) > 0.3
+    assert float(short["truncated"]) > 0.3
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
@@ -258,7 +262,7 @@ def test_gradients_lie_where_the_scratch_was(devices):
     assert len(set(before)) == (1 if devices == 1 else 4)
     _, metrics, scratch = step(*arguments, scratch)
     assert places(scratch) == before
-    alone, together = scratch
+    alone, together = (scratch, None) if devices == 1 else scratch
     table = np.asarray(alone[0].table)
     assert table.shape[0] == devices
     assert np.isfinite(table).all()

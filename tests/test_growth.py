@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
+from training_factory import trainer_of_voxels
 
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings, lattice_points
-from jaxnerf.fitting import fit
-from jaxnerf.growing import GrowingConfig
-from jaxnerf.growth import create_growing_state, grow, refresh, size_batch
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import has_alpha, scene_cube
-from jaxnerf.stages import GrowingTrainer, local
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.growth import first_state, grow, refresh, size_batch
+from jaxnerf.training.loop import train
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.trainer import local
 
 VOXELS = VoxelSettings(width=8)
 GROWING = GrowingConfig(
@@ -30,13 +31,13 @@ def split() -> Split:
     return photographs()
 
 
-def first_state(split: Split):
-    return create_growing_state(VOXELS, split, GROWING, CONFIG)
+def begun_state(split: Split):
+    return first_state(VOXELS, split, GROWING, CONFIG)
 
 
 def holding(state, cells):
     """The state as it would be if so much were found to hold something."""
-    old = state.occupancy
+    old = state.sampler.occupancy
     origin, cell = np.asarray(old.origin), float(old.cell)
     field = VoxelField.on_lattice(cells, origin, cell, cell, VOXELS)
     codes = encode(jnp.asarray(cells), jnp.ones(cells.shape))
@@ -44,8 +45,14 @@ def holding(state, cells):
         state,
         field=field,
         params=field.init(jax.random.key(0)),
-        occupancy=dataclasses.replace(old, cells=codes),
+        sampler=dataclasses.replace(state.sampler, occupancy=dataclasses.replace(old, cells=codes)),
     )
+
+
+def with_rays(state, rays: int):
+    """The state whose batches have so many rays."""
+    growth = dataclasses.replace(state.strategy, rays=jnp.int32(rays))
+    return dataclasses.replace(state, strategy=growth)
 
 
 def kept_in(old, new) -> bool:
@@ -63,10 +70,10 @@ def with_density(state, logit):
 
 def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
     assert has_alpha(split)
-    state = first_state(split)
-    centres, full = cell_centres(state.occupancy)
+    state = begun_state(split)
+    centres, full = cell_centres(state.sampler.occupancy)
     away = np.linalg.norm(centres - CENTRE, axis=-1)
-    cell = float(state.occupancy.cell)
+    cell = float(state.sampler.occupancy.cell)
     assert full[away < RADIUS].all()
     # The grid is drawn in around the ball, and its corners are empty.
     assert 2.0 * RADIUS < 16 * cell < 6.0 * RADIUS
@@ -76,7 +83,7 @@ def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
     directions = np.random.default_rng(0).normal(size=(500, 3))
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     points = CENTRE + RADIUS * directions * np.linspace(0.0, 1.0, 500)[:, None]
-    index = np.floor((points - np.asarray(state.occupancy.origin)) / cell).astype(int)
+    index = np.floor((points - np.asarray(state.sampler.occupancy.origin)) / cell).astype(int)
     assert full[tuple(index.T)].all()
     density = state.field.density(state.params, jnp.asarray(points, jnp.float32))[0]
     # The initial opacity, of a voxel.
@@ -84,95 +91,95 @@ def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
     # The tiles that show the ball, and not many more.
     assert split.images is not None
     shown = split.images[..., 3].reshape(12, 8, 8, 8, 8).max(axis=(2, 4)) > 0
-    assert np.asarray(state.tiles)[shown].all()
-    jax.tree.map(np.testing.assert_array_equal, local(state), local(first_state(split)))
+    assert np.asarray(state.strategy.tiles)[shown].all()
+    jax.tree.map(np.testing.assert_array_equal, local(state), local(begun_state(split)))
 
 
 def test_without_silhouettes_everything_that_all_cameras_see_is_kept():
     # Neither alpha nor a known background: the photographs are opaque, and the background is random.
     split = photographs(alpha=False)
     assert not has_alpha(split)
-    state = first_state(split)
+    state = begun_state(split)
     origin, side = scene_cube(split)
-    assert np.asarray(occupied(state.occupancy)).all()
-    np.testing.assert_allclose(state.occupancy.origin, origin, rtol=1e-5)
-    np.testing.assert_allclose(float(state.occupancy.cell) * 16, side, rtol=1e-5)
+    assert np.asarray(occupied(state.sampler.occupancy)).all()
+    np.testing.assert_allclose(state.sampler.occupancy.origin, origin, rtol=1e-5)
+    np.testing.assert_allclose(float(state.sampler.occupancy.cell) * 16, side, rtol=1e-5)
     # Around the point that the cameras look at, as large as the ball that they see.
     np.testing.assert_allclose(origin + side / 2, np.zeros(3), atol=1e-4)
     positions = np.asarray(split.cameras.camera_to_world)[:, :, 3]
     distance = np.median(np.linalg.norm(positions, axis=-1))
     assert side / 2 == pytest.approx(distance * (SIDE / 2) / FOCAL, rel=1e-4)
-    assert np.asarray(state.tiles).all()
+    assert np.asarray(state.strategy.tiles).all()
 
 
 def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
-    state = first_state(split)
-    before = np.asarray(occupied(state.occupancy))
+    state = begun_state(split)
+    before = np.asarray(occupied(state.sampler.occupancy))
     dense = refresh(with_density(state, 3.0), 0.01)
-    np.testing.assert_array_equal(occupied(dense.occupancy), before)
+    np.testing.assert_array_equal(occupied(dense.sampler.occupancy), before)
     # Only the half with x above the middle holds something.
     bricks = np.asarray(state.field.bricks)
     places = np.argwhere(bricks > 0)
     rows = np.repeat(places[:, 0] >= 2, 64)
     logit = jnp.full(state.params.table.shape[0] - 64, -12.0)
     logit = logit.at[: len(rows)].set(jnp.where(jnp.asarray(rows), 3.0, -12.0))
-    half = np.asarray(occupied(refresh(with_density(state, logit), 0.01).occupancy))
+    half = np.asarray(occupied(refresh(with_density(state, logit), 0.01).sampler.occupancy))
     # Lattice points of 8 and above; cells 7 reach up to them, and are voxels here.
     np.testing.assert_array_equal(half[8:], before[8:])
     assert not half[:7].any()
 
 
 def test_growing_when_all_has_become_empty_goes_on_everywhere(split):
-    state = with_density(first_state(split), -12.0)
+    state = with_density(begun_state(split), -12.0)
     after = grow(local(state), 1, split, GROWING, CONFIG)
-    assert np.asarray(occupied(after.occupancy)).any()
-    assert np.asarray(after.tiles).any()
+    assert np.asarray(occupied(after.sampler.occupancy)).any()
+    assert np.asarray(after.strategy.tiles).any()
 
 
 def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
-    state = first_state(split)
+    state = begun_state(split)
     config = dataclasses.replace(CONFIG, rays_per_batch=2048)
     full = config.rays_per_batch
     counts = {}
     for budget in (100.0, 2.5, 1.5, 0.1):
         growing = dataclasses.replace(GROWING, budget=budget)
-        counts[budget] = int(size_batch(state, split, growing, config).rays)
+        counts[budget] = int(size_batch(state, split, growing, config).strategy.rays)
     assert counts[100.0] == full > counts[2.5] > counts[1.5] > counts[0.1] == full // 8
     # What is drawn fits, or nearly, and most of what fits is drawn.
     growing = dataclasses.replace(GROWING, budget=1.5)
-    sized = dataclasses.replace(state, rays=jnp.int32(counts[1.5]))
-    way = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=config)
-    first = next(fit(sized, way)).metrics
+    sized = with_rays(state, counts[1.5])
+    way = trainer_of_voxels(split, VOXELS, growing, config)
+    first = next(train(sized, way)).metrics
     assert first["rays"] == counts[1.5]
     assert first["dropped"] < 0.25
-    assert first["cut"] == 0.0
+    assert first["truncated"] == 0.0
     assert first["samples"] * first["rays"] * (1.0 - first["dropped"]) > 0.6 * 3.0 * full
 
 
 def test_a_batch_keeps_its_size_unless_much_is_gained(split):
     growing = dataclasses.replace(GROWING, budget=12.0)
-    state = dataclasses.replace(first_state(split), rays=jnp.int32(192))
-    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 192
-    assert int(size_batch(state, split, growing, CONFIG).rays) == 256
-    state = dataclasses.replace(state, rays=jnp.int32(64))
-    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).rays) == 256
+    state = with_rays(begun_state(split), 192)
+    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).strategy.rays) == 192
+    assert int(size_batch(state, split, growing, CONFIG).strategy.rays) == 256
+    state = with_rays(state, 64)
+    assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).strategy.rays) == 256
 
 
 def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
     growing = dataclasses.replace(GROWING, voxels_for_steps=5.0)
-    state = dataclasses.replace(first_state(split), total_steps=jnp.int32(64))
+    state = dataclasses.replace(begun_state(split), total_steps=jnp.int32(64))
     after = grow(local(with_density(state, 9.0)), 1, split, growing, CONFIG)
-    side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
-    assert after.occupancy.cells.shape == (20, 20, 20)
+    side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
+    assert after.sampler.occupancy.cells.shape == (20, 20, 20)
     assert float(after.field.spacing) == pytest.approx(side / 20)
 
 
 def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty(split):
-    before = local(with_density(first_state(split), 9.0))
+    before = local(with_density(begun_state(split), 9.0))
     after = grow(before, 1, split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
-    assert before.occupancy.cells.shape == (16, 16, 16)
-    assert after.occupancy.cells.shape == (24, 24, 24)
-    assert kept_in(before.occupancy, after.occupancy)
+    assert before.sampler.occupancy.cells.shape == (16, 16, 16)
+    assert after.sampler.occupancy.cells.shape == (24, 24, 24)
+    assert kept_in(before.sampler.occupancy, after.sampler.occupancy)
     # Half of them emptied, by the field: their share of the volume goes.
     points = lattice_points(np.asarray(before.field.bricks))
     table = np.array(before.params.table)
@@ -181,7 +188,10 @@ def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty
     half = grow(emptied, 1, split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
 
     def volume(state):
-        return float(occupied(state.occupancy).sum()) * float(state.occupancy.cell) ** 3
+        return (
+            float(occupied(state.sampler.occupancy).sum())
+            * float(state.sampler.occupancy.cell) ** 3
+        )
 
     assert 0.3 * volume(after) < volume(half) < 0.8 * volume(after)
 
@@ -189,12 +199,12 @@ def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty
 @pytest.mark.parametrize(("first", "side", "middle"), [(1, 24, 12.0), (2, 22, 13.0)])
 def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side, middle):
     growing = dataclasses.replace(GROWING, unseen_below=0.0)
-    begun = first_state(split)
-    origin, cell = np.asarray(begun.occupancy.origin), float(begun.occupancy.cell)
+    begun = begun_state(split)
+    origin, cell = np.asarray(begun.sampler.occupancy.origin), float(begun.sampler.occupancy.cell)
     cells = np.zeros((16, 16, 16), bool)
     cells[first:15, first:15, first:15] = True
     begun = holding(begun, cells)
-    after = grow(local(begun), 1, split, growing, CONFIG).occupancy
+    after = grow(local(begun), 1, split, growing, CONFIG).sampler.occupancy
     # In the second stage's cells, of which the cube had 24 along each side before it shrank.
     fine = cell * 16 / 24
     assert float(after.cell) * 24 == pytest.approx(side * fine, rel=1e-5)
@@ -207,11 +217,11 @@ def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
         growing = dataclasses.replace(
             GROWING, resolutions=(16, last), unseen_below=0.0, points=points
         )
-        begun = local(holding(first_state(split), cells))
+        begun = local(holding(begun_state(split), cells))
         after = grow(begun, 1, split, growing, CONFIG)
-        side = float(after.occupancy.cell) * after.occupancy.cells.shape[0]
+        side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
         voxel = float(after.field.spacing)
-        assert float(after.occupancy.step) == voxel
+        assert float(after.sampler.occupancy.step) == voxel
         return voxel, 64 * np.count_nonzero(np.asarray(after.field.bricks)), side / voxel
 
     cells = np.zeros((16, 16, 16), bool)
@@ -229,39 +239,46 @@ def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
     # However many points: from two thirds as many voxels as the resolution says to half as many again,
     # and none larger than before.
     assert [round(voxels(cells, points)[2]) for points in (10, 10**9)] == [16, 36]
-    before = float(first_state(split).occupancy.step)
+    before = float(begun_state(split).sampler.occupancy.step)
     assert 0.9 * before < voxels(cells, 10, 18)[0] <= before
 
 
 def test_what_is_thin_is_kept_where_cells_become_larger(split):
-    begun, growing = first_state(split), dataclasses.replace(GROWING, unseen_below=0.0, points=10)
-    old = dataclasses.replace(begun.occupancy, cell=begun.occupancy.cell * (16 / 24))
+    begun, growing = begun_state(split), dataclasses.replace(GROWING, unseen_below=0.0, points=10)
+    old = dataclasses.replace(
+        begun.sampler.occupancy, cell=begun.sampler.occupancy.cell * (16 / 24)
+    )
     sheets = np.zeros((24, 24, 24), bool)
     sheets[2:22, 2:22, 3:22:3] = True
-    begun = local(holding(dataclasses.replace(begun, occupancy=old), sheets))
-    after = grow(begun, 1, split, growing, CONFIG).occupancy
+    begun = local(
+        holding(
+            dataclasses.replace(begun, sampler=dataclasses.replace(begun.sampler, occupancy=old)),
+            sheets,
+        )
+    )
+    after = grow(begun, 1, split, growing, CONFIG).sampler.occupancy
     assert float(after.cell) > 1.2 * float(old.cell)
-    assert kept_in(begun.occupancy, after)
+    assert kept_in(begun.sampler.occupancy, after)
 
 
 def test_hidden_cells_can_be_kept(split):
     # Dense throughout, so that only the skin is seen.
-    before = local(with_density(first_state(split), 9.0))
+    before = local(with_density(begun_state(split), 9.0))
     same = dataclasses.replace(GROWING, resolutions=(16, 16))
     kept, seen = (
-        np.asarray(occupied(grow(before, 1, split, growing, CONFIG).occupancy)).sum()
+        np.asarray(occupied(grow(before, 1, split, growing, CONFIG).sampler.occupancy)).sum()
         for growing in (dataclasses.replace(same, unseen_below=0.0), same)
     )
-    assert kept == np.asarray(occupied(before.occupancy)).sum()
+    assert kept == np.asarray(occupied(before.sampler.occupancy)).sum()
     assert seen < kept
 
 
 def test_hidden_cells_are_dropped_when_the_last_stage_begins_and_not_before(split):
-    before = local(with_density(first_state(split), 9.0))
+    before = local(with_density(begun_state(split), 9.0))
     more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), shares=(0.3, 0.6))
     middle, last = (
-        np.asarray(occupied(grow(before, stage, split, more, CONFIG).occupancy)).sum()
+        np.asarray(occupied(grow(before, stage, split, more, CONFIG).sampler.occupancy)).sum()
         for stage in (1, 2)
     )
-    assert middle == np.asarray(occupied(before.occupancy)).sum()
+    assert middle == np.asarray(occupied(before.sampler.occupancy)).sum()
     assert last < middle

@@ -8,10 +8,11 @@ from ball import RAYS, photographs, with_surroundings
 from test_unbounded import CONFIG, scene_of
 
 from jaxnerf.evaluation import blend, psnr
-from jaxnerf.fitting import first_state, fit, suited, trainer_of
+from jaxnerf.fitting import first_state, suited, trainer_of
 from jaxnerf.runs import run_of
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.stages import local
+from jaxnerf.training import loop
+from jaxnerf.training.trainer import local
 
 # Radial coefficients of OpenCV, as wide lenses have them: corners come 8 pixels nearer to the middle.
 K1, K2 = -0.5, 0.1
@@ -40,7 +41,7 @@ def quality(train: Split, test: Split) -> float:
     """Mean PSNR of the test views after a short training."""
     scene: Scene = scene_of(train, unbounded=True)
     config = suited(CONFIG, scene)
-    *_, last = fit(first_state(config, scene), trainer_of(config, scene))
+    *_, last = loop.train(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
     run = run_of(Path("run"), config, scene, state)
     assert test.images is not None

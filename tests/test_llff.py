@@ -37,7 +37,7 @@ def test_forward_facing_scenes_have_ndc_and_those_all_around_have_none(tmp_path)
     # Divided by 0.75 of the nearest depth, which is then at 4/3.
     scale = 1.0 / (0.75 * (distances.min() - 1.5))
     assert front.to_user.scale == pytest.approx(1.0 / scale)
-    assert front.near == pytest.approx(0.9 / 0.75)
+    assert front.near == pytest.approx(1.0 / 1.25 / 0.75)
     assert front.far == pytest.approx((distances.max() + 1.5) * scale)
     for split in front.splits.values():
         for camera in split.cameras:
@@ -59,7 +59,8 @@ def test_surrounding_scenes_are_normalised_and_their_depths_with_them(tmp_path):
     assert np.linalg.norm(poses[:, :, 3], axis=-1).max() == pytest.approx(1.0, abs=1e-6)
     # All cameras are at distance 4 and look at the origin.
     np.testing.assert_allclose(scene.to_user.points(np.zeros(3)), 0.0, atol=1e-5)
-    assert scene.near == pytest.approx(0.9 * 2.5 / 4.0, rel=1e-5)
+    # The nearest depth is 2.5; near has the margin that a COLMAP project's has.
+    assert scene.near == pytest.approx(2.5 / 1.25 / 4.0, rel=1e-5)
     assert scene.far == pytest.approx(5.5 / 4.0, rel=1e-5)
 
 
@@ -238,8 +239,8 @@ def test_the_real_fern_is_read_the_right_way_up(real_data):
     scene = load_scene(folder, downscale=8, images=BOTH)
     assert describe(scene) == (
         "fern: llff scene, 17 train, 3 test views of 504 x 378, pinhole lens, no masks, "
-        "forward-facing, near 1.2, far 6.28011, photographs from images_8, also holds sparse/ (COLMAP): "
-        "poses_bounds.npy is read, since sparse/0 is incomplete (no images.bin)"
+        "forward-facing, near 1.06667, far 6.28011, photographs from images_8, also holds "
+        "sparse/ (COLMAP): poses_bounds.npy is read, since sparse/0 is incomplete (no images.bin)"
     )
     places, colours = points_of_colmap(folder / "sparse/0/points3D.bin")
     points = jnp.asarray(scene.to_user.inverse().points(places), jnp.float32)

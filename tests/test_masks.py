@@ -10,19 +10,19 @@ from ball import CENTRE, RADIUS, SIDE, photographs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
+from training_factory import trainer_of_voxels
 
 from jaxnerf import Camera
-from jaxnerf.blocks import sample_blocks, usable_tiles
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.evaluation import evaluate_split, ssim
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.fitting import fit
-from jaxnerf.growing import GrowingConfig
-from jaxnerf.growth import create_growing_state
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
-from jaxnerf.stages import GrowingTrainer
-from jaxnerf.training import TrainingConfig, sample_batch
+from jaxnerf.training.batches import sample_batch, usable_tiles
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.growth import first_state
+from jaxnerf.training.loop import train
+from jaxnerf.training.settings import TrainingConfig
 
 CONFIG = TrainingConfig(rays_per_batch=4096, seed=3)
 
@@ -52,12 +52,12 @@ def test_batches_are_drawn_evenly_from_the_pixels_that_count(one_image):
     masks[1] = False
     masks[1, 3, 4:6] = True
     split = noise_split(masks)
-    config = dataclasses.replace(CONFIG, one_image_per_batch=one_image)
+    size, seed = CONFIG.rays_per_batch, CONFIG.seed
     drawn = np.zeros(masks.shape)
     for step in range(60):
-        batch = sample_batch(split, config, step)
-        x, y = batch.pixel.T
-        np.testing.assert_array_equal(batch.colour, split.images[batch.camera, y, x])
+        batch = sample_batch(split, size, seed, step, one_image=one_image)
+        x, y = (batch.middle - 0.5).astype(int).T
+        np.testing.assert_array_equal(batch.pixels[:, 0], split.images[batch.camera, y, x])
         assert len(set(batch.camera)) == (1 if one_image else 3)
         np.add.at(drawn, (batch.camera, y, x), 1)
     assert not drawn[~masks].any()
@@ -73,8 +73,9 @@ def test_batches_of_a_mask_that_ignores_nothing_are_those_of_no_mask(block):
     plain = dataclasses.replace(masked, masks=None)
     tiles = np.argwhere(tiles_of(np.ones((3, 20, 27), bool))).astype(np.int32)
     for one, other in [
-        (sample_batch(masked, CONFIG, 2), sample_batch(plain, CONFIG, 2)),
-        (sample_blocks(masked, tiles, block, 500, 1, 2), sample_blocks(plain, tiles, block, 500, 1, 2)),
+        (sample_batch(masked, 64, 1, 2), sample_batch(plain, 64, 1, 2)),
+        (sample_batch(masked, 500, 1, 2, tiles=tiles, block=block),
+         sample_batch(plain, 500, 1, 2, tiles=tiles, block=block)),
     ]:  # fmt: skip
         jax.tree.map(np.testing.assert_array_equal, one, other)
     assert usable_tiles(plain, tiles, block) == (tiles, block)
@@ -89,7 +90,7 @@ def test_all_pixels_of_blocks_count_and_all_such_blocks_are_drawn(block):
     assert same == block
     drawn = np.zeros(masks.shape, int)
     for step in range(20):
-        batch = sample_blocks(split, usable, block, 1000, 5, step)
+        batch = sample_batch(split, 1000, 5, step, tiles=usable, block=block)
         corner = (batch.middle - 0.5 * block).astype(int)
         for camera, (x, y), pixels in zip(batch.camera, corner, batch.pixels, strict=True):
             square = (camera, slice(y, y + block), slice(x, x + block))
@@ -193,9 +194,9 @@ def test_masked_pixels_do_not_change_what_is_learned():
         split.images[~masks] = filling
         split = dataclasses.replace(split, masks=masks)
         voxels = VoxelSettings(width=8)
-        trainer = GrowingTrainer(split, voxels=voxels, growing=growing, config=config)
-        state = create_growing_state(voxels, split, growing, config)
-        for progress in fit(state, trainer):
+        trainer = trainer_of_voxels(split, voxels, growing, config)
+        state = first_state(voxels, split, growing, config)
+        for progress in train(state, trainer):
             state = progress.state
         ends.append(jax.tree.map(np.asarray, state.params))
     for other in ends[1:]:
@@ -209,9 +210,9 @@ def test_a_mask_that_leaves_only_single_pixels_is_trained_on():
     masks[:, ::5, ::7] = True
     split = dataclasses.replace(photographs(), masks=masks)
     voxels = VoxelSettings(width=8)
-    trainer = GrowingTrainer(split, voxels=voxels, growing=growing, config=config)
-    state = create_growing_state(voxels, split, growing, config)
-    losses = [progress.metrics["loss"] for progress in fit(state, trainer)]
+    trainer = trainer_of_voxels(split, voxels, growing, config)
+    state = first_state(voxels, split, growing, config)
+    losses = [progress.metrics["loss"] for progress in train(state, trainer)]
     assert np.isfinite(losses).all()
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, Config, Run, Scene, VoxelField, render_rays
+from jaxnerf import Camera, Config, Run, Scene, VoxelField, WarpedField, render_rays
 from jaxnerf.config import override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
@@ -46,7 +46,9 @@ def solid(mask: np.ndarray, origin: float, side: float, space=None) -> dict:
     params = dataclasses.replace(params, table=jnp.asarray(table))
     cells = encode(jnp.asarray(mask), jnp.float32(6.0))
     occupancy = Occupancy(cells, jnp.asarray(corner), jnp.float32(cell), jnp.float32(cell), space)
-    return {"params": params, "voxels": field, "occupancy": occupancy, "step": 1}
+    if space is not None:
+        field = WarpedField(field, space)
+    return {"field": field, "params": params, "occupancy": occupancy, "step": 1}
 
 
 def middles(size: int, origin: float, side: float) -> np.ndarray:
@@ -100,8 +102,7 @@ class SoftBall:
 @pytest.mark.parametrize("times", [0.6, 1.0, 1.5, 2.0])
 def test_so_is_the_paper_s_network_and_nothing_that_it_never_learned(times):
     config = override(Config(method="nerf"), {"scene.space": "bounded", "render.samples": (96, 96)})
-    run = Run(Path("r"), config, scene_of(), (None,), 1)
-    run.__dict__["field"] = (SoftBall(),)
+    run = Run(Path("r"), config, scene_of(), (SoftBall(),), (None,), 1)
     eye = DISTANCE * times * np.array([0.6, 0.8, 0.0])
     seen = run.render(in_user_frame(camera_at(eye)))
     assert seen.opacity[16, 16] > 0.99
@@ -188,8 +189,7 @@ def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     assert abs(depth[16, 16] - picture.depth_median[16, 16]) < 0.3
 
     config = override(Config(method="nerf"), {"scene.space": "bounded", "render.samples": (16, 16)})
-    run = Run(Path("r"), config, scene_of(), (None,), 1)
-    run.__dict__["field"] = (SoftBall(),)
+    run = Run(Path("r"), config, scene_of(), (SoftBall(),), (None,), 1)
     render = jax.jit(render_rays, static_argnums=0)
     plain = render(run.field, run.params, run.rays(camera, pixels), run.sampler)
     np.testing.assert_allclose(

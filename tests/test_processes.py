@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import placement
-from jaxnerf.placement import from_first_process
+from jaxnerf.training import sharding as placement
+from jaxnerf.training.sharding import broadcast_from_process_0
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_two_processes_that_would_decide_otherwise_grow_like_one(results):
         {name: x for name, x in each.items() if name.startswith("grown")} for each in results
     )
     assert len(first) > 10
-    assert first["grown.stage"] == 1
+    assert first["grown.strategy.stage"] == 1
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
@@ -101,9 +101,9 @@ def test_what_the_first_process_sends_arrives_to_the_bit_whatever_the_others_hav
         "none": None,
         "empty": np.ones((2, 2), np.int64),
     }
-    kept = from_first_process(sent)
+    kept = broadcast_from_process_0(sent)
     here[0] = 1
-    received = from_first_process(other)
+    received = broadcast_from_process_0(other)
     assert not line
     assert jax.tree.structure(received) == jax.tree.structure(kept) == jax.tree.structure(sent)
     for before, *after in zip(*map(jax.tree.leaves, (sent, kept, received)), strict=True):

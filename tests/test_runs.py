@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from jaxnerf.cameras import Camera
 from jaxnerf.checkpoints import Checkpoints, MetricsLog, RunError, disk_errors, read_metrics
 from jaxnerf.config import Config, override
+from jaxnerf.fitting import network_state
 from jaxnerf.runs import check_free, create_folder, load_run, read_config, read_scene
 from jaxnerf.scenes import Similarity, load_scene
-from jaxnerf.training import create_state
 
 CONFIG = override(
     Config(),
@@ -38,7 +38,7 @@ CONFIG = override(
 
 def state_at(step: int):
     """A state in which every number is one of its own, and not a round one."""
-    state = create_state(CONFIG.fields(), CONFIG.training)
+    state = network_state(CONFIG)
     leaves, tree = jax.tree.flatten(state)
     random = np.random.default_rng(step)
     noisy = [
@@ -215,7 +215,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path, scene, capfd):
     [
         (lambda c: c["field"].update(width=9), "bottleneck"),
         (lambda c: c["field"].update(depth=3), "layers_"),
-        (lambda c: c.update(separate_levels=False), "optimizer.mu.1."),
+        (lambda c: c.update(separate_levels=False), "params.1."),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(run_folder, change, named, capfd):

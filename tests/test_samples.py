@@ -9,9 +9,9 @@ import pytest
 
 from jaxnerf import Camera, Hierarchical, OccupancySampler, Rays, Stratified, cast_rays, render_rays
 from jaxnerf import compositing as comp
-from jaxnerf.adjustments import rotations
 from jaxnerf.sampling import Sampler, Samples
 from jaxnerf.sampling.occupancy import Occupancy, encode
+from jaxnerf.training.calibration import rotations
 
 CAMERA = Camera.look_at((0.0, -4.0, 1.0), width=12, height=12, field_of_view=30.0)
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import shares
-from jaxnerf.placement import AXIS, replicate
-from jaxnerf.training import parallel
+from jaxnerf.training import sharding as shares
+from jaxnerf.training.sharding import AXIS, replicate
 
 ROWS = 2048
 
@@ -39,7 +38,7 @@ def tree() -> dict:
     ],
 )
 def test_long_even_arrays_are_divided(shape, devices, share):
-    assert shares.share_of(shape, devices) == share
+    assert shares.part_shape(shape, devices) == share
 
 
 def mapped(function, *trees):
@@ -93,13 +92,15 @@ def doubled_three_times() -> tuple:
     def step(state, batch, key, cameras, nothing):
         traced.append(0)
         common, mine = state
-        return (common + 1, jax.tree.map(lambda x: 2 * x, mine)), jnp.float32(0.0)
+        doubled = jax.tree.map(lambda x: 2 * x, mine)
+        return (common + 1, doubled), jnp.float32(0.0), nothing
 
-    taken = parallel(step, axes=(None, 0))
+    taken = shares.parallel(step, axes=(None, 0))
     state = replicate(np.int32(0)), shares.divided(tree())
-    nothing, batch = replicate(np.float32(0.0)), np.zeros((jax.local_device_count(), 1))
+    scratch, cameras = shares.memory_like(np.zeros(1, np.float32)), replicate(np.float32(0.0))
+    batch = np.zeros((jax.local_device_count(), 1))
     for _ in range(3):
-        state, _ = taken(state, batch, jax.random.key(0), nothing, nothing)
+        state, _, scratch = taken(state, batch, jax.random.key(0), cameras, scratch)
     assert len(traced) == 1
     return state
 

@@ -1,6 +1,7 @@
 """Training: what a step computes, on any number of devices, and that it can be interrupted."""
 
 import dataclasses
+import functools
 import os
 import random
 import signal
@@ -19,20 +20,16 @@ from scene_factory import TINY, write_scene
 from jaxnerf import Camera, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.fitting import FitError, fit
-from jaxnerf.placement import local_share, memory_like, replicate
 from jaxnerf.runs import load_run
 from jaxnerf.scenes import Split
-from jaxnerf.training import (
-    NerfTrainer,
-    RenderSettings,
-    TrainingConfig,
-    create_state,
-    learning_rate,
-    parallel,
-    sample_batch,
-    train_step,
-)
+from jaxnerf.training import PhotometricLoss, TrainState, begin, train_step
+from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.loop import FitError, train
+from jaxnerf.training.optimizers import learning_rate, network_optimizer
+from jaxnerf.training.settings import RenderSettings, TrainingConfig
+from jaxnerf.training.sharding import divided, local_part, memory_like, parallel, replicate
+from jaxnerf.training.strategy import Unchanged
+from jaxnerf.training.trainer import AXES, Trainer, gradients_of
 
 FIELD = NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3)
 SETTINGS = RenderSettings(samples=(4, 4))
@@ -48,38 +45,60 @@ def noise_split(views: int = 3, side: int = 8) -> Split:
     return Split(tuple("abc"[:views]), Camera.pinhole(poses, 10.0, side, side), images)
 
 
-def trainer(config: TrainingConfig, split: Split | None = None) -> NerfTrainer:
-    return NerfTrainer(
-        split or noise_split(), 2.0, 6.0, fields=(FIELD, FIELD), settings=SETTINGS, config=config
+def first_state(config: TrainingConfig = CONFIG) -> TrainState:
+    params = tuple(FIELD.init(key) for key in jax.random.split(jax.random.key(config.seed)))
+    optimizer = network_optimizer(config)
+    return begin((FIELD, FIELD), params, SETTINGS.sampler(), optimizer, config.steps)
+
+
+def trainer(config: TrainingConfig, split: Split | None = None) -> Trainer:
+    split = split or noise_split()
+    return Trainer(
+        split,
+        config=config,
+        loss=PhotometricLoss(proposals=config.coarse_loss),
+        optimizer=network_optimizer(config),
+        strategy=Unchanged(split, config),
+        near=2.0,
+        far=6.0,
+        rays_per_pass=config.rays_per_pass,
+        learning_rate=functools.partial(learning_rate, config),
+        by_rows=True,
+        remedy="Lower training.learning_rate",
     )
+
+
+def batch_of(config: TrainingConfig, split: Split, step: int = 0, size: int = 0):
+    return sample_batch(
+        split, size or config.rays_per_batch, config.seed, step,
+        background="black" if config.background == "black" else "white",
+        one_image=config.one_image_per_batch,
+    )  # fmt: skip
 
 
 def tiny_run(steps: int, config: TrainingConfig = CONFIG, state=None, split: Split | None = None):
     config = dataclasses.replace(config, steps=steps)
-    state = create_state((FIELD, FIELD), config) if state is None else state
-    losses = []
-    for progress in fit(state, trainer(config, split), report_every=1):
+    state = first_state(config) if state is None else state
+    losses, way = [], trainer(config, split)
+    for progress in train(state, way, report_every=1):
         losses.append(progress.metrics["loss"])
         state = progress.state
-    return state, losses
+    return way.to_host(state), losses
 
 
 def step_on(devices, config=CONFIG):
-    """State and metrics after one step on given devices."""
-
-    def step(state, batch, key, cameras, bounds):
-        return train_step(
-            state, batch, key, cameras, bounds,
-            fields=(FIELD, FIELD), settings=SETTINGS, config=config,
-        )  # fmt: skip
-
-    split = noise_split()
-    batch = sample_batch(split, config, 0)
+    """State and metrics after one step on given devices; the optimizer's state of the first of them."""
+    split, state = noise_split(), first_state(config)
+    batch = batch_of(config, split)
     shared = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-    return parallel(step, devices)(
-        create_state((FIELD, FIELD), config), shared, jax.random.key(0),
-        jax.tree.map(jnp.asarray, split.cameras), jnp.asarray([2.0, 6.0]),
-    )  # fmt: skip
+    step = parallel(trainer(config).one_step, devices, axes=AXES)
+    scratch = memory_like(gradients_of(state, len(devices)), devices)
+    state = dataclasses.replace(state, optimizer=divided(state.optimizer, devices))
+    after, metrics, _ = step(
+        state, shared, jax.random.key(0), jax.tree.map(jnp.asarray, split.cameras), scratch
+    )
+    moments = jax.tree.map(lambda x: x[0], after.optimizer)
+    return dataclasses.replace(after, optimizer=moments), metrics
 
 
 def assert_trees_close(one, other, **tolerance):
@@ -96,7 +115,7 @@ def test_two_devices_and_one_take_the_same_step():
     assert len(jax.devices()) == 2
     assert_trees_close(metrics_one, metrics_two, rtol=1e-5)
     # Adam divides by the gradient's size, so compare its moments and not the quotient.
-    assert_trees_close(one.optimizer.mu, two.optimizer.mu, rtol=1e-3, atol=1e-8)
+    assert_trees_close(one.optimizer[0].mu, two.optimizer[0].mu, rtol=1e-3, atol=1e-8)
 
 
 @pytest.mark.parametrize("place", [replicate, memory_like])
@@ -125,16 +144,16 @@ def test_the_passes_of_a_step_do_not_change_it(passes):
 def test_the_loss_is_the_mean_squared_error_of_both_levels():
     """A step's loss, against rendering its rays one at a time."""
     config = dataclasses.replace(CONFIG, background="black", coarse_loss=0.5)
-    state = create_state((FIELD, FIELD), config)
+    state = first_state(config)
     _, metrics = step_on(jax.devices()[:1], config)
     split, key = noise_split(), jax.random.fold_in(jax.random.key(0), 0)
-    batch = sample_batch(split, config, 0)
+    batch = batch_of(config, split)
     coarse_errors, fine_errors = [], []
-    for ray, (camera, pixel, colour) in enumerate(
-        zip(batch.camera, batch.pixel, batch.colour, strict=True)
+    for ray, (camera, middle, (colour,)) in enumerate(
+        zip(batch.camera, batch.middle, batch.pixels, strict=True)
     ):
-        rays = cast_rays(split.cameras[camera], jnp.asarray(pixel, jnp.float32) + 0.5, 2.0, 6.0)
-        ray_key, _ = jax.random.split(jax.random.fold_in(key, ray))
+        rays = cast_rays(split.cameras[camera], jnp.asarray(middle), 2.0, 6.0)
+        ray_key = jax.random.fold_in(key, ray)
         target = colour[:3] / 255.0 * colour[3] / 255.0
         fine = render_rays(
             (FIELD, FIELD), state.params, rays, SETTINGS.sampler(), ray_key, 0.0, proposals=True
@@ -147,13 +166,47 @@ def test_the_loss_is_the_mean_squared_error_of_both_levels():
     np.testing.assert_allclose(metrics["loss"], fine + 0.5 * coarse, rtol=1e-4)
 
 
+def test_a_step_of_one_device_needs_no_axis_and_takes_any_optimizer_and_loss():
+    split, config = noise_split(), CONFIG
+    batch, key = batch_of(config, split), jax.random.key(0)
+    cameras = jax.tree.map(jnp.asarray, split.cameras)
+    mapped, metrics = step_on(jax.devices()[:1])
+    given = {"loss": PhotometricLoss(proposals=1.0), "near": 2.0, "far": 6.0}
+    alone, same = jax.jit(
+        lambda state: train_step(
+            state, batch, key, cameras, optimizer=network_optimizer(config), **given
+        )
+    )(first_state())
+    del metrics["learning_rate"]  # which an optimizer of one's own may not have
+    for name, value in metrics.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
+    # Adam's first step is the gradient's sign, which rounding decides where there is next to none.
+    assert_trees_close(alone.optimizer[0].mu, mapped.optimizer[0].mu, rtol=1e-4, atol=1e-8)
+    # Of one's own: plain descent, and a loss of the absolute error, which is a number alone.
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    state = begin((FIELD, FIELD), first_state().params, SETTINGS.sampler(), optimizer, 10)
+
+    def absolute(rendering, target):
+        return jnp.mean(jnp.abs(rendering.colour - target.colour))
+
+    step = jax.jit(
+        lambda state: train_step(
+            state, batch, key, cameras, loss=absolute, optimizer=optimizer, near=2.0, far=6.0
+        )
+    )
+    after, first = step(state)
+    assert int(after.step) == 1
+    for _ in range(30):
+        after, last = step(after)
+    assert float(last["loss"]) < float(first["loss"])
+
+
 def test_a_step_is_adams():
     """Parameters after a step, against optax's own Adam on the gradient that the moments hold."""
-    before = create_state((FIELD, FIELD), CONFIG)
-    before = jax.tree.map(np.asarray, before)
+    before = jax.tree.map(np.asarray, first_state())
     after, metrics = step_on(jax.devices()[:1])
     gradient = jax.tree.map(
-        lambda mu: np.asarray(mu) / (1.0 - CONFIG.adam_beta1), after.optimizer.mu
+        lambda mu: np.asarray(mu) / (1.0 - CONFIG.adam_beta1), after.optimizer[0].mu
     )
     adam = optax.adam(metrics["learning_rate"], eps=CONFIG.adam_epsilon)
     with jax.numpy_dtype_promotion("standard"):
@@ -163,28 +216,28 @@ def test_a_step_is_adams():
     np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
 
 
-def test_batches_are_a_function_of_seed_and_step_and_cover_all_pixels():
+def test_batches_are_a_function_of_seed_and_step_and_cover_all_pixels_evenly():
     split = noise_split()
-    config = dataclasses.replace(CONFIG, rays_per_batch=4096)
-    one, same, other = (sample_batch(split, config, step) for step in (7, 7, 8))
-    np.testing.assert_array_equal(one.pixel, same.pixel)
-    assert (one.pixel != other.pixel).any()
-    assert {tuple(row) for row in np.column_stack([one.camera, one.pixel])} == {
-        (c, x, y) for c in range(3) for x in range(8) for y in range(8)
-    }
-    x, y = one.pixel.T
-    np.testing.assert_array_equal(one.colour, split.images[one.camera, y, x])
-    single = sample_batch(split, dataclasses.replace(config, one_image_per_batch=True), 0)
+    one, same, other = (batch_of(CONFIG, split, step, 40_000) for step in (7, 7, 8))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert (one.middle != other.middle).any()
+    x, y = (one.middle - 0.5).astype(int).T
+    drawn = np.zeros((3, 8, 8))
+    np.add.at(drawn, (one.camera, y, x), 1)
+    # Of a pixel in 40,000 draws from 192: 208, with a standard deviation of 14.
+    assert 140 < drawn.min() < drawn.max() < 280
+    np.testing.assert_array_equal(one.pixels[:, 0], split.images[one.camera, y, x])
+    single = batch_of(dataclasses.replace(CONFIG, one_image_per_batch=True), split)
     assert len(set(single.camera)) == 1
 
 
-def test_shares_of_a_batch_partition_it():
-    batch = sample_batch(noise_split(), CONFIG, 0)
-    shared = local_share(batch)
+def test_parts_of_a_batch_partition_it():
+    batch = batch_of(CONFIG, noise_split())
+    shared = local_part(batch)
     assert shared.camera.shape == (2, 16)
-    np.testing.assert_array_equal(shared.pixel.reshape(-1, 2), batch.pixel)
+    np.testing.assert_array_equal(shared.middle.reshape(-1, 2), batch.middle)
     with pytest.raises(ValueError, match="do not divide 31 rays"):
-        local_share(jax.tree.map(lambda x: x[:31], batch))
+        local_part(jax.tree.map(lambda x: x[:31], batch))
 
 
 def test_the_learning_rate_decays_log_linearly_after_a_delay():
@@ -220,8 +273,8 @@ def test_divergence_stops_with_a_word_on_what_to_do():
 def test_a_time_budget_fixes_the_number_of_steps_once():
     deadlines, totals = [], []
     config = dataclasses.replace(CONFIG, steps=1_000_000)
-    for progress in fit(
-        create_state((FIELD, FIELD), config), trainer(config), plan=True, report_every=20,
+    for progress in train(
+        first_state(config), trainer(config), plan=True, report_every=20,
         seconds_left=lambda: deadlines[0] - time.perf_counter() if deadlines else 1e6,
     ):  # fmt: skip
         # The clock starts when compilation is over, so that a busy machine does not matter.

@@ -289,7 +289,7 @@ WRONG = {
     "an ftheta lens": (whole(ftheta_p0=1.0), "transforms.json: ftheta_p0: this kind of lens"),
     "lenses of two kinds": (
         frame(is_fisheye=True),
-        "mixes photographs of fisheye and pinhole",
+        "mixes fisheye and pinhole lenses, which must be kept apart",
     ),
     "an unknown model": (whole(camera_model="FISHEYE624"), "camera_model 'FISHEYE624' is not"),
     "a model that is none": (whole(camera_model=[1]), "transforms.json: camera_model '[1]' is not"),

@@ -15,14 +15,15 @@ from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.fitting import bounds_of, first_state, fit, space_of, suited, trainer_of
-from jaxnerf.growing import GrowingConfig
+from jaxnerf.fitting import bounds_of, first_state, space_of, suited, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.runs import Run, read_config, run_of
 from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
-from jaxnerf.stages import local
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.loop import train
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.trainer import local
 
 
 def scene_of(split: Split, **what) -> Scene:
@@ -47,7 +48,7 @@ CONFIG = Config(
 def trained() -> Run:
     scene = scene_of(with_surroundings(photographs(24, one_side=True)), unbounded=True)
     config = suited(CONFIG, scene)
-    *_, last = fit(first_state(config, scene), trainer_of(config, scene))
+    *_, last = train(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
     return run_of(Path("run"), config, scene, state)
 
@@ -173,7 +174,7 @@ def test_the_paper_s_network_learns_in_any_space(space):
     }  # fmt: skip
     config = suited(override(preset("nerf"), small), scene)
     assert config.render.spacing == "disparity"
-    first, *_, last = fit(first_state(config, scene), trainer_of(config, scene), report_every=1)
+    first, *_, last = train(first_state(config, scene), trainer_of(config, scene), report_every=1)
     assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
     run = run_of(Path("run"), config, scene, local(last.state))
     seen = run.render(split.cameras[1].resized(8, 8), with_normals=True)

@@ -241,18 +241,6 @@ def test_decay_lowers_logits_to_a_floor_and_nothing_else():
     jax.tree.map(np.testing.assert_array_equal, *rest)
 
 
-def test_learning_rates_are_shaped_for_updates():
-    field, params = random_field(random_cells(0))
-    rates = field.learning_rates(params)
-    assert jax.tree.structure(rates) == jax.tree.structure(params)
-    moved = jax.tree.map(lambda rate, leaf: rate * jnp.ones_like(leaf), rates, params)
-    jax.tree.map(lambda step, leaf: np.testing.assert_equal(step.shape, leaf.shape), moved, params)
-    assert (moved.table[:, 0] == np.float32(SETTINGS.density_rate)).all()
-    assert (moved.table[:, 1:] == np.float32(SETTINGS.feature_rate)).all()
-    for layer in moved.network:
-        assert (layer["kernel"] == np.float32(SETTINGS.network_rate)).all()
-
-
 def test_any_optimizer_works_on_the_parameters():
     """Since all of them learn: weight decay, chains, and gradients without exceptions."""
     field, params = random_field(random_cells(0))

@@ -19,7 +19,8 @@ from jaxnerf import (
 from jaxnerf.presets import preset
 from jaxnerf.sampling.intervals import without_end
 from jaxnerf.sampling.occupancy import encode
-from jaxnerf.training import TrainingConfig, learning_rate
+from jaxnerf.training.optimizers import learning_rate
+from jaxnerf.training.settings import TrainingConfig
 
 CAMERA = Camera.look_at((0.0, -4.0, 1.0), width=8, height=8)
 PIXELS = jnp.asarray(np.random.default_rng(0).uniform(0, 8, (5, 2)), jnp.float32)

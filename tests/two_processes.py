@@ -20,7 +20,7 @@ def main(port: str, processes: int, number: int, out: str) -> None:
     from test_shares import doubled_three_times, tree
     from test_training import tiny_run
 
-    from jaxnerf.shares import whole
+    from jaxnerf.training.sharding import whole
 
     state, losses = tiny_run(steps=4)
     flat = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(state.params)])
@@ -36,33 +36,33 @@ def grown() -> dict[str, np.ndarray]:
     """The last state of a run of two stages, by the names of its parts."""
     from ball import photographs
     from test_stages import CONFIG, GROWING, VOXELS
+    from training_factory import trainer_of_voxels
 
-    from jaxnerf import growth
-    from jaxnerf.fitting import fit
-    from jaxnerf.placement import from_first_process
-    from jaxnerf.stages import GrowingTrainer
+    from jaxnerf.training import growth
+    from jaxnerf.training.loop import train
+    from jaxnerf.training.sharding import broadcast_from_process_0
 
     rows = []
 
     def recorded(state):
         rows.append(len(state.params.table))
-        return from_first_process(state)
+        return broadcast_from_process_0(state)
 
-    growth.from_first_process = recorded
+    growth.broadcast_from_process_0 = recorded
     split, config = photographs(), dataclasses.replace(CONFIG, steps=30)
     # Of what is compiled only that which decides: batches stay full, and no cell is looked for.
     growing = dataclasses.replace(GROWING, budget=24.0, unseen_below=0.0)
-    trainer = GrowingTrainer(split, voxels=VOXELS, growing=growing, config=config)
-    state = growth.create_growing_state(VOXELS, split, growing, config)
-    *_, last = fit(state, trainer, report_every=30)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.whole(last.state))
+    trainer = trainer_of_voxels(split, VOXELS, growing, config)
+    state = growth.first_state(VOXELS, split, growing, config)
+    *_, last = train(state, trainer, report_every=30)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.to_host(last.state))
     named = {f"grown{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
     return named | {"rows_decided": np.asarray(rows)}
 
 
 def decide_otherwise() -> None:
     """Have this process find other cells, other densities, fewer samples and larger pixels."""
-    from jaxnerf import growth, stages
+    from jaxnerf.training import coarse_to_fine, growth
 
     def instead(module, name, change):
         function = getattr(module, name)
@@ -72,7 +72,7 @@ def decide_otherwise() -> None:
     instead(growth, "possible_cells", lambda found: (*found[:2], np.roll(found[2], 1) | found[2]))
     instead(growth, "cell_densities", lambda found: (found[0], 100.0 * found[1], found[2] + 1))
     instead(growth, "count_samples", lambda counts: 4 * counts)
-    instead(stages, "block_size", lambda block: block // 2)
+    instead(coarse_to_fine, "block_size", lambda block: block // 2)
 
 
 if __name__ == "__main__":

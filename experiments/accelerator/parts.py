@@ -145,9 +145,10 @@ def steps(settings: dict) -> None:
 def fast_field_step(settings: dict) -> dict[str, Any]:
     """The median time of the fast field's steps in the last stage of a short run."""
     from jaxnerf.config import override
-    from jaxnerf.fitting import first_state, fit, suited, trainer_of
+    from jaxnerf.fitting import first_state, suited, trainer_of
     from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
+    from jaxnerf.training import loop
 
     count = 24 if settings["small"] else 600
     config = override(preset("minute"), {"training.steps": count, "training.max_seconds": 0.0})
@@ -156,7 +157,7 @@ def fast_field_step(settings: dict) -> dict[str, Any]:
     scene = load_scene(settings["data"], images=("train",))
     config = suited(config, scene)
     spent, last, begun = [], None, time.perf_counter()
-    for last in fit(first_state(config, scene), trainer_of(config, scene), report_every=8):
+    for last in loop.train(first_state(config, scene), trainer_of(config, scene), report_every=8):
         if last.step > 0.6 * count:
             spent.append(last.metrics["rays"] / last.rays_per_second)
     assert last is not None
@@ -165,7 +166,7 @@ def fast_field_step(settings: dict) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - begun, 2),
         "milliseconds": round(1e3 * statistics.median(spent), 3),
         "rays": int(last.metrics["rays"]),
-        "rows": last.state.params[0].table.shape[-2],
+        "rows": last.state.params.table.shape[-2],
         "loss": last.metrics["loss"],
     }
 

@@ -21,11 +21,12 @@ from jaxnerf import Camera, load_scene
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import override
 from jaxnerf.evaluation import blend, psnr
-from jaxnerf.fitting import first_state, fit, suited, trainer_of
+from jaxnerf.fitting import first_state, suited, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.stages import local
+from jaxnerf.training import loop
+from jaxnerf.training.trainer import local
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
@@ -42,7 +43,7 @@ def train(scene: Scene, split: Split, steps: int, name: str, adjust: dict[str, A
     config = suited(override(preset(name), length | adjust), scene)
     begun = time.perf_counter()
     state, way = first_state(config, scene), trainer_of(config, scene)
-    *_, last = fit(state, way, report_every=steps)
+    *_, last = loop.train(state, way, report_every=steps)
     state = local(last.state)
     return config, state, time.perf_counter() - begun
 
@@ -54,7 +55,7 @@ def quality(config, state, test: Split, frame, every: int) -> float:
     for index in range(0, len(test), every):
         pose = frame.inverse().poses(np.asarray(test.cameras.camera_to_world[index]))
         camera = dataclasses.replace(test.cameras[index], camera_to_world=pose.astype(np.float32))
-        sampler = config.growing.sampler_for_pictures(state.occupancy)
+        sampler = config.growing.sampler_for_pictures(state.sampler.occupancy)
         seen = render_image(state.field, state.params, camera, sampler)
         found.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(test.images[index], 1.0)))
     return float(np.mean(found))
@@ -73,10 +74,10 @@ def measure(
     config, state, seconds = train(scene, split, options.steps, options.config, adjust)
     cameras: Camera = split.cameras
     found = np.tile(np.eye(3, 4), (len(truth), 1, 1))
-    if state.adjustments is not None:
-        cameras = jax.tree.map(np.asarray, state.adjustments.cameras(cameras))
-        if state.adjustments.colours is not None:
-            found = found + state.adjustments.colours
+    if state.calibration is not None:
+        cameras = jax.tree.map(np.asarray, state.calibration.cameras(cameras))
+        if state.calibration.colours is not None:
+            found = found + state.calibration.colours
     angle, distance, frame = pose_errors(cameras.camera_to_world, truth.cameras.camera_to_world)
     return {
         "disturbed": disturbed,

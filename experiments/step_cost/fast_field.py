@@ -25,47 +25,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnerf import render_rays, shares
-from jaxnerf.blocks import sample_blocks
+from jaxnerf import render_rays
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
-from jaxnerf.fitting import fit
-from jaxnerf.growing import AXES
-from jaxnerf.growing_step import gradients_of, growing_step
-from jaxnerf.growth import create_growing_state
-from jaxnerf.placement import AXIS, devices_for, local_share, memory_like, replicate
+from jaxnerf.fitting import voxel_trainer
 from jaxnerf.presets import preset
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene
-from jaxnerf.stages import GrowingTrainer, block_size, local
-from jaxnerf.training import parallel
+from jaxnerf.training import sharding
+from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.coarse_to_fine import block_size
+from jaxnerf.training.growth import first_state
+from jaxnerf.training.loop import train
+from jaxnerf.training.sharding import AXIS, devices_for, local_part, memory_like, replicate
+from jaxnerf.training.trainer import AXES, Trainer, gradients_of, local
 
 _FLOAT = 4  # bytes
 
 
-def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
-    """Per-device programs of (state, batch, cameras, nothing), each with a part more."""
+def parts_of_a_step(config: Config, trainer: Trainer) -> dict[str, Callable]:
+    """Per-device programs of (state, batch, key, cameras, scratch), each with a part more."""
     growing, training = config.growing, config.training
 
     def sampled(state, batch, cameras):
         rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
         whole = batch.camera.shape[0] * jax.lax.axis_size(AXIS)
-        return rays, growing.sampler(state.occupancy, whole / training.rays_per_batch)
+        return rays, growing.sampler(state.sampler.occupancy, whole / training.rays_per_batch)
 
-    def marching(state, batch, cameras, _):
+    def marching(state, batch, _key, cameras, _):
         rays, sampler = sampled(state, batch, cameras)
         samples = sampler(None, None, rays)
         return samples.t, jnp.sum(samples.used, axis=0)
 
-    def points(state, batch, cameras, _):
+    def points(state, batch, _key, cameras, _):
         rays, sampler = sampled(state, batch, cameras)
         return sampler(None, None, rays).positions(rays)
 
     def density(state, *rest):
         return state.field.density(state.params, points(state, *rest))
 
-    def rendering(state, batch, cameras, _, params=None):
+    def rendering(state, batch, _key, cameras, _, params=None):
         rays, sampler = sampled(state, batch, cameras)
         params = state.params if params is None else params
         return render_rays(state.field, params, rays, sampler).colour
@@ -77,15 +77,12 @@ def parts_of_a_step(config: Config, transparent: bool) -> dict[str, Callable]:
         return jax.grad(loss)(state.params)
 
     def summed(state, *rest):
-        return shares.summed(gradients(state, *rest))
-
-    def step(*arguments):
-        return growing_step(*arguments, growing=growing, config=training, transparent=transparent)
+        return sharding.summed(gradients(state, *rest))
 
     return {
         "marching": marching, "packing": points, "density": density,
         "colour, compositing": rendering, "backward": gradients, "sum over devices": summed,
-        "update": step,
+        "update": trainer.one_step,
     }  # fmt: skip
 
 
@@ -160,18 +157,18 @@ def seconds_of(run: Callable, repeats: int) -> float:
 
 def seconds_on(devices: Sequence[Any], step: Callable, state, constant) -> Callable:
     """A function of a batch that takes a step on some devices, and returns its seconds."""
-    program = parallel(step, devices, constants=1, axes=AXES, scratch=True)
+    program = sharding.parallel(step, devices, axes=AXES)
     scratch = memory_like(gradients_of(state, len(devices)), devices)
-    moments = shares.divided(state.optimizer, devices)
+    moments = sharding.divided(state.optimizer, devices)
     state = replicate(dataclasses.replace(state, optimizer=None), devices)
     held = [(dataclasses.replace(state, optimizer=moments), None, scratch)]
-    cameras = replicate(jax.tree.map(np.asarray, constant[0]), devices)
+    key, cameras = constant[0], replicate(jax.tree.map(np.asarray, constant[1]), devices)
 
     def run(batch) -> float:
         parts = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[2:]), batch)
         before, _, memory = held.pop()
         begun = time.perf_counter()
-        held.append(jax.block_until_ready(program(before, parts, cameras, memory)))
+        held.append(jax.block_until_ready(program(before, parts, key, cameras, memory)))
         return time.perf_counter() - begun
 
     return run
@@ -193,11 +190,11 @@ def cumulative_seconds(
     programs, scratch, nothing = {}, None, replicate(np.float32(0.0), devices)
     for name, part in parts.items():
         if name == "update":
-            programs[name] = parallel(part, devices, constants=1, axes=AXES, scratch=True)
+            programs[name] = sharding.parallel(part, devices, axes=AXES)
             scratch = memory_like(gradients_of(state, len(devices)), devices)
         else:
             programs[name] = jax.pmap(
-                part, axis_name=AXIS, in_axes=(AXES, 0, None, None), devices=devices
+                part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None), devices=devices
             )
     times: dict[str, list[float]] = {name: [] for name in parts}
     elsewhere = None
@@ -235,21 +232,21 @@ def main() -> None:
     config = dataclasses.replace(config, training=training)
 
     split = load_scene(options.data, images=("train",)).splits["train"]
-    trainer = GrowingTrainer(split, voxels=config.voxels, growing=config.growing, config=training)
-    state = create_growing_state(config.voxels, split, config.growing, training)
-    *_, last = fit(state, trainer, report_every=50)
-    kept = local(trainer.whole(last.state))
-    tiles, rays = np.argwhere(kept.tiles).astype(np.int32), int(kept.rays)
-    block = block_size(kept.occupancy, split)
-    placed = trainer.place(kept)
+    trainer = voxel_trainer(config, split, 0.0, False)
+    state = first_state(config.voxels, split, config.growing, training)
+    *_, last = train(state, trainer, report_every=50)
+    kept = local(trainer.to_host(last.state))
+    tiles, rays = np.argwhere(kept.strategy.tiles).astype(np.int32), int(kept.strategy.rays)
+    block = block_size(kept.sampler.occupancy, split)
+    placed = trainer.to_devices(kept)
     devices = devices_for(np.asarray(kept.params.table).nbytes)
     others = [*jax.devices()[:1], *jax.devices()[len(devices) :]] if jax.device_count() > 1 else []
     batches = [
-        local_share(sample_blocks(split, tiles, block, rays, 1, number), devices)
+        local_part(sample_batch(split, rays, 1, number, tiles=tiles, block=block), devices)
         for number in range(8)
     ]
-    constant = (replicate(split.cameras, devices),)
-    parts = parts_of_a_step(config, trainer.transparent)
+    constant = (jax.random.key(0), replicate(split.cameras, devices))
+    parts = parts_of_a_step(config, trainer)
     total = cumulative_seconds(
         parts, placed, kept, batches, constant, options.repeats, devices, others
     )
@@ -273,7 +270,7 @@ def main() -> None:
                 "share_of_limit": round(least / spent, 3) if spent > 0.0 else None,
             }
         )
-    grid = kept.occupancy
+    grid = kept.sampler.occupancy
     figures = {
         "scene": Path(options.data).name if options.data else "demo",
         "preset": options.preset,
@@ -306,9 +303,11 @@ def main() -> None:
 
 def lookups_a_ray(config: Config, state: Any, split: Any, batch: Any) -> float:
     """How often a ray looks into the occupancy before it ends, by trying every limit."""
-    here = jax.tree.map(jnp.asarray, state.occupancy)
+    here = jax.tree.map(jnp.asarray, state.sampler.occupancy)
     rays = cast_rays(split.cameras[batch.camera[0]], jnp.asarray(batch.middle[0]))
-    sampler = config.growing.sampler(here, int(state.rays) / config.training.rays_per_batch)
+    sampler = config.growing.sampler(
+        here, int(state.strategy.rays) / config.training.rays_per_batch
+    )
     alive = [
         float(
             jnp.mean(

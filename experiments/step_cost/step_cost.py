@@ -11,6 +11,7 @@ the step that is matrix products.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -29,10 +30,9 @@ from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.placement import local_share, replicate
+from jaxnerf.fitting import network_state, network_trainer
 from jaxnerf.presets import preset
 from jaxnerf.scenes import Split
-from jaxnerf.training import create_state, parallel, sample_batch, train_step
 
 
 def layer_sizes(field: NerfField) -> list[tuple[int, int]]:
@@ -80,21 +80,11 @@ def synthetic_split(views: int = 8, side: int = 64) -> Split:
 def step_timer(config: Config):
     """A function that runs one training step and waits for it."""
     split = synthetic_split()
-    cameras, bounds = replicate((split.cameras, np.asarray([2.0, 6.0], np.float32)))
-    key = jax.random.key(0)
-    batch = local_share(sample_batch(split, config.training, 0))
-
-    def static_step(state, batch, key, cameras, bounds):
-        return train_step(
-            state, batch, key, cameras, bounds,
-            fields=config.fields(), settings=config.render, config=config.training,
-        )  # fmt: skip
-
-    step = parallel(static_step)
-    holder = [replicate(create_state(config.fields(), config.training))]
+    trainer = network_trainer(config, split, 2.0, 6.0)
+    holder, steps = [trainer.to_devices(network_state(config))], itertools.count()
 
     def run() -> None:
-        holder[0], metrics = step(holder[0], batch, key, cameras, bounds)
+        holder[0], metrics = trainer.step(holder[0], next(steps), config.training.steps)
         jax.block_until_ready((holder[0], metrics))
 
     return run

@@ -41,9 +41,10 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     Of a run's last third, where the field grows; of one step again and again else.
     """
     from jaxnerf.cli.common import prepare_cpu
-    from jaxnerf.fitting import first_state, fit, trainer_of
+    from jaxnerf.fitting import first_state, trainer_of
     from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
+    from jaxnerf.training.loop import train
 
     config = preset(name)
     rays = config.training.rays_per_batch if name != "nerf" else _RAYS
@@ -56,7 +57,9 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     spent, count = 0.0, 0
     if config.method == "voxels":
         scene = load_scene(images=("train",))
-        for progress in fit(first_state(config, scene), trainer_of(config, scene), report_every=10):
+        for progress in train(
+            first_state(config, scene), trainer_of(config, scene), report_every=10
+        ):
             if 3 * progress.step > 2 * steps:
                 times.append(progress.metrics["rays"] / progress.rays_per_second)
                 count += 10

@@ -21,9 +21,9 @@ from absl import flags
 
 from jaxnerf.checkpoints import RunError
 from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, override
-from jaxnerf.fitting import FitError
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxnerf.scenes import Scene, SceneError, load_scene
+from jaxnerf.training.loop import FitError
 
 
 @dataclasses.dataclass

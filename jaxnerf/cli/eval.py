@@ -81,8 +81,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     if split == "train":
         cameras = run.adjusted(cameras)
     poses = scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
-    adjustments = run.adjustments
-    with_colours = adjustments is not None and adjustments.colours is not None
+    calibration = run.calibration
+    with_colours = calibration is not None and calibration.colours is not None
     line = common.LiveLine()
 
     def render(index: int):
@@ -111,7 +111,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         )
         if with_colours:
             results["protocol"]["colours"] = _OWN_COLOURS
-        if adjustments is not None and adjustments.motions is not None:
+        if calibration is not None and calibration.motions is not None:
             results["protocol"]["poses"] = _REFINED if split == "train" else _AS_GIVEN
         if scene.notes:
             results["protocol"]["notes"] = list(scene.notes)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxnerf.cli import common
 from jaxnerf.config import Config
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fitting import Progress
 from jaxnerf.scenes import Scene, describe
 from jaxnerf.silhouettes import has_alpha, plain_background
+from jaxnerf.training.loop import Progress
 
 # Training's last reports, of which the median is compared with the test views; and by how many dB more
 # training may reach before that is said. After 1,200 steps it had 1 dB more on fern, 4 on fox and garden
@@ -22,7 +22,7 @@ _REPORTS, _USUAL_GAP = 9, 8.0
 def describe_run(scene: Scene, config: Config, state: Any) -> str:
     """What is trained, where and on what, before the first step."""
     devices = jax.devices()
-    rays = getattr(state, "rays", config.training.rays_per_batch)
+    rays = getattr(state.strategy, "rays", config.training.rays_per_batch)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
         f"{describe(scene)}\n"

@@ -23,14 +23,13 @@ from jaxtyping import Float
 from jaxnerf import paths
 from jaxnerf.cameras import Camera
 from jaxnerf.lenses import Lens
-from jaxnerf.scenes import SceneError
+from jaxnerf.scenes import SceneError, Similarity
 from jaxnerf.scenes.images import Picture
 from jaxnerf.scenes.json_files import frames_of, load_json, number, read_pose
 from jaxnerf.scenes.transforms import Frame, claimed_size, lens_of, view_of
-from jaxnerf.scenes.views import View
+from jaxnerf.scenes.views import View, cameras_of, joined
 
 _MOST_PIXELS = 16_384  # along a side
-_COEFFICIENTS = 6
 
 # What a transforms file may say of a picture: of the lens, and of its size.
 INTRINSICS = (
@@ -261,19 +260,4 @@ def _refuse(where: str, values: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _cameras(path: Path, views: list[View]) -> Camera:
-    kinds: set[Lens] = {view.lens for view in views}
-    if "opencv" in kinds:
-        kinds -= {"pinhole"}
-    if len(kinds) > 1:
-        raise SceneError(f"{path}: mixes {' and '.join(sorted(kinds))} lenses")
-    distortion = np.zeros((len(views), _COEFFICIENTS), np.float32)
-    for row, view in zip(distortion, views, strict=True):
-        row[: len(view.distortion)] = view.distortion
-    return Camera(
-        camera_to_world=np.stack([view.pose for view in views]),
-        focal=np.array([view.focal for view in views], np.float32),
-        centre=np.array([view.centre for view in views], np.float32),
-        distortion=distortion,
-        size=np.array([view.picture.size for view in views], np.int32),
-        lens=kinds.pop(),
-    )
+    return cameras_of(views, Similarity(), joined(path, {view.lens for view in views}))

@@ -23,11 +23,12 @@ from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, flatten, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
-from jaxnerf.fitting import first_state, fit, suited, trainer_of
+from jaxnerf.fitting import first_state, suited, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.scenes import Scene, demo_path
-from jaxnerf.training import agreed
+from jaxnerf.training.loop import train
+from jaxnerf.training.sharding import number_of_process_0
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -207,7 +208,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         config = suited(config, scene, common.chosen(values))
     if leader:
         _prepare_folder(out, config, scene, values)
-    agreed(0.0)  # the others wait for the folder
+    number_of_process_0(0.0)  # the others wait for the folder
     _compile_seconds()
     state = first_state(config, scene) if restored is None else restored
     if leader:
@@ -273,7 +274,7 @@ def _loop(
     values: flags.FlagValues,
     stopped: list[int],
 ) -> Any:
-    """Train; log, show and checkpoint what `fit` reports; return the last state."""
+    """Train; log, show and checkpoint what `train` reports; return the last state."""
     leader, (budget, plan) = jax.process_index() == 0, time_budget
 
     def left() -> float:
@@ -289,7 +290,7 @@ def _loop(
     compiling = _compile_seconds()
     trainer, progress = trainer_of(config, scene), None
     try:
-        for progress in fit(state, trainer, seconds_left=left, plan=plan):
+        for progress in train(state, trainer, seconds_left=left, plan=plan):
             state, now = progress.state, time.perf_counter()
             done = progress.step == progress.total_steps
             if log:
@@ -309,8 +310,10 @@ def _loop(
                         line.show(coarser, last=True)
                 line.show(status(progress, quality, config, left()), last=done)
             # No checkpoint before the steps are fixed: a resumed run would not know how many.
-            if done or (progress.fixed and agreed(now - saved_at) >= values.checkpoint_seconds):
-                checkpoints.save(trainer.whole(state))
+            if done or (
+                progress.fixed and number_of_process_0(now - saved_at) >= values.checkpoint_seconds
+            ):
+                checkpoints.save(trainer.to_host(state))
                 saved_at = time.perf_counter()
     finally:
         if log:

@@ -98,7 +98,10 @@ def _mp4(path: Path, frames_per_second: float) -> Iterator[FrameSink]:
 
 
 def _ffmpeg(path: Path, width: int, height: int, frames_per_second: float, complaints):
-    """The encoder, waiting for frames on its standard input."""
+    """The encoder, waiting for frames on its standard input.
+
+    `imageio_ffmpeg.write_frames` drops ffmpeg's exit status and its messages, by which a full disk shows.
+    """
     import imageio_ffmpeg
 
     taken = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {frames_per_second} -i -"

@@ -1,5 +1,6 @@
 """What a scene is made of: density and colour as functions of place and direction."""
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -64,3 +65,26 @@ def join_field(arrays: tuple[Any, ...], rest: Any) -> Any:
     structure, is_array, others = rest
     left, right = iter(arrays), iter(others)
     return jax.tree.unflatten(structure, [next(left if it_is else right) for it_is in is_array])
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class StaticField:
+    """A field that is no pytree, as one without leaves.
+
+    Attributes:
+      field: hashable, and equal to others that compute the same.
+    """
+
+    field: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "field"), name)
+
+
+def as_pytree(field: Any) -> Any:
+    """A field, or a tuple of fields, whose leaves are arrays: what can be part of a state."""
+    if isinstance(field, tuple):
+        return tuple(as_pytree(each) for each in field)
+    leaves = jax.tree.leaves(field)
+    return StaticField(field) if len(leaves) == 1 and leaves[0] is field else field

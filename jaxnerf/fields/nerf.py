@@ -14,6 +14,7 @@ from jaxnerf.fields import Params
 _XAVIER = nn.initializers.xavier_uniform()
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class NerfField:
     """The field of the paper. Implements `jaxnerf.fields.Field`; the settings are its identity.

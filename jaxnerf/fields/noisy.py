@@ -1,6 +1,7 @@
 """A field whose densities are disturbed before their activation, in training (NeRF, appendix A)."""
 
 import dataclasses
+import functools
 from typing import Any, no_type_check
 
 import jax
@@ -17,12 +18,13 @@ class NoisyField:
 
     Attributes:
       field: whose `density` takes a keyword `noise [...]`, added before the activation.
-      key: of the noise, the same each time that the field is asked.
+      key: of the noise, the same each time that the field is asked; or one for each entry of the
+        positions' first dimensions. None for no noise.
       deviation: the standard deviation of the noise; static.
     """
 
     field: Any
-    key: PRNGKeyArray
+    key: Any
     deviation: float = dataclasses.field(metadata={"static": True})
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -33,7 +35,13 @@ class NoisyField:
         self, params: Params, positions: Float[Array, "*batch 3"]
     ) -> tuple[Float[Array, "*batch"], Any]:
         """See `jaxnerf.fields.Field`."""
-        noise = jax.random.normal(self.key, positions.shape[:-1], positions.dtype)
+        if self.key is None:
+            return self.field.density(params, positions)
+        shape = positions.shape[self.key.ndim : -1]
+        draw = functools.partial(jax.random.normal, shape=shape, dtype=positions.dtype)
+        for _ in range(self.key.ndim):
+            draw = jax.vmap(draw)
+        noise = draw(self.key)
         return self.field.density(params, positions, noise=self.deviation * noise)
 
     def colour(self, params: Params, features: Any, view_directions: Any) -> Any:

@@ -230,13 +230,6 @@ class VoxelField:
         table[: len(world)][~reached[x, y, z], 0] = _NOTHING
         return dataclasses.replace(params, table=jnp.asarray(table))
 
-    def learning_rates(self, params: VoxelParams) -> VoxelParams:
-        """Learning rates by the settings, each broadcastable to its leaf."""
-        table = np.full(1 + self.settings.features, self.settings.feature_rate, np.float32)
-        table[0] = self.settings.density_rate
-        rate = np.float32(self.settings.network_rate)
-        return VoxelParams(table[None, :], jax.tree.map(lambda _: rate, params.network))
-
 
 def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
     """Parameters whose logits of density are lower by a number, down to a floor.
@@ -248,7 +241,8 @@ def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
     table = params.table
     # All columns, and one chosen: to put the decayed one before the others costs another pass or two.
     lower = jnp.maximum(table - by, jnp.minimum(table, _LEAST_LOGIT))
-    table = jnp.where(jnp.arange(table.shape[1])[None, :] == 0, lower, table)
+    column = jnp.arange(table.shape[-1]).reshape((1,) * (table.ndim - 1) + (-1,))
+    table = jnp.where(column == 0, lower, table)
     return dataclasses.replace(params, table=table)
 
 

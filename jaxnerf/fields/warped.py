@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.contraction import BoxSpace, NdcSpace, SphereContraction
 from jaxnerf.fields import Params
 
 
@@ -27,7 +27,7 @@ class WarpedField:
     """
 
     field: Any
-    space: SphereContraction | NdcSpace
+    space: SphereContraction | NdcSpace | BoxSpace
 
     def init(self, key: PRNGKeyArray) -> Params:
         """The field's parameters."""

@@ -16,7 +16,7 @@ from jaxnerf.inspection.photographs import (
 from jaxnerf.inspection.poses import judged
 from jaxnerf.inspection.views import Views, views_of
 from jaxnerf.reach import cameras_that_see
-from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.scenes import CLEAR, Scene, load_scene
 from jaxnerf.scenes.llff import stray_photographs
 from jaxnerf.silhouettes import has_alpha, plain_background, scene_cube
 
@@ -185,7 +185,7 @@ def _facts(scene: Scene, views: Views) -> dict[str, str]:
 
 def _masked(views: Views) -> str:
     ignored = np.mean([0.0 if mask is None else 1.0 - mask.mean() for mask in views.masks])
-    clear = np.mean([np.mean(image[..., 3] < 128) for image in views.images])
+    clear = np.mean([np.mean(image[..., 3] < CLEAR) for image in views.images])
     parts = [f"{ignored:.1%} of the pixels are ignored"] if ignored else ["none"]
     return ", ".join(parts + ([f"{clear:.1%} of the pixels are transparent"] if clear else []))
 

@@ -6,13 +6,14 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.sampling import Hierarchical, Sampler, Samples
+from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
 # Of the light, what an 8-bit picture can show.
@@ -68,7 +69,7 @@ def render_rays(
     params: Params,
     rays: Rays,
     sampler: Sampler = Hierarchical(),
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     background: Float[Array, "*batch 3"] | Float[Array, "3"] | float = 1.0,
     extras: Callable[[Params, Any], Any] | None = None,
     *,
@@ -85,7 +86,7 @@ def render_rays(
       params: of the field; or, with a sequence of fields, a sequence of as many.
       rays: with near and far.
       sampler: places samples; for instance `Hierarchical` or `OccupancySampler`.
-      key: for random places; None is deterministic.
+      key: for random places, one for all rays or one for each; None is deterministic.
       background: behind the scene: a colour for each ray, one for all, or one grey (1.0 is white).
       extras: (params, features) -> a pytree of arrays, of each sample; by default the field's own
         method of that name, if it has one.

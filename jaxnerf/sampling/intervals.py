@@ -6,16 +6,27 @@ ray's direction. They bound B - 1 intervals (the S samples of compositing); inte
 Without a key everything here is deterministic.
 """
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 Spacing = Literal["depth", "disparity"]
+# One for all rays, or one for each.
+Keys = PRNGKeyArray | Key[Array, "..."]
 
 # How far rays without an end are sampled, in nears.
 _ENDLESS = 1e4
+
+
+def uniform(key: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Random numbers in [0, 1), by one key, or by one for each entry of the shape's first dimensions."""
+    draw = functools.partial(jax.random.uniform, shape=shape[key.ndim :], dtype=dtype)
+    for _ in range(key.ndim):
+        draw = jax.vmap(draw)
+    return draw(key)
 
 
 def midpoints(t: Float[Array, "*batch B"]) -> Float[Array, "*batch B-1"]:
@@ -28,7 +39,7 @@ def midpoints(t: Float[Array, "*batch B"]) -> Float[Array, "*batch B-1"]:
 
 
 def unit_strata(
-    batch: tuple[int, ...], count: int, key: PRNGKeyArray | None = None, dtype=jnp.float32
+    batch: tuple[int, ...], count: int, key: Keys | None = None, dtype=jnp.float32
 ) -> Float[Array, "*batch count"]:
     """Ascending numbers that cover [0, 1] evenly, one drawn from each of `count` strata.
 
@@ -52,14 +63,14 @@ def unit_strata(
     half = 0.5 / (count - 1)
     lower = jnp.broadcast_to(jnp.maximum(even - half, 0.0), (*batch, count))
     upper = jnp.broadcast_to(jnp.minimum(even + half, 1.0), (*batch, count))
-    return lower + (upper - lower) * jax.random.uniform(key, (*batch, count), dtype)
+    return lower + (upper - lower) * uniform(key, (*batch, count), dtype)
 
 
 def stratified(
     near: Float[Array, "*batch"],
     far: Float[Array, "*batch"],
     count: int,
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     spacing: Spacing = "depth",
 ) -> Float[Array, "*batch count"]:
     """Distances that cover a ray from near to far, one from each stratum (NeRF, section 4).
@@ -89,7 +100,7 @@ def stratified(
 
 
 def without_end(
-    near: Float[Array, "*batch"], count: int, key: PRNGKeyArray | None = None
+    near: Float[Array, "*batch"], count: int, key: Keys | None = None
 ) -> Float[Array, "*batch count"]:
     """Finite distances for rays that have no end: even in disparity, up to 10,000 nears and one more.
 
@@ -110,7 +121,7 @@ def hierarchical(
     t: Float[Array, "*batch B"],
     weights: Float[Array, "*batch B-1"],
     count: int,
-    key: PRNGKeyArray | None = None,
+    key: Keys | None = None,
     padding: float = 1e-5,
 ) -> Float[Array, "*batch count"]:
     """Draw distances where the weights are (NeRF, section 5.2: inverse transform sampling).
@@ -146,7 +157,7 @@ def hierarchical(
     else:
         # Not `unit_strata`: its half-width ends would be drawn from twice as often as their share.
         index = jnp.broadcast_to(jnp.arange(count, dtype=t.dtype), shape)
-        u = (index + jax.random.uniform(key, shape, t.dtype)) / count
+        u = (index + uniform(key, shape, t.dtype)) / count
     return invert_cdf(t, cdf, u)
 
 

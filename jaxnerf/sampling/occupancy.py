@@ -46,6 +46,25 @@ class Occupancy:
     step: Float[Array, ""]
     space: SphereContraction | NdcSpace | None = None
 
+    @classmethod
+    def of(
+        cls,
+        cells: Cells,
+        origin: Float[Array | np.ndarray, "3"],
+        cell: float,
+        step: float,
+        space: SphereContraction | NdcSpace | None = None,
+    ) -> "Occupancy":
+        """An occupancy that knows which cells are occupied, and no more: no ray is ended by it.
+
+        Args:
+          cells: by x, y, z.
+          origin, cell, step, space: see the attributes.
+        """
+        code = encode(jnp.asarray(cells), 0.0)
+        origin = jnp.asarray(origin, jnp.float32)
+        return cls(code, origin, jnp.float32(cell), jnp.float32(step), space)
+
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world lie in the space of the cube."""
         return points if self.space is None else self.space.place(points)

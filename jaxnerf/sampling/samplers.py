@@ -1,12 +1,13 @@
 """Samplers: (field, params, rays, key) -> `Samples`. Each is a pytree, its settings static."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from jaxnerf import compositing
 from jaxnerf.cameras import Rays
@@ -32,14 +33,14 @@ class Sampler(Protocol):
         field: Field | Sequence[Field],
         params: Params,
         rays: Rays,
-        key: PRNGKeyArray | None = None,
+        key: intervals.Keys | None = None,
     ) -> Samples:
         """Samples for rays.
 
         Args:
           field, params: as for `jaxnerf.render_rays`; many samplers do not ask them.
           rays: of any leading shape.
-          key: for random places; None is deterministic.
+          key: for random places, one for all rays or one for each; None is deterministic.
         """
         ...
 
@@ -63,7 +64,7 @@ class Stratified:
     spacing: intervals.Spacing = "depth"
     sample_at: Literal["middle", "start"] = "middle"
 
-    def __call__(self, field, params, rays: Rays, key: PRNGKeyArray | None = None) -> Samples:
+    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
         """See `Sampler`."""
         if self.samples < 2:
             raise ValueError(f"Stratified.samples: at least 2, got {self.samples}")
@@ -95,13 +96,13 @@ class Hierarchical:
     spacing: intervals.Spacing = "depth"
     sample_at: Literal["middle", "start"] = "middle"
 
-    def __call__(self, field, params, rays: Rays, key: PRNGKeyArray | None = None) -> Samples:
+    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
         """See `Sampler`; the levels before the last are the samples' `proposals`."""
         levels = len(self.samples)
         if not levels or min(self.samples) < 2:
             raise ValueError(f"Hierarchical.samples: at least 2 a level, got {self.samples}")
         fields, params = levels_of(field, params, levels)
-        keys = [None] * levels if key is None else list(jax.random.split(key, levels))
+        keys = [None] * levels if key is None else _split(key, levels)
         samples = Stratified(self.samples[0], self.spacing, self.sample_at)(
             None, None, rays, keys[0]
         )
@@ -126,6 +127,15 @@ class Hierarchical:
         bins = intervals.midpoints(samples.t0)
         drawn = intervals.hierarchical(bins, weights[..., 1:-1], count, key)
         return intervals.merge(jax.lax.stop_gradient(samples.t0), drawn)
+
+
+def _split(key: intervals.Keys, count: int) -> list[intervals.Keys]:
+    """Keys for each level, from one or from one for each ray."""
+    split = functools.partial(jax.random.split, num=count)
+    for _ in range(key.ndim):
+        split = jax.vmap(split)
+    keys = split(key)
+    return [keys[..., level] for level in range(count)]
 
 
 def levels_of(
@@ -170,7 +180,7 @@ class OccupancySampler:
     Attributes:
       occupancy: which cells are occupied. A leaf, as jitter is.
       jitter: where in their intervals samples lie, in [0, 1], where no key is given; one for all rays,
-        or one for each of the rays counted as one dimension.
+        or one for each of the rays counted as one dimension. None is the middle.
       samples: of each ray, at most so many; 0 for as many as a ray can find.
       max_steps: samples and jumps over empty space together, at most so many for each ray; 0 for no
         limit.
@@ -181,7 +191,7 @@ class OccupancySampler:
     """
 
     occupancy: Occupancy
-    jitter: Float[Array, " R"] | Float[Array, ""] | float = 0.5
+    jitter: Float[Array, " R"] | Float[Array, ""] | float | None = None
     samples: int = dataclasses.field(default=0, metadata={"static": True})
     max_steps: int = dataclasses.field(default=0, metadata={"static": True})
     mean_samples: float = dataclasses.field(default=0.0, metadata={"static": True})
@@ -189,14 +199,16 @@ class OccupancySampler:
     compaction: tuple[int, ...] = dataclasses.field(default=(1, 4), metadata={"static": True})
     max_optical_depth: float = dataclasses.field(default=2.0, metadata={"static": True})
 
-    def __call__(self, field, params, rays: Rays, key: PRNGKeyArray | None = None) -> Samples:
+    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
         """See `Sampler`."""
         shape = rays.near.shape
         flat: Rays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), rays)
         count, limited = flat.near.shape[0], self.limited()
-        jitter = self.jitter
+        jitter = 0.5 if self.jitter is None else self.jitter
         if key is not None:
-            jitter = jax.random.uniform(key, (count,), rays.near.dtype)
+            jitter = intervals.uniform(
+                key.reshape(-1) if key.ndim else key, (count,), rays.near.dtype
+            )
         walk = march(
             self.occupancy,
             flat,

@@ -61,11 +61,6 @@ class Samples:
     proposals: "tuple[Proposal, ...]" = ()
 
     @property
-    def is_packed(self) -> bool:
-        """Whether the samples are in one row."""
-        return self.packing is not None
-
-    @property
     def used(self) -> Bool[Array, "*layout"]:
         """Whether there is a sample at each place."""
         if self.packing is None:

@@ -41,8 +41,8 @@ _READERS = {
 }
 # How many files are named in the message when none recognises a folder.
 _NAMED = 5
-# Alpha is meant where so many pixels have less than this.
-_CLEAR, _LEAST_CLEAR = 128, 0.01
+# Pixels of less alpha are transparent; and where this share of them is, alpha is meant.
+CLEAR, LEAST_CLEAR = 128, 0.01
 
 
 class SceneError(Exception):
@@ -191,9 +191,9 @@ def _describe_alpha(scene: Scene) -> list[str]:
         assert split.images is not None
         counted = split.images[:, ::2, ::2, 3]
         inside = np.ones(counted.shape, bool) if split.masks is None else split.masks[:, ::2, ::2]
-        clear += int(np.count_nonzero(inside & (counted < _CLEAR)))
+        clear += int(np.count_nonzero(inside & (counted < CLEAR)))
         total += int(np.count_nonzero(inside))
-    if clear < _LEAST_CLEAR * total or not total:
+    if clear < LEAST_CLEAR * total or not total:
         return []
     return [
         f"alpha on {clear / total:.1%} of the pixels, taken for a transparent background"

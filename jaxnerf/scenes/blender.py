@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes import CLEAR, LEAST_CLEAR, Scene, SceneError
 from jaxnerf.scenes.captures import Options, Source, bounded, capture
 from jaxnerf.scenes.depths import bounds_of_cameras
 from jaxnerf.scenes.frames import look_outwards
@@ -27,8 +27,8 @@ _FOCAL = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
 _NEAR, _FAR = 2.0, 6.0
 # Bounds from cameras that are so near to these are these: published scenes keep their protocol.
 _PUBLISHED = 0.05
-# So many photographs are looked at. One is cut out where this share of its pixels is transparent.
-_LOOKED_AT, _TRANSPARENT = 8, 0.01
+# So many photographs are looked at.
+_LOOKED_AT = 8
 # A plain background is one colour, to the noise of a JPEG file, along half of a picture's margin and an
 # eighth of each of its sides (a white sky has no lower side), in three of four pictures.
 _NOISE, _OF_MARGIN, _OF_SIDE, _OF_PICTURES = 8, 0.5, 0.125, 0.75
@@ -124,7 +124,7 @@ def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tup
         return True, ("unbounded, since the cameras look outwards",)
     some = sorted(set(np.linspace(0, len(views) - 1, _LOOKED_AT).round().astype(int)))
     pictures = [read_image(views[index].picture.path)[::2, ::2] for index in some]
-    if np.mean([np.mean(picture[..., 3] < 128) for picture in pictures]) > _TRANSPARENT:
+    if np.mean([np.mean(picture[..., 3] < CLEAR) for picture in pictures]) > LEAST_CLEAR:
         return False, ()
     if "near" in contents and "far" in contents:
         return False, ("bounded, since near and far are given",)

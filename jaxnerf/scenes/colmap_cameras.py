@@ -119,14 +119,9 @@ def pose_of(
       rotation: unit quaternion (w, x, y, z).
       translation: of the world's origin to the camera's.
     """
-    w, x, y, z = rotation
-    turn = np.array(
-        [
-            [1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)],
-            [2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)],
-            [2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)],
-        ]
-    )
+    from scipy.spatial.transform import Rotation
+
+    turn = Rotation.from_quat(rotation, scalar_first=True).as_matrix()
     return np.concatenate([turn.T * [1.0, -1.0, -1.0], -turn.T @ translation[:, None]], axis=1)
 
 
@@ -134,15 +129,8 @@ def from_pose(
     pose: Float[np.ndarray, "3 4"],
 ) -> tuple[Float[np.ndarray, "4"], Float[np.ndarray, "3"]]:
     """The rotation and translation of a pose: what `pose_of` was given, with w >= 0."""
+    from scipy.spatial.transform import Rotation
+
     turn = (np.asarray(pose[:, :3], np.float64) * [1.0, -1.0, -1.0]).T
-    # The quaternion is an eigenvector, which needs no distinction of cases (Bar-Itzhack, 2000).
-    matrix = np.zeros((4, 4))
-    matrix[1:, 1:] = turn + turn.T - np.trace(turn) * np.eye(3)
-    matrix[0, 1:] = matrix[1:, 0] = (
-        turn[2, 1] - turn[1, 2],
-        turn[0, 2] - turn[2, 0],
-        turn[1, 0] - turn[0, 1],
-    )
-    matrix[0, 0] = np.trace(turn)
-    rotation = np.linalg.eigh(matrix)[1][:, -1]
-    return np.where(rotation[0] < 0.0, -1.0, 1.0) * rotation, -turn @ pose[:, 3]
+    rotation = Rotation.from_matrix(turn).as_quat(canonical=True, scalar_first=True)
+    return rotation, -turn @ pose[:, 3]

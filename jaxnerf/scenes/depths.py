@@ -11,7 +11,7 @@ from jaxnerf.scenes.views import View
 
 # Of the depths at which cameras see points, what is nearer or farther is taken to be wrong; and what
 # has no points may be nearer and farther than what has.
-_PERCENTILES, _MARGIN = (0.1, 99.9), 1.25
+_PERCENTILES, MARGIN = (0.1, 99.9), 1.25
 # As many points as say it all; and lenses that are not flat look about 45 degrees aside.
 _ENOUGH_POINTS, _ASIDE = 10_000, 0.7
 # Points are not those of the photographs where cameras see fewer of them than this.
@@ -35,7 +35,7 @@ def bounds_of_depths(depths: Float[np.ndarray, " N"]) -> tuple[float, float] | N
     if not len(ahead):
         return None
     near, far = np.percentile(ahead, _PERCENTILES)
-    return float(near) / _MARGIN, float(far) * _MARGIN
+    return float(near) / MARGIN, float(far) * MARGIN
 
 
 def depths_in_view(

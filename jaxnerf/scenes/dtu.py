@@ -172,15 +172,15 @@ def decompose(
     Raises:
       ValueError: it is not one of a camera.
     """
+    from scipy.linalg import rq
+
     square = projection[:, :3]
     sizes = np.linalg.svd(square, compute_uv=False)
     if not sizes[2] > 1e-9 * sizes[0]:
         raise ValueError("not the projection of a camera: its first three columns have no inverse")
     # Of det K det R, the sign is that of the factor.
     projection = projection * np.sign(np.linalg.det(square))
-    # With rows in reverse and transposed, what is triangular on the right stands on the left.
-    turned, triangle = np.linalg.qr(projection[::-1, :3].T)
-    inner, rotation = triangle.T[::-1, ::-1], turned.T[::-1]
+    inner, rotation = rq(projection[:, :3])
     signs = np.sign(np.diag(inner))
     inner, rotation = inner * signs, rotation * signs[:, None]
     position = -np.linalg.solve(projection[:, :3], projection[:, 3])

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.scenes import NdcFrame, Scene, SceneError
+from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.frames import is_rigid, normalising, recentring
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, name_of
@@ -32,9 +33,6 @@ from jaxnerf.scenes.views import View, hold_out, shrink_factor, splits_of
 
 # Of the nearest depth, in NeRF's frame for forward-facing scenes.
 _NEAREST = 0.75
-# Nearer than the bounds, which leave out the nearest thousandth of what was triangulated. (In front of
-# cameras that all look the same way rays begin at the near plane, which is nearer still.)
-_MARGIN = 0.9
 # How far viewing axes turn away from their mean where all look the same way; and how far from it the
 # corners of pictures may still look, since rays across it have no NDC.
 _CONE, _EDGE = math.radians(40.0), math.radians(80.0)
@@ -171,7 +169,8 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
         ndc = NdcFrame(widest.focal, widest.picture.size)
     else:
         to_scene = normalising(poses)
-    near, far = _MARGIN * nearest * to_scene.scale, farthest * to_scene.scale
+    # The bounds leave out the nearest thousandth of COLMAP's points, as those of `bounds_of_depths` do.
+    near, far = nearest / MARGIN * to_scene.scale, farthest * to_scene.scale
     return Scene(
         folder.resolve().name, folder, "llff", {}, near, far,
         to_scene.inverse(), ndc, unbounded=ndc is None,

@@ -83,7 +83,11 @@ def sharpest_of_parts(scores: Sequence[float], count: int) -> list[int]:
 
 
 def _decode(video: Path, pictures: str, codec: str) -> Iterator[np.ndarray]:
-    """The frames that come out of an ffmpeg filter, upright: [h, w] for pgm, [h, w, 3] for ppm."""
+    """The frames that come out of an ffmpeg filter, upright: [h, w] for pgm, [h, w, 3] for ppm.
+
+    `imageio_ffmpeg.read_frames` drops ffmpeg's exit status, by which a broken file shows, and takes the
+    size of all frames from the log; here each frame says its own.
+    """
     try:
         import imageio_ffmpeg
     except ImportError:

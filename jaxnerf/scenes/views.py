@@ -20,7 +20,7 @@ from jaxnerf.scenes.images import Picture, read_pictures
 # LLFF's convention, which most results on captures follow.
 _EVERY = 8
 # Most lenses have no more: cameras of most scenes have the same shapes.
-_USUAL_COEFFICIENTS = 6
+USUAL_COEFFICIENTS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +118,12 @@ def splits_of(
     every = [view for split in views.values() for view in split]
     factor = shrink_factor(max(max(v.picture.size) for v in every), downscale, longest_side)
     _check_large_enough(every, factor)
-    lens = _joined(folder, {view.lens for view in every})
-    coefficients = max(_USUAL_COEFFICIENTS, *(len(view.distortion) for view in every))
+    lens = joined(folder, {view.lens for view in every})
+    coefficients = max(USUAL_COEFFICIENTS, *(len(view.distortion) for view in every))
     splits = {}
     for name, members in views.items():
         names = tuple(view.name for view in members)
-        split = Split(names, _cameras(members, to_scene, lens, coefficients, factor))
+        split = Split(names, cameras_of(members, to_scene, lens, coefficients, factor))
         if name in images:
             pixels, masks = read_pictures([view.picture for view in members], factor)
             split = dataclasses.replace(split, images=pixels, masks=masks)
@@ -151,19 +151,41 @@ def _check_large_enough(views: Sequence[View], factor: int) -> None:
             )
 
 
-def _joined(folder: Path, lenses: set[Lens]) -> Lens:
-    """The kind of lens that all are of; a pinhole is an opencv lens without distortion."""
+def joined(path: Path, lenses: set[Lens]) -> Lens:
+    """The kind of lens that all are of; a pinhole is an opencv lens without distortion.
+
+    Args:
+      path: of the scene or file, for the message.
+      lenses: at least one.
+
+    Raises:
+      SceneError: they are of several kinds.
+    """
     kinds = lenses - {"pinhole"} if "opencv" in lenses else lenses
     if len(kinds) > 1:
         raise SceneError(
-            f"{folder}: mixes photographs of {' and '.join(sorted(kinds))} lenses; train on them apart"
+            f"{path}: mixes {' and '.join(sorted(kinds))} lenses, which must be kept apart"
         )
     return next(iter(kinds))
 
 
-def _cameras(
-    views: Sequence[View], to_scene: Similarity, lens: Lens, coefficients: int, factor: int
+def cameras_of(
+    views: Sequence[View],
+    to_scene: Similarity,
+    lens: Lens,
+    coefficients: int = USUAL_COEFFICIENTS,
+    factor: int = 1,
 ) -> Camera:
+    """The cameras of views, of one kind of lens, as a batch.
+
+    Args:
+      views: at least one.
+      to_scene: from the frame of their poses.
+      lens: of all of them, see `joined`.
+      coefficients: of distortion, at least as many as any of them has.
+      factor: by which the photographs are shrunk.
+    """
+
     def of(values) -> np.ndarray:
         return np.asarray(values, np.float64).astype(np.float32)
 

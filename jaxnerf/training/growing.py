@@ -1,23 +1,14 @@
-"""Training of fields that grow from coarse to fine: what is asked of a field, how it grows, its state.
-
-The step is `jaxnerf.growing_step`, growth `jaxnerf.growth`, the schedule of both `jaxnerf.stages`.
-"""
+"""How the fast field grows from coarse to fine: its settings, and what is remembered of it."""
 
 import dataclasses
 import math
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnerf.adjustments import Adjustments
-from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.voxels import VoxelField, VoxelParams
 from jaxnerf.sampling import Occupancy, OccupancySampler
-from jaxnerf.training import TrainingConfig
 
 # Poses move when there is something to be seen, and their rate decays to this share.
 _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
@@ -62,7 +53,8 @@ class GrowingConfig:
       final_rate: learning rates decay exponentially to this share of themselves.
       affine_colour: learn for each training photograph a matrix and an offset that make its colours of
         the scene's, where exposures and white balances differ. Pictures of the field are without them.
-      refine_poses: learn for each training camera how far its pose is off; see `jaxnerf.adjustments`.
+      refine_poses: learn for each training camera how far its pose is off; see
+        `jaxnerf.training.calibration`.
       colour_rate, pose_rate: learning rates of these two. Poses are still for a fiftieth of the
         steps, and their rate decays to a tenth.
     """
@@ -160,85 +152,15 @@ class GrowingConfig:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class GrowingState:
-    """All that changes in training. A pytree, replicated on every device.
+class Growth:
+    """What `CoarseToFine` remembers. A pytree.
 
     Attributes:
-      step: how many steps were taken.
-      total_steps: where the schedule ends.
       stage: of which resolution the field is.
-      field: with the lattice of the stage.
-      params: of the field.
-      optimizer: moments of what learns (`adam`); between steps what each device keeps of them (`AXES`).
-      occupancy: where something is.
       tiles: which squares of the photographs can show something, at the stage's beginning.
       rays: how many a batch has.
-      adjustments: what photographs and poses are found to be off by, if that is learned.
     """
 
-    step: Int[Array, ""]
-    total_steps: Int[Array, ""]
     stage: Int[Array, ""]
-    field: VoxelField
-    params: VoxelParams
-    optimizer: Any
-    occupancy: Occupancy
     tiles: Bool[Array, "cameras rows columns"]
     rays: Int[Array, ""]
-    adjustments: Adjustments | None = None
-
-
-# For `jaxnerf.training.parallel`: all but the moments is the same on every device.
-_AXES: dict[str, Any] = dict.fromkeys(part.name for part in dataclasses.fields(GrowingState))
-_AXES["optimizer"] = 0
-AXES = GrowingState(**_AXES)
-
-
-def blank_state(
-    field: VoxelField,
-    config: TrainingConfig,
-    space: SphereContraction | NdcSpace | None = None,
-    adjustments: Adjustments | None = None,
-) -> GrowingState:
-    """A state of the right structure, for a scene of one cell."""
-    params = field.init(jax.random.key(config.seed))
-    # Of NumPy, since XLA compiles each of these little arrays for itself.
-    arrays: dict[str, Any] = {
-        "step": np.int32(0),
-        "total_steps": np.int32(config.steps),
-        "stage": np.int32(0),
-        "tiles": np.ones((1, 1, 1), bool),
-        "rays": np.int32(config.rays_per_batch),
-    }
-    cells, origin, one = np.full((1, 1, 1), 128, np.uint8), np.zeros(3, np.float32), np.float32(1.0)
-    grid: dict[str, Any] = {"cells": cells, "origin": origin, "cell": one, "step": one}
-    return GrowingState(
-        **arrays,
-        field=field,
-        params=params,
-        optimizer=first_moments(params, config),
-        occupancy=Occupancy(**grid, space=space),
-        adjustments=adjustments,
-    )
-
-
-def first_moments(params: Any, config: TrainingConfig) -> Any:
-    """Moments before a step: zeros of NumPy, which take no memory until they are copied."""
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of_moments(params, config))
-
-
-def shapes_of_moments(params: Any, config: TrainingConfig) -> Any:
-    return jax.eval_shape(adam(config).init, params)
-
-
-def adam(config: TrainingConfig) -> optax.GradientTransformation:
-    """Adam's direction; the rates are the field's.
-
-    Without momentum, as in the presets, it keeps no first moment: less to move in memory, and rows that
-    few rays meet do not drift on after what one of them said.
-    """
-    if config.adam_beta1 == 0.0:
-        return optax.scale_by_rms(
-            config.adam_beta2, config.adam_epsilon, eps_in_sqrt=False, bias_correction=True
-        )
-    return optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)

@@ -1,79 +1,65 @@
-"""What a step of a growing field learns from: squares of pixels, drawn from tiles of the photographs."""
+"""What a step learns from: squares of pixels, drawn from the photographs."""
 
-import dataclasses
-from typing import no_type_check
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int
 
 from jaxnerf.backgrounds import colour_of
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, tiles_of
+from jaxnerf.training.state import Batch
 
 
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """Squares of pixels to learn from.
-
-    Attributes:
-      camera: which.
-      middle: (x, y) of the square in pixels.
-      pixels: of the square, with straight alpha.
-      background: what lies behind the scene there.
-      jitter: where in their intervals the ray's samples lie, in [0, 1).
-    """
-
-    camera: Int[np.ndarray, "*batch"]
-    middle: Float[np.ndarray, "*batch 2"]
-    pixels: UInt8[np.ndarray, "*batch P 4"]
-    background: Float[np.ndarray, "*batch 3"]
-    jitter: Float[np.ndarray, "*batch"]
-
-    def colour(self) -> Float[Array, "*batch 4"]:
-        """The mean of RGB times alpha, and of alpha, in [0, 1]."""
-        pixels = jnp.asarray(self.pixels).astype(jnp.float32) * (1.0 / 255.0)
-        alpha = pixels[..., 3:]
-        return jnp.mean(jnp.concatenate([pixels[..., :3] * alpha, alpha], axis=-1), axis=-2)
-
-
-def sample_blocks(
+def sample_batch(
     split: Split,
-    tiles: Int[np.ndarray, "N 3"],
-    block: int,
     size: int,
     seed: int,
     step: int,
+    *,
+    tiles: Int[np.ndarray, "N 3"] | None = None,
+    block: int = 1,
     background: str = "white",
-) -> Blocks:
-    """The global batch of a step: squares of pixels drawn evenly from the tiles.
+    one_image: bool = False,
+    transparent: bool = True,
+) -> Batch:
+    """The global batch of a step: squares of pixels, drawn evenly from all that count.
 
-    All that is random in a step is drawn here: it is the same on however many devices, and no generator
-    is compiled.
+    The background, and where samples lie in their intervals, is drawn here too: it is the same on
+    however many devices, and no generator is compiled.
 
     Args:
       split: with photographs.
-      tiles: (camera, row, column) of each tile that can show something; see `usable_tiles`.
-      block: side of a square in pixels. All pixels of a square count.
-      size: how many.
+      size: how many squares.
       seed, step: the batch is a function of both.
-      background: that photographs are blended on; see `TrainingConfig`.
+      tiles: (camera, row, column) of the tiles to draw from, each of which has a square that counts
+        (`usable_tiles`); None for all pixels.
+      block: side of a square in pixels. All pixels of a square count.
+      background: behind the scene, on which photographs are blended; see `TrainingConfig`.
+      one_image: draw all from one photograph.
+      transparent: see `Batch`.
     """
     assert split.images is not None
-    height, width = split.images.shape[1:3]
+    count, height, width = split.images.shape[:3]
     random = np.random.Generator(np.random.Philox(key=[seed, step]))
     offset = np.arange(block)
     around = (offset[:, None] * width + offset[None, :]).reshape(-1)
+    only = random.integers(count, dtype=np.int32) if one_image else None
+    if only is not None and split.masks is not None:
+        while not split.masks[only].any():
+            only = random.integers(count, dtype=np.int32)
 
     def draw(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Cameras, upper left corners, and where those pixels lie in the array."""
-        camera, row, column = tiles[random.integers(len(tiles), size=size)].T
-        inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
-        x = np.minimum(column * TILE + inside[0], width - block)
-        y = np.minimum(row * TILE + inside[1], height - block)
+        if tiles is None:
+            camera = random.integers(count, size=size, dtype=np.int32)
+            x = random.integers(width - block + 1, size=size, dtype=np.int32)
+            y = random.integers(height - block + 1, size=size, dtype=np.int32)
+        else:
+            camera, row, column = tiles[random.integers(len(tiles), size=size)].T
+            inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
+            x = np.minimum(column * TILE + inside[0], width - block)
+            y = np.minimum(row * TILE + inside[1], height - block)
+        if only is not None:
+            camera = np.full_like(camera, only)
         return camera, x, y, (camera.astype(np.int64) * height + y) * width + x
 
     camera, x, y, first = drawn = draw(size)
@@ -92,7 +78,7 @@ def sample_blocks(
         behind = random.random((size, 3), np.float32)
     else:
         behind = np.tile(np.asarray(colour_of(background), np.float32), (size, 1))
-    return Blocks(camera.astype(np.int32), middle, pixels, behind, jitter)
+    return Batch(camera.astype(np.int32), middle, pixels, behind, jitter, transparent)
 
 
 def usable_tiles(

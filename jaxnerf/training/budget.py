@@ -5,7 +5,7 @@ import statistics
 import time
 from typing import Protocol, runtime_checkable
 
-from jaxnerf.training import agreed
+from jaxnerf.training.sharding import number_of_process_0
 
 # How much of the remaining time to measure the speed for before the number of steps is fixed.
 _MEASURED_SHARE = 0.03
@@ -23,13 +23,12 @@ _MENDED_AT = 0.5
 
 @runtime_checkable
 class Paced(Protocol):
-    """What is asked of a way of training about its speed.
+    """What is asked of a way of training about its speed."""
 
-    Attributes:
-      pauses: how often the schedule stops, in units of the first step, most of which is compilation.
-    """
-
-    pauses: float
+    @property
+    def pauses(self) -> float:
+        """How often the schedule stops, in units of the first step, most of which is compilation."""
+        ...
 
     @property
     def load(self) -> float:
@@ -68,7 +67,7 @@ class Pace:
         That is the median of the last intervals: a pause, to compile or because the machine is busy
         with something else, is no measure of the speed.
         """
-        spent = agreed(time.perf_counter() - self._begun)
+        spent = number_of_process_0(time.perf_counter() - self._begun)
         if not self.first_step:
             self.first_step = spent
         else:

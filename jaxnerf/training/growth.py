@@ -2,32 +2,30 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Bool
 
-from jaxnerf.adjustments import first_adjustments
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings, number_of_points
-from jaxnerf.growing import (
-    FINER_OR_COARSER,
-    MOST_VOXELS,
-    GrowingConfig,
-    GrowingState,
-    blank_state,
-    first_moments,
-)
-from jaxnerf.memory import hand_back
-from jaxnerf.placement import from_first_process
-from jaxnerf.probing import cell_densities, count_samples, random_rays, seen_cells
+from jaxnerf.fields.warped import WarpedField
+from jaxnerf.kernels.memory import hand_back
 from jaxnerf.rendering.footprints import tiles_that_show
+from jaxnerf.sampling import Occupancy
 from jaxnerf.sampling import occupancy as grid
-from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE, possible_cells, tight_cube, tiles_of
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training.calibration import Calibration, blank_calibration, first_calibration
+from jaxnerf.training.growing import FINER_OR_COARSER, MOST_VOXELS, GrowingConfig, Growth
+from jaxnerf.training.optimizers import voxel_optimizer
+from jaxnerf.training.probing import cell_densities, count_samples, random_rays, seen_cells
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.sharding import broadcast_from_process_0, divisible
+from jaxnerf.training.state import TrainState
 
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
 # on average are drawn: while a stage goes on, its rays need fewer samples.
@@ -40,34 +38,34 @@ _ASTRAY = 0.05
 _WORTH_SHRINKING = 0.97
 
 
-def create_growing_state(
+def first_state(
     settings: VoxelSettings,
     split: Split,
     growing: GrowingConfig,
     config: TrainingConfig,
     space: SphereContraction | NdcSpace | None = None,
     near: float = 0.0,
-) -> GrowingState:
+) -> TrainState:
     """The state before the first step: voxels wherever the photographs allow something to be.
 
     That is all of a space, if one is given. Else it is the visual hull of what differs from the
     background, by alpha or by colour; where nothing does, a cube around the point that the cameras look
     at, as large as all of them see it whole. Rays begin at near.
     """
-    adjustments = first_adjustments(
+    calibration = first_calibration(
         split.cameras, config, space, colours=growing.affine_colour, motions=growing.refine_poses
     )
     if space is None:
         astray = 0.0
-        if growing.refine_poses and adjustments is not None:
-            astray = _ASTRAY * float(adjustments.unit)
+        if growing.refine_poses and calibration is not None:
+            astray = _ASTRAY * float(calibration.unit)
         origin, side, mask = possible_cells(split, growing.cells, config.background, astray)
     else:
         origin, side, mask = space.cells(growing.cells)
     cell = side / growing.cells
     voxel = side / growing.resolutions[0]
     origin = origin.astype(np.float32)
-    field = VoxelField.on_lattice(mask, origin, cell, voxel, settings, view_dependence=0.0)
+    voxels = VoxelField.on_lattice(mask, origin, cell, voxel, settings, view_dependence=0.0)
     occupancy = Occupancy(
         grid.encode(jnp.asarray(mask), jnp.float32(settings.initial_opacity * cell / voxel)),
         jnp.asarray(origin, jnp.float32),
@@ -75,55 +73,119 @@ def create_growing_state(
         jnp.float32(voxel),
         space,
     )
-    state = dataclasses.replace(
-        blank_state(field, config, space, adjustments),
-        occupancy=occupancy,
-        tiles=jnp.asarray(_tiles_that_show(occupancy, split)),
+    state = state_of(voxels, occupancy, growing, config, calibration)
+    growth = dataclasses.replace(
+        state.strategy, tiles=jnp.asarray(_tiles_that_show(occupancy, split))
     )
-    return of_first_process(size_batch(state, split, growing, config, near=near), config)
+    state = dataclasses.replace(state, strategy=growth)
+    state = size_batch(state, split, growing, config, near=near)
+    return of_process_0(state, voxel_optimizer(settings, growing, config))
 
 
-def of_first_process(state: GrowingState, config: TrainingConfig) -> GrowingState:
-    """The state before a step that the first of several processes has made, on all of them.
+def state_of(
+    voxels: VoxelField,
+    occupancy: Occupancy,
+    growing: GrowingConfig,
+    config: TrainingConfig,
+    calibration: Calibration | None = None,
+) -> TrainState:
+    """The state before a step of a new field, all of whose photographs' tiles show something."""
+    params = voxels.init(jax.random.key(config.seed))
+    space = occupancy.space
+    # Of NumPy, since XLA compiles each of these little arrays for itself.
+    arrays: dict[str, Any] = {
+        "stage": np.int32(0),
+        "tiles": np.ones((1, 1, 1), bool),
+        "rays": np.int32(config.rays_per_batch),
+    }
+    steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(config.steps)}
+    return TrainState(
+        **steps,
+        params=params,
+        optimizer=first_moments(voxel_optimizer(voxels.settings, growing, config), params),
+        field=voxels if space is None else WarpedField(voxels, space),
+        sampler=growing.sampler(occupancy),
+        strategy=Growth(**arrays),
+        calibration=calibration,
+    )
+
+
+def blank_state(
+    settings: VoxelSettings,
+    growing: GrowingConfig,
+    config: TrainingConfig,
+    space: SphereContraction | NdcSpace | None = None,
+) -> TrainState:
+    """A state of the right structure, for a scene of one cell and one photograph."""
+    one: Any = np.float32(1.0)
+    cells: Any = np.full((1, 1, 1), 128, np.uint8)
+    origin: Any = np.zeros(3, np.float32)
+    calibration = blank_calibration(
+        config, colours=growing.affine_colour, motions=growing.refine_poses
+    )
+    occupancy = Occupancy(cells, origin, one, one, space)
+    voxels = VoxelField.in_unit_cube(settings)
+    return state_of(voxels, occupancy, growing, config, calibration)
+
+
+def voxels_of(field: VoxelField | WarpedField) -> VoxelField:
+    """The voxels of a field of the world."""
+    return field.field if isinstance(field, WarpedField) else field
+
+
+def with_voxels(field: VoxelField | WarpedField, voxels: VoxelField) -> VoxelField | WarpedField:
+    """The field of the world that has other voxels."""
+    return dataclasses.replace(field, field=voxels) if isinstance(field, WarpedField) else voxels
+
+
+def first_moments(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """An optimizer's state before a step: NumPy's zeros, which take no memory until they are copied."""
+    shapes = jax.eval_shape(optimizer.init, params)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def of_process_0(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before a step that process 0 has made, on all of them.
 
     All processes make one, so that none waits for long, and their shapes can differ; see
-    `jaxnerf.placement.from_first_process`. Its moments are those before the first step, or None.
+    `jaxnerf.training.sharding.broadcast_from_process_0`. The optimizer's state is that before the first
+    step, or None if it was.
     """
     begins = state.optimizer is not None
-    state = from_first_process(dataclasses.replace(state, optimizer=None))
+    state = broadcast_from_process_0(dataclasses.replace(state, optimizer=None))
     if not begins:
         return state
-    return dataclasses.replace(state, optimizer=first_moments(state.params, config))
+    return dataclasses.replace(state, optimizer=first_moments(optimizer, state.params))
 
 
-def refresh(state: GrowingState, empty_below: float) -> GrowingState:
-    """Bring the occupancy up to date: drop and clear cells that are empty, and note densities."""
-    field, params = state.field, state.params
-    cells, most, codes = cell_densities(field, params, state.occupancy)
-    full = most * float(field.spacing) > empty_below
+def refresh(state: TrainState, empty_below: float) -> TrainState:
+    """Bring the occupancy up to date: drop and prune empty cells, and note densities."""
+    voxels, params, old = voxels_of(state.field), state.params, state.sampler.occupancy
+    cells, most, codes = cell_densities(voxels, params, old)
+    full = most * float(voxels.spacing) > empty_below
     if not full.any():  # rather everywhere than nowhere, from where nothing could come back
         full[:] = True
-    occupancy = _with_cells(state.occupancy, cells[full], codes[full])
+    occupancy = _with_cells(old, cells[full], codes[full])
     kept = np.asarray(grid.occupied(occupancy))
-    params = field.prune(params, kept, np.asarray(occupancy.origin), float(occupancy.cell))
-    return dataclasses.replace(state, params=params, occupancy=occupancy)
+    params = voxels.prune(params, kept, np.asarray(occupancy.origin), float(occupancy.cell))
+    return _with_occupancy(dataclasses.replace(state, params=params), occupancy)
 
 
 def grow(
-    state: GrowingState,
+    state: TrainState,
     stage: int,
     split: Split,
     growing: GrowingConfig,
     config: TrainingConfig,
     near: float = 0.0,
-) -> GrowingState:
-    """Begin a stage: a finer lattice, on what holds something; the last, on what is seen from near on."""
+) -> TrainState:
+    """Begin a stage: a finer lattice on occupied cells; the last, on those seen from near on."""
     total = int(state.total_steps)
     size = growing.cells_of(stage, total)
     found = _as_found(split, state)
     state = refresh(_with_size(state, size), growing.empty_below)
     hand_back()
-    old = state.occupancy
+    old = state.sampler.occupancy
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
     if growing.unseen_below > 0.0 and stage == len(growing.resolutions) - 1:
@@ -134,7 +196,7 @@ def grow(
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
     mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, growing)
-    field, params = state.field.resample(state.params, mask, origin, cell, voxel)
+    voxels, params = voxels_of(state.field).resample(state.params, mask, origin, cell, voxel)
     hand_back()
     occupancy = dataclasses.replace(
         old,
@@ -143,18 +205,28 @@ def grow(
         cell=jnp.float32(cell),
         step=jnp.float32(voxel),
     )
-    indices, _, codes = cell_densities(field, params, occupancy)
+    indices, _, codes = cell_densities(voxels, params, occupancy)
     occupancy = _with_cells(occupancy, indices, codes)
-    state = dataclasses.replace(
-        state,
+    growth = dataclasses.replace(
+        state.strategy,
         stage=jnp.asarray(stage, jnp.int32),
-        field=field,
-        params=params,
-        optimizer=first_moments(params, config),
-        occupancy=occupancy,
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
-    return size_batch(state, split, growing, config, near=near)
+    optimizer = voxel_optimizer(voxels.settings, growing, config)
+    state = dataclasses.replace(
+        state,
+        field=with_voxels(state.field, voxels),
+        params=params,
+        optimizer=first_moments(optimizer, params),
+        strategy=growth,
+    )
+    return size_batch(_with_occupancy(state, occupancy), split, growing, config, near=near)
+
+
+def _with_occupancy(state: TrainState, occupancy: Occupancy) -> TrainState:
+    return dataclasses.replace(
+        state, sampler=dataclasses.replace(state.sampler, occupancy=occupancy)
+    )
 
 
 def _lattice_of_stage(
@@ -210,13 +282,13 @@ def _voxels_of_points(
 
 
 def size_batch(
-    state: GrowingState,
+    state: TrainState,
     split: Split,
     growing: GrowingConfig,
     config: TrainingConfig,
     least_factor: float = 1.0,
     near: float = 0.0,
-) -> GrowingState:
+) -> TrainState:
     """As many rays in a batch as their samples leave room for, and not more than a full one has.
 
     The number stays as it is unless it changes by the least factor: for another, the step is compiled
@@ -225,30 +297,38 @@ def size_batch(
     split = _as_found(split, state)
     full, devices = config.rays_per_batch, jax.device_count()
     seed = [config.seed, int(state.step), 2]
-    rays = random_rays(split, np.argwhere(np.asarray(state.tiles)), seed)
-    limits = growing.sampler(state.occupancy, _SHARES[-1])
+    rays = random_rays(split, np.argwhere(np.asarray(state.strategy.tiles)), seed)
+    limits = growing.sampler(state.sampler.occupancy, _SHARES[-1])
     largest = max(growing.cells, *growing.resolutions)
     counts = count_samples(limits, split.cameras, *rays, largest, near)
     fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = divisible(int(full * share), devices)
-    now = int(state.rays)
-    if max(number / now, now / number) < least_factor:
-        return state
-    return dataclasses.replace(state, rays=jnp.asarray(number, jnp.int32))
+    now = int(state.strategy.rays)
+    if max(number / now, now / number) >= least_factor:
+        growth = dataclasses.replace(state.strategy, rays=jnp.asarray(number, jnp.int32))
+        state = dataclasses.replace(state, strategy=growth)
+    return with_limits(state, growing, config)
 
 
-def _as_found(split: Split, state: GrowingState) -> Split:
+def with_limits(state: TrainState, growing: GrowingConfig, config: TrainingConfig) -> TrainState:
+    """The state whose sampler has the limits of a batch of its number of rays."""
+    fraction = int(state.strategy.rays) / config.rays_per_batch
+    sampler = growing.sampler(state.sampler.occupancy, fraction)
+    return dataclasses.replace(state, sampler=sampler)
+
+
+def _as_found(split: Split, state: TrainState) -> Split:
     """The photographs, with the cameras where they are found to stand."""
-    if state.adjustments is None:
+    if state.calibration is None:
         return split
-    cameras = jax.tree.map(np.asarray, state.adjustments.cameras(split.cameras))
+    cameras = jax.tree.map(np.asarray, state.calibration.cameras(split.cameras))
     return dataclasses.replace(split, cameras=cameras)
 
 
-def _with_size(state: GrowingState, size: int) -> GrowingState:
+def _with_size(state: TrainState, size: int) -> TrainState:
     """The same cells of the same cube, cut into so many along each side."""
-    old = state.occupancy
+    old = state.sampler.occupancy
     if old.cells.shape[0] == size:
         return state
     side = float(old.cell) * old.cells.shape[0]
@@ -259,7 +339,7 @@ def _with_size(state: GrowingState, size: int) -> GrowingState:
         cells=grid.marked(mask),
         cell=jnp.float32(side / size),
     )
-    return dataclasses.replace(state, occupancy=occupancy)
+    return _with_occupancy(state, occupancy)
 
 
 def _moved(
@@ -309,8 +389,3 @@ def _with_cells(occupancy: Occupancy, cells: np.ndarray, codes: np.ndarray) -> O
     code = np.array(grid.encode(jnp.asarray(mask)))
     code[tuple(cells.T)] = codes
     return dataclasses.replace(occupancy, cells=jnp.asarray(code))
-
-
-def divisible(rays: int, devices: int) -> int:
-    """The most rays, at most so many, that the devices share evenly; one each at least."""
-    return max(rays // devices, 1) * devices

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from jaxnerf.cameras import Camera
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.paths import focus_point
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training.settings import TrainingConfig
 
 # Below this squared angle the rotation's coefficients are told by their series.
 _SMALL = 1e-6
@@ -33,7 +33,7 @@ _MOMENTUM = 0.9
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Adjustments:
+class Calibration:
     """Of each training photograph and its camera. A pytree.
 
     Attributes:
@@ -56,7 +56,7 @@ class Adjustments:
         """What gradients are for."""
         return self.colours, self.motions
 
-    def with_learned(self, values: Any) -> "Adjustments":
+    def with_learned(self, values: Any) -> "Calibration":
         """The same with other colours and motions."""
         colours, motions = values
         return dataclasses.replace(self, colours=colours, motions=motions)
@@ -102,14 +102,14 @@ class Adjustments:
         return colour + change + affine[..., 3] * jnp.asarray(covered)[..., None]
 
 
-def first_adjustments(
+def first_calibration(
     cameras: Camera,
     config: TrainingConfig,
     space: SphereContraction | NdcSpace | None = None,
     *,
     colours: bool,
     motions: bool,
-) -> Adjustments | None:
+) -> Calibration | None:
     """Photographs that agree and poses that are right; None if neither is to be adjusted.
 
     Args:
@@ -124,10 +124,10 @@ def first_adjustments(
     return _at_rest(len(cameras), config, pivot, unit, colours=colours, motions=motions)
 
 
-def blank_adjustments(
+def blank_calibration(
     config: TrainingConfig, *, colours: bool, motions: bool
-) -> Adjustments | None:
-    """The structure of `first_adjustments`, for a single photograph."""
+) -> Calibration | None:
+    """The structure of `first_calibration`, for a single photograph."""
     if not (colours or motions):
         return None
     return _at_rest(1, config, np.zeros(3), 1.0, colours=colours, motions=motions)
@@ -141,12 +141,12 @@ def _at_rest(
     *,
     colours: bool,
     motions: bool,
-) -> Adjustments:
+) -> Calibration:
     learned: Any = (
         jnp.zeros((count, 3, 4)) if colours else None,
         jnp.zeros((count, 6)) if motions else None,
     )
-    return Adjustments(
+    return Calibration(
         *learned,
         pivot=jnp.asarray(pivot, jnp.float32),
         unit=jnp.asarray(unit, jnp.float32),
@@ -154,36 +154,36 @@ def _at_rest(
     )
 
 
-def step_adjustments(
-    adjustments: Adjustments,
+def step_calibration(
+    calibration: Calibration,
     gradients: Any,
     cameras: Camera,
     rates: tuple[Float[Array, ""], Float[Array, ""]],
     config: TrainingConfig,
-) -> Adjustments:
+) -> Calibration:
     """A step of Adam, and what all have in common taken out.
 
     Args:
-      adjustments: before.
-      gradients: of `Adjustments.learned`.
+      calibration: before.
+      gradients: of `Calibration.learned`.
       cameras: the training cameras as given.
       rates: of learning, for colours and motions.
       config: has Adam's settings, of which momentum is not used: it is 0.9 here.
     """
     updates: Any
-    with jax.numpy_dtype_promotion("standard"):  # see growing_step
-        updates, optimizer = _adam(config).update(gradients, adjustments.optimizer)
+    with jax.numpy_dtype_promotion("standard"):  # see `sharding.update`
+        updates, optimizer = _adam(config).update(gradients, calibration.optimizer)
     colours, motions = (
         None if value is None else value - rate * update
-        for value, update, rate in zip(adjustments.learned, updates, rates, strict=True)
+        for value, update, rate in zip(calibration.learned, updates, rates, strict=True)
     )
     if colours is not None:
         colours = colours - jnp.mean(colours, axis=0, keepdims=True)
     if motions is not None:
         position = jnp.asarray(cameras.camera_to_world)[:, :3, 3]
-        arms = (position - adjustments.pivot[None, :]) / adjustments.unit
+        arms = (position - calibration.pivot[None, :]) / calibration.unit
         motions = without_common(motions, arms)
-    return dataclasses.replace(adjustments, colours=colours, motions=motions, optimizer=optimizer)
+    return dataclasses.replace(calibration, colours=colours, motions=motions, optimizer=optimizer)
 
 
 def without_common(motions: Float[Array, "N 6"], arms: Float[Array, "N 3"]) -> Float[Array, "N 6"]:

@@ -1,4 +1,4 @@
-"""What a field that grows holds, and what its cameras see of it: measured between steps, on the host."""
+"""What a field holds, and what its cameras see of it: measured between steps, on the host."""
 
 import dataclasses
 import functools
@@ -11,15 +11,15 @@ from jaxtyping import Bool, Float, Int
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.fields import Field, join_field, split_field
-from jaxnerf.fields.warped import WarpedField
-from jaxnerf.growing import GrowingConfig, GrowingState
 from jaxnerf.rendering import render_rays
 from jaxnerf.sampling.occupancy import Occupancy, code_of, occupied
 from jaxnerf.sampling.samplers import OccupancySampler
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import Split
 from jaxnerf.silhouettes import TILE
-from jaxnerf.training import TrainingConfig
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.state import TrainState
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
 _VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
@@ -59,18 +59,18 @@ def _densities_in(kind, arrays, params, origin, cell, cells):
 
 
 def seen_cells(
-    state: GrowingState,
+    state: TrainState,
     split: Split,
     growing: GrowingConfig,
     config: TrainingConfig,
     near: float = 0.0,
 ) -> Bool[np.ndarray, "M M M"]:
     """Which cells have weight in some picture, by rays from all cameras, that begin at near."""
-    occupancy = jax.tree.map(np.asarray, state.occupancy)
+    occupancy = jax.tree.map(np.asarray, state.sampler.occupancy)
     known = jax.tree.map(np.asarray, (state.field, state.params, split.cameras))
-    tiles = np.argwhere(np.asarray(state.tiles))
+    tiles = np.argwhere(np.asarray(state.strategy.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
-    sampler = growing.sampler(occupancy, 0.5 * int(state.rays) / config.rays_per_batch)
+    sampler = growing.sampler(occupancy, 0.5 * int(state.strategy.rays) / config.rays_per_batch)
     # It looks for less time than a second loop takes to compile.
     sampler = dataclasses.replace(sampler, compaction=(1,))
     for index in range(_VIEWING_BATCHES):
@@ -99,7 +99,6 @@ def random_rays(
 def _view(sampler, field, params, cameras, camera, middle, near):
     """The weights of packed samples, and where they lie in the space of the grid."""
     rays, occupancy = cast_rays(cameras[camera], middle, near), sampler.occupancy
-    field = field if occupancy.space is None else WarpedField(field, occupancy.space)
     seen = render_rays(field, params, rays, sampler)
     packing = seen.samples.packing
     weights = jnp.where(packing.used, packing.row(seen.weights), 0.0)
@@ -118,7 +117,7 @@ def count_samples(
 
     Args:
       sampler: of the rays.
-      cameras, camera, middle: as in `jaxnerf.blocks.Blocks`.
+      cameras, camera, middle: as in `jaxnerf.training.state.Batch`.
       largest: the cells along each side of the largest grid that is expected: what counts for it serves
         all smaller ones, and is compiled once.
       near: where rays begin.

@@ -1,0 +1,216 @@
+"""A multiresolution hash encoding with two small networks, as a field.
+
+Müller et al., "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding", SIGGRAPH
+2022: section 3 for the encoding (the equations named below are that paper's), 5.4 for the networks.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.fields import Params
+from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
+
+# Of equation 4.
+_PRIMES = (1, 2654435761, 805459861)
+# From this logarithm of a density on, its gradient grows no more: exp(15) is 3.3 million.
+_STEEPEST = 15.0
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class HashGridField:
+    """The field of the paper. Implements `jaxnerf.fields.Field`; the settings are its identity.
+
+    A level is a lattice over the cube. Where its (resolution + 1)^3 points are no more than
+    2^log2_rows, each has a row of its own; elsewhere points share rows by a hash. Parameters are
+    {"table": [rows, features], "density": layers, "colour": layers}, coarsest level first.
+
+    Attributes:
+      levels: of the encoding.
+      features: numbers a level.
+      log2_rows: logarithm of the most rows of a level.
+      coarsest, finest: cells along the cube on the first level and on the last.
+      width: units in the hidden layers, one before density and two before colour.
+      geometry: numbers handed to the colour's network beside the density's logarithm.
+      sh_degree: degree of the spherical harmonics of the direction.
+      side: of the cube about the origin, in the positions' unit; 4 holds contracted space. Outside
+        the density is 0.
+    """
+
+    levels: int = 16
+    features: int = 2
+    log2_rows: int = 19
+    coarsest: int = 16
+    finest: int = 2048
+    width: int = 64
+    geometry: int = 15
+    sh_degree: int = 3
+    side: float = 4.0
+
+    def check(self) -> None:
+        """Refuse sizes of which no lattice or table can be made.
+
+        Raises:
+          ValueError: which they are.
+        """
+        if min(self.levels, self.features, self.coarsest, self.width) < 1 or self.geometry < 0:
+            raise ValueError("HashGridField: levels, features, coarsest and width are at least 1")
+        if self.finest < self.coarsest or (self.levels == 1 and self.finest != self.coarsest):
+            raise ValueError(
+                f"HashGridField: no {self.levels} levels from {self.coarsest} to {self.finest}"
+            )
+        if not (math.isfinite(self.side) and self.side > 0.0):
+            raise ValueError(f"HashGridField.side: {self.side} is not a positive length")
+        if not 0 <= self.log2_rows <= 30 or sum(level_rows(self)) >= 2**31:
+            raise ValueError("HashGridField.log2_rows: rows are numbered by 31 bits")
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """A table uniform in ±1e-4; He et al.'s normal kernels (ICCV 2015) and zero biases."""
+        self.check()
+        return _initial(self, key)
+
+    def density(
+        self, params: Params, positions: Float[Array, "*batch 3"]
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:
+        """Density, the exponential of the first network's first output; all outputs as features."""
+        shape = positions.shape[:-1]
+        flat = positions.reshape(-1, 3)
+        unit = jnp.clip(flat / self.side + 0.5, 0.0, 1.0)
+        outputs = _network(params["density"], _encode(self, jnp.asarray(params["table"]), unit))
+        # Written so that a position that is not a number is not taken for empty space.
+        outside = jnp.any(jnp.abs(flat) > self.side / 2, axis=-1)
+        density = jnp.where(outside, 0.0, _exponential(outputs[:, 0]))
+        return density.reshape(shape), outputs.reshape(*shape, 1 + self.geometry)
+
+    def colour(
+        self,
+        params: Params,
+        features: Float[Array, "*batch F"],
+        view_directions: Float[Array, "*batch 3"],
+    ) -> Float[Array, "*batch 3"]:
+        """RGB from the first network's outputs and the direction."""
+        encoded = spherical_harmonics(view_directions, self.sh_degree)
+        inputs = jnp.concatenate([features, encoded], axis=-1)
+        return jax.nn.sigmoid(_network(params["colour"], inputs))
+
+
+def resolutions(field: HashGridField) -> tuple[int, ...]:
+    """Cells along the cube on each level: equations 2 and 3.
+
+    >>> resolutions(HashGridField(levels=6, coarsest=16, finest=512))
+    (16, 32, 64, 128, 256, 512)
+    """
+    growth = (field.finest / field.coarsest) ** (1.0 / max(field.levels - 1, 1))
+    # A power that is a whole number must not be rounded to less than it.
+    return tuple(
+        math.floor(field.coarsest * growth**level * (1.0 + 1e-12)) for level in range(field.levels)
+    )
+
+
+def level_rows(field: HashGridField) -> tuple[int, ...]:
+    """Rows of the table on each level."""
+    return tuple(min((cells + 1) ** 3, 1 << field.log2_rows) for cells in resolutions(field))
+
+
+def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array, "8 L N"]:
+    """Rows of the table of the lattice points around positions, on each level.
+
+    As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
+    and do it again for each of a row's numbers.
+
+    Args:
+      field: for its settings.
+      unit: positions in the unit cube. Corners beyond the upper face, which have weight 0 there, are
+        given the rows of the face.
+    """
+    cells = np.array(resolutions(field), np.int32)[:, None]
+    counts = np.array(level_rows(field), np.int64)
+    starts = (np.cumsum(counts) - counts).astype(np.int32)[:, None]
+    stored = (cells.astype(np.int64) + 1) ** 3 <= 1 << field.log2_rows
+    lower = jnp.floor(_lattice(field, unit)).astype(jnp.int32)
+    points = (cells + 1).astype(np.uint32)
+
+    def rows(_, digits):
+        corners = [
+            jnp.clip(lower[:, :, axis] + digits[axis], 0, cells).astype(jnp.uint32)
+            for axis in range(3)
+        ]
+        x, y, z = corners
+        counted = (x * points + y) * points + z
+        u, v, w = (at * jnp.uint32(prime) for at, prime in zip(corners, _PRIMES, strict=True))
+        hashed = (u ^ v ^ w) & jnp.uint32((1 << field.log2_rows) - 1)
+        return None, jnp.where(stored, counted, hashed).astype(jnp.int32) + starts
+
+    digits = jnp.asarray(list(np.ndindex(2, 2, 2)), jnp.int32)
+    return jax.lax.scan(rows, None, digits)[1]
+
+
+def _lattice(field: HashGridField, unit: Array) -> Array:
+    """Positions [L, N, 3] in units of each level's spacing."""
+    return unit[None] * jnp.asarray(resolutions(field), unit.dtype)[:, None, None]
+
+
+def _encode(field: HashGridField, table: Array, unit: Array) -> Array:
+    """Interpolated features [N, levels x features], of one gather for all levels."""
+    count = field.levels * unit.shape[0]
+    _, weights = trilinear_corners(_lattice(field, unit).reshape(count, 3))
+    rows = corner_rows(field, unit).reshape(8, count)
+    values = weighted_rows(table, rows, weights)
+    values = values.reshape(field.levels, unit.shape[0], field.features).transpose(1, 0, 2)
+    return values.reshape(unit.shape[0], field.levels * field.features)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(field: HashGridField, key: Array) -> Params:
+    outputs = 1 + field.geometry
+    inputs = outputs + (field.sh_degree + 1) ** 2
+    table_key, density_key, colour_key = jax.random.split(key, 3)
+    shape = (sum(level_rows(field)), field.features)
+    return {
+        "table": jax.random.uniform(table_key, shape, jnp.float32, -1e-4, 1e-4),
+        "density": _layers(density_key, [field.levels * field.features, field.width, outputs]),
+        "colour": _layers(colour_key, [inputs, field.width, field.width, 3]),
+    }
+
+
+def _layers(key: Array, sizes: list[int]) -> list[Any]:
+    kernel = jax.nn.initializers.he_normal()
+    return [
+        {"kernel": kernel(each, pair, jnp.float32), "bias": jnp.zeros(pair[1], jnp.float32)}
+        for each, pair in zip(
+            jax.random.split(key, len(sizes) - 1), itertools.pairwise(sizes), strict=True
+        )
+    ]
+
+
+def _network(layers: Any, inputs: Array) -> Array:
+    *inner, last = layers
+    for layer in inner:
+        inputs = jax.nn.relu(_dense(layer, inputs))
+    return _dense(last, inputs)
+
+
+def _dense(layer: Any, inputs: Array) -> Array:
+    outputs = inputs @ layer["kernel"]
+    return outputs + layer["bias"].reshape((1,) * (outputs.ndim - 1) + (-1,))
+
+
+@jax.custom_jvp
+def _exponential(raw: Array) -> Array:
+    """The exponential, with a gradient that stays finite."""
+    return jnp.exp(raw)
+
+
+@_exponential.defjvp
+def _exponential_jvp(primals, tangents):
+    (raw,), (tangent,) = primals, tangents
+    return _exponential(raw), tangent * jnp.exp(jnp.minimum(raw, _STEEPEST))

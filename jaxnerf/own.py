@@ -1,0 +1,136 @@
+"""Any field, trained fast: `fit` joins an own field with an occupancy, the loop, and a run's folder."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxnerf import runs
+from jaxnerf.checkpoints import Checkpoints, RunError
+from jaxnerf.config import Config, ConfigError, flatten, override
+from jaxnerf.fields import Field
+from jaxnerf.fitting import first_state, own_trainer, state_like, suited
+from jaxnerf.runs import Run, run_of
+from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.training.loop import Progress, train
+from jaxnerf.training.losses import Loss, PhotometricLoss
+
+
+def fit(
+    field: Field,
+    scene: Scene | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    steps: int = 2000,
+    loss: Loss = PhotometricLoss(opacity=0.1),
+    optimizer: optax.GradientTransformation | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 60.0,
+    report: Callable[[Progress], bool | None] | None = None,
+    report_every: int = 50,
+    **settings: Any,
+) -> Run:
+    """Train a field of one's own on photographs, with an occupancy that skips empty space.
+
+    A field with `init`, `density` and `colour` needs no more. In a scene without an end it is asked in
+    contracted space (a ball of radius 2) or in normalised device coordinates (a cube from -1 to 1), else
+    in the scene's own frame; see `jaxnerf.scenes.Scene`.
+
+    Args:
+      field: see `jaxnerf.Field`.
+      scene: loaded with its training photographs, or its folder; None is the demo scene.
+      out: the run's folder, from which `jaxnerf.load_run(out, field=field)` renders; None keeps nothing.
+      steps: of training.
+      loss: (rendering, target) -> a number, or a number and a dict of metrics.
+      optimizer: any of optax; None is Adam at 1e-2, which decays to a tenth of that.
+      resume: go on from the last checkpoint in `out`, if there is one, to the same bits as without the
+        interruption.
+      overwrite: start anew where `out` holds a run.
+      checkpoint_seconds: between checkpoints.
+      report: called after the first step, every so many, and the last; where it returns True training
+        stops, with a checkpoint.
+      report_every: steps.
+      settings: of `jaxnerf.Config`, with "__" for a dot: those of "occupancy", "evaluation", and
+        training__rays_per_batch, rays_per_pass, background, seed; scene__space, ball, near, far.
+
+    Raises:
+      SceneError, RunError, ConfigError, FitError: in one line what is wrong.
+
+    Example::
+
+      run = jaxnerf.fit(MyField(), "photographs", "runs/mine", steps=3000)
+      picture = run.render(run.cameras("test")[0]).colour
+    """
+    named = {key.replace("__", "."): value for key, value in settings.items()}
+    _check(field, named, out, resume)
+    if not isinstance(scene, Scene):
+        scene = load_scene(scene, images=("train",))
+    if scene.splits["train"].images is None:
+        raise ConfigError("fit: the scene has no photographs; load it with images=('train',)")
+    config = suited(override(Config(method="own"), {"training.steps": steps} | named), scene, named)
+    rays, devices = config.training.rays_per_batch, jax.device_count()
+    if rays % devices:
+        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
+    trainer = own_trainer(config, scene, loss, optimizer)
+    folder = Path(out) if out is not None else None
+    checkpoints = Checkpoints(folder) if folder is not None else None
+    state = None
+    if folder is not None and checkpoints is not None:
+        if resume and (folder / "config.json").exists():
+            _refuse_changes(folder, config)
+            runs.save_config(folder, config)
+            state = checkpoints.restore(config, like=state_like(config, field, optimizer))
+        else:
+            runs.create_folder(folder, config, scene, overwrite=overwrite)
+    if state is None:
+        state = first_state(config, scene, field, optimizer)
+    state = dataclasses.replace(state, total_steps=np.int32(steps))
+    saved = time.perf_counter()
+    for progress in train(state, trainer, report_every=report_every):
+        state = progress.state
+        stopped = bool(report(progress)) if report else False
+        done = stopped or progress.step == progress.total_steps
+        if checkpoints and (done or time.perf_counter() - saved >= checkpoint_seconds):
+            checkpoints.save(trainer.to_host(state))
+            saved = time.perf_counter()
+        if done:
+            break
+    return run_of(folder or Path(), config, scene, trainer.to_host(state))
+
+
+# What of a configuration `fit` listens to, beside whole sections.
+_SETTINGS = frozenset(
+    ["training.rays_per_batch", "training.rays_per_pass", "training.background", "training.seed"]
+    + ["scene.space", "scene.ball", "scene.near", "scene.far"]
+)
+
+
+def _check(field: Any, named: dict[str, Any], out: Any, resume: bool) -> None:
+    """Refuse in one line what would fail later, or do nothing."""
+    if jax.process_count() > 1:
+        raise ConfigError("fit: runs in one process, on all of its devices")
+    for name in ("init", "density", "colour"):
+        if not callable(getattr(field, name, None)):
+            raise ConfigError(f"fit: {type(field).__name__} is no field: it has no function {name}")
+    for key in named:
+        if key not in _SETTINGS and key.partition(".")[0] not in ("occupancy", "evaluation"):
+            raise ConfigError(f"fit: {key} has no effect here")
+    if resume and out is None:
+        raise RunError("fit: resume needs the run's folder, out")
+
+
+def _refuse_changes(folder: Path, config: Config) -> None:
+    """What a resumed run may not change: anything but how long it trains, and how it is measured."""
+    before, after = flatten(runs.read_config(folder)), flatten(config)
+    for key, value in after.items():
+        free = key == "training.steps" or key.startswith("evaluation.")
+        if value != before[key] and not free:
+            raise ConfigError(
+                f"{folder}: was trained with {key}={before[key]}; resume cannot change it to {value}"
+            )

@@ -1,0 +1,142 @@
+"""How the fast field grows: from coarse to fine, in the space that is found to be occupied.
+
+A run has stages. Each has a finer lattice than the one before, on the cells of which that has found
+that they are occupied, and in the last stage that some camera sees them. Within a stage the occupancy
+is brought up to date now and then. When each of this happens is a function of the step and the total of
+steps alone, so that a resumed run is the same run. Where the total is changed later, what has begun
+stays: a stage does not end because it would now begin later, nor change how fine it is.
+"""
+
+import numpy as np
+
+from jaxnerf.contraction import NdcSpace
+from jaxnerf.sampling import Occupancy
+from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import has_alpha
+from jaxnerf.training.batches import sample_batch, usable_tiles
+from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.growth import grow, refresh, size_batch, with_limits
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.sharding import broadcast_from_process_0, divisible
+from jaxnerf.training.state import Batch, TrainState
+
+# What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, or
+# 0.0147 of it with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3
+# and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
+# 0.022 (resolution / 64)^3. Where the number of lattice points is chosen, 1.2 + 0.65 for each million of
+# them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
+# or fewer, and fields of fewer features, are misjudged). 2% more for what is done between steps.
+_LATER, _GROWTH, _SAMPLING, _A_MILLION, _BETWEEN = 0.2, 0.022, 0.5, 0.65, 1.02
+# Of a step's time what does not depend on how many rays share the budget of samples; and the load of the
+# batches of later stages, which have half of a full one's rays to all of them (five bounded scenes; of
+# three, in a quiet hour, steps of 4,096 to 8,192 rays took 13 to 16 ms at 64 voxels, 29 or 30 at 200).
+_OF_ANY_BATCH, _LATER_LOAD = 0.85, 0.95
+# How many times the rays, or what part of them, it pays to compile a step for within a stage.
+_WORTH_COMPILING = 1.6
+
+
+class CoarseToFine:
+    """The strategy of the fast field; see `jaxnerf.training.strategy.Strategy`."""
+
+    def __init__(
+        self, split: Split, growing: GrowingConfig, config: TrainingConfig, near: float = 0.0
+    ):
+        """Prepare.
+
+        Args:
+          split: with photographs.
+          growing, config: the settings.
+          near: where rays begin.
+        """
+        self._split, self._growing, self._config, self._near = split, growing, config, near
+        self._transparent = has_alpha(split)
+        # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
+        # what looks for hidden cells.
+        self.pauses = 1.7 * len(growing.shares) + 1.6 * (growing.unseen_below > 0.0)
+        self._stage, self._rays = 0, config.rays_per_batch
+        self._tiles: tuple[int, np.ndarray, int] | None = None
+
+    def effort(self, total: int) -> float:
+        """See `jaxnerf.training.budget.Paced`."""
+        lengths = np.diff([0.0, *self._growing.shares, 1.0])
+        growth = _GROWTH / (1.0 + _SAMPLING * (self._growing.finer - 1))
+        voxels = [self._growing.voxels(stage, total) for stage in range(len(lengths))]
+        cost = 1.0 + growth * (np.asarray(voxels) / 64.0) ** 3
+        points = self._growing.points_of(len(lengths) - 1, total)
+        if points:
+            cost[-1] = 1.0 + _A_MILLION * points * 1e-6
+        cost[1:] += 0.0 if self._config.adam_beta1 else _LATER
+        later = _LATER_LOAD * float(np.sum(lengths[1:] * cost[1:] / cost[0]))
+        return _BETWEEN * (float(lengths[0]) * self.load + later)
+
+    @property
+    def load(self) -> float:
+        """See `jaxnerf.training.budget.Paced`; it is asked for before the second stage begins."""
+        return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._config.rays_per_batch
+
+    def last_stage(self, total: int) -> int:
+        """See `jaxnerf.training.budget.Paced`."""
+        return round(self._growing.shares[-1] * total) if self._growing.shares else 0
+
+    def resumed(self, state: TrainState, devices: int) -> TrainState:
+        """The state from which training goes on, with the limits of its batch."""
+        # Read once, and not at every step, which would wait for the device.
+        self._stage, self._tiles = int(state.strategy.stage), None
+        # Saved on other devices, perhaps.
+        self._rays = divisible(int(state.strategy.rays), devices)
+        return with_limits(state, self._growing, self._config)
+
+    def is_due(self, number: int, total: int) -> bool:
+        """Whether the occupancy is to be brought up to date, or a stage begins, before a step."""
+        refreshes = number > 0 and number % self._growing.refresh_every == 0
+        return refreshes or self.begins_anew(number, total)
+
+    def begins_anew(self, number: int, total: int) -> bool:
+        """Whether a stage begins before a step, with parameters of other shapes."""
+        return self._growing.stage(number, total) > self._stage
+
+    def change(self, state: TrainState, number: int, total: int) -> TrainState:
+        """What is due before a step. Takes and returns arrays of NumPy."""
+        growing, config, near = self._growing, self._config, self._near
+        if self.begins_anew(number, total):
+            self._stage = growing.stage(number, total)
+            return grow(state, self._stage, self._split, growing, config, near)
+        state = refresh(state, 0.3 * growing.empty_below)
+        return size_batch(state, self._split, growing, config, _WORTH_COMPILING, near)
+
+    def changed(self, state: TrainState, devices: int) -> None:
+        """Take note of a state after a change."""
+        self._rays = divisible(int(state.strategy.rays), devices)
+
+    def batch(self, state: TrainState, number: int) -> Batch:
+        """The global batch of a step: pixels that can show something, as wide as half a voxel."""
+        if self._tiles is None or self._tiles[0] != self._stage:
+            tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
+            block = block_size(state.sampler.occupancy, self._split)
+            tiles, block = broadcast_from_process_0(usable_tiles(self._split, tiles, block))
+            self._tiles = self._stage, tiles, int(block)
+        _, tiles, block = self._tiles
+        return sample_batch(
+            self._split, self._rays, self._config.seed, number, tiles=tiles, block=block,
+            background=self._config.background, transparent=self._transparent,
+        )  # fmt: skip
+
+
+def block_size(occupancy: Occupancy, split: Split) -> int:
+    """How many pixels to average along each side: as many as the voxels can tell apart, up to 4.
+
+    A block is half as wide as a voxel in the middle of the scene, seen from the median distance.
+    """
+    poses, focal = (np.asarray(x) for x in (split.cameras.camera_to_world, split.cameras.focal))
+    voxel, space = float(occupancy.step), occupancy.space
+    if isinstance(space, NdcSpace):
+        # Voxels are there as wide in all pictures, whatever the distance.
+        pixels = 0.5 * voxel * float(np.median(split.cameras.size))
+    else:
+        size = float(occupancy.cell) * occupancy.cells.shape[0]
+        middle = np.asarray(occupancy.origin) + 0.5 * size
+        if space is not None:
+            middle, voxel = np.asarray(space.centre), voxel * float(space.radius)
+        distance = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
+        pixels = voxel * np.median(focal) / np.median(distance)
+    return int(np.clip(2 ** np.floor(np.log2(max(0.5 * pixels, 1.0))), 1, 4))

@@ -1,0 +1,207 @@
+"""An occupancy that is kept up to date while any field is trained: the strategy for fields of no lattice.
+
+After Mueller et al., "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding"
+(SIGGRAPH 2022), appendix on ray marching: a grid remembers the greatest density that was found in each
+cell of late, forgets it slowly, and is asked anew at random places now and then.
+"""
+
+import dataclasses
+import functools
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields import join_field, split_field
+from jaxnerf.fields.warped import WarpedField
+from jaxnerf.sampling import Occupancy, OccupancySampler
+from jaxnerf.sampling.occupancy import encode
+from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import possible_cells
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.state import TrainState
+from jaxnerf.training.strategy import Unchanged
+
+# Places at which the field is asked at once.
+_PLACES_AT_ONCE = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class OccupancyConfig:
+    """How an occupancy is kept, and how rays are sampled by it.
+
+    Attributes:
+      cells: along each side of the grid.
+      steps: of a ray along a side of the grid.
+      samples: of each ray, at most so many.
+      mean_samples: the room for samples of all rays together, as a mean for each ray. Rays that do not
+        fit are not learned from; while little is known to be empty they are many.
+      refresh_every: steps between updates.
+      warm_up: steps in which every update asks in all cells; later ones ask in half as many, half of
+        those occupied ones.
+      decay: what is left of a remembered density at each update.
+      empty_below: opacity of a step below which its cell counts as empty.
+    """
+
+    cells: int = 128
+    steps: int = 512
+    samples: int = 256
+    mean_samples: float = 32.0
+    refresh_every: int = 16
+    warm_up: int = 256
+    decay: float = 0.95
+    empty_below: float = 0.01
+
+    def sampler(self, occupancy: Occupancy) -> OccupancySampler:
+        """How rays are sampled in training."""
+        return OccupancySampler(
+            occupancy,
+            samples=self.samples,
+            max_steps=2 * self.steps,
+            mean_samples=self.mean_samples,
+        )
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """What `KeepOccupancy` remembers. A pytree.
+
+    Attributes:
+      depths: the optical depth of a step in each cell, the greatest of late; below 0 where nothing can
+        be, for instance outside of all silhouettes.
+    """
+
+    depths: Float[Array | np.ndarray, "M M M"]
+
+
+def full_occupancy(
+    split: Split,
+    config: OccupancyConfig,
+    background: str,
+    space: SphereContraction | NdcSpace | None = None,
+) -> tuple[Occupancy, Remembered]:
+    """An occupancy of all cells in which something can be, and what is remembered at first.
+
+    Those are all cells of a space, if one is given; else what silhouettes leave of a cube.
+
+    Args:
+      split: with photographs.
+      config: its settings.
+      background: behind the scene; see `TrainingConfig`.
+      space: of the grid.
+    """
+    if space is None:
+        origin, side, mask = possible_cells(split, config.cells, background, 0.0)
+    else:
+        origin, side, mask = space.cells(config.cells)
+    step = side / config.steps
+    depths = np.where(mask, 2.0 * config.empty_below, -1.0).astype(np.float32)
+    occupancy = Occupancy(
+        _coded(jnp.asarray(depths), jnp.asarray(mask), config.steps / config.cells),
+        jnp.asarray(origin, jnp.float32),
+        jnp.float32(side / config.cells),
+        jnp.float32(step),
+        space,
+    )
+    return occupancy, Remembered(jnp.asarray(depths))
+
+
+class KeepOccupancy(Unchanged):
+    """Brings an occupancy up to date between steps; see `jaxnerf.training.strategy.Strategy`."""
+
+    def __init__(self, split: Split, occupancy: OccupancyConfig, config: TrainingConfig):
+        """Prepare, for a split with photographs."""
+        super().__init__(split, config)
+        self._occupancy = occupancy
+
+    def is_due(self, number: int, total: int) -> bool:
+        """Every so many steps."""
+        return number > 0 and number % self._occupancy.refresh_every == 0
+
+    def change(self, state: TrainState, number: int, total: int) -> TrainState:
+        """The state with an occupancy that is up to date."""
+        config, key = self._occupancy, jax.random.key(self._config.seed)
+        everywhere = number <= config.warm_up
+        arrays, kind = split_field(state.field)
+        sampler, remembered = state.sampler, state.strategy
+        depths, cells = _refreshed(
+            kind, config, everywhere, arrays, state.params, sampler.occupancy, remembered.depths,
+            jax.random.fold_in(key, number),
+        )  # fmt: skip
+        occupancy = dataclasses.replace(sampler.occupancy, cells=np.asarray(cells))
+        return dataclasses.replace(
+            state,
+            sampler=dataclasses.replace(sampler, occupancy=occupancy),
+            strategy=Remembered(np.asarray(depths)),
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "config", "everywhere"))
+def _refreshed(kind, config, everywhere, arrays, params, occupancy, depths, key):
+    """The remembered depths after an update, and the occupancy's cells."""
+    field, occupancy = join_field(arrays, kind), jax.tree.map(jnp.asarray, occupancy)
+    size, depths = depths.shape[0], jnp.asarray(depths)
+    chosen_key, place_key = jax.random.split(key)
+    index = jnp.arange(size**3, dtype=jnp.int32)
+    if not everywhere:
+        index = _some_cells(chosen_key, depths, _threshold(depths, config))
+    corner = jnp.stack(jnp.unravel_index(index, depths.shape), axis=-1)
+    inside = jax.random.uniform(place_key, corner.shape, depths.dtype)
+    places = (corner.astype(depths.dtype) + inside) * occupancy.cell + occupancy.origin[None, :]
+    found = _densities(field, params, occupancy, places) * occupancy.step
+    flat = depths.reshape(-1)
+    possible = flat >= 0.0
+    found = jnp.zeros_like(flat).at[index].max(found)
+    flat = jnp.where(possible, jnp.maximum(config.decay * flat, found), flat)
+    depths = flat.reshape(depths.shape)
+    occupied = depths > _threshold(depths, config)
+    return depths, _coded(depths, occupied, config.steps / config.cells)
+
+
+def _threshold(depths: Array, config: OccupancyConfig) -> Array:
+    """The remembered optical depth above which a cell counts as occupied.
+
+    At most the mean: at first nothing is dense, and everything must be able to become so.
+    """
+    possible = depths >= 0.0
+    number = jnp.maximum(jnp.sum(possible.astype(depths.dtype)), 1.0)
+    mean = jnp.sum(jnp.where(possible, depths, 0.0)) / number
+    return jnp.minimum(-jnp.log1p(-config.empty_below), mean)
+
+
+def _some_cells(key: Any, depths: Array, least: Array) -> Array:
+    """The numbers of half as many cells as there are: half of those anywhere, half where one is dense."""
+    count = depths.size // 4
+    anywhere, among = jax.random.split(key)
+    dense = jnp.cumsum((depths.reshape(-1) > least).astype(jnp.int32))
+    rank = jax.random.uniform(among, (count,)) * dense[-1].astype(jnp.float32)
+    there = jnp.searchsorted(dense, rank.astype(jnp.int32) + 1)
+    anywhere = jax.random.randint(anywhere, (count,), 0, depths.size, jnp.int32)
+    return jnp.concatenate([anywhere, jnp.clip(there, 0, depths.size - 1).astype(jnp.int32)])
+
+
+def _densities(field: Any, params: Any, occupancy: Occupancy, places: Array) -> Array:
+    """Densities in the space of a grid, at places of it, so many at a time."""
+    inner = field
+    if occupancy.space is not None:
+        assert isinstance(field, WarpedField)
+        inner = field.field
+
+    def some(part: Array) -> Array:
+        return inner.density(params, part)[0]
+
+    count = places.shape[0]
+    if count <= _PLACES_AT_ONCE:
+        return some(places)
+    padded = jnp.pad(places, ((0, -count % _PLACES_AT_ONCE), (0, 0)), mode="edge")
+    return jax.lax.map(some, padded.reshape(-1, _PLACES_AT_ONCE, 3)).reshape(-1)[:count]
+
+
+def _coded(depths: Array, occupied: Array, steps_a_cell: float) -> Array:
+    """The code of an occupancy's cells, by the optical depth of a step in each."""
+    return encode(occupied, jnp.maximum(depths, 0.0) * steps_a_cell)

@@ -1,0 +1,132 @@
+"""The training loop, read top to bottom: steps in, reports out."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxnerf.training.budget import Pace, Paced, Plan
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.sharding import number_of_process_0, put_like
+
+# A loop that never waits for a result can deadlock the all-reduce between CPU devices.
+_STEPS_BETWEEN_WAITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training stands, as `train` reports it.
+
+    Attributes:
+      state: after the step, as the devices have it: `Trainer.to_host` is what can be kept and given to
+        `train` again. Its buffers are gone after the next step, so copy what is kept.
+      step, total_steps: as Python numbers.
+      metrics: of the last step.
+      rays_per_second: since the last report.
+      fixed: whether total_steps is, and not still waiting for the speed to be measured. A later plan, in
+        the last stage, may move it.
+    """
+
+    state: Any
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    rays_per_second: float
+    fixed: bool
+
+
+class FitError(Exception):
+    """Training cannot go on; the message says why and what to do."""
+
+
+@runtime_checkable
+class Steps(Paced, Protocol):
+    """What the loop asks of a `jaxnerf.training.trainer.Trainer`; see there.
+
+    Attributes:
+      config: what all methods share.
+      remedy: what to do when training diverges.
+    """
+
+    config: TrainingConfig
+    remedy: str
+
+    def to_devices(self, state: Any) -> Any:
+        """A state on the devices, as steps take and return it."""
+        ...
+
+    def to_host(self, state: Any) -> Any:
+        """A state to keep."""
+        ...
+
+    def step(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
+        """Take the step of this number of so many."""
+        ...
+
+
+def train(
+    state: Any,
+    trainer: Steps,
+    *,
+    seconds_left: Callable[[], float] = lambda: float("inf"),
+    plan: bool = False,
+    report_every: int = 50,
+) -> Iterator[Progress]:
+    """Train from wherever the state stands to its total of steps.
+
+    With a plan the total is fixed early, so that stages and learning rates have a schedule, and mended
+    up to twice in the last stage, from its own speed (`jaxnerf.training.budget.Plan`): rates then jump
+    to where they are in the new schedule, and no stage goes back. The total is part of the state. A run
+    that is resumed without a plan goes on with the total of its checkpoint, to the bits of a run that
+    was not interrupted if there was no plan after it, else to those of one whose last plan that was.
+
+    Args:
+      state: before the first step or restored, on the host.
+      trainer: what a step is.
+      seconds_left: the time budget; training stops when less than a step is left.
+      plan: whether to fix the total of steps, at most to the state's, by what fits into the time.
+      report_every: steps between reports, which are also made after the first and the last step.
+
+    Yields:
+      `Progress`; the first after the first step.
+
+    Raises:
+      FitError: the loss or the gradient is not finite; no such state is reported.
+    """
+    config = trainer.config
+    state = trainer.to_devices(state)
+    number, total = int(state.step), int(state.total_steps)
+    reported, reported_at = number, time.perf_counter()
+    begun, pace = number, Pace(number)
+    planned = Plan(trainer, pace, total) if plan else None
+    while number < total:
+        state, metrics = trainer.step(state, number, total)
+        number += 1
+        is_report = number == begun + 1 or number == total or number % report_every == 0
+        if not is_report and number % _STEPS_BETWEEN_WAITS:
+            continue
+        values = {name: float(value) for name, value in metrics.items()}
+        seconds_a_step, left = (
+            pace.arrive(number, trainer.load),
+            number_of_process_0(seconds_left()),
+        )
+        if planned and (fits := planned.total(number, total, left)):
+            total, is_report = fits, True
+            there = state.total_steps.sharding
+            state = dataclasses.replace(state, total_steps=put_like(np.int32(total), there))
+        if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
+            total = number
+        if not all(np.isfinite(values[name]) for name in ("loss", "gradient_norm")):
+            raise FitError(
+                f"step {number}: the loss is {values['loss']} and the gradient's norm "
+                f"{values['gradient_norm']}: training has diverged. {trainer.remedy}"
+            )
+        if is_report or number == total:
+            rays = values.get("rays", config.rays_per_batch) * (number - reported)
+            rate = rays / max(time.perf_counter() - reported_at, 1e-9)
+            yield Progress(state, number, total, values, rate, not planned or planned.made > 0)
+            # Time that the caller spent on the report is not training's.
+            reported, reported_at = number, time.perf_counter()
+            pace.go_on()

@@ -1,0 +1,63 @@
+"""Losses: functions of what was rendered and of what was photographed."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxnerf.compositing import distortion_of
+from jaxnerf.rendering import Rendering
+from jaxnerf.training.state import Target
+
+# (rendering, target) -> a number, or a number and a dict of further numbers to report.
+Loss = Callable[[Rendering, Target], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotometricLoss:
+    """The mean squared error of colours, and what keeps a field honest where colours say little.
+
+    Attributes:
+      proposals: weight of the squared error of each level of sampling before the last (NeRF, eq. 6).
+      opacity: weight of the squared error of opacity, where photographs have alpha.
+      distortion: weight of how far the weights of a ray are spread out along it (mip-NeRF 360, eq. 15).
+    """
+
+    proposals: float = 0.0
+    opacity: float = 0.0
+    distortion: float = 0.0
+
+    def __call__(
+        self, rendering: Rendering, target: Target
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The loss, and "mse": the squared error of the last level's colours."""
+        mse = mean_over_rays(rendering, squared_error(rendering, target))
+        loss = mse
+        if self.proposals:
+            for level in rendering.proposals:
+                loss = loss + self.proposals * mean_over_rays(level, squared_error(level, target))
+        if self.opacity and target.alpha is not None:
+            error = (rendering.opacity - target.alpha) ** 2
+            loss = loss + self.opacity * mean_over_rays(rendering, error)
+        if self.distortion:
+            spread = distortion_of(rendering.samples, rendering.weights)
+            loss = loss + self.distortion * mean_over_rays(rendering, spread)
+        return loss, {"mse": mse}
+
+
+def squared_error(rendering: Rendering, target: Target) -> Float[Array, "*batch"]:
+    """The squared error of each ray's colour, averaged over the channels."""
+    return jnp.mean((rendering.colour - target.colour) ** 2, axis=-1)
+
+
+def mean_over_rays(rendering: Rendering, values: Float[Array, "*batch"]) -> Float[Array, ""]:
+    """The mean over the rays that were rendered to their end, or let no light through any more.
+
+    A ray that was given up has not seen what it would be told to show.
+    """
+    samples = rendering.samples
+    counts = samples.fits & (rendering.is_dark | ~samples.truncated)
+    weight = counts.astype(values.dtype)
+    return jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1.0)

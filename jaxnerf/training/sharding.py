@@ -1,0 +1,348 @@
+"""How a step is spread over devices: what lies where, what is summed, who brings what up to date.
+
+Steps are written for one device, with explicit sums over a named axis; `parallel` maps them.
+
+Adam reads and writes a table of features, its gradient and its moments at each step; for a large table
+that is most of a step. With D devices each keeps the optimizer's state of a D-th of the rows, is given
+the sum of all devices' gradients for these alone, moves them, and hands them to the others (stage 1 of
+ZeRO, Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020).
+Only arrays of many rows that the devices divide evenly are shared so; of others each device does it all.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+# Of the devices, in every mapped step.
+AXIS = "devices"
+# Bytes of which each core of a CPU may have a copy.
+_MOST_COPIED = 1 << 24
+# For fewer rows, waiting for the others costs what it saves.
+_FEWEST_ROWS = 1024
+
+
+def devices_for(largest: int) -> tuple[Any, ...]:
+    """The devices for steps that read and write an array of so many bytes on each: all that pay.
+
+    Cores of a CPU share one memory, and to keep a large array alike on all takes longer than what they
+    gain by a part of the rays each: XLA spreads most of what one device does over the cores as well. On
+    two of them a step of `five_minutes` on lego took 27 ms on two devices and 32 on one with a table of
+    2 MB, 41 on either with 13 MB, and with 67 MB 75 and 55, and 0.3 GB less; on fox 41 and 31 with 17 MB.
+
+    >>> len(devices_for(1 << 30))
+    1
+    """
+    devices = tuple(jax.devices())
+    alone = devices[0].platform == "cpu" and jax.process_count() == 1 and largest > _MOST_COPIED
+    return devices[:1] if alone else devices
+
+
+def replicate(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """Put a copy on every device of every host, as `parallel` returns its results.
+
+    What is given to a mapped step otherwise has it compiled again when its own results come back.
+    """
+    return put_like(tree, _sharding(devices=devices))
+
+
+def put_like(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Put arrays where others lie, in memory of XLA's own."""
+
+    def placed(x: Any) -> Any:
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda part: np.asarray(x)[part])
+
+    return _copied(jax.tree.map(placed, tree))
+
+
+def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """Zeros on every device in the shapes of a tree, with a leading dimension of all devices.
+
+    For large temporaries of a mapped step: XLA:CPU allocates those anew at each step, and glibc gives
+    what is larger than a thread's heap (64 MB) back to the system each time, whatever it is told.
+    """
+    count = jax.device_count() if devices is None else len(devices)
+
+    def zeros(x: Any) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), x.dtype), (count, *x.shape))
+
+    return spread(jax.tree.map(zeros, tree), devices)
+
+
+def spread(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """Put arrays on all devices, to each the part of its number along the first dimension."""
+    return put_like(tree, _sharding(AXIS, devices=devices))
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    """The same arrays in memory of XLA's own: from NumPy's, a step that may overwrite it copies it."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _sharding(*axes: str, devices: Sequence[Any] | None = None) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def broadcast_from_process_0(tree: Any) -> Any:
+    """The arrays of process 0 on every process, to the bit; with one process what is given.
+
+    Hosts' floats can differ in a last bit, so what each of them decides for itself (how many rows a
+    table has, which cells are kept) can be another's in shape. Shapes may therefore differ between the
+    trees that are given; their structure, types and numbers of dimensions may not. All processes must
+    call this at once.
+
+    Returns:
+      NumPy arrays, if there are several processes.
+    """
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    leaves, structure = jax.tree.flatten(tree)
+    own = [np.asarray(leaf) for leaf in leaves]
+    sides = np.asarray([len(own), *(side for array in own for side in array.shape)], np.int32)
+    sides = [int(side) for side in multihost_utils.broadcast_one_to_all(sides)[1:]]
+    shapes = [tuple(sides.pop(0) for _ in range(array.ndim)) for array in own]
+    sizes = [math.prod(shape) * array.itemsize for shape, array in zip(shapes, own, strict=True)]
+    # As bytes, which a sum with zeros leaves as they are (-0.0 it would not), and as one array, for which
+    # one program is compiled.
+    if jax.process_index() == 0:
+        sent = np.concatenate([np.frombuffer(array.tobytes(), np.uint8) for array in own])
+    else:
+        sent = np.zeros(sum(sizes), np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    parts = np.split(received, np.cumsum(sizes)[:-1])
+    return structure.unflatten(
+        np.frombuffer(part.tobytes(), array.dtype).reshape(shape).copy()
+        for part, array, shape in zip(parts, own, shapes, strict=True)
+    )
+
+
+def local_part(batch: Any, devices: Sequence[Any] | None = None) -> Any:
+    """This host's part of a global batch, with a leading dimension of its devices.
+
+    Args:
+      batch: of all hosts.
+      devices: of all hosts; all there are by default.
+
+    Raises:
+      ValueError: the batch does not divide into equal parts.
+    """
+    chosen = jax.devices() if devices is None else devices
+    total = len(chosen)
+    local = sum(each.process_index == jax.process_index() for each in chosen)
+    size = len(batch.camera)
+    if size % total:
+        raise ValueError(f"training.rays_per_batch: {total} devices do not divide {size} rays")
+    start = jax.process_index() * local * (size // total)
+    return jax.tree.map(
+        lambda x: x[start : start + local * (size // total)].reshape(local, -1, *x.shape[1:]), batch
+    )
+
+
+def number_of_process_0(value: float) -> float:
+    """The number of process 0, on all: clocks differ, and decisions must not."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def parallel(step: Callable, devices: Sequence[Any] | None = None, *, axes: Any = None) -> Callable:
+    """Map a per-device step over all devices; the one place that knows how.
+
+    The state, the key and the cameras are replicated (given and returned whole), batches are given with
+    a leading dimension of this host's devices. (`jax.shard_map` over a mesh of the same devices with
+    specs P(), P(AXIS), P(), P(), P(AXIS) is the twin of this line.)
+
+    Args:
+      step: (state, batch, key, cameras, scratch) -> (state, metrics, gradients): see
+        `jaxnerf.training.step.step_with_gradients`. The state and the scratch are overwritten.
+      devices: all by default.
+      axes: a prefix of the state: 0 where each device has its own (see `spread`), None elsewhere.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(axes, 0, None, None, 0),
+        out_axes=(axes, None, 0),
+        devices=devices,
+        donate_argnums=(0, 4),
+    )
+
+
+def device_count(axis_name: str | None) -> int:
+    """How many devices a mapped step runs on; 1 outside of one."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def device_index(axis_name: str | None) -> Array | int:
+    """Which of them this is."""
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name)
+
+
+def mean(x: Array, axis_name: str | None) -> Array:
+    """The mean over the devices."""
+    return x if axis_name is None else jax.lax.pmean(x, axis_name)
+
+
+def part_shape(shape: tuple[int, ...], devices: int) -> tuple[int, ...]:
+    """The shape of a device's part of an array.
+
+    >>> part_shape((4096, 8), 2), part_shape((64, 64), 2)
+    ((2048, 8), (64, 64))
+    """
+    if shape and shape[0] >= _FEWEST_ROWS and shape[0] % devices == 0:
+        return (shape[0] // devices, *shape[1:])
+    return shape
+
+
+def own(tree: Any, axis_name: str | None = AXIS) -> Any:
+    """This device's part of arrays that are whole on each."""
+    devices, here = device_count(axis_name), device_index(axis_name)
+
+    def part(x: Any) -> Array:
+        rows = part_shape(np.shape(x), devices)
+        if rows == np.shape(x):
+            return jnp.asarray(x)
+        return jax.lax.dynamic_slice_in_dim(x, here * rows[0], rows[0])
+
+    return jax.tree.map(part, tree)
+
+
+def summed(tree: Any, axis_name: str | None = AXIS) -> Any:
+    """This device's part of the sum of all devices' arrays."""
+    devices = device_count(axis_name)
+
+    def part(x: Array) -> Array:
+        if axis_name is None or devices == 1:  # XLA:CPU would copy it
+            return x
+        if part_shape(x.shape, devices) == x.shape:
+            return jax.lax.psum(x, axis_name)
+        return jax.lax.psum_scatter(x, axis_name, scatter_dimension=0, tiled=True)
+
+    return jax.tree.map(part, tree)
+
+
+def norm(parts: Any, like: Any, axis_name: str | None = AXIS) -> Array:
+    """The Euclidean norm of the devices' `summed` parts of arrays like these."""
+    mine, common = jnp.float32(0.0), jnp.float32(0.0)
+    for x, whole in zip(jax.tree.leaves(parts), jax.tree.leaves(like), strict=True):
+        square = jnp.vdot(x, x)
+        mine, common = (
+            (mine, common + square) if x.shape == whole.shape else (mine + square, common)
+        )
+    if axis_name is not None:
+        mine = jax.lax.psum(mine, axis_name)
+    return jnp.sqrt(mine + common)
+
+
+def gathered(parts: Any, like: Any, axis_name: str | None = AXIS) -> Any:
+    """The whole arrays on each device, from all devices' parts; the inverse of `own`.
+
+    Args:
+      parts: of the devices.
+      like: arrays in the shapes of the whole.
+      axis_name: of the devices.
+    """
+
+    def joined(x: Array, whole: Array) -> Array:
+        if axis_name is None or x.shape == whole.shape:
+            return x
+        return jax.lax.all_gather(x, axis_name, tiled=True)
+
+    return jax.tree.map(joined, parts, like)
+
+
+def update(
+    optimizer: optax.GradientTransformation,
+    gradients: Any,
+    opt_state: Any,
+    params: Any,
+    axis_name: str | None,
+    **extra: Any,
+) -> tuple[Any, Any]:
+    """Parameters and the optimizer's state after a step, of which each device does its part.
+
+    Args:
+      optimizer: on several devices it must treat all rows of a long array alike and by themselves, as
+        Adam does; a norm over all of them would be of this device's rows.
+      gradients: this device's part of the mean.
+      opt_state: this device's part.
+      params: whole.
+      axis_name: of the devices.
+      extra: what the optimizer is told, if it takes extra arguments.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    mine = own(params, axis_name)
+    # With the leading dimension that the state has outside of the mapped step: from arrays without it
+    # XLA:CPU makes the updates and the new state apart, and copies the old one for that.
+    lifted = _one_more if axis_name is not None else (lambda tree: tree)
+    # Optax raises a float to the power of an integer, which strict users' settings refuse.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, after = optimizer.update(*lifted((gradients, opt_state, mine)), **extra)
+    updates, after = jax.tree.map(
+        lambda x, like: x.reshape(like.shape), (updates, after), (gradients, opt_state)
+    )
+    return gathered(jax.tree.map(jnp.add, mine, updates), params, axis_name), after
+
+
+def _one_more(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[None] if x.ndim else x, tree)
+
+
+def written_over(scratch: Any, value: Array, gradients: Any) -> tuple[Array, Any]:
+    """Have the compiler keep gradients where the scratch was, which it may since that is donated.
+
+    For that the scratch must be an argument that is used, here for nothing.
+    """
+    first = [part.reshape(-1)[0] for part in jax.tree.leaves(scratch)]
+    value, _ = jax.lax.optimization_barrier((value, first))
+    return value, gradients
+
+
+def divided(tree: Any, devices: Sequence[Any] | None = None) -> Any:
+    """What each device keeps of whole arrays: [devices, ...], its part or, of short ones, a copy."""
+    count = jax.device_count() if devices is None else len(devices)
+
+    def laid_out(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        part = part_shape(x.shape, count)
+        return np.broadcast_to(x, (count, *part)) if part == x.shape else x.reshape(count, *part)
+
+    return spread(jax.tree.map(laid_out, tree), devices)
+
+
+def whole(tree: Any, like: Any) -> Any:
+    """The inverse of `divided`, as NumPy arrays; arrays that are whole stay as they are.
+
+    Args:
+      tree: of `divided`, or of a mapped step. Of several hosts all must call this.
+      like: arrays or shapes of the whole.
+    """
+
+    def joined(x: Any, expected: Any) -> np.ndarray:
+        if x.shape == expected.shape:
+            return np.asarray(x)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            # A mapped step gives each host what its own devices have.
+            x = multihost_utils.process_allgather(x, tiled=True)
+        x = np.asarray(x)
+        return np.asarray(x.reshape(expected.shape) if x.size == expected.size else x[0])
+
+    return jax.tree.map(joined, tree, like)
+
+
+def divisible(rays: int, devices: int) -> int:
+    """The most rays, at most so many, that the devices share evenly; one each at least."""
+    return max(rays // devices, 1) * devices

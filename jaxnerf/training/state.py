@@ -1,0 +1,99 @@
+"""What training changes, and what it learns from: the state and the batch of a step."""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxnerf.compositing import over
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that changes in training. A pytree, the same on every device but for the optimizer's state.
+
+    Attributes:
+      step: how many steps were taken.
+      total_steps: where the schedules end.
+      params: of the field; of several levels' fields, a tuple.
+      optimizer: the optimizer's state. Between steps of several devices each has a part of it
+        (`jaxnerf.training.sharding`).
+      field: that is trained, with the structure that it has now; or a tuple of one for each level.
+      sampler: that places samples now.
+      strategy: what the strategy remembers; () of those that remember nothing.
+      calibration: what photographs and cameras are found to be off by; None if that is not learned.
+    """
+
+    step: Int[Array, ""]
+    total_steps: Int[Array, ""]
+    params: Any
+    optimizer: Any
+    field: Any
+    sampler: Any
+    strategy: Any = ()
+    calibration: Any = None
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Squares of pixels to learn from, each seen by one ray through its middle. A pytree.
+
+    Attributes:
+      camera: of each square, by its number.
+      middle: (x, y) of the square, in pixels.
+      pixels: of the square, with straight alpha.
+      background: behind the scene there.
+      jitter: where in their intervals the ray's samples lie, in [0, 1), for samplers that take one
+        number a ray.
+      transparent: whether the photographs have alpha; static.
+    """
+
+    camera: Int[np.ndarray, "*batch"]
+    middle: Float[np.ndarray, "*batch 2"]
+    pixels: UInt8[np.ndarray, "*batch P 4"]
+    background: Float[np.ndarray, "*batch 3"]
+    jitter: Float[np.ndarray, "*batch"]
+    transparent: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    def premultiplied(self) -> Float[Array, "*batch 4"]:
+        """The mean of RGB times alpha, and of alpha, in [0, 1]."""
+        pixels = jnp.asarray(self.pixels).astype(jnp.float32) * (1.0 / 255.0)
+        alpha = pixels[..., 3:]
+        return jnp.mean(jnp.concatenate([pixels[..., :3] * alpha, alpha], axis=-1), axis=-2)
+
+    def target(self) -> "Target":
+        """What the rays should show."""
+        colour, background = self.premultiplied(), jnp.asarray(self.background)
+        alpha = colour[..., 3]
+        return Target(
+            colour=over(colour[..., :3], alpha, background),
+            alpha=alpha if self.transparent else None,
+            background=background,
+            camera=jnp.asarray(self.camera),
+        )
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What photographs show where rays look. A pytree.
+
+    Attributes:
+      colour: sRGB in [0, 1], over the background.
+      alpha: in [0, 1]; None where photographs have none.
+      background: behind the scene.
+      camera: the number of each ray's photograph.
+    """
+
+    colour: Float[Array, "*batch 3"]
+    alpha: Float[Array, "*batch"] | None
+    background: Float[Array, "*batch 3"]
+    camera: Int[Array, "*batch"]

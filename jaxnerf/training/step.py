@@ -1,0 +1,243 @@
+"""What a step of training is, for every field, sampler, loss and optimizer.
+
+The step is written for one device, with an explicit sum over the named axis; `sharding.parallel` maps it
+over all devices of all hosts, in one place. The batch of step n is a function of (seed, n) alone and the
+randomness of a ray one of (key, n, the ray's place in the global batch): neither the number of devices
+nor an interruption changes what is computed, but for rounding.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.compositing import Compositing
+from jaxnerf.fields.noisy import NoisyField
+from jaxnerf.rendering import Rendering, render_rays
+from jaxnerf.sampling import OccupancySampler
+from jaxnerf.training import sharding
+from jaxnerf.training.losses import Loss
+from jaxnerf.training.optimizers import Schedule
+from jaxnerf.training.state import Batch, TrainState
+
+# (calibration, gradients of what it learns, cameras, step, total_steps) -> the calibration after a step.
+Calibrate = Callable[..., Any]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: PRNGKeyArray,
+    cameras: Camera,
+    *,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    near: float = 0.0,
+    far: float = np.inf,
+    rays_per_pass: int = 0,
+    compositing: Compositing = "volume",
+    calibrate: Calibrate | None = None,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step, on one device of the named axis or on a single one.
+
+    Args:
+      state: the same on every device, but for the optimizer's.
+      batch: this device's part of the global batch; equal parts in the order of the devices.
+      key: the run's; the same in every step and on every device.
+      cameras: all that the batch refers to.
+      loss: (rendering, target) -> a number, or a number and a dict of metrics; see
+        `jaxnerf.training.losses`.
+      optimizer: any of optax. It is given `step` and `total_steps` as extra arguments if it takes some.
+      near, far: the range of rays.
+      rays_per_pass: at most so many rays in one forward and backward pass, whose gradients are
+        averaged; memory grows with it. 0 is all at once.
+      compositing: see `jaxnerf.render_rays`.
+      calibrate: a step of the state's calibration, if that has one.
+      axis_name: of the devices; None for a single one.
+
+    Returns:
+      The next state, and metrics: "loss", "gradient_norm", "rays" (of the global batch), "samples" (a
+      ray), "dropped" and "truncated" (fractions of the rays that found no room, and that ran out of
+      samples or steps), and what the loss reports.
+    """
+    after, metrics, _ = step_with_gradients(
+        state, batch, key, cameras, loss=loss, optimizer=optimizer, near=near, far=far,
+        rays_per_pass=rays_per_pass, compositing=compositing, calibrate=calibrate,
+        axis_name=axis_name,
+    )  # fmt: skip
+    return after, metrics
+
+
+def step_with_gradients(
+    state: TrainState,
+    batch: Batch,
+    key: PRNGKeyArray,
+    cameras: Camera,
+    scratch: Any = None,
+    *,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    near: float,
+    far: float,
+    rays_per_pass: int,
+    compositing: Compositing,
+    calibrate: Calibrate | None,
+    axis_name: str | None,
+    learning_rate: Schedule | None = None,
+    by_rows: bool = False,
+) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
+    """As `train_step`, which says what its arguments are; also returns gradients.
+
+    Args:
+      learning_rate: that the optimizer follows, to be reported as "learning_rate"; or None.
+      by_rows: whether each device has the optimizer's state of a part of the rows of long arrays
+        (`sharding.update`), or all of it.
+      scratch: gradients of another step, in whose memory those of this one may be written; or None.
+    """
+    count, devices = batch.camera.shape[0], sharding.device_count(axis_name)
+    keys = _keys_of_rays(key, state, count, axis_name)
+    learned = None if state.calibration is None else state.calibration.learned
+
+    def one_pass(batch: Batch, keys: Key[Array, " rays"] | None):
+        def total(trainable):
+            rendering = _rendered(state, trainable, batch, keys, cameras, (near, far), compositing)
+            found = loss(rendering, batch.target())
+            value, reported = found if isinstance(found, tuple) else (found, {})
+            return value, jax.tree.map(_as_float, reported) | _counts(rendering)
+
+        return jax.value_and_grad(total, has_aux=True)((state.params, learned))
+
+    (value, metrics), gradients = _in_passes(one_pass, batch, keys, rays_per_pass)
+    if axis_name is not None and devices > 1:  # XLA:CPU would copy them for one device
+        value, metrics = jax.lax.pmean((value, metrics), axis_name)
+    (of_params, of_learned), kept = gradients, gradients
+    split_axis = axis_name if by_rows else None
+    if by_rows:
+        summed = sharding.summed(of_params, axis_name)
+    else:
+        summed = jax.tree.map(lambda x: devices * sharding.mean(x, axis_name), of_params)
+    of_learned = jax.tree.map(lambda x: sharding.mean(x, axis_name), of_learned)
+    if devices > 1:
+        kept = gradients, (summed, of_learned)
+    value, kept = sharding.written_over(scratch, value, kept)
+    norm = sharding.norm(summed, of_params, split_axis) / devices
+    # Of the sum, which is there: the mean is made where it is used, and never stored.
+    mean = jax.tree.map(lambda x: x / devices, summed)
+    params, opt_state = sharding.update(
+        optimizer, mean, state.optimizer, state.params, split_axis,
+        step=state.step, total_steps=state.total_steps,
+    )  # fmt: skip
+    calibration = state.calibration
+    if calibration is not None and calibrate is not None:
+        progress = state.step, state.total_steps
+        calibration = calibrate(calibration, of_learned, cameras, *progress)
+    following = dataclasses.replace(
+        state, step=state.step + 1, params=params, optimizer=opt_state, calibration=calibration
+    )
+    rays = jnp.float32(count * devices)
+    metrics = metrics | {"loss": value, "gradient_norm": norm, "rays": rays}
+    if learning_rate is not None:
+        metrics["learning_rate"] = learning_rate(state.step, state.total_steps)
+    return following, metrics, kept
+
+
+def _keys_of_rays(
+    key: PRNGKeyArray, state: TrainState, count: int, axis_name: str | None
+) -> Array | None:
+    """A key for each ray, by its place in the global batch; None if nothing asks for it.
+
+    An `OccupancySampler` takes the one number a ray that comes with the batch: no generator is compiled.
+    """
+    fields = state.field if isinstance(state.field, tuple) else (state.field,)
+    noisy = any(isinstance(field, NoisyField) for field in fields)
+    if isinstance(state.sampler, OccupancySampler) and not noisy:
+        return None
+    first = count * sharding.device_index(axis_name)
+    step_key = jax.random.fold_in(key, state.step)
+    places = first + jnp.arange(count, dtype=jnp.int32)
+    return jax.vmap(lambda ray: jax.random.fold_in(step_key, ray))(places)
+
+
+def _rendered(
+    state: TrainState,
+    trainable: tuple[Any, Any],
+    batch: Batch,
+    keys: Array | None,
+    cameras: Camera,
+    bounds: tuple[float, float],
+    compositing: Compositing,
+) -> Rendering:
+    """What a batch's rays see, in the colours of their photographs."""
+    params, learned = trainable
+    calibration, middle = state.calibration, jnp.asarray(batch.middle)
+    if calibration is not None:
+        calibration = calibration.with_learned(learned)
+        cameras = calibration.cameras(cameras)
+    rays = cast_rays(cameras[batch.camera], middle, *bounds)
+    field, sampler = _disturbed(state.field, keys), state.sampler
+    if isinstance(sampler, OccupancySampler):
+        sampler, keys = dataclasses.replace(sampler, jitter=jnp.asarray(batch.jitter)), None
+    background = jnp.asarray(batch.background)
+    seen = render_rays(
+        field, params, rays, sampler, keys, background,
+        compositing=compositing, proposals=True,
+    )  # fmt: skip
+    if calibration is None:
+        return seen
+    # Behind what alpha has cut out the background is ours, and not the photograph's.
+    covered = seen.opacity if batch.transparent else jnp.ones_like(seen.opacity)
+    behind = (1.0 - covered)[:, None] * background
+    shown = calibration.colour(jnp.asarray(batch.camera), seen.colour, covered, behind)
+    return dataclasses.replace(seen, colour=shown)
+
+
+def _disturbed(field: Any, keys: Array | None) -> Any:
+    """The field with noise of this step, if its densities are to have some: of each level, its own."""
+
+    def of_level(each: Any, level: int) -> Any:
+        if not isinstance(each, NoisyField):
+            return each
+        assert keys is not None
+        own = jax.vmap(lambda key: jax.random.fold_in(key, 1 + level))(keys)
+        return dataclasses.replace(each, key=own)
+
+    if isinstance(field, tuple):
+        return tuple(of_level(each, level) for level, each in enumerate(field))
+    return of_level(field, 0)
+
+
+def _as_float(value: Any) -> Array:
+    return jnp.asarray(value).astype(jnp.float32)
+
+
+def _counts(rendering: Rendering) -> dict[str, Array]:
+    samples = rendering.samples
+    fits = samples.fits.astype(jnp.float32)
+    used = jnp.sum(samples.used.astype(jnp.float32))
+    return {
+        "samples": used / jnp.maximum(jnp.sum(fits), 1.0),
+        "dropped": 1.0 - jnp.mean(fits),
+        "truncated": jnp.mean(samples.truncated.astype(jnp.float32)),
+    }
+
+
+def _in_passes(one_pass: Callable, batch: Batch, keys: Array | None, most: int) -> Any:
+    """The mean of passes over equal parts of a batch, of at most so many rays each."""
+    count = batch.camera.shape[0]
+    if not most or count <= most:
+        return one_pass(batch, keys)
+    size = next(divisor for divisor in range(most, 0, -1) if count % divisor == 0)
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (batch, keys))
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_pass, *first))
+    summed, _ = jax.lax.scan(
+        lambda total, part: (jax.tree.map(jnp.add, total, one_pass(*part)), None), zeros, parts
+    )
+    return jax.tree.map(lambda x: x * (size / count), summed)

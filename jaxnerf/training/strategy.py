@@ -1,0 +1,93 @@
+"""What is done to the structure of a field between steps; and the strategy that does nothing."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxnerf.scenes import Split
+from jaxnerf.silhouettes import has_alpha
+from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.budget import Paced
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.state import Batch, TrainState
+
+
+@runtime_checkable
+class Strategy(Paced, Protocol):
+    """What happens between steps, as a function of their numbers: to the field, its sampler, the batch.
+
+    `Unchanged` for fields of a fixed structure, `CoarseToFine` for the fast field, `KeepOccupancy` for
+    any field whose empty space is to be skipped.
+    """
+
+    def resumed(self, state: TrainState, devices: int) -> TrainState:
+        """The state from which training begins or goes on. Takes and returns arrays of the host."""
+        ...
+
+    def is_due(self, number: int, total: int) -> bool:
+        """Whether something is to be changed before a step of so many."""
+        ...
+
+    def begins_anew(self, number: int, total: int) -> bool:
+        """Whether the change makes parameters of other shapes, and a new optimizer's state."""
+        ...
+
+    def change(self, state: TrainState, number: int, total: int) -> TrainState:
+        """What is due before a step.
+
+        Takes and returns arrays of the host. The optimizer's state is None, and stays None unless
+        `begins_anew`.
+        """
+        ...
+
+    def changed(self, state: TrainState, devices: int) -> None:
+        """Take note of a state after a change, which is that of process 0."""
+        ...
+
+    def batch(self, state: TrainState, number: int) -> Batch:
+        """The global batch of a step; a function of the seed and the number, and of what was changed."""
+        ...
+
+
+class Unchanged:
+    """Nothing is changed: the strategy of the paper's network, and of any field of fixed structure."""
+
+    pauses, load = 0.0, 1.0
+
+    def __init__(self, split: Split, config: TrainingConfig):
+        """Prepare, for a split with photographs."""
+        self._split, self._config, self._transparent = split, config, has_alpha(split)
+
+    def effort(self, total: int) -> float:
+        """See `jaxnerf.training.budget.Paced`."""
+        return 1.0
+
+    def last_stage(self, total: int) -> int:
+        """See `jaxnerf.training.budget.Paced`."""
+        return 0
+
+    def resumed(self, state: TrainState, devices: int) -> TrainState:
+        """The state as it is."""
+        return state
+
+    def is_due(self, number: int, total: int) -> bool:
+        """Never."""
+        return False
+
+    def begins_anew(self, number: int, total: int) -> bool:
+        """Never."""
+        return False
+
+    def change(self, state: TrainState, number: int, total: int) -> TrainState:
+        """The state as it is."""
+        return state
+
+    def changed(self, state: TrainState, devices: int) -> None:
+        """Nothing to note."""
+
+    def batch(self, state: TrainState, number: int) -> Batch:
+        """Single pixels, drawn evenly from all that count."""
+        config = self._config
+        return sample_batch(
+            self._split, config.rays_per_batch, config.seed, number,
+            background=config.background, one_image=config.one_image_per_batch,
+            transparent=self._transparent,
+        )  # fmt: skip

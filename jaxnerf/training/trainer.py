@@ -1,0 +1,213 @@
+"""The one way to take steps: a batch to the devices, a step there, and what is due between steps."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxnerf.compositing import Compositing
+from jaxnerf.fields import as_pytree
+from jaxnerf.kernels.memory import delete, hand_back
+from jaxnerf.scenes import Split
+from jaxnerf.training import sharding
+from jaxnerf.training.growth import of_process_0
+from jaxnerf.training.losses import Loss
+from jaxnerf.training.optimizers import Schedule
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.state import TrainState
+from jaxnerf.training.step import Calibrate, step_with_gradients
+from jaxnerf.training.strategy import Strategy
+
+# Of a state: all but the optimizer's is the same on every device.
+_AXES: dict[str, Any] = dict.fromkeys(part.name for part in dataclasses.fields(TrainState))
+_AXES["optimizer"] = 0
+AXES = TrainState(**_AXES)
+
+
+class Trainer:
+    """Takes steps of `jaxnerf.training.train_step` on all devices of all hosts.
+
+    Attributes:
+      config: what all methods share.
+      strategy: what happens between steps.
+      one_step: the step of one device, which is mapped.
+      remedy: what to do when training diverges, for the error's message.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        config: TrainingConfig,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        strategy: Strategy,
+        near: float = 0.0,
+        far: float = np.inf,
+        rays_per_pass: int = 0,
+        compositing: Compositing = "volume",
+        calibrate: Calibrate | None = None,
+        learning_rate: Schedule | None = None,
+        by_rows: bool = False,
+        remedy: str = "Lower the learning rate",
+    ):
+        """Prepare.
+
+        Args:
+          split: with photographs.
+          config, strategy, remedy: see the attributes.
+          loss, optimizer, near, far, rays_per_pass, compositing, calibrate: as for `train_step`.
+          by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
+            long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
+            at no norm of all of them.
+          learning_rate: that the optimizer follows, to be reported.
+        """
+        self.config, self.strategy, self.remedy = config, strategy, remedy
+        self._split, self._optimizer = split, optimizer
+        self.one_step = functools.partial(
+            step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
+            rays_per_pass=rays_per_pass, compositing=compositing, calibrate=calibrate,
+            axis_name=sharding.AXIS,
+            learning_rate=learning_rate, by_rows=by_rows,
+        )  # fmt: skip
+        self._by_rows = by_rows
+        self.axes = AXES if by_rows else None
+        self._devices: tuple[Any, ...] = ()
+        self._scratch: Any = None
+        self._next = -1
+
+    @property
+    def pauses(self) -> float:
+        """See `jaxnerf.training.budget.Paced`."""
+        return self.strategy.pauses
+
+    @property
+    def load(self) -> float:
+        """See `jaxnerf.training.budget.Paced`."""
+        return self.strategy.load
+
+    def effort(self, total: int) -> float:
+        """See `jaxnerf.training.budget.Paced`."""
+        return self.strategy.effort(total)
+
+    def last_stage(self, total: int) -> int:
+        """See `jaxnerf.training.budget.Paced`."""
+        return self.strategy.last_stage(total)
+
+    def to_devices(self, state: TrainState) -> TrainState:
+        """A state on the devices, as steps take and return it."""
+        state = self.strategy.resumed(state, jax.device_count())
+        return self._placed(state)
+
+    def _placed(self, state: TrainState) -> TrainState:
+        largest = max(np.size(x) * x.dtype.itemsize for x in jax.tree.leaves(state.params))
+        chosen = sharding.devices_for(largest)
+        if chosen != self._devices:
+            self._devices, self._scratch = chosen, None
+            self._step = sharding.parallel(self.one_step, chosen, axes=self.axes)
+            constant = self._split.cameras, jax.random.key_data(jax.random.key(self.config.seed))
+            self._cameras, key = sharding.replicate(constant, chosen)
+            self._key = jax.random.wrap_key_data(key)
+        if not self._by_rows:
+            return sharding.replicate(state, chosen)
+        moments = sharding.divided(self.to_host(state).optimizer, chosen)
+        placed = sharding.replicate(dataclasses.replace(state, optimizer=None), chosen)
+        return dataclasses.replace(placed, optimizer=moments)
+
+    def to_host(self, state: TrainState) -> TrainState:
+        """A state to keep, which does not show on which devices it was; the inverse of `to_devices`.
+
+        All hosts must call this at once.
+        """
+        if not self._by_rows:
+            return state
+        like = jax.eval_shape(self._optimizer.init, state.params)
+        return dataclasses.replace(state, optimizer=sharding.whole(state.optimizer, like))
+
+    def step(self, state: TrainState, number: int, total: int) -> tuple[TrainState, dict]:
+        """Take the step of this number of so many, after what is due before it."""
+        if number != self._next:
+            self._scratch = None
+        self._next = number + 1
+        begins = self.strategy.is_due(number, total)
+        if begins:
+            state = self._changed(state, number, total)
+        if self._scratch is None:
+            begins = True
+            self._scratch = sharding.memory_like(
+                gradients_of(state, len(self._devices), self._by_rows), self._devices
+            )
+        batch = sharding.local_part(self.strategy.batch(state, number), self._devices)
+        state, metrics, self._scratch = self._step(
+            state, batch, self._key, self._cameras, self._scratch
+        )
+        if begins:  # what compilation has left
+            jax.block_until_ready(metrics)
+            hand_back()
+        return state, metrics
+
+    def _changed(self, state: TrainState, number: int, total: int) -> TrainState:
+        moments, anew = state.optimizer, self.strategy.begins_anew(number, total)
+        bare = local(dataclasses.replace(state, optimizer=None))
+        if anew:
+            self._scratch, moments = None, None
+            delete(state.optimizer)  # there will be a new one, and its room is needed
+        changed = of_process_0(self.strategy.change(bare, number, total), self._optimizer)
+        self.strategy.changed(changed, jax.device_count())
+        if anew:
+            state = self._placed(changed)
+        else:
+            placed = sharding.replicate(changed, self._devices)
+            state = dataclasses.replace(placed, optimizer=moments)
+        jax.block_until_ready(state)
+        del changed
+        hand_back()
+        return state
+
+
+def begin(
+    field: Any,
+    params: Any,
+    sampler: Any,
+    optimizer: optax.GradientTransformation,
+    total_steps: int,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      field: a field, or a tuple of one for each level of the sampler.
+      params: of the field.
+      sampler: places samples.
+      optimizer: that will take the steps.
+      total_steps: of the schedules.
+    """
+    steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(total_steps)}
+    return TrainState(
+        **steps,
+        params=params,
+        optimizer=optimizer.init(params),
+        field=as_pytree(field),
+        sampler=sampler,
+    )
+
+
+def local(state: Any) -> Any:
+    """Arrays that are the same on all devices, as NumPy's."""
+    return jax.tree.map(np.asarray, state)
+
+
+def gradients_of(state: TrainState, devices: int, by_rows: bool = True) -> Any:
+    """What a step's gradients look like: those of one device, and its part of several devices' sum."""
+    others = None if state.calibration is None else state.calibration.learned
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.params, others))
+    if devices == 1:
+        return shapes
+    if not by_rows:
+        return shapes, shapes
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(sharding.part_shape(x.shape, devices), x.dtype), shapes[0]
+    )
+    return shapes, (params, shapes[1])

@@ -1,0 +1,250 @@
+"""Fields of one's own: trained by `fit`, with an occupancy that is kept up to date, resumed, loaded."""
+
+import dataclasses
+import functools
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ball import CENTRE, RADIUS, photographs
+
+from jaxnerf import Config, Scene, fit, load_run
+from jaxnerf.checkpoints import RunError
+from jaxnerf.config import ConfigError, override
+from jaxnerf.contraction import BoxSpace, SphereContraction
+from jaxnerf.evaluation import blend, psnr
+from jaxnerf.fields.warped import WarpedField
+from jaxnerf.fitting import first_state, own_trainer, suited
+from jaxnerf.sampling.occupancy import occupied
+from jaxnerf.training import PhotometricLoss, sharding
+from jaxnerf.training.keep_occupancy import (
+    KeepOccupancy,
+    OccupancyConfig,
+    full_occupancy,
+)
+from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.strategy import Strategy
+from jaxnerf.training.trainer import begin, gradients_of
+
+PROGRAMS = Path(__file__).parents[1] / "docs" / "programs"
+SMALL = {"training__rays_per_batch": 256, "occupancy__cells": 16, "occupancy__steps": 48}
+
+
+class Sphere:
+    """A soft sphere with a place, a size and one colour. No pytree, no dataclass."""
+
+    def init(self, key):
+        return {"centre": jnp.zeros(3), "radius": jnp.array(0.5), "logits": jnp.zeros(3)}
+
+    def density(self, params, positions):
+        centre = jnp.broadcast_to(params["centre"], positions.shape)
+        away = jnp.sqrt(jnp.sum((positions - centre) ** 2, axis=-1) + 1e-6)
+        return 30.0 * jax.nn.sigmoid(12.0 * (params["radius"] - away)), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.broadcast_to(jax.nn.sigmoid(params["logits"]), features.shape)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    split = photographs()
+    return Scene("ball", Path("ball"), "test", {"train": split}, 1.0, 5.0)
+
+
+def test_a_field_with_no_more_than_three_functions_finds_the_ball(scene, tmp_path):
+    out, seen = tmp_path / "run", []
+    run = fit(Sphere(), scene, out, steps=300, report=lambda p: seen.append(p.metrics), **SMALL)
+    # It has one colour, and the ball a pattern.
+    assert seen[-1]["mse"] < 0.4 * seen[0]["mse"]
+    np.testing.assert_allclose(run.params["centre"], CENTRE, atol=0.05)
+    # As a run: from the folder alone, the picture of a training view.
+    with pytest.raises(RunError, match=r"field of one's own; give it"):
+        load_run(out)
+    field = Sphere()
+    loaded = load_run(out, field=field)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, run.params)
+    split = scene.splits["train"]
+    picture = loaded.render(split.cameras[2], background=1.0)
+    assert psnr(np.clip(picture.colour, 0.0, 1.0), blend(split.images[2], 1.0)) > 15.0
+    assert np.abs(picture.opacity - split.images[2, ..., 3] / 255.0).mean() < 0.08
+    # Cells far from the ball are not asked any more.
+    grid = loaded.occupancy
+    cells = np.asarray(occupied(grid))
+    middles = (np.argwhere(cells) + 0.5) * float(grid.cell) + np.asarray(grid.origin)
+    away = np.linalg.norm(middles - CENTRE, axis=-1)
+    assert cells.mean() < 0.7
+    assert away.max() < 2.5 * RADIUS
+
+
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(scene, tmp_path):
+    field = Sphere()
+    train = functools.partial(fit, field, scene, steps=60, report_every=7, **SMALL)
+    whole = train(tmp_path / "whole")
+    stopped = train(tmp_path / "stopped", report=lambda p: p.step == 28)
+    assert stopped.step == 28
+    resumed = train(tmp_path / "stopped", resume=True)
+    assert resumed.step == whole.step == 60
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    np.testing.assert_array_equal(resumed.occupancy.cells, whole.occupancy.cells)
+    with pytest.raises(RunError, match="holds a run already"):
+        train(tmp_path / "stopped")
+
+
+class Known:
+    """Density 3 where x is positive, in whatever space it is asked in; 0 elsewhere."""
+
+    def init(self, key):
+        return {}
+
+    def density(self, params, positions):
+        return jnp.where(positions[..., 0] > 0.0, 3.0, 0.0), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.zeros(features.shape)
+
+
+@pytest.mark.parametrize("space", ["none", "contracted"])
+def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
+    split = photographs()
+    config = OccupancyConfig(cells=16, steps=32, refresh_every=4, warm_up=8)
+    training = TrainingConfig(seed=1)
+    given = {"none": None, "contracted": SphereContraction(jnp.zeros(3), jnp.float32(1.0))}[space]
+    occupancy, remembered = full_occupancy(split, config, "white", given)
+    first = np.asarray(occupied(occupancy))
+    field = Known() if given is None else WarpedField(Known(), given)
+    state = begin(field, {}, config.sampler(occupancy), optax.identity(), 100)
+    state = dataclasses.replace(state, strategy=remembered)
+    strategy = KeepOccupancy(split, config, training)
+    assert isinstance(strategy, Strategy)
+    assert [n for n in range(13) if strategy.is_due(n, 100)] == [4, 8, 12]
+    for number in range(4, 200, 4):
+        state = strategy.change(state, number, 100)
+    cells = np.asarray(occupied(state.sampler.occupancy))
+    x = (np.arange(16) + 0.5) * float(occupancy.cell) + float(occupancy.origin[0])
+    inside = x - 0.51 * float(occupancy.cell) > 0.0  # all of the cell is dense
+    np.testing.assert_array_equal(cells[inside], first[inside])
+    outside = x + 0.51 * float(occupancy.cell) < 0.0
+    assert not cells[outside].any()
+    # What is remembered is the optical depth of a step, a little less where nobody asked of late: at each
+    # update half as many cells are asked as there are.
+    depths = np.asarray(state.strategy.depths)[inside][first[inside]]
+    truth = 3.0 * float(occupancy.step)
+    assert depths.max() == pytest.approx(truth, rel=1e-5)
+    assert depths.min() > 0.95**20 * truth
+    assert np.median(depths) > 0.9 * truth
+    # Where the field becomes empty, that is remembered for some updates.
+    if given is None:
+        nowhere = WarpedField(Known(), BoxSpace(jnp.full(3, 9.0), jnp.float32(1.0)))
+        once = strategy.change(dataclasses.replace(state, field=nowhere), 4, 100)
+        np.testing.assert_allclose(
+            np.asarray(once.strategy.depths)[inside][first[inside]], 0.95 * depths, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"training__steps": 5}, "training.steps has no effect here"),
+        ({"training__learning_rate": 1.0}, "training.learning_rate has no effect here"),
+        ({"method": "voxels"}, "method has no effect here"),
+        ({"occupancy__cell": 5}, "unknown key 'occupancy.cell'"),
+        ({"training__rays_per_batch": 65}, "2 devices do not divide 65 rays"),
+        ({"resume": True}, "resume needs the run's folder"),
+    ],
+)
+def test_what_would_do_nothing_or_fail_later_is_refused_in_one_line(scene, given, named):
+    with pytest.raises((ConfigError, RunError), match=re.escape(named)):
+        fit(Sphere(), scene, steps=2, **given)
+
+
+def test_a_scene_without_photographs_is_refused_in_one_line(scene):
+    bare = dataclasses.replace(scene.splits["train"], images=None)
+    with pytest.raises(ConfigError, match="the scene has no photographs"):
+        fit(Sphere(), dataclasses.replace(scene, splits={"train": bare}), steps=2)
+
+
+def test_an_optimizer_that_looks_at_all_numbers_takes_the_same_steps_on_two_devices(scene):
+    """Also of a long array, of which Adam would take each device's rows by themselves."""
+
+    class Long(Sphere):
+        def init(self, key):
+            return super().init(key) | {"rows": jnp.ones((4096, 2))}
+
+        def density(self, params, positions):
+            density, features = super().density(params, positions)
+            return density * (1.0 + 1e-3 * jnp.mean(params["rows"])), features
+
+    optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
+    config = override(
+        Config(method="own"),
+        {"training.rays_per_batch": 128, "occupancy.cells": 16, "occupancy.steps": 48},
+    )
+    config = suited(config, scene)
+    state, found = first_state(config, scene, Long(), optimizer), []
+    way = own_trainer(config, scene, PhotometricLoss(opacity=0.1), optimizer)
+    for devices in (1, 2):
+        step = sharding.parallel(way.one_step, jax.devices()[:devices], axes=way.axes)
+        batch = way.strategy.batch(state, 0)
+        parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
+        shapes = gradients_of(state, devices, False)
+        scratch = sharding.memory_like(shapes, jax.devices()[:devices])
+        cameras = jax.tree.map(jnp.asarray, scene.splits["train"].cameras)
+        after, _, _ = step(
+            sharding.replicate(state, jax.devices()[:devices]), parts, jax.random.key(0), cameras,
+            scratch,
+        )  # fmt: skip
+        moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, state.params)
+        found.append(moved)
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(found[1])))
+    assert norm == pytest.approx(1e-3, rel=1e-2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-7), *found)
+
+
+def test_a_box_is_a_scaled_cube_of_the_world():
+    box = BoxSpace(jnp.array([1.0, 2.0, 3.0]), jnp.float32(8.0))
+    corners = jnp.array([[1.0, 2.0, 3.0], [9.0, 10.0, 11.0], [5.0, 6.0, 7.0], [0.9, 6.0, 7.0]])
+    np.testing.assert_allclose(
+        box.place(corners)[:3], [[-2.0] * 3, [2.0] * 3, [0.0] * 3], atol=1e-6
+    )
+    assert box.holds(corners).tolist() == [True, True, True, False]
+    np.testing.assert_allclose(box.rate(corners), 0.5)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(PROGRAMS.glob("*.py"))])
+def test_the_programs_of_the_guide_run_and_are_short(name, tmp_path, monkeypatch, capsys):
+    source = (PROGRAMS / f"{name}.py").read_text()
+    assert len(source.splitlines()) <= 30
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(PROGRAMS))
+    sys.modules.pop("own_field", None)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        found = runpy.run_path(str(PROGRAMS / f"{name}.py"))
+    capsys.readouterr()
+    if name == "own_field":
+        assert found["again"].step == 40
+        assert found["picture"].colour.shape == (32, 32, 3)
+        np.testing.assert_array_equal(
+            found["again"].params["radius"], found["run"].params["radius"]
+        )
+    if name in ("own_loss", "own_loop"):
+        losses = [float(x["loss"] if isinstance(x, dict) else x) for x in found["losses"]]
+        assert losses[-1] < 0.8 * losses[0]
+    if name == "labels":
+        np.testing.assert_allclose(
+            found["labels"](found["head"]).sum(axis=-1),
+            found["jaxnerf"].render_rays(
+                found["field"], found["params"], found["rays"], found["sampler"]
+            ).opacity,
+            rtol=1e-4,
+        )  # fmt: skip
+        assert float(jnp.abs(found["gradient"]).max()) > 0.0
+    if name == "gradients":
+        assert found["to_params"]["logits"].shape == (8, 3)
+        assert float(jnp.abs(found["to_params"]["logits"]).min()) > 0.0
+        assert float(jnp.abs(found["to_poses"]).max()) > 0.0
