@@ -172,7 +172,7 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
     Raises:
       ConfigError: the scene cannot be trained on in the chosen space.
     """
-    space, begun = config.scene.space, config.scene.space == "auto"
+    space, is_new = config.scene.space, config.scene.space == "auto"
     if space == "auto":
         space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
     if space == "forward" and scene.ndc is None:
@@ -185,7 +185,7 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
         chosen = set(chosen) - {"training.background"}
         changes["training.background"] = background_of(split) if space == "bounded" else "white"
     # A configuration that names its space is that of a run, unless the user names it now.
-    if space != "bounded" and (begun or "scene.space" in chosen):
+    if space != "bounded" and (is_new or "scene.space" in chosen):
         needed = _WITHOUT_AN_END[config.method]
         changes |= {key: value for key, value in needed.items() if key not in chosen}
     if "growing.resolutions" in chosen:
@@ -280,8 +280,8 @@ def first_state(
     Args:
       config: suited to the scene.
       scene: with photographs.
-      field: to be trained, if it is an own one.
-      optimizer: that will train it, if it is one's own.
+      field: the user's own; None for the methods that bring theirs.
+      optimizer: the user's own, of that field.
     """
     if config.method == "voxels":
         return first_state_of_voxels(
@@ -338,8 +338,8 @@ def state_like(
 
     Args:
       config: of the run.
-      field: that was trained, if it is an own one.
-      optimizer: that trained it, if it is one's own.
+      field: the user's own; None for the methods that bring theirs.
+      optimizer: the user's own, of that field.
     """
     zeros: Any = np.zeros(3, np.float32)
     one: Any = np.float32(1.0)

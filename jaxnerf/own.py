@@ -12,7 +12,7 @@ import optax
 
 from jaxnerf import runs
 from jaxnerf.checkpoints import Checkpoints, RunError
-from jaxnerf.config import Config, ConfigError, flatten, override
+from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
 from jaxnerf.fitting import first_state, own_trainer, state_like, suited
 from jaxnerf.runs import Run, run_of
@@ -83,7 +83,7 @@ def fit(
     state = None
     if folder is not None and checkpoints is not None:
         if resume and (folder / "config.json").exists():
-            _refuse_changes(folder, config)
+            runs.refuse_changes(folder, config, "resume")
             runs.save_config(folder, config)
             state = checkpoints.restore(config, like=state_like(config, field, optimizer))
         else:
@@ -123,14 +123,3 @@ def _check(field: Any, named: dict[str, Any], out: Any, resume: bool) -> None:
             raise ConfigError(f"fit: {key} has no effect here")
     if resume and out is None:
         raise RunError("fit: resume needs the run's folder, out")
-
-
-def _refuse_changes(folder: Path, config: Config) -> None:
-    """What a resumed run may not change: anything but how long it trains, and how it is measured."""
-    before, after = flatten(runs.read_config(folder)), flatten(config)
-    for key, value in after.items():
-        free = key == "training.steps" or key.startswith("evaluation.")
-        if value != before[key] and not free:
-            raise ConfigError(
-                f"{folder}: was trained with {key}={before[key]}; resume cannot change it to {value}"
-            )

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from jaxnerf.backgrounds import colour_of
 from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors
-from jaxnerf.config import Config, ConfigError, from_json, to_json
+from jaxnerf.config import Config, ConfigError, flatten, from_json, to_json
 from jaxnerf.evaluation import write_json, write_text
 from jaxnerf.fields import Field
 from jaxnerf.fitting import bounds_of, state_like
@@ -275,6 +275,27 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
 def save_config(folder: Path, config: Config) -> None:
     """Write a run's configuration."""
     write_text(folder / "config.json", to_json(config) + "\n")
+
+
+def refuse_changes(folder: Path, config: Config, said: str) -> None:
+    """Refuse to resume a run with settings that would make it another run.
+
+    Args:
+      folder: of the run.
+      config: to go on with.
+      said: how the user asked for it, for the message.
+
+    Raises:
+      ConfigError: a setting differs, other than how long training goes on and what is measured.
+      RunError: the folder is not a run's.
+    """
+    before = flatten(read_config(folder))
+    free = {"training.steps", "training.max_seconds", "training.rays_per_pass"}
+    for key, value in flatten(config).items():
+        if value != before[key] and key not in free and not key.startswith("evaluation."):
+            raise ConfigError(
+                f"{folder}: was trained with {key}={before[key]}; {said} cannot change it to {value}"
+            )
 
 
 def check_free(folder: Path, *, overwrite: bool = False) -> None:

@@ -67,6 +67,20 @@ def test_blocks_are_squares_of_the_given_tiles_and_depend_on_seed_and_step_alone
         np.testing.assert_allclose(colour[index], total / block**2, atol=1e-6)
 
 
+@pytest.mark.parametrize("block", [1, 2])
+def test_squares_at_the_edges_of_pictures_are_drawn_as_often_as_others(block):
+    """Of pictures whose sides are no multiple of a tile's."""
+    split = noise_split(width=18, height=13, views=1)
+    rows, columns = -(-13 // TILE), -(-18 // TILE)
+    tiles = np.array([[0, *tile] for tile in np.ndindex(rows, columns)], np.int32)
+    batch = sample_batch(split, 60_000, 1, 2, tiles=tiles, block=block)
+    x, y = ((batch.middle - 0.5 * block) / block).astype(int).T
+    drawn = np.zeros((13 // block, 18 // block))
+    np.add.at(drawn, (y, x), 1)
+    # Six standard deviations of a Poisson variable.
+    assert np.abs(drawn - drawn.mean()).max() < 6.0 * np.sqrt(drawn.mean())
+
+
 @pytest.mark.parametrize("background", ["white", "black", "random", "#003366"])
 def test_blocks_bring_what_is_random_in_a_step(background):
     batch = sample_batch(noise_split(), 3000, 7, 3, tiles=TILES, block=2, background=background)

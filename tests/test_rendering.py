@@ -241,3 +241,5 @@ def test_levels_and_fields_must_match():
         render_rays((field,) * 3, (params,) * 3, rays, Hierarchical((4, 4)))
     with pytest.raises(ValueError, match="at least 2"):
         render_rays(field, params, rays, Hierarchical(()))
+    with pytest.raises(ValueError, match="at least 3 first"):
+        render_rays(field, params, rays, Hierarchical((2, 8), sample_at="start"))

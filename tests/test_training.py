@@ -1,7 +1,6 @@
 """Training: what a step computes, on any number of devices, and that it can be interrupted."""
 
 import dataclasses
-import functools
 import os
 import random
 import signal
@@ -17,9 +16,10 @@ import optax
 import pytest
 from scene_factory import TINY, write_scene
 
-from jaxnerf import Camera, cast_rays, render_rays
+from jaxnerf import Camera, Config, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fitting import network_trainer
 from jaxnerf.runs import load_run
 from jaxnerf.scenes import Split
 from jaxnerf.training import PhotometricLoss, TrainState, begin, train_step
@@ -28,7 +28,6 @@ from jaxnerf.training.loop import FitError, train
 from jaxnerf.training.optimizers import learning_rate, network_optimizer
 from jaxnerf.training.settings import RenderSettings, TrainingConfig
 from jaxnerf.training.sharding import divided, local_part, memory_like, parallel, replicate
-from jaxnerf.training.strategy import Unchanged
 from jaxnerf.training.trainer import AXES, Trainer, gradients_of
 
 FIELD = NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3)
@@ -52,20 +51,8 @@ def first_state(config: TrainingConfig = CONFIG) -> TrainState:
 
 
 def trainer(config: TrainingConfig, split: Split | None = None) -> Trainer:
-    split = split or noise_split()
-    return Trainer(
-        split,
-        config=config,
-        loss=PhotometricLoss(proposals=config.coarse_loss),
-        optimizer=network_optimizer(config),
-        strategy=Unchanged(split, config),
-        near=2.0,
-        far=6.0,
-        rays_per_pass=config.rays_per_pass,
-        learning_rate=functools.partial(learning_rate, config),
-        by_rows=True,
-        remedy="Lower training.learning_rate",
-    )
+    whole = Config(method="nerf", field=FIELD, render=SETTINGS, training=config)
+    return network_trainer(whole, split or noise_split(), 2.0, 6.0)
 
 
 def batch_of(config: TrainingConfig, split: Split, step: int = 0, size: int = 0):

@@ -63,12 +63,12 @@ def main() -> None:
             mean_samples=6.0 * finer,
             samples_per_voxel=finer,
         )
-        unskipped = OccupancySampler(
-            everywhere,
+        unskipped = dataclasses.replace(
+            sampler,
+            occupancy=everywhere,
             samples=512 * finer,
             max_steps=512 * finer,
             mean_samples=300.0 * finer,
-            samples_per_voxel=finer,
         )
         seconds, alike, many = [], [], []
         for index in (chosen[0], *chosen):

@@ -20,7 +20,7 @@ from jaxnerf.checkpoints import Checkpoints, MetricsLog, disk_errors, read_metri
 from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
-from jaxnerf.config import Config, ConfigError, flatten, override
+from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
 from jaxnerf.fitting import first_state, suited, trainer_of
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str]) -> None:
         if config.training.background == "auto":
             config = override(config, {"training.background": saved.training.background})
         config = suited(config, runs.read_scene(out), common.chosen(values))
-        _refuse_changes(out, saved, config)
+        runs.refuse_changes(out, config, "--resume")
     else:
         seconds = _seconds_that_choose(values)
         base = for_seconds(seconds) if seconds else None
@@ -164,17 +164,6 @@ def _seconds_that_choose(values: flags.FlagValues) -> float:
         with contextlib.suppress(TypeError, ValueError):  # said by what reads all values
             given = float(str(values["training.max_seconds"].value))
     return given if given and 0.0 < given < float("inf") else 0.0
-
-
-def _refuse_changes(out: Path, saved: Config, config: Config) -> None:
-    """What a resumed run may not change: anything that would make it another run."""
-    before, after = flatten(saved), flatten(config)
-    free = {"training.steps", "training.max_seconds", "training.rays_per_pass"}
-    for key, value in after.items():
-        if value != before[key] and key not in free and not key.startswith("evaluation."):
-            raise ConfigError(
-                f"{out}: was trained with {key}={before[key]}; --resume cannot change it to {value}"
-            )
 
 
 def _join_cluster() -> None:

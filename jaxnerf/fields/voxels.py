@@ -128,7 +128,7 @@ class VoxelField:
 
     @property
     def shading(self) -> str:
-        """Of the settings."""
+        """Whether the network is asked once a "ray", or at each "sample"; see the settings."""
         return self.settings.shading
 
     def init(self, key: PRNGKeyArray) -> VoxelParams:

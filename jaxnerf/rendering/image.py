@@ -271,7 +271,7 @@ def _contrast(colour: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
 
 @jax.jit
 def _lengths(camera: Camera, pixels: Array) -> Array:
-    """Of the directions of rays."""
+    """The lengths of the directions of rays."""
     return jnp.linalg.norm(cast_rays(camera, pixels).directions, axis=-1)
 
 

@@ -36,8 +36,8 @@ class Occupancy:
       origin: the corner of the cube with the smallest coordinates.
       cell: the side of a cell.
       step: the distance between samples along a ray, unless they are taken finer.
-      space: of a scene without an end, what the cube and all lengths of it are in. None for a cube in the
-        world.
+      space: of a scene without an end, the space in which origin, cell and step are measured. None for a
+        cube in the world.
     """
 
     cells: UInt8[Array, "M M M"]

@@ -101,6 +101,10 @@ class Hierarchical:
         levels = len(self.samples)
         if not levels or min(self.samples) < 2:
             raise ValueError(f"Hierarchical.samples: at least 2 a level, got {self.samples}")
+        if self.sample_at == "start" and levels > 1 and self.samples[0] < 3:
+            raise ValueError(
+                f"Hierarchical.samples: at least 3 first at starts, got {self.samples}"
+            )
         fields, params = levels_of(field, params, levels)
         keys = [None] * levels if key is None else _split(key, levels)
         samples = Stratified(self.samples[0], self.spacing, self.sample_at)(

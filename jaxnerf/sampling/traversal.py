@@ -229,11 +229,11 @@ class _Walk:
       begin, end: of each ray's way through the cube.
       step: between samples.
       place: where an s lies, in cells [3, R].
-      jump: how far the edge of what is known to be empty is, from a place, its cell's corner and code.
+      jump: (place, corner of its cell, code) -> the distance in s to the edge of the empty cube around.
       t: of slots with an s [K, R].
       world_length: of a step at slots with a t [K, R].
       length: of a step at a place, by which the grid's densities are multiplied, in steps of the grid.
-      of: the same for some of the rays, by their numbers.
+      of: the numbers of some rays -> the walk of those rays.
     """
 
     begin: Array
@@ -346,5 +346,5 @@ def _on_rays(rays: Rays, t_of: Callable[[Array], Array]) -> Callable[[Array], Ar
 
 
 def _least(axes: Float[Array, "3 R"]) -> Float[Array, " R"]:
-    """Of three axes; a reduction is a kernel of its own, and what it reduces is stored."""
+    """The least of three axes; a reduction is a kernel of its own, whose operand is stored."""
     return jnp.minimum(jnp.minimum(axes[0], axes[1]), axes[2])

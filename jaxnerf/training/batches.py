@@ -36,9 +36,14 @@ def sample_batch(
       background: behind the scene, on which photographs are blended; see `TrainingConfig`.
       one_image: draw all from one photograph.
       transparent: see `Batch`.
+
+    Raises:
+      ValueError: the photographs are smaller than a square.
     """
     assert split.images is not None
     count, height, width = split.images.shape[:3]
+    if block > min(width, height):
+        raise ValueError(f"sample_batch: no square of {block} pixels in {width} x {height}")
     random = np.random.Generator(np.random.Philox(key=[seed, step]))
     offset = np.arange(block)
     around = (offset[:, None] * width + offset[None, :]).reshape(-1)
@@ -56,19 +61,24 @@ def sample_batch(
         else:
             camera, row, column = tiles[random.integers(len(tiles), size=size)].T
             inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
-            x = np.minimum(column * TILE + inside[0], width - block)
-            y = np.minimum(row * TILE + inside[1], height - block)
+            x, y = column * TILE + inside[0], row * TILE + inside[1]
         if only is not None:
             camera = np.full_like(camera, only)
         return camera, x, y, (camera.astype(np.int64) * height + y) * width + x
 
+    def is_missed(again: np.ndarray) -> np.ndarray:
+        """Which of some squares reach over the picture's edge, or hold pixels that do not count."""
+        missed = (x[again] > width - block) | (y[again] > height - block)
+        if split.masks is not None:
+            places = np.where(missed, 0, first[again])[:, None] + around
+            missed |= ~split.masks.reshape(-1)[places].all(axis=-1)
+        return missed
+
     camera, x, y, first = drawn = draw(size)
-    if split.masks is not None:
-        counted = split.masks.reshape(-1)
-        again = np.arange(size)
-        while (again := again[~counted[first[again, None] + around].all(axis=-1)]).size:
-            for values, new in zip(drawn, draw(again.size), strict=True):
-                values[again] = new
+    again = np.arange(size)
+    while (again := again[is_missed(again)]).size:
+        for values, new in zip(drawn, draw(again.size), strict=True):
+            values[again] = new
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
     whole = split.images.view(np.uint32).reshape(-1)
     pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)

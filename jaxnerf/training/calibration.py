@@ -34,7 +34,7 @@ _MOMENTUM = 0.9
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Of each training photograph and its camera. A pytree.
+    """Corrections of each training photograph and of its camera. A pytree.
 
     Attributes:
       colours: [A - I | b]; None if photographs agree.

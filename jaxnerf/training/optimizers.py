@@ -89,7 +89,7 @@ def adam(config: TrainingConfig) -> optax.GradientTransformation:
 def voxel_optimizer(
     settings: VoxelSettings, growing: GrowingConfig, config: TrainingConfig
 ) -> optax.GradientTransformationExtraArgs:
-    """That of the fast field: Adam at the rates of its parts, and decay of its density."""
+    """The optimizer of the fast field: Adam at the rates of its parts, and decay of its density."""
     table = [settings.density_rate, *[settings.feature_rate] * settings.features]
 
     def rates(params: VoxelParams) -> VoxelParams:
@@ -105,7 +105,7 @@ def voxel_optimizer(
 
 
 def field_optimizer() -> optax.GradientTransformationExtraArgs:
-    """That of a hash grid, and of any field: Adam at 1e-2, which decays to a tenth of it.
+    """The optimizer of a hash grid, and of any field: Adam at 1e-2, which decays to a tenth of it.
 
     For a hash grid with the moments of its authors' code: 0.9, 0.99, epsilon 1e-15.
     """
@@ -119,7 +119,7 @@ def field_optimizer() -> optax.GradientTransformationExtraArgs:
 
 
 def network_optimizer(config: TrainingConfig) -> optax.GradientTransformationExtraArgs:
-    """That of the paper's network: Adam with `learning_rate`."""
+    """The optimizer of the paper's network: Adam with `learning_rate`."""
     return optax.with_extra_args_support(
         optax.chain(
             optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon),
