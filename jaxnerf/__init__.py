@@ -2,17 +2,17 @@
 
 import warnings
 
-from jaxnerf import compiler
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.own import fit
+from jaxnerf.kernels import compiler
+from jaxnerf.methods.fit import fit
 from jaxnerf.presets import preset
 from jaxnerf.rendering import Rendering, render_image, render_rays
-from jaxnerf.runs import Run, load_run
+from jaxnerf.runs.run import Run, load_run
 from jaxnerf.sampling import (
     Hierarchical,
     Occupancy,

@@ -8,11 +8,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from jaxnerf.backgrounds import Background, read_background
 from jaxnerf.fields import Field
 from jaxnerf.fields.hash_grid import HashGridField
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelSettings
+from jaxnerf.scenes.backgrounds import Background, read_background
 from jaxnerf.training.growing import MOST_VOXELS, GrowingConfig
 from jaxnerf.training.keep_occupancy import OccupancyConfig
 from jaxnerf.training.settings import RenderSettings, TrainingConfig

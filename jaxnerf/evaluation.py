@@ -1,9 +1,6 @@
 """How good a picture is, and under which protocol that was said."""
 
-import importlib.metadata
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -16,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from jaxnerf.backgrounds import describe_colour
+from jaxnerf.runs.files import own_version
 from jaxnerf.scenes import Split
+from jaxnerf.scenes.backgrounds import describe_colour
 
 _SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
 _MASKED = (
@@ -263,14 +261,6 @@ def evaluate_split(
     }
 
 
-def own_version() -> str:
-    """The installed version of jaxnerf; "not installed" where Python finds only its source."""
-    try:
-        return importlib.metadata.version("jaxnerf")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _why_without_ssim(split: Split, chosen: Sequence[int]) -> str:
     if not find_spec("dm_pix"):
         return "the package dm-pix is not installed"
@@ -307,18 +297,3 @@ def _sizes(split: Split, chosen: Sequence[int]) -> list[list[int]]:
     """The different [width, height] of some photographs; the largest is the last."""
     sizes = {tuple(map(int, np.asarray(split.cameras.size)[index])) for index in chosen}
     return [list(size) for size in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
-
-
-def write_json(path: Path, contents: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(contents, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 @pytest.hookimpl(trylast=True)  # jaxtyping's hook for imports comes before
 def pytest_configure():
-    """Have the suite compute with what `jaxnerf.compiler` sets, whatever a test imports first."""
+    """Have the suite compute with what `jaxnerf.kernels.compiler` sets, whatever a test imports first."""
     import jaxnerf  # noqa: F401
 
 

@@ -11,18 +11,22 @@ from ball import photographs
 from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors, rotation
 from training_factory import trainer_of_voxels, voxel_config
 
-from jaxnerf import Config, OccupancySampler, fitting
-from jaxnerf.checkpoints import Checkpoints, RunError
+from jaxnerf import Config, OccupancySampler
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.config import override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.fitting import suited, trainer_of
+from jaxnerf.methods import fitting
+from jaxnerf.methods.fitting import trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
-from jaxnerf.runs import create_folder, load_run
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.folder import create_folder
+from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
+from jaxnerf.spaces import suited
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.calibration import (

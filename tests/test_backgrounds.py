@@ -20,11 +20,12 @@ from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.cli import main
 from jaxnerf.config import ConfigError, override
-from jaxnerf.fitting import suited
 from jaxnerf.presets import preset
-from jaxnerf.runs import load_run, read_config
+from jaxnerf.runs.folder import read_config
+from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Split, load_scene
-from jaxnerf.silhouettes import TILE, background_of, plain_background, silhouettes
+from jaxnerf.scenes.silhouettes import TILE, background_of, plain_background, silhouettes
+from jaxnerf.spaces import suited
 
 SIDE, COUNT = 96, 10
 # From the middle of a picture, in half its side.

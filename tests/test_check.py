@@ -12,17 +12,17 @@ from PIL import Image, ImageFilter
 from scene_factory import command_environment, edit_json, write_scene  # noqa: F401
 from scipy.spatial.transform import Rotation
 
-from jaxnerf.cli import main
-from jaxnerf.epipolar import Sight, epipolar_errors
-from jaxnerf.exports.overview import overview
-from jaxnerf.inspection import inspect
-from jaxnerf.inspection.photographs import (
+from jaxnerf.capture.epipolar import Sight, epipolar_errors
+from jaxnerf.capture.inspection import inspect
+from jaxnerf.capture.inspection.photographs import (
     alike_poses,
     blurred_views,
     looking_away,
     relative_sharpness,
 )
-from jaxnerf.inspection.views import views_of
+from jaxnerf.capture.inspection.views import views_of
+from jaxnerf.capture.overview import overview
+from jaxnerf.cli import main
 from jaxnerf.scenes import demo_path, load_scene
 
 COUNT = 9

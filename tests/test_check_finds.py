@@ -12,9 +12,9 @@ from painted_views import FOCAL, HEIGHT, WIDTH, arc, poses, write_views
 from PIL import Image
 from scene_factory import edit_json, write_scene
 
-from jaxnerf.inspection import inspect
-from jaxnerf.inspection.photographs import leaks, unmade_turns
-from jaxnerf.inspection.views import views_of
+from jaxnerf.capture.inspection import inspect
+from jaxnerf.capture.inspection.photographs import leaks, unmade_turns
+from jaxnerf.capture.inspection.views import views_of
 from jaxnerf.scenes import load_scene
 
 COUNT = 9

@@ -24,11 +24,13 @@ from scene_factory import (
     write_scene,
 )
 
-from jaxnerf.checkpoints import Checkpoints, read_metrics
 from jaxnerf.cli import VERBS, eval, main, process, render, train
 from jaxnerf.cli.path_files import read_path
 from jaxnerf.config import Config, flatten
-from jaxnerf.runs import load_run, read_config
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.folder import read_config
+from jaxnerf.runs.metrics import read_metrics
+from jaxnerf.runs.run import load_run
 
 
 @pytest.fixture(scope="module")

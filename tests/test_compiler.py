@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import compiler
+from jaxnerf.kernels import compiler
 
 SWITCH = f"--{compiler.FUSION}="
 # jax issue 39103: with the fusion, the last of these sums is off by 8e-3 of its value.
@@ -50,7 +50,7 @@ def test_a_program_that_used_jax_before_is_told_in_one_line():
     (line,) = [line for line in done.stderr.splitlines() if "RuntimeWarning" in line]
     assert "import jaxnerf before JAX is used" in line
     assert SWITCH in line
-    # Where this fails the fault is mended, and `jaxnerf.compiler` is to learn in which version.
+    # Where this fails the fault is mended, and `jaxnerf.kernels.compiler` is to learn in which version.
     assert done.stdout == "wrong\n"
 
 

@@ -14,7 +14,8 @@ from scene_factory import write_scene
 from skimage.metrics import structural_similarity
 
 from jaxnerf import evaluation
-from jaxnerf.evaluation import blend, evaluate_split, psnr, ssim, to_8bit, write_json
+from jaxnerf.evaluation import blend, evaluate_split, psnr, ssim, to_8bit
+from jaxnerf.runs.files import write_json
 from jaxnerf.scenes import load_scene
 
 

@@ -14,7 +14,7 @@ from jaxnerf.compositing import over
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE
+from jaxnerf.scenes.silhouettes import TILE
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.growing import GrowingConfig

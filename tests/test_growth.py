@@ -12,7 +12,7 @@ from training_factory import trainer_of_voxels
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings, lattice_points
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import has_alpha, scene_cube
+from jaxnerf.scenes.silhouettes import has_alpha, scene_cube
 from jaxnerf.training.growing import GrowingConfig
 from jaxnerf.training.growth import first_state, grow, refresh, size_batch
 from jaxnerf.training.loop import train

@@ -8,9 +8,10 @@ from ball import RAYS, photographs, with_surroundings
 from test_unbounded import CONFIG, scene_of
 
 from jaxnerf.evaluation import blend, psnr
-from jaxnerf.fitting import first_state, suited, trainer_of
-from jaxnerf.runs import run_of
+from jaxnerf.methods.fitting import first_state, trainer_of
+from jaxnerf.runs.run import run_of
 from jaxnerf.scenes import Scene, Split
+from jaxnerf.spaces import suited
 from jaxnerf.training import loop
 from jaxnerf.training.trainer import local
 

@@ -17,7 +17,7 @@ from jaxnerf.cameras import look_at_pose
 from jaxnerf.evaluation import evaluate_split, ssim
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
+from jaxnerf.scenes.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
 from jaxnerf.training.batches import sample_batch, usable_tiles
 from jaxnerf.training.growing import GrowingConfig
 from jaxnerf.training.growth import first_state

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxnerf import Camera, load_run
-from jaxnerf.checkpoints import RunError
 from jaxnerf.config import from_json
+from jaxnerf.runs.files import RunError
 
 # Of commit df297d1: folders as it left them (without most cameras), and its pictures.
 FOLDER = Path(__file__).parent / "old_runs"

@@ -15,13 +15,14 @@ import pytest
 from ball import CENTRE, RADIUS, photographs
 
 from jaxnerf import Config, Scene, fit, load_run
-from jaxnerf.checkpoints import RunError
 from jaxnerf.config import ConfigError, override
 from jaxnerf.contraction import BoxSpace, SphereContraction
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.fitting import first_state, own_trainer, suited
+from jaxnerf.methods.fitting import first_state, own_trainer
+from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import occupied
+from jaxnerf.spaces import suited
 from jaxnerf.training import PhotometricLoss, sharding
 from jaxnerf.training.keep_occupancy import (
     KeepOccupancy,

@@ -20,11 +20,11 @@ from scene_factory import (
 
 from jaxnerf.cli import main
 from jaxnerf.config import ConfigError, override
-from jaxnerf.fitting import suited
 from jaxnerf.presets import preset
-from jaxnerf.reach import cameras_that_see
 from jaxnerf.scenes import SceneError, describe, load_scene
+from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.transforms import present_frames
+from jaxnerf.spaces import suited
 
 
 def edit_all(folder: Path, change) -> Path:

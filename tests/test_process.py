@@ -18,11 +18,11 @@ from PIL import Image, ImageFilter
 from scene_factory import command_environment  # noqa: F401
 
 from jaxnerf.cameras import Camera, project
+from jaxnerf.capture.frames import extract_sharp_frames
+from jaxnerf.capture.process import process
+from jaxnerf.capture.structure_from_motion import Settings, reconstruct
 from jaxnerf.cli import main
-from jaxnerf.process import process
 from jaxnerf.scenes import SceneError
-from jaxnerf.scenes.video import extract_sharp_frames
-from jaxnerf.structure_from_motion import Settings, reconstruct
 
 VIEWS = poses(arc(9))
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scene_factory import command_environment  # noqa: F401
 
-from jaxnerf import structure_from_motion
+from jaxnerf.capture import structure_from_motion
 from jaxnerf.cli import main
 
 

@@ -16,10 +16,13 @@ from scene_factory import edit_json, write_scene
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera
-from jaxnerf.checkpoints import Checkpoints, MetricsLog, RunError, disk_errors, read_metrics
 from jaxnerf.config import Config, override
-from jaxnerf.fitting import network_state
-from jaxnerf.runs import check_free, create_folder, load_run, read_config, read_scene
+from jaxnerf.methods.fitting import network_state
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.files import RunError, disk_errors
+from jaxnerf.runs.folder import check_free, create_folder, read_config
+from jaxnerf.runs.metrics import MetricsLog, read_metrics
+from jaxnerf.runs.run import load_run, read_scene
 from jaxnerf.scenes import Similarity, load_scene
 
 CONFIG = override(

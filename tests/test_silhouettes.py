@@ -5,7 +5,7 @@ import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs
 
 from jaxnerf.rendering.footprints import carve
-from jaxnerf.silhouettes import TILE, possible_cells, silhouettes, tight_cube
+from jaxnerf.scenes.silhouettes import TILE, possible_cells, silhouettes, tight_cube
 
 TILES = SIDE // TILE
 

@@ -10,9 +10,9 @@ from ball import CENTRE, RADIUS, cell_centres, photographs
 from training_factory import trainer_of_voxels, voxel_config
 
 from jaxnerf import Config
-from jaxnerf.checkpoints import Checkpoints
 from jaxnerf.cli.messages import how_fine
 from jaxnerf.fields.voxels import VoxelSettings
+from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
 from jaxnerf.training.coarse_to_fine import block_size

@@ -11,10 +11,11 @@ from test_runs import CONFIG, state_at
 
 from jaxnerf import paths
 from jaxnerf.cameras import Camera, cast_rays, project
-from jaxnerf.checkpoints import Checkpoints
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.cli.render import path_cameras
-from jaxnerf.runs import create_folder, load_run
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.folder import create_folder
+from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Similarity, load_scene
 from jaxnerf.scenes.frames import normalising
 

@@ -19,8 +19,8 @@ from scene_factory import TINY, write_scene
 from jaxnerf import Camera, Config, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.fitting import network_trainer
-from jaxnerf.runs import load_run
+from jaxnerf.methods.fitting import network_trainer
+from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Split
 from jaxnerf.training import PhotometricLoss, TrainState, begin, train_step
 from jaxnerf.training.batches import sample_batch

@@ -10,16 +10,18 @@ import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.checkpoints import RunError
 from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.fitting import bounds_of, first_state, space_of, suited, trainer_of
+from jaxnerf.methods.fitting import first_state, trainer_of
 from jaxnerf.presets import preset
-from jaxnerf.runs import Run, read_config, run_of
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.folder import read_config
+from jaxnerf.runs.run import Run, run_of
 from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
+from jaxnerf.spaces import bounds_of, space_of, suited
 from jaxnerf.training.growing import GrowingConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig

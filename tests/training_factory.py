@@ -2,7 +2,7 @@
 
 from jaxnerf import Config
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.fitting import voxel_trainer
+from jaxnerf.methods.fitting import voxel_trainer
 from jaxnerf.scenes import Split
 from jaxnerf.training.growing import GrowingConfig
 from jaxnerf.training.settings import TrainingConfig

@@ -145,9 +145,10 @@ def steps(settings: dict) -> None:
 def fast_field_step(settings: dict) -> dict[str, Any]:
     """The median time of the fast field's steps in the last stage of a short run."""
     from jaxnerf.config import override
-    from jaxnerf.fitting import first_state, suited, trainer_of
+    from jaxnerf.methods.fitting import first_state, trainer_of
     from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
+    from jaxnerf.spaces import suited
     from jaxnerf.training import loop
 
     count = 24 if settings["small"] else 600
@@ -199,10 +200,10 @@ def nerf(settings: dict) -> None:
 
 def train(settings: dict, name: str, flags: list[str], views: int) -> None:
     """Train a run by the command, and measure some test views, spread evenly."""
-    from jaxnerf.checkpoints import read_metrics
     from jaxnerf.cli import common, main
     from jaxnerf.cli.eval import evaluate
-    from jaxnerf.runs import load_run
+    from jaxnerf.runs.metrics import read_metrics
+    from jaxnerf.runs.run import load_run
     from jaxnerf.scenes import demo_path
 
     data = Path(settings["data"]) if settings["data"] else demo_path()
@@ -245,7 +246,7 @@ def frames(settings: dict) -> None:
 
     from jaxnerf import Camera
     from jaxnerf.paths import orbit_of
-    from jaxnerf.runs import load_run
+    from jaxnerf.runs.run import load_run
 
     folder = Path(settings["work"]) / "minute"
     if not (folder / "config.json").is_file():

@@ -21,10 +21,11 @@ from jaxnerf import Camera, load_scene
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import override
 from jaxnerf.evaluation import blend, psnr
-from jaxnerf.fitting import first_state, suited, trainer_of
+from jaxnerf.methods.fitting import first_state, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.scenes import Scene, Split
+from jaxnerf.spaces import suited
 from jaxnerf.training import loop
 from jaxnerf.training.trainer import local
 

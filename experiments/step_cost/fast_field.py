@@ -29,7 +29,7 @@ from jaxnerf import render_rays
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
-from jaxnerf.fitting import voxel_trainer
+from jaxnerf.methods.fitting import voxel_trainer
 from jaxnerf.presets import preset
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene

@@ -30,7 +30,7 @@ from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.fitting import network_state, network_trainer
+from jaxnerf.methods.fitting import network_state, network_trainer
 from jaxnerf.presets import preset
 from jaxnerf.scenes import Split
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        from jaxnerf.evaluation import own_version
+        from jaxnerf.runs.files import own_version
 
         print(f"jaxnerf {own_version()}")
         return 0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from absl import flags
 
+from jaxnerf.capture.inspection import Inspection, inspect
+from jaxnerf.capture.overview import overview
 from jaxnerf.cli import common
-from jaxnerf.exports.overview import overview
-from jaxnerf.inspection import Inspection, inspect
 from jaxnerf.scenes import SceneError
 
 _HELP = """

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxnerf.checkpoints import RunError
 from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, override
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxnerf.runs.files import RunError
 from jaxnerf.scenes import Scene, SceneError, load_scene
 from jaxnerf.training.loop import FitError
 

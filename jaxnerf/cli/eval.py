@@ -9,9 +9,10 @@ import numpy as np
 from absl import flags
 
 from jaxnerf import evaluation
-from jaxnerf.checkpoints import disk_errors, read_metrics
 from jaxnerf.cli import common
-from jaxnerf.runs import load_run
+from jaxnerf.runs.files import disk_errors, write_json
+from jaxnerf.runs.metrics import read_metrics
+from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, describe
 
 _HELP = """
@@ -121,7 +122,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
             "train_rays": _rays_drawn(rows, run.step, run.config.training.rays_per_batch),
         }
         name = "results.json" if split == "test" else f"results_{split}.json"
-        evaluation.write_json(run.folder / name, results)
+        write_json(run.folder / name, results)
     protocol = results["protocol"]
     up_to = "up to " if "resolutions" in protocol else ""
     some = ""

@@ -10,7 +10,7 @@ from jaxnerf.cli import common
 from jaxnerf.config import Config
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.scenes import Scene, describe
-from jaxnerf.silhouettes import has_alpha, plain_background
+from jaxnerf.scenes.silhouettes import has_alpha, plain_background
 from jaxnerf.training.loop import Progress
 
 # Training's last reports, of which the median is compared with the test views; and by how many dB more
@@ -27,7 +27,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
     return (
         f"{describe(scene)}\n"
         f"{behind(scene, config)}"
-        f"{region(scene, getattr(state, 'occupancy', None))}"
+        f"{region(scene, getattr(state.sampler, 'occupancy', None))}"
         f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     )

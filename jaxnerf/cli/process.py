@@ -8,11 +8,11 @@ from typing import ClassVar, get_args
 
 from absl import flags
 
-from jaxnerf import structure_from_motion
+from jaxnerf.capture import structure_from_motion
+from jaxnerf.capture.process import Processed, photographs_in, process
+from jaxnerf.capture.structure_from_motion import Settings, is_exhaustive
 from jaxnerf.cli import common
-from jaxnerf.process import Processed, photographs_in, process
 from jaxnerf.scenes import SceneError
-from jaxnerf.structure_from_motion import Settings, is_exhaustive
 
 _HELP = """
 usage: jaxnerf process --images DIR | --video FILE --out DIR [flags]

@@ -8,13 +8,13 @@ from absl import flags
 
 from jaxnerf import paths
 from jaxnerf.cameras import Camera
-from jaxnerf.checkpoints import disk_errors
 from jaxnerf.cli import common
 from jaxnerf.cli.path_files import flight, read_path, repeated
 from jaxnerf.evaluation import to_8bit
 from jaxnerf.exports import video
 from jaxnerf.exports.video import SUFFIXES
-from jaxnerf.runs import load_run
+from jaxnerf.runs.files import disk_errors
+from jaxnerf.runs.run import load_run
 
 _HELP = """
 usage: jaxnerf render RUN [--path orbit|spiral|FILE] [--out video.mp4] [flags]

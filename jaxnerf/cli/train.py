@@ -15,18 +15,23 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxnerf import runs
-from jaxnerf.checkpoints import Checkpoints, MetricsLog, disk_errors, read_metrics
 from jaxnerf.cli import common, render
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
-from jaxnerf.fitting import first_state, suited, trainer_of
+from jaxnerf.methods.fitting import first_state, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
+from jaxnerf.runs import folder
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.files import disk_errors
+from jaxnerf.runs.metrics import MetricsLog, read_metrics
+from jaxnerf.runs.run import run_of
+from jaxnerf.runs.scene import read_scene
 from jaxnerf.scenes import Scene, demo_path
+from jaxnerf.spaces import suited
 from jaxnerf.training.loop import train
 from jaxnerf.training.sharding import number_of_process_0
 
@@ -114,16 +119,16 @@ def main(arguments: Sequence[str]) -> None:
     if values.resume and values.overwrite:
         raise flags.Error("--resume and --overwrite exclude each other")
     if values.resume:
-        saved = runs.read_config(out)
-        data = data if values.data else runs.read_scene(out).source
+        saved = folder.read_config(out)
+        data = data if values.data else read_scene(out).source
         base = None if values["config"].present else saved
         config = _with_shorthands(common.configuration(values, base), values)
         if not _names_steps(values):
             config = override(config, {"training.steps": saved.training.steps})
         if config.training.background == "auto":
             config = override(config, {"training.background": saved.training.background})
-        config = suited(config, runs.read_scene(out), common.chosen(values))
-        runs.refuse_changes(out, config, "--resume")
+        config = suited(config, read_scene(out), common.chosen(values))
+        folder.refuse_changes(out, config, "--resume")
     else:
         seconds = _seconds_that_choose(values)
         base = for_seconds(seconds) if seconds else None
@@ -189,10 +194,10 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     checkpoints, leader = Checkpoints(out), jax.process_index() == 0
     restored = checkpoints.restore(config) if values.resume else None
     if not values.resume:
-        runs.check_free(out, overwrite=values.overwrite)
+        folder.check_free(out, overwrite=values.overwrite)
     scene = common.load(data, config, ("train",), values.allow_outside_paths)
     if values.resume:
-        common.check_same_scene(out, runs.read_scene(out), scene)
+        common.check_same_scene(out, read_scene(out), scene)
     else:
         config = suited(config, scene, common.chosen(values))
     if leader:
@@ -221,15 +226,15 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         raise KeyboardInterrupt
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
-        _finish(runs.run_of(out, config, runs.read_scene(out), state), values)
+        _finish(run_of(out, config, read_scene(out), state), values)
 
 
 def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
     if values.resume:
         with disk_errors(out):
-            runs.save_config(out, config)
+            folder.save_config(out, config)
     else:
-        runs.create_folder(out, config, scene, overwrite=values.overwrite)
+        folder.create_folder(out, config, scene, overwrite=values.overwrite)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
-from jaxnerf.checkpoints import RunError
-from jaxnerf.evaluation import write_json
 from jaxnerf.lenses import COEFFICIENTS
+from jaxnerf.runs.files import RunError, write_json
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.colmap_cameras import Intrinsics, from_pose, model_of
 from jaxnerf.scenes.colmap_files import ModelCamera, ModelImage, ModelPoints, SparseModel

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Int
 
-from jaxnerf.backgrounds import colour_of
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE, tiles_of
+from jaxnerf.scenes.backgrounds import colour_of
+from jaxnerf.scenes.silhouettes import TILE, tiles_of
 from jaxnerf.training.state import Batch
 
 

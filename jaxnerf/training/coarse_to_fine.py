@@ -12,7 +12,7 @@ import numpy as np
 from jaxnerf.contraction import NdcSpace
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import has_alpha
+from jaxnerf.scenes.silhouettes import has_alpha
 from jaxnerf.training.batches import sample_batch, usable_tiles
 from jaxnerf.training.growing import GrowingConfig
 from jaxnerf.training.growth import grow, refresh, size_batch, with_limits

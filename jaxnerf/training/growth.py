@@ -18,7 +18,7 @@ from jaxnerf.rendering.footprints import tiles_that_show
 from jaxnerf.sampling import Occupancy
 from jaxnerf.sampling import occupancy as grid
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE, possible_cells, tight_cube, tiles_of
+from jaxnerf.scenes.silhouettes import TILE, possible_cells, tight_cube, tiles_of
 from jaxnerf.training.calibration import Calibration, blank_calibration, first_calibration
 from jaxnerf.training.growing import FINER_OR_COARSER, MOST_VOXELS, GrowingConfig, Growth
 from jaxnerf.training.optimizers import voxel_optimizer

@@ -20,7 +20,7 @@ from jaxnerf.fields.warped import WarpedField
 from jaxnerf.sampling import Occupancy, OccupancySampler
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import possible_cells
+from jaxnerf.scenes.silhouettes import possible_cells
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState
 from jaxnerf.training.strategy import Unchanged

@@ -16,7 +16,7 @@ from jaxnerf.sampling.occupancy import Occupancy, code_of, occupied
 from jaxnerf.sampling.samplers import OccupancySampler
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import TILE
+from jaxnerf.scenes.silhouettes import TILE
 from jaxnerf.training.growing import GrowingConfig
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Literal
 
-from jaxnerf.backgrounds import Background
 from jaxnerf.compositing import Compositing
 from jaxnerf.sampling import Hierarchical
 from jaxnerf.sampling.intervals import Spacing
+from jaxnerf.scenes.backgrounds import Background
 
 
 @dataclasses.dataclass(frozen=True)

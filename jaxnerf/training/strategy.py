@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from jaxnerf.scenes import Split
-from jaxnerf.silhouettes import has_alpha
+from jaxnerf.scenes.silhouettes import has_alpha
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.budget import Paced
 from jaxnerf.training.settings import TrainingConfig

@@ -10,7 +10,7 @@ from scipy.ndimage import laplace
 from scipy.spatial import KDTree
 
 from jaxnerf.cameras import project
-from jaxnerf.inspection.views import Views
+from jaxnerf.capture.inspection.views import Views
 from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of

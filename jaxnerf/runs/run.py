@@ -1,17 +1,6 @@
-"""A run's folder: all that is needed to go on training, to measure, to render.
-
-    config.json     the resolved configuration
-    scene.json      cameras as given, near and far, and the way back to the frame of the user's files
-    checkpoints/    the last two states of training (Orbax), with what photographs and cameras are off by
-    metrics.jsonl   one line a report; events.* the same for TensorBoard
-    results.json    what `jaxnerf eval` measured, with test_preds/ beside it
-
-With it alone, on a machine that never saw the photographs, one can render any pose.
-"""
+"""A trained run, opened from its folder to render from."""
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,18 +9,20 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnerf.backgrounds import colour_of
 from jaxnerf.cameras import Camera, Rays, cast_rays
-from jaxnerf.checkpoints import Checkpoints, RunError, disk_errors
-from jaxnerf.config import Config, ConfigError, flatten, from_json, to_json
-from jaxnerf.evaluation import write_json, write_text
+from jaxnerf.config import Config
 from jaxnerf.fields import Field
-from jaxnerf.fitting import bounds_of, state_like
+from jaxnerf.methods.fitting import state_like
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering import Rendering, render_image
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.folder import read_config
+from jaxnerf.runs.scene import read_scene
 from jaxnerf.sampling import Occupancy, OccupancySampler, Sampler
-from jaxnerf.scene_files import read_scene, scene_to_json
 from jaxnerf.scenes import Scene
+from jaxnerf.scenes.backgrounds import colour_of
+from jaxnerf.spaces import bounds_of
 from jaxnerf.training.calibration import Calibration
 from jaxnerf.training.state import TrainState
 
@@ -244,98 +235,3 @@ def run_of(folder: Path, config: Config, scene: Scene, state: TrainState) -> Run
     parts = jax.tree.map(np.asarray, (state.field, state.params, occupancy, state.calibration))
     field, params, occupancy, calibration = parts
     return Run(folder, config, scene, field, params, int(state.step), occupancy, calibration)
-
-
-def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:
-    """Begin a run: its folder, configuration and scene.
-
-    Raises:
-      RunError: something is there already (unless overwrite, and it is a run), or it cannot be written.
-    """
-    check_free(folder, overwrite=overwrite)
-    with disk_errors(folder):
-        if folder.exists() and any(folder.iterdir()):
-            for name in ("checkpoints", "test_preds"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            for stale in ("metrics.jsonl", "results.json", "orbit.mp4"):
-                (folder / stale).unlink(missing_ok=True)
-            for events in folder.glob("events.*"):
-                events.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            write_json(folder / "scene.json", scene_to_json(scene))
-            save_config(folder, config)
-        except OSError:
-            # Half a run would be taken for a folder of other files.
-            for name in ("scene.json", "config.json"):
-                (folder / name).unlink(missing_ok=True)
-            raise
-
-
-def save_config(folder: Path, config: Config) -> None:
-    """Write a run's configuration."""
-    write_text(folder / "config.json", to_json(config) + "\n")
-
-
-def refuse_changes(folder: Path, config: Config, said: str) -> None:
-    """Refuse to resume a run with settings that would make it another run.
-
-    Args:
-      folder: of the run.
-      config: to go on with.
-      said: how the user asked for it, for the message.
-
-    Raises:
-      ConfigError: a setting differs, other than how long training goes on and what is measured.
-      RunError: the folder is not a run's.
-    """
-    before = flatten(read_config(folder))
-    free = {"training.steps", "training.max_seconds", "training.rays_per_pass"}
-    for key, value in flatten(config).items():
-        if value != before[key] and key not in free and not key.startswith("evaluation."):
-            raise ConfigError(
-                f"{folder}: was trained with {key}={before[key]}; {said} cannot change it to {value}"
-            )
-
-
-def check_free(folder: Path, *, overwrite: bool = False) -> None:
-    """Refuse a folder that holds anything, but for a run that is to be overwritten.
-
-    Raises:
-      RunError: it may not be used.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"{folder}: is a file, not a folder for a run")
-    if not any(folder.iterdir()):
-        return
-    if not (folder / "config.json").exists():
-        raise RunError(f"{folder}: holds other files; name an empty or new folder with --out")
-    if not overwrite:
-        raise RunError(
-            f"{folder}: holds a run already; go on with --resume, start anew with --overwrite, "
-            "or name another folder with --out"
-        )
-
-
-def read_config(folder: Path) -> Config:
-    """A run's configuration.
-
-    Raises:
-      RunError: the folder is not a run's, or its configuration is broken.
-    """
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise RunError(f"{folder}: no such run folder")
-    if not path.exists():
-        raise RunError(f"{folder}: not a run folder (no config.json)")
-    try:
-        text = path.read_text(encoding="utf-8")
-        config = from_json(text)
-        if "ball" not in json.loads(text).get("scene", {}) and config.scene.space != "bounded":
-            # Densities there meant something else for each ray, so that its pictures would be wrong.
-            raise ConfigError("of an older version, for a space without an end; train again")
-        return config
-    except (ConfigError, UnicodeDecodeError, OSError) as error:
-        raise RunError(f"{path}: {error}") from None

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxnerf.checkpoints import RunError
-from jaxnerf.evaluation import write_json
+from jaxnerf.capture.frames import extract_sharp_frames
+from jaxnerf.capture.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
+from jaxnerf.runs.files import RunError, write_json
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.frames import normalising
 from jaxnerf.scenes.images import image_size, read_image
-from jaxnerf.scenes.video import extract_sharp_frames
-from jaxnerf.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
 
 if TYPE_CHECKING:
     import pycolmap

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -11,19 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.config import Config, ConfigError
 from jaxnerf.contraction import BoxSpace, NdcSpace, SphereContraction
 from jaxnerf.fields import Field, as_pytree
 from jaxnerf.fields.noisy import NoisyField
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.paths import focus_point
-from jaxnerf.reach import check_in_view
 from jaxnerf.rendering import rays_that_fit
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.scenes.frames import NEAR
-from jaxnerf.silhouettes import background_of
+from jaxnerf.spaces import bounds_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState, begin
 from jaxnerf.training.calibration import step_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFine
@@ -46,10 +40,6 @@ from jaxnerf.training.trainer import Trainer
 _OPACITY_LOSS, _DISTORTION_LOSS = 0.1, 0.01
 # Evaluations of the field in one pass of training; see `rays_that_fit`.
 _EVALUATIONS_ON_CPU = 1 << 11
-# In radii of it, or distances of the near plane: where the paper's network sees no farther.
-_HORIZON = 1000.0
-# How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
-_MOST_REACH = 2.0
 
 
 def trainer_of(config: Config, scene: Scene) -> Trainer:
@@ -154,119 +144,6 @@ def voxel_trainer(config: Config, split: Split, near: float, unbounded: bool) ->
         remedy=f"Lower voxels.density_rate (now {voxels.density_rate}) or voxels.feature_rate "
         f"(now {voxels.feature_rate})",
     )
-
-
-def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """A configuration for a scene: its space, what lies behind it, and what spaces without an end need.
-
-    Where photographs have no bare background, fog before the cameras explains them as well as surfaces
-    do at first: densities must begin low and grow slowly. Rays take ten times as many samples there, so
-    one a voxel must do; and what few of them meet must not sink.
-
-    Args:
-      config: a preset, or what a user made of it.
-      scene: to train on. Without photographs, a background that is "auto" stays so.
-      chosen: keys that stay as they are, since a user chose them. With resolutions, what would change
-        them (`voxels_for_steps`, `points`) is left out unless it is chosen too.
-
-    Raises:
-      ConfigError: the scene cannot be trained on in the chosen space.
-    """
-    space, is_new = config.scene.space, config.scene.space == "auto"
-    if space == "auto":
-        space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
-    if space == "forward" and scene.ndc is None:
-        raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
-    if space == "bounded":
-        check_in_view(scene)
-    changes: dict[str, Any] = {"scene.space": space}
-    split = scene.splits["train"]
-    if config.training.background == "auto" and split.images is not None:
-        chosen = set(chosen) - {"training.background"}
-        changes["training.background"] = background_of(split) if space == "bounded" else "white"
-    # A configuration that names its space is that of a run, unless the user names it now.
-    if space != "bounded" and (is_new or "scene.space" in chosen):
-        needed = _WITHOUT_AN_END[config.method]
-        changes |= {key: value for key, value in needed.items() if key not in chosen}
-    if "growing.resolutions" in chosen:
-        kept = {"growing.voxels_for_steps": 0.0, "growing.points": 0}
-        changes |= {key: value for key, value in kept.items() if key not in chosen}
-    return override(config, changes)
-
-
-_WITHOUT_AN_END: dict[str, dict[str, Any]] = {
-    "voxels": {
-        "voxels.features": 3,
-        "voxels.width": 32,
-        "voxels.sh_degree": 2,
-        "voxels.density_rate": 0.2,
-        "voxels.feature_rate": 0.3,
-        "growing.finer": 1,
-        "growing.points": 0,
-        "growing.sinking": 0.0,
-        "training.adam_beta1": 0.9,
-        "training.background": "random",
-        "evaluation.edge_supersampling": 0.0,
-    },
-    "nerf": {"render.spacing": "disparity"},
-    "hash_grid": {"training.background": "random"},
-    "own": {"training.background": "random"},
-}
-
-
-def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | None:
-    """The space that a suited configuration names, around a scene's cameras."""
-    if config.scene.space == "forward":
-        assert scene.ndc is not None
-        ndc = (scene.ndc.focal, scene.ndc.size, scene.ndc.near, 1.0)
-        space = NdcSpace(*(jnp.asarray(x, jnp.float32) for x in ndc))
-        reach = _reach(space, scene.splits["train"].cameras)
-        return dataclasses.replace(space, reach=jnp.float32(reach))
-    if config.scene.space == "unbounded":
-        poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
-        centre = focus_point(poses)
-        distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
-        radius = config.scene.ball * max(float(distance), 1e-6)
-        return SphereContraction(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
-    return None
-
-
-def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
-    """The near and far of rays, from a scene's cameras, by a suited configuration.
-
-    In spaces without an end rays begin at the scene's near, before which the fast field would explain
-    each photograph by something of its own; or, in front of cameras that all look the same way, at the
-    near plane. What bounds the fast field's rays in other scenes is the box that silhouettes leave,
-    unless the user names a near. The fast field has no far: what lies beyond the scene's is as much part
-    of it. The paper's network has one, in the spaces without an end so far away that it does not matter.
-    """
-    space, near = space_of(config, scene), scene.near
-    if space is not None and not config.scene.near:
-        if isinstance(space, NdcSpace):
-            near = min(near, float(space.near))
-        elif not scene.unbounded and scene.ndc is None:
-            # Of a scene that was read as one that stands alone, near says nothing of what is around it.
-            near = min(near, NEAR * float(space.radius) / config.scene.ball)
-    if config.method != "nerf":
-        return near if space is not None or config.scene.near else 0.0, math.inf
-    if space is None:
-        return near, scene.far
-    unit = space.radius if isinstance(space, SphereContraction) else space.near
-    return near, max(scene.far, _HORIZON * float(unit))
-
-
-def _reach(frustum: NdcSpace, cameras: Camera) -> float:
-    """How far to the sides of a frustum's cube the corners of pictures look."""
-    width, height = (np.asarray(cameras.size)[:, axis].astype(np.float32) for axis in (0, 1))
-    farthest = 1.0
-    for right in (0.0, 1.0):
-        for down in (0.0, 1.0):
-            pixels = jnp.stack([right * width, down * height], axis=-1)
-            rays = frustum.rays(cast_rays(cameras, pixels))
-            for t in (0.0, 1.0):
-                points = np.asarray(rays.origins + t * rays.directions)
-                farthest = max(farthest, float(np.abs(points[:, :2]).max()))
-    return min(farthest, _MOST_REACH)
 
 
 def first_state(

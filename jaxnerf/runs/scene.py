@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from jaxnerf.cameras import Camera, Lens
-from jaxnerf.checkpoints import RunError, first_line
+from jaxnerf.runs.files import RunError, first_line
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnerf.inspection.photographs import (
+from jaxnerf.capture.inspection.photographs import (
     alike_poses,
     blurred_views,
     leaks,
@@ -13,12 +13,12 @@ from jaxnerf.inspection.photographs import (
     relative_sharpness,
     unmade_turns,
 )
-from jaxnerf.inspection.poses import judged
-from jaxnerf.inspection.views import Views, views_of
-from jaxnerf.reach import cameras_that_see
+from jaxnerf.capture.inspection.poses import judged
+from jaxnerf.capture.inspection.views import Views, views_of
 from jaxnerf.scenes import CLEAR, Scene, load_scene
+from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import stray_photographs
-from jaxnerf.silhouettes import has_alpha, plain_background, scene_cube
+from jaxnerf.scenes.silhouettes import has_alpha, plain_background, scene_cube
 
 __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 

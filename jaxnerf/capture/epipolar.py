@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.structure_from_motion import log
+from jaxnerf.capture.structure_from_motion import log
 
 # Of a picture, those with the largest scale; a fixed number so that rays are compiled once.
 _MOST_FEATURES = 2048

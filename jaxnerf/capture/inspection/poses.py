@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.epipolar import (
+from jaxnerf.capture.epipolar import (
     LEAST_MATCHES,
     MISTAKES,
     Features,
@@ -17,10 +17,10 @@ from jaxnerf.epipolar import (
     on_one_geometry,
     sight,
 )
-from jaxnerf.inspection.views import Views
+from jaxnerf.capture.inspection.views import Views
+from jaxnerf.capture.structure_from_motion import import_pycolmap
 from jaxnerf.lenses import FLAT
 from jaxnerf.scenes import SceneError
-from jaxnerf.structure_from_motion import import_pycolmap
 
 # Pairs of views: how many, and how far apart in the cameras' extent and in degrees.
 _PAIRS, _LEAST_APART, _MOST_ANGLE = 8, 0.03, 50.0

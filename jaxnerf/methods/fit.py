@@ -10,13 +10,15 @@ import jax
 import numpy as np
 import optax
 
-from jaxnerf import runs
-from jaxnerf.checkpoints import Checkpoints, RunError
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
-from jaxnerf.fitting import first_state, own_trainer, state_like, suited
-from jaxnerf.runs import Run, run_of
+from jaxnerf.methods.fitting import first_state, own_trainer, state_like
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.folder import create_folder, refuse_changes, save_config
+from jaxnerf.runs.run import Run, run_of
 from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.spaces import suited
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 
@@ -83,11 +85,11 @@ def fit(
     state = None
     if folder is not None and checkpoints is not None:
         if resume and (folder / "config.json").exists():
-            runs.refuse_changes(folder, config, "resume")
-            runs.save_config(folder, config)
+            refuse_changes(folder, config, "resume")
+            save_config(folder, config)
             state = checkpoints.restore(config, like=state_like(config, field, optimizer))
         else:
-            runs.create_folder(folder, config, scene, overwrite=overwrite)
+            create_folder(folder, config, scene, overwrite=overwrite)
     if state is None:
         state = first_state(config, scene, field, optimizer)
     state = dataclasses.replace(state, total_steps=np.int32(steps))

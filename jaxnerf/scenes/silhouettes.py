@@ -10,11 +10,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxnerf.backgrounds import levels_of, name_of
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering.footprints import carve
 from jaxnerf.sampling.occupancy import dilate
 from jaxnerf.scenes import CLEAR, LEAST_CLEAR, Split
+from jaxnerf.scenes.backgrounds import levels_of, name_of
 
 TILE = 8  # pixels
 # Cells along the cube, at first: those of the next are looked for in those of the last.

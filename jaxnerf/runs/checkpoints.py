@@ -2,14 +2,9 @@
 
 import asyncio
 import contextlib
-import errno
-import json
 import logging
 import re
-import socket
-import time
 from collections.abc import Collection, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf.config import Config
-from jaxnerf.evaluation import write_text
-from jaxnerf.fitting import state_like
+from jaxnerf.methods.fitting import state_like
+from jaxnerf.runs.files import KEPT, RunError, disk_errors, first_line
 from jaxnerf.training.state import TrainState
-
-_KEPT = " and go on with --resume (the last whole checkpoint is kept)"
-_SECONDS_BETWEEN_FLUSHES = 10.0
-
-
-class RunError(Exception):
-    """A run's folder is missing, in the way, or wrong: one line that names it."""
 
 
 class Checkpoints:
@@ -51,7 +39,7 @@ class Checkpoints:
 
         table = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
         step = int(table["step"])
-        with disk_errors(self.folder, _KEPT), _only_the_first_error():
+        with disk_errors(self.folder, KEPT), _only_the_first_error():
             manager = self._open()
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
@@ -166,104 +154,6 @@ def _only_the_first_error() -> Iterator[None]:
         asyncio.new_event_loop = original
 
 
-class MetricsLog:
-    """metrics.jsonl and, where tensorboardX is installed, TensorBoard events of a run.
-
-    The events go through tensorboardX's record writer alone: its SummaryWriter hands them to a
-    thread, which dies of a full disk and leaves training waiting for it.
-
-    Attributes:
-      with_events: whether there are events.
-    """
-
-    def __init__(self, folder: Path, resume_from: int = 0):
-        """Open for appending; lines after the step that training resumes from are dropped."""
-        self.with_events = find_spec("tensorboardX") is not None
-        path = folder / "metrics.jsonl"
-        self._folder, self._flushed_at = folder, time.monotonic()
-        with disk_errors(folder, _KEPT):
-            rows = [row for row in read_metrics(folder) if row["step"] <= resume_from]
-            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-            self._file = path.open("a", encoding="utf-8")
-            if self.with_events:
-                self._open_events(resume_from)
-
-    def _open_events(self, resume_from: int) -> None:
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.record_writer import RecordWriter
-
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        self._events = RecordWriter(str(self._folder / name))
-        self._event: Any = event_pb2.Event  # type: ignore[attr-defined]
-        self._add(file_version="brain.Event:2")
-        if resume_from:  # TensorBoard then drops what another process wrote from here on
-            self._add(step=resume_from + 1, session_log={"status": "START"})
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Add a report."""
-        with disk_errors(self._folder, _KEPT):
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
-            if not self.with_events:
-                return
-            from tensorboardX.summary import scalar
-
-            for name, value in values.items():
-                self._add(step=step, summary=scalar(name, value))
-            if time.monotonic() - self._flushed_at > _SECONDS_BETWEEN_FLUSHES:
-                self._events.flush()
-                self._flushed_at = time.monotonic()
-
-    def close(self) -> None:
-        """Write what is left."""
-        with disk_errors(self._folder, _KEPT):
-            try:
-                self._file.close()
-            finally:
-                if self.with_events:
-                    self._events.close()
-
-    def _add(self, **content: Any) -> None:
-        self._events.write(self._event(wall_time=time.time(), **content).SerializeToString())
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
-    path = folder / "metrics.jsonl"
-    rows = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
-    return rows
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
-    """Turn a failure to write into a `RunError` of one line.
-
-    Args:
-      folder: or the file that is written.
-      remedy: what to do when there is room again.
-
-    Raises:
-      RunError: the disk is full, or the folder cannot be written.
-    """
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or any(
-            sign in str(error) for sign in ("No space left", "RESOURCE_EXHAUSTED")
-        )
-        if full:
-            raise RunError(f"{folder}: the disk is full; make room{remedy}") from None
-        if isinstance(error, OSError):
-            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
-        raise
-
-
 def _names_as_stored(stored: Collection[str], expected: Sequence[str]) -> dict[str, str]:
     """The names of a checkpoint's arrays today, with those that they are stored under.
 
@@ -301,8 +191,3 @@ def _old_name(name: re.Match[str]) -> str:
 def _named_leaves(state: Any) -> list[tuple[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, cut to one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

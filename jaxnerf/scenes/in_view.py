@@ -4,39 +4,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.cameras import Camera
-from jaxnerf.config import ConfigError
 from jaxnerf.lenses import FLAT
-from jaxnerf.scenes import Scene
-from jaxnerf.silhouettes import scene_cube
 
 # Rays of each camera, along each side of its picture.
 _RAYS = 5
-
-
-def check_in_view(scene: Scene) -> None:
-    """Refuse to train a bounded scene whose box most cameras do not have before them.
-
-    Args:
-      scene: with the cameras to train on.
-
-    Raises:
-      ConfigError: fewer than half see the box between near and far.
-    """
-    split = scene.splits["train"]
-    corner, side = scene_cube(split)
-    seen = cameras_that_see(split.cameras, corner, side, scene.near, scene.far)
-    if np.mean(seen) >= 0.5:
-        return
-    (centre,), scale = scene.to_user.points(corner[None] + 0.5 * side), scene.to_user.scale
-    place = ", ".join(
-        f"{x:.3g}" for x in np.where(np.abs(centre) < 1e-3 * side * scale, 0.0, centre)
-    )
-    raise ConfigError(
-        f"scene.space: bounded, but only {np.sum(seen)} of {len(seen)} cameras have the cube of "
-        f"{side * scale:.3g} around ({place}), where their axes meet, in view between near "
-        f"{scene.near * scale:.3g} and far {scene.far * scale:.3g}: mend near and far, or try "
-        "--scene.space=unbounded"
-    )
 
 
 def cameras_that_see(

@@ -1,0 +1,1 @@
+"""From photographs or a video to a scene: frames, structure from motion; and what `check` finds."""

@@ -1,0 +1,69 @@
+"""What a run's files have in common: how they are written, and what is said where that fails."""
+
+import contextlib
+import errno
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What to do when there is room again, in training.
+KEPT = " and go on with --resume (the last whole checkpoint is kept)"
+
+
+class RunError(Exception):
+    """A run's folder is missing, in the way, or wrong: one line that names it."""
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
+    """Turn a failure to write into a `RunError` of one line.
+
+    Args:
+      folder: or the file that is written.
+      remedy: what to do when there is room again.
+
+    Raises:
+      RunError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or any(
+            sign in str(error) for sign in ("No space left", "RESOURCE_EXHAUSTED")
+        )
+        if full:
+            raise RunError(f"{folder}: the disk is full; make room{remedy}") from None
+        if isinstance(error, OSError):
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, cut to one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def own_version() -> str:
+    """The installed version of jaxnerf; "not installed" where Python finds only its source."""
+    try:
+        return importlib.metadata.version("jaxnerf")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(contents, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

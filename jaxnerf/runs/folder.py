@@ -1,0 +1,105 @@
+"""A run's folder: begun, kept from being overwritten, read again."""
+
+import json
+import shutil
+from pathlib import Path
+
+from jaxnerf.config import Config, ConfigError, flatten, from_json, to_json
+from jaxnerf.runs.files import RunError, disk_errors, write_json, write_text
+from jaxnerf.runs.scene import scene_to_json
+from jaxnerf.scenes import Scene
+
+
+def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:
+    """Begin a run: its folder, configuration and scene.
+
+    Raises:
+      RunError: something is there already (unless overwrite, and it is a run), or it cannot be written.
+    """
+    check_free(folder, overwrite=overwrite)
+    with disk_errors(folder):
+        if folder.exists() and any(folder.iterdir()):
+            for name in ("checkpoints", "test_preds"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            for stale in ("metrics.jsonl", "results.json", "orbit.mp4"):
+                (folder / stale).unlink(missing_ok=True)
+            for events in folder.glob("events.*"):
+                events.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            write_json(folder / "scene.json", scene_to_json(scene))
+            save_config(folder, config)
+        except OSError:
+            # Half a run would be taken for a folder of other files.
+            for name in ("scene.json", "config.json"):
+                (folder / name).unlink(missing_ok=True)
+            raise
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Write a run's configuration."""
+    write_text(folder / "config.json", to_json(config) + "\n")
+
+
+def refuse_changes(folder: Path, config: Config, said: str) -> None:
+    """Refuse to resume a run with settings that would make it another run.
+
+    Args:
+      folder: of the run.
+      config: to go on with.
+      said: how the user asked for it, for the message.
+
+    Raises:
+      ConfigError: a setting differs, other than how long training goes on and what is measured.
+      RunError: the folder is not a run's.
+    """
+    before = flatten(read_config(folder))
+    free = {"training.steps", "training.max_seconds", "training.rays_per_pass"}
+    for key, value in flatten(config).items():
+        if value != before[key] and key not in free and not key.startswith("evaluation."):
+            raise ConfigError(
+                f"{folder}: was trained with {key}={before[key]}; {said} cannot change it to {value}"
+            )
+
+
+def check_free(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder that holds anything, but for a run that is to be overwritten.
+
+    Raises:
+      RunError: it may not be used.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"{folder}: is a file, not a folder for a run")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / "config.json").exists():
+        raise RunError(f"{folder}: holds other files; name an empty or new folder with --out")
+    if not overwrite:
+        raise RunError(
+            f"{folder}: holds a run already; go on with --resume, start anew with --overwrite, "
+            "or name another folder with --out"
+        )
+
+
+def read_config(folder: Path) -> Config:
+    """A run's configuration.
+
+    Raises:
+      RunError: the folder is not a run's, or its configuration is broken.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such run folder")
+    if not path.exists():
+        raise RunError(f"{folder}: not a run folder (no config.json)")
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = from_json(text)
+        if "ball" not in json.loads(text).get("scene", {}) and config.scene.space != "bounded":
+            # Densities there meant something else for each ray, so that its pictures would be wrong.
+            raise ConfigError("of an older version, for a space without an end; train again")
+        return config
+    except (ConfigError, UnicodeDecodeError, OSError) as error:
+        raise RunError(f"{path}: {error}") from None
