@@ -18,8 +18,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 def folder(tmp_path_factory) -> Path:
     """Where a short training of the demo scene has left runs/demo."""
     folder = tmp_path_factory.mktemp("readme")
-    arguments = ["--max_steps=4", "--noevaluate", "--growing.resolutions=16,32",
-                 "--growing.shares=0.5", "--growing.cells=16"]  # fmt: skip
+    arguments = ["--max_steps=4", "--noevaluate", "--voxels.stages.resolutions=16,32",
+                 "--voxels.stages.fractions=0.5", "--voxels.stages.cells=16"]  # fmt: skip
     assert main(["train", f"--out={folder}/runs/demo", *arguments]) == 0
     return folder
 
