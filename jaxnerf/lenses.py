@@ -70,8 +70,8 @@ def to_plane(
     """Where directions appear on the plane; see the module's text.
 
     Flat lenses (`FLAT`) see what has z > 0 and no more. Of most lenses the formula is right up to where
-    it folds over, and the distance from the middle no longer grows with the angle (`greatest_angle`): what lies
-    beyond would appear in the picture where a real lens shows nothing of it.
+    it folds over, and the distance from the middle no longer grows with the angle (`greatest_angle`):
+    what lies beyond would appear in the picture where a real lens shows nothing of it.
     """
     return _both(lens)[0](coefficients, directions)
 
