@@ -1,6 +1,6 @@
 """The site: a guide in MyST's Markdown, and a reference from the docstrings.
 
-    pip install -e '.[docs]' && sphinx-build -W --keep-going docs build/docs
+Built by `sphinx-build -W --keep-going docs build/docs`, with the extra `docs` installed.
 """
 
 import sys
@@ -32,7 +32,7 @@ exclude_patterns = ["programs", "extensions", "build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# Docstrings have names and formulas in single backticks: code, and a link where it is a name that is known.
+# Docstrings have names and formulas in single backticks: code, and a link where a name is known.
 default_role = "py:obj"
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"

@@ -1,4 +1,4 @@
-"""The site: its Python runs, its commands are read, its keys and names are there, the reference is complete."""
+"""The site: its Python runs, its commands are read, its keys and names exist, the reference is whole."""
 
 import importlib
 import inspect

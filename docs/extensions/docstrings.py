@@ -29,7 +29,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def escape(app, what, name, obj, options, lines: list[str]) -> None:
-    """Take the marks of reStructuredText for themselves, but in code; in modules, indented parts are tables."""
+    """Take the marks of reStructuredText for themselves, but in code; keep modules' tables."""
     if what == "module":
         lines[:] = list(_with_tables(lines))
     code_from = None
@@ -51,7 +51,7 @@ def escape(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def _with_lists(lines: list[str]) -> Iterator[str]:
-    """The lines of a docstring with lists of arguments and attributes, several names an entry if so written."""
+    """A docstring with its arguments and attributes as lists, one or more names an entry."""
     within = False
     for line in lines:
         if section := _LISTS.get(line):
@@ -93,7 +93,8 @@ def link_names(app: Sphinx, document: nodes.document) -> None:
         text, parent = literal.astext(), literal.parent
         if isinstance(parent, nodes.reference | addnodes.pending_xref | nodes.title):
             continue
-        if re.fullmatch(r"jaxnerf(\.\w+)+", text) or (_CLASS.match(text) and not _is_theirs(literal)):
+        is_ours = _CLASS.match(text) and not _is_theirs(literal)
+        if is_ours or re.fullmatch(r"jaxnerf(\.\w+)+", text):
             domain, kind = "py", "obj"
         elif re.fullmatch(r"(--)?[a-z_]+(\.[a-z_0-9]+)*", text):
             domain, kind = "std", "confval"
@@ -115,7 +116,7 @@ def _is_theirs(node: nodes.Node) -> bool:
 
 
 def find_by_last_name(app: Sphinx, env, node, content) -> nodes.Node | None:
-    """The one documented thing that is meant by `Samples` or `Samples.fits`, wherever it is documented."""
+    """The one thing that is meant by `Samples` or `Samples.fits`, wherever it is documented."""
     target = node["reftarget"]
     if node.get("refdomain") != "py" or not _PROPER.match(target):
         return None

@@ -1,4 +1,4 @@
-"""What pages say that stands elsewhere already: keys, presets, the help of verbs, tables of the README."""
+"""What pages have from elsewhere: keys, presets, the help of verbs, tables of the README."""
 
 import contextlib
 import dataclasses
