@@ -8,14 +8,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from jaxnerf.fields import Field
-from jaxnerf.fields.hash_grid import HashGridField
-from jaxnerf.fields.nerf import NerfField
-from jaxnerf.fields.voxels import VoxelSettings
+from jaxnerf.checks import positive
+from jaxnerf.earlier_versions import settings_today
 from jaxnerf.scenes.backgrounds import Background, read_background
-from jaxnerf.training.growing import MOST_VOXELS, GrowingConfig
-from jaxnerf.training.keep_occupancy import OccupancyConfig
-from jaxnerf.training.settings import RenderSettings, TrainingConfig
+from jaxnerf.sections import HashGridConfig, NerfConfig, OwnConfig, Section, VoxelsConfig
+from jaxnerf.training.settings import TrainingConfig
 
 
 class ConfigError(ValueError):
@@ -50,6 +47,9 @@ class SceneConfig:
     far: float = 0.0
     pixels: Literal["centre", "corner"] = "centre"
 
+    def __post_init__(self) -> None:
+        positive(self, "downscale", "ball")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
@@ -61,8 +61,8 @@ class EvaluationConfig:
       orbit_frames: in the video; 0 for none.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
       chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
-      edge_supersampling: of the fast field's pictures, how much a pixel must differ from a neighbour
-        to be seen by four rays; see `jaxnerf.render_image`. 0 leaves one ray a pixel.
+      edge_supersampling: how much a pixel must differ from a neighbour to be seen by four rays; see
+        `jaxnerf.render_image`. 0 leaves one ray a pixel.
     """
 
     every: int = 0
@@ -74,100 +74,41 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes.
+    """Everything that decides what a run computes. Each method has a section, and listens to no other's.
 
     Attributes:
-      method: "voxels", the fast field that grows; "nerf", the paper's network; "hash_grid"; or "own", a
-        field that is given to `jaxnerf.fit`.
+      method: "voxels", the fast field; "nerf", the paper's network; "hash_grid"; or "own", a field that
+        is given to `jaxnerf.fit`.
       scene: how photographs are read.
       voxels: the fast field.
-      growing: how it grows.
-      field: the paper's network.
-      separate_levels: a network of its own for each level of samples (the paper's coarse and fine),
-        or one for all.
-      render: how its rays are sampled and composited.
+      nerf: the paper's network.
       hash_grid: the hash grid.
-      occupancy: how its rays, and those of an own field, skip empty space.
-      training: see `TrainingConfig`.
+      own: a field of one's own.
+      training: what all methods share.
       evaluation: what happens at the end.
     """
 
     method: Literal["voxels", "nerf", "hash_grid", "own"] = "nerf"
     scene: SceneConfig = SceneConfig()
-    voxels: VoxelSettings = VoxelSettings()
-    growing: GrowingConfig = GrowingConfig()
-    field: NerfField = NerfField()
-    separate_levels: bool = True
-    render: RenderSettings = RenderSettings()
-    hash_grid: HashGridField = HashGridField()
-    occupancy: OccupancyConfig = OccupancyConfig()
+    voxels: VoxelsConfig = VoxelsConfig()
+    nerf: NerfConfig = NerfConfig()
+    hash_grid: HashGridConfig = HashGridConfig()
+    own: OwnConfig = OwnConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    def fields(self) -> tuple[Field, ...]:
-        """The paper's networks: one for each level, or a single one."""
-        return (self.field,) * (len(self.render.samples) if self.separate_levels else 1)
+    @property
+    def section(self) -> Section:
+        """The settings of the method."""
+        return getattr(self, self.method)
 
     def has_effect(self, key: str) -> bool:
         """Whether a key decides anything with this method."""
         section = key.partition(".")[0]
-        if section in _SECTIONS:
-            return section in _SECTIONS_OF[self.method]
-        if self.method == "nerf":
-            return key != "evaluation.edge_supersampling"
-        return key not in _OF_NERF
+        return section == self.method or section not in _METHODS
 
 
-_SECTIONS_OF: dict[str, frozenset[str]] = {
-    "voxels": frozenset(["voxels", "growing"]),
-    "nerf": frozenset(["field", "separate_levels", "render"]),
-    "hash_grid": frozenset(["hash_grid", "occupancy"]),
-    "own": frozenset(["occupancy"]),
-}
-_SECTIONS = frozenset().union(*_SECTIONS_OF.values())
-# What of the training configuration only the paper's method has.
-_OF_NERF = frozenset(
-    f"training.{name}"
-    for name in (
-        "rays_per_pass",
-        "one_image_per_batch",
-        "learning_rate",
-        "final_learning_rate",
-        "delay_steps",
-        "delay_factor",
-        "coarse_loss",
-    )
-)
-
-
-_NOT_ZERO = frozenset(
-    [
-        "ball",
-        "downscale",
-        "depth",
-        "width",
-        "view_width",
-        "steps",
-        "rays_per_batch",
-        "learning_rate",
-        "final_learning_rate",
-        "cells",
-        "samples",
-        "lookups",
-        "budget",
-        "finer",
-        "refresh_every",
-        "final_rate",
-        "initial_opacity",
-    ]
-)
-
-# What earlier versions wrote, by today's name; None is of no effect any more.
-_RENAMED = {
-    "voxels.direction_degree": "voxels.sh_degree",
-    "evaluation.smooth_edges": "evaluation.edge_supersampling",
-    "render.with_normals": None,
-}
+_METHODS = get_args(typing.get_type_hints(Config)["method"])
 
 _LARGEST = 2**31 - 1  # whole numbers end up as int32 on the device
 
@@ -201,43 +142,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     for key in values:
         if key not in known:
             raise ConfigError(f"unknown key {key!r}{nearest(key, known)}")
-    replaced = _replace(config, values, "")
-    for key, value in flatten(replaced).items():
-        if key.rpartition(".")[2] in _NOT_ZERO and value in (0, 0.0):
-            raise ConfigError(f"{key}: must not be 0")
-    if min(replaced.render.samples) < 2:
-        raise ConfigError(f"render.samples: {replaced.render.samples} has a level of fewer than 2")
-    if replaced.method == "voxels":
-        _check_growing(replaced)
-    if replaced.method == "hash_grid":
-        try:
-            replaced.hash_grid.check()
-        except ValueError as error:
-            raise ConfigError(f"hash_grid: {error}") from None
-    return replaced
-
-
-def _check_growing(config: Config) -> None:
-    growing, voxels = config.growing, config.voxels
-    if len(growing.shares) != len(growing.resolutions) - 1:
-        raise ConfigError(
-            f"growing.shares: {len(growing.shares)} for {len(growing.resolutions)} resolutions; "
-            "give one for each but the first"
-        )
-    if list(growing.shares) != sorted(growing.shares) or not all(
-        0.0 < share < 1.0 for share in growing.shares
-    ):
-        raise ConfigError(f"growing.shares: {growing.shares} do not increase between 0 and 1")
-    if min(growing.resolutions) < 8 or max(growing.resolutions) > MOST_VOXELS:
-        raise ConfigError(
-            f"growing.resolutions: {growing.resolutions} are not from 8 to {MOST_VOXELS}"
-        )
-    if not 8 <= growing.cells <= 512:
-        raise ConfigError(f"growing.cells: {growing.cells} is not from 8 to 512")
-    if voxels.features < 3:
-        raise ConfigError(f"voxels.features: {voxels.features} is less than 3")
-    if voxels.sh_degree > 4:
-        raise ConfigError(f"voxels.sh_degree: {voxels.sh_degree} is more than 4")
+    return _replace(config, values, "")
 
 
 def to_json(config: Config) -> str:
@@ -246,10 +151,19 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Read what `to_json` wrote; keys left out keep their defaults.
+    """Read what `to_json` wrote, of this version or an earlier one; keys left out keep their defaults.
 
     Raises:
       ConfigError: it is not JSON, a key is unknown, or a value is not of its type.
+    """
+    return override(Config(), settings_today(_read_flat(text)))
+
+
+def _read_flat(text: str) -> dict[str, Any]:
+    """The values of a configuration's JSON text by dotted key, as they stand there.
+
+    Raises:
+      ConfigError: it is not JSON, or not made of objects.
     """
     try:
         nested = json.loads(text)
@@ -267,11 +181,7 @@ def from_json(text: str) -> Config:
                 flat[prefix + key] = inner
 
     walk(nested, "")
-    for old, new in _RENAMED.items():
-        if old in flat:
-            value = flat.pop(old)
-            flat |= {new: value} if new else {}
-    return override(Config(), flat)
+    return flat
 
 
 def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
@@ -283,7 +193,10 @@ def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
             changes[field.name] = _replace(current, values, key + ".")
         elif key in values:
             changes[field.name] = _parse(key, values[key], hints[field.name])
-    return dataclasses.replace(config, **changes)
+    try:
+        return dataclasses.replace(config, **changes)
+    except ValueError as error:  # a value's own class refuses it, and says so by the value's name
+        raise error if isinstance(error, ConfigError) else ConfigError(f"{prefix}{error}") from None
 
 
 def _parse(key: str, value: Any, kind: Any) -> Any:

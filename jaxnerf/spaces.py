@@ -23,7 +23,7 @@ _HORIZON = 1000.0
 _MOST_REACH = 2.0
 
 
-def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
+def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
     """A configuration for a scene: its space, what lies behind it, and what spaces without an end need.
 
     Where photographs have no bare background, fog before the cameras explains them as well as surfaces
@@ -53,32 +53,12 @@ def suited(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config
         changes["training.background"] = background_of(split) if space == "bounded" else "white"
     # A configuration that names its space is that of a run, unless the user names it now.
     if space != "bounded" and (is_new or "scene.space" in chosen):
-        needed = _WITHOUT_AN_END[config.method]
+        needed = config.section.without_end
         changes |= {key: value for key, value in needed.items() if key not in chosen}
-    if "growing.resolutions" in chosen:
-        kept = {"growing.voxels_for_steps": 0.0, "growing.points": 0}
+    if "voxels.stages.resolutions" in chosen:
+        kept = {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
         changes |= {key: value for key, value in kept.items() if key not in chosen}
     return override(config, changes)
-
-
-_WITHOUT_AN_END: dict[str, dict[str, Any]] = {
-    "voxels": {
-        "voxels.features": 3,
-        "voxels.width": 32,
-        "voxels.sh_degree": 2,
-        "voxels.density_rate": 0.2,
-        "voxels.feature_rate": 0.3,
-        "growing.finer": 1,
-        "growing.points": 0,
-        "growing.sinking": 0.0,
-        "training.adam_beta1": 0.9,
-        "training.background": "random",
-        "evaluation.edge_supersampling": 0.0,
-    },
-    "nerf": {"render.spacing": "disparity"},
-    "hash_grid": {"training.background": "random"},
-    "own": {"training.background": "random"},
-}
 
 
 def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | None:
@@ -114,7 +94,7 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
         elif not scene.unbounded and scene.ndc is None:
             # Of a scene that was read as one that stands alone, near says nothing of what is around it.
             near = min(near, NEAR * float(space.radius) / config.scene.ball)
-    if config.method != "nerf":
+    if not config.section.has_far:
         return near if space is not None or config.scene.near else 0.0, math.inf
     if space is None:
         return near, scene.far

@@ -50,6 +50,6 @@ def run_python(document: Path, namespace: dict[str, Any]) -> None:
 
 def train_demo(folder: Path) -> None:
     """Leave a short training of the demo scene in runs/demo of a folder, where documents look for it."""
-    arguments = ["--max_steps=4", "--noevaluate", "--growing.resolutions=16,32",
-                 "--growing.shares=0.5", "--growing.cells=16"]  # fmt: skip
+    arguments = ["--max_steps=4", "--noevaluate", "--voxels.stages.resolutions=16,32",
+                 "--voxels.stages.fractions=0.5", "--voxels.stages.cells=16"]  # fmt: skip
     assert main(["train", f"--out={folder}/runs/demo", *arguments]) == 0

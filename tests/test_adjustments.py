@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from ball import photographs
 from disturbed import colour_error, disturb_colours, disturb_poses, pose_errors, rotation
-from training_factory import trainer_of_voxels, voxel_config
+from training_factory import first_state_of_voxels, trainer_of_voxels, voxel_config
 
 from jaxnerf import Config, OccupancySampler
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.config import override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.evaluation import blend, corrected, psnr
-from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.methods import fitting
-from jaxnerf.methods.fitting import trainer_of
+from jaxnerf.methods import first_state, state_like, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.runs.checkpoints import Checkpoints
@@ -26,36 +24,40 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import create_folder
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.calibration import (
     Calibration,
+    CalibrationConfig,
     first_calibration,
     rotations,
     step_calibration,
     without_common,
 )
-from jaxnerf.training.growing import GrowingConfig
-from jaxnerf.training.growth import first_state, with_limits
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.stages import with_limits
 from jaxnerf.training.loop import train as train_with
+from jaxnerf.training.optimizers import VoxelOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import memory_like
 from jaxnerf.training.trainer import AXES, gradients_of, local
 
-VOXELS = VoxelSettings(width=8)
-GROWING = GrowingConfig(
-    resolutions=(16, 32), shares=(0.25,), cells=16, samples=40, lookups=60, budget=12.0,
-    refresh_every=50, colour_rate=1e-2, pose_rate=3e-3,
+GROWING = CoarseToFineConfig(
+    resolutions=(16, 32), fractions=(0.25,), cells=16, samples=40, max_steps=60, mean_samples=12.0,
+    refresh_every=50,
 )  # fmt: skip
-BOTH = dataclasses.replace(GROWING, affine_colour=True, refine_poses=True)
-CONFIG = TrainingConfig(
-    steps=60, rays_per_batch=256, adam_beta2=0.99, adam_epsilon=1e-12, seed=3
-)  # fmt: skip
+RATES = VoxelOptimizerConfig(beta1=0.9)
+NEITHER = CalibrationConfig(colour_rate=1e-2, pose_rate=3e-3)
+COLOURS = dataclasses.replace(NEITHER, affine_colour=True)
+POSES = dataclasses.replace(NEITHER, refine_poses=True)
+BOTH = dataclasses.replace(COLOURS, refine_poses=True)
+CONFIG = TrainingConfig(steps=60, rays_per_batch=256, seed=3)
+OF_BOTH: dict = {"optimizer": RATES, "calibration": BOTH}
 
 
 def adjusted(split: Split, motions: np.ndarray, space=None) -> Calibration:
-    found = first_calibration(split.cameras, CONFIG, space, colours=False, motions=True)
+    found = first_calibration(split.cameras, POSES, space)
     assert found is not None
     return dataclasses.replace(found, motions=jnp.asarray(motions, jnp.float32))
 
@@ -117,8 +119,7 @@ def test_what_moves_all_cameras_as_one_is_taken_out_and_nothing_else():
 
 def test_colours_are_learned_with_momentum_where_the_field_is_not():
     split = photographs(4)
-    config = dataclasses.replace(CONFIG, adam_beta1=0.0, adam_beta2=0.9)
-    found = first_calibration(split.cameras, config, None, colours=True, motions=False)
+    found = first_calibration(split.cameras, COLOURS)
     assert found is not None
     slopes = np.random.default_rng(4).normal(size=(3, *found.colours.shape))
     slopes -= slopes.mean(axis=1, keepdims=True)
@@ -127,19 +128,19 @@ def test_colours_are_learned_with_momentum_where_the_field_is_not():
     for count, slope in enumerate(slopes, 1):
         gradients = jnp.asarray(slope, jnp.float32), None
         rates = jnp.float32(0.01), jnp.float32(0.0)
-        found = step_calibration(found, gradients, split.cameras, rates, config)
-        # Kingma and Ba, "Adam", algorithm 1, with beta1 = beta2 = 0.9.
+        found = step_calibration(found, gradients, split.cameras, rates)
+        # Kingma and Ba, "Adam", algorithm 1, with beta1 = 0.9 and beta2 = 0.99.
         first = 0.9 * first + 0.1 * slope
-        second = 0.9 * second + 0.1 * slope**2
-        correction = 1.0 - 0.9**count
-        expected = expected - 0.01 * (first / correction) / np.sqrt(second / correction)
+        second = 0.99 * second + 0.01 * slope**2
+        mean, square = first / (1.0 - 0.9**count), second / (1.0 - 0.99**count)
+        expected = expected - 0.01 * mean / np.sqrt(square)
         expected -= expected.mean(axis=0, keepdims=True)
     np.testing.assert_allclose(found.colours, expected, atol=1e-5)
 
 
 def test_colours_are_mapped_but_not_the_background_that_alpha_lets_through():
     random = np.random.default_rng(3)
-    found = first_calibration(photographs(4).cameras, CONFIG, colours=True, motions=False)
+    found = first_calibration(photographs(4).cameras, COLOURS)
     assert found is not None
     assert found.motions is None
     off = random.normal(size=(4, 3, 4)).astype(np.float32)
@@ -158,10 +159,11 @@ def test_colours_are_mapped_but_not_the_background_that_alpha_lets_through():
         np.testing.assert_allclose(shown[ray], expected, atol=1e-5)
 
 
-def train(split: Split, growing: GrowingConfig, steps: int, config=CONFIG):
+def train(split: Split, growing: CoarseToFineConfig, steps: int, calibration, config=CONFIG):
     config = dataclasses.replace(config, steps=steps)
-    state = first_state(VOXELS, split, growing, config)
-    way = trainer_of_voxels(split, VOXELS, growing, config)
+    how = {"optimizer": RATES, "calibration": calibration}
+    state = first_state_of_voxels(split, growing, config, **how)
+    way = trainer_of_voxels(split, growing, config, **how)
     *_, last = train_with(state, way, report_every=steps)
     return local(way.to_host(last.state))
 
@@ -188,7 +190,7 @@ def views() -> tuple[Split, Split]:
 
 def test_known_colours_are_found_and_leave_the_scene_its_own(views):
     split, truth = disturb_colours(views[0], 0.15)
-    found = train(split, dataclasses.replace(GROWING, affine_colour=True), 250)
+    found = train(split, GROWING, 250, COLOURS)
     affine = np.eye(3, 4) + found.calibration.colours
     at_first = colour_error(np.tile(np.eye(3, 4), (24, 1, 1)), truth, views[0].images)
     assert colour_error(affine, truth, views[0].images) < 0.75 * at_first
@@ -209,11 +211,17 @@ def test_refined_poses_are_nearer_the_true_ones_and_make_better_pictures(views):
     split = disturb_poses(training, 1.5, 0.02)
     truth = training.cameras.camera_to_world
     growing = dataclasses.replace(
-        GROWING, resolutions=(32, 64), cells=32, samples=64, lookups=96, budget=24.0, pose_rate=2e-3
+        GROWING,
+        resolutions=(32, 64),
+        cells=32,
+        samples=64,
+        max_steps=96,
+        mean_samples=24.0,
     )
+    slower = dataclasses.replace(POSES, pose_rate=2e-3)
     config = dataclasses.replace(CONFIG, rays_per_batch=1024)
-    plain = train(split, growing, 400, config)
-    found = train(split, dataclasses.replace(growing, refine_poses=True), 400, config)
+    plain = train(split, growing, 400, NEITHER, config)
+    found = train(split, growing, 400, slower, config)
     angle_given, distance_given, as_given = pose_errors(split.cameras.camera_to_world, truth)
     cameras = jax.tree.map(np.asarray, found.calibration.cameras(split.cameras))
     angle, distance, frame = pose_errors(cameras.camera_to_world, truth)
@@ -233,12 +241,10 @@ def test_the_demo_s_disturbed_poses_and_colours_are_found(capsys):
     config = override(
         preset("minute"),
         {"training.steps": 700, "training.max_seconds": 0.0}
-        | {"growing.affine_colour": True, "growing.refine_poses": True},
+        | {"voxels.calibration.affine_colour": True, "voxels.calibration.refine_poses": True},
     )
-    config = suited(config, scene)
-    *_, last = train_with(
-        fitting.first_state(config, scene), trainer_of(config, scene), report_every=700
-    )
+    config = adapt_to_scene(config, scene)
+    *_, last = train_with(first_state(config, scene), trainer_of(config, scene), report_every=700)
     found = local(last.state).calibration
     cameras = jax.tree.map(np.asarray, found.cameras(split.cameras))
     rows = []
@@ -257,19 +263,19 @@ def test_poses_are_still_at_first_and_nothing_is_kept_where_nothing_is_adjusted(
     views,
 ):
     split = views[0]
-    state = first_state(VOXELS, split, BOTH, CONFIG)
-    way = trainer_of_voxels(split, VOXELS, BOTH, CONFIG)
+    state = first_state_of_voxels(split, GROWING, CONFIG, **OF_BOTH)
+    way = trainer_of_voxels(split, GROWING, CONFIG, **OF_BOTH)
     for report in train_with(state, way, report_every=1):
         moved = np.abs(np.asarray(report.state.calibration.motions)).max()
         coloured = np.abs(np.asarray(report.state.calibration.colours)).max()
         assert coloured > 0.0
         assert (moved > 0.0) == (report.step > 2)  # of 60
-    assert first_state(VOXELS, split, GROWING, CONFIG).calibration is None
+    assert first_state_of_voxels(split, GROWING, CONFIG).calibration is None
 
 
 def test_two_devices_find_the_gradients_of_one(views):
     # Room for all samples: which rays overflow depends on the devices.
-    growing = dataclasses.replace(BOTH, budget=40.0)
+    growing = dataclasses.replace(GROWING, mean_samples=40.0)
     split = views[0]
     assert split.images is not None
     tiles = np.argwhere(np.ones((24, 8, 8), bool)).astype(np.int32)
@@ -280,10 +286,12 @@ def test_two_devices_find_the_gradients_of_one(views):
     moments = []
     for count in (1, 2):
         devices = jax.devices()[:count]
-        way = trainer_of_voxels(split, VOXELS, growing, CONFIG)
+        way = trainer_of_voxels(split, growing, CONFIG, **OF_BOTH)
         step = sharding.parallel(way.one_step, devices, axes=AXES)
         parts = jax.tree.map(lambda x, n=count: x.reshape(n, -1, *x.shape[1:]), batch)
-        state = with_limits(first_state(VOXELS, split, BOTH, CONFIG), growing, CONFIG)
+        state = with_limits(
+            first_state_of_voxels(split, GROWING, CONFIG, **OF_BOTH), growing, CONFIG
+        )
         scratch = memory_like(gradients_of(state, count), devices)
         state = dataclasses.replace(state, optimizer=sharding.divided(state.optimizer, devices))
         after, _, _ = step(state, parts, jax.random.key(0), cameras, scratch)
@@ -293,23 +301,25 @@ def test_two_devices_find_the_gradients_of_one(views):
         np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 
 
-def configuration(growing: GrowingConfig) -> Config:
-    return voxel_config(VOXELS, growing, CONFIG)
+def configuration(calibration: CalibrationConfig) -> Config:
+    return voxel_config(GROWING, CONFIG, optimizer=RATES, calibration=calibration)
 
 
 def test_a_run_with_both_goes_on_from_a_checkpoint_as_if_nothing_had_been(views, tmp_path):
     split = disturb_poses(views[0], 1.0, 0.01)
-    state = first_state(VOXELS, split, BOTH, CONFIG)
-    way = trainer_of_voxels(split, VOXELS, BOTH, CONFIG)
+    state = first_state_of_voxels(split, GROWING, CONFIG, **OF_BOTH)
+    way = trainer_of_voxels(split, GROWING, CONFIG, **OF_BOTH)
     states = {}
     for report in train_with(state, way, report_every=10):
         states[report.step] = local(way.to_host(report.state))
     Checkpoints(tmp_path).save(states[30])
-    restored = Checkpoints(tmp_path).restore(configuration(BOTH))
-    *_, last = train_with(restored, trainer_of_voxels(split, VOXELS, BOTH, CONFIG), report_every=60)
+    restored = Checkpoints(tmp_path).restore(configuration(BOTH), state_like(configuration(BOTH)))
+    *_, last = train_with(
+        restored, trainer_of_voxels(split, GROWING, CONFIG, **OF_BOTH), report_every=60
+    )
     jax.tree.map(np.testing.assert_array_equal, local(way.to_host(last.state)), states[60])
     with pytest.raises(RunError, match="another configuration: calibration"):
-        Checkpoints(tmp_path).restore(configuration(GROWING))
+        Checkpoints(tmp_path).restore(configuration(NEITHER), state_like(configuration(NEITHER)))
 
 
 def test_a_run_gives_the_refined_cameras_and_says_so(views, tmp_path):
@@ -320,7 +330,7 @@ def test_a_run_gives_the_refined_cameras_and_says_so(views, tmp_path):
         Similarity(2.0, rotation(np.array([0.1, 0.2, 0.3])), np.array([1.0, 2.0, 3.0])),
     )  # fmt: skip
     config = override(configuration(BOTH), {"scene.space": "bounded"})
-    state = train(split, BOTH, 30)
+    state = train(split, GROWING, 30, BOTH)
     create_folder(tmp_path / "run", config, scene)
     Checkpoints(tmp_path / "run").save(state)
     run = load_run(tmp_path / "run")

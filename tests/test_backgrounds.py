@@ -25,7 +25,7 @@ from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Split, load_scene
 from jaxnerf.scenes.silhouettes import TILE, background_of, plain_background, silhouettes
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 
 SIDE, COUNT = 96, 10
 # From the middle of a picture, in half its side.
@@ -183,7 +183,7 @@ def test_the_demo_scene_without_alpha_has_the_silhouettes_that_it_has_with_alpha
 def suited_background(split: Split, background: str = "auto", chosen=(), **scene) -> str:
     start = override(preset("minute"), {"training.background": background})
     scene = Scene("discs", Path("discs"), "blender", {"train": split}, 2.0, 6.0, **scene)
-    return suited(start, scene, chosen).training.background
+    return adapt_to_scene(start, scene, chosen).training.background
 
 
 def test_what_suits_a_scene_lies_behind_it_unless_the_user_says_otherwise(demo):

@@ -27,6 +27,7 @@ from scene_factory import (
 from jaxnerf.cli import VERBS, eval, main, process, render, train
 from jaxnerf.cli.path_files import read_path
 from jaxnerf.config import Config, flatten
+from jaxnerf.methods import state_like
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.metrics import read_metrics
@@ -58,7 +59,8 @@ def steps_of(run: Path) -> list[int]:
 def state_of(run: Path) -> list[np.ndarray]:
     import jax
 
-    return jax.tree.leaves(Checkpoints(run).restore(read_config(run)))
+    config = read_config(run)
+    return jax.tree.leaves(Checkpoints(run).restore(config, state_like(config)))
 
 
 def test_training_leaves_all_that_the_help_says(trained):
@@ -75,7 +77,7 @@ def test_training_leaves_all_that_the_help_says(trained):
 def test_the_configuration_kept_is_the_resolved_one(trained):
     config = flatten(read_config(trained))
     assert set(json.loads((trained / "config.json").read_text())) == set(Config.__annotations__)
-    assert (config["field.width"], config["render.samples"]) == (8, (4, 4))
+    assert (config["nerf.field.width"], config["nerf.samples"]) == (8, (4, 4))
     assert config["training.steps"] == 6
 
 

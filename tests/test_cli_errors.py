@@ -85,9 +85,12 @@ COMMANDS = {
     "a negative seed": (["train", "--seed=-1"], "seed"),
     "time that is no number": (["train", "--max_seconds=nan"], "max_seconds"),
     "a negative time": (["train", "--max_seconds=-1"], "max_seconds"),
-    "half a unit": (["train", "--field.width=1.5"], "field.width: '1.5' is not a whole number"),
+    "half a unit": (
+        ["train", "--nerf.field.width=1.5"],
+        "nerf.field.width: '1.5' is not a whole number",
+    ),
     "a colour": (["train", "--training.background=pink"], "white, black, random"),
-    "too few samples": (["train", "--render.samples=1,2"], "render.samples"),
+    "too few samples": (["train", "--nerf.samples=1,2"], "nerf.samples"),
     "rays that do not divide": (["train", "--training.rays_per_batch=15"], "15 rays"),
     "two ways to begin": (["train", "--resume", "--overwrite"], "--overwrite"),
     "no data": (["train", "--data=nowhere"], "nowhere: no such folder"),
@@ -205,7 +208,7 @@ def test_a_folder_of_other_files_stays_as_it_is(overwrite, folder, refusal, tmp_
 
 
 @pytest.mark.parametrize(
-    "change", ["--field.width=9", "--training.seed=7", "--config=paper", "--scene.downscale=2"]
+    "change", ["--nerf.field.width=9", "--training.seed=7", "--config=paper", "--scene.downscale=2"]
 )
 def test_a_run_is_not_resumed_with_another_configuration(change, run_folder, refusal):
     line = refusal("train", f"--out={run_folder}", "--resume", change)
@@ -223,7 +226,7 @@ def test_a_run_is_not_resumed_or_measured_with_other_photographs(run_folder, ref
     "command", [["train", "--resume", "--max_steps=9", "--out"], ["eval"], ["render"]]
 )
 def test_a_checkpoint_of_another_configuration_is_refused(command, run_folder, refusal):
-    edit_json(run_folder / "config.json", lambda c: c["field"].update(width=9))
+    edit_json(run_folder / "config.json", lambda c: c["nerf"]["field"].update(width=9))
     assert "another configuration" in refusal(*command, str(run_folder))
 
 
@@ -238,12 +241,16 @@ def test_a_damaged_checkpoint_is_refused(command, run_folder, refusal):
 
 
 def test_training_that_diverges_says_what_to_lower(folder, capfd, tmp_path):
-    wild = ["--training.learning_rate=1e30", "--training.delay_steps=0", "--max_steps=50"]
+    wild = [
+        "--nerf.optimizer.learning_rate=1e30",
+        "--nerf.optimizer.delay_steps=0",
+        "--max_steps=50",
+    ]
     command = ["train", f"--data={folder}", f"--out={tmp_path}/run", *TINY, *wild]
     assert main(command) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "diverged" in line
-    assert "training.learning_rate" in line
+    assert "nerf.optimizer.learning_rate" in line
 
 
 def test_an_interrupt_ends_quietly(trained, monkeypatch, capsys):

@@ -22,7 +22,9 @@ KEYS = flatten(Config())
 def kinds(config: type = Config, prefix: str = "") -> dict[str, typing.Any]:
     """The declared type of every key."""
     found = {}
-    for name, kind in typing.get_type_hints(config).items():
+    hints = typing.get_type_hints(config)
+    for name in (field.name for field in dataclasses.fields(config)):
+        kind = hints[name]
         if dataclasses.is_dataclass(kind):
             found |= kinds(kind, f"{prefix}{name}.")
         else:
@@ -31,8 +33,36 @@ def kinds(config: type = Config, prefix: str = "") -> dict[str, typing.Any]:
 
 
 KINDS = kinds()
-# With the fast field, values must fit one another; see below.
 FREE = {key: kind for key, kind in KINDS.items() if key != "method"}
+# What must be in a range, or fit other values: legal values of these keys.
+RULES: dict[str, st.SearchStrategy] = {
+    "voxels.field.features": st.integers(3, 99),
+    "voxels.field.sh_degree": st.integers(0, 4),
+    "voxels.field.initial_opacity": st.floats(1e-9, 0.99),
+    "voxels.stages.resolutions": st.tuples(*[st.integers(8, 1024)] * 3),
+    "voxels.stages.fractions": st.tuples(st.floats(0.01, 0.4), st.floats(0.5, 0.99)),
+    "voxels.stages.cells": st.integers(8, 512),
+    "hash_grid.field.levels": st.integers(2, 16),
+    "hash_grid.field.coarsest": st.integers(1, 64),
+    "hash_grid.field.finest": st.integers(64, 4096),
+    "hash_grid.field.log2_rows": st.integers(0, 20),
+    **{f"{name}.occupancy.cells": st.integers(1, 1024) for name in ("hash_grid", "own")},
+    **{f"{name}.occupancy.decay": st.floats(0.0, 1.0) for name in ("hash_grid", "own")},
+    **{f"{name}.occupancy.empty_below": st.floats(1e-9, 0.99) for name in ("hash_grid", "own")},
+    **{
+        f"{name}.optimizer.{beta}": st.floats(0.0, 0.9999)
+        for name in ("voxels", "nerf", "hash_grid")
+        for beta in ("beta1", "beta2")
+    },
+}
+# Of these, one that stands beside the others' defaults.
+ALONE = {
+    "voxels.field.sh_degree": 3,
+    "voxels.stages.resolutions": (8, 16, 24),
+    "voxels.stages.fractions": (0.25, 0.5),
+    "voxels.stages.cells": 17,
+    "hash_grid.field.finest": 77,
+}
 
 
 def values_of(kind) -> st.SearchStrategy:
@@ -61,7 +91,11 @@ def test_every_key_is_of_a_type_that_these_tests_know():
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
-@given(st.fixed_dictionaries({}, optional={key: values_of(kind) for key, kind in FREE.items()}))
+@given(
+    st.fixed_dictionaries(
+        {}, optional={key: RULES.get(key, values_of(kind)) for key, kind in FREE.items()}
+    )
+)
 def test_values_survive_text_and_json(values):
     config = override(Config(), values)
     assert flatten(config) == KEYS | values
@@ -86,6 +120,7 @@ def test_every_key_is_overridden_by_text_and_alone(key):
         after = next(option for option in get_args(kind) if option != before)
     else:
         after = {bool: not before, int: 7, float: 0.125, str: "#808080"}.get(kind, (8, 16, 24))
+        after = ALONE.get(key, after)
     changed = flatten(override(Config(), {key: text_of(after)}))
     assert changed == KEYS | {key: after}
     assert type(changed[key]) is type(before)
@@ -109,23 +144,23 @@ def test_every_key_refuses_what_is_not_of_its_type_by_name(key):
     ("text", "value"), [("true", True), ("TRUE", True), ("1", True), ("False", False), ("0", False)]
 )
 def test_bools_are_words_or_digits(text, value):
-    assert override(Config(), {"separate_levels": text}).separate_levels is value
+    assert override(Config(), {"nerf.separate_levels": text}).nerf.separate_levels is value
 
 
-@pytest.mark.parametrize("key", ["training.steps", "field.width", "scene.downscale"])
+@pytest.mark.parametrize("key", ["training.steps", "nerf.field.width", "scene.downscale"])
 def test_what_must_not_be_0_is_refused_by_name(key):
     with pytest.raises(ConfigError, match=key):
         override(Config(), {key: 0})
 
 
 def test_a_level_of_one_sample_is_refused():
-    with pytest.raises(ConfigError, match=r"render\.samples"):
-        override(Config(), {"render.samples": "64,1"})
+    with pytest.raises(ConfigError, match=r"^nerf\.samples: "):
+        override(Config(), {"nerf.samples": "64,1"})
 
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("training.stesp", "training.steps"), ("field.widht", "field.width"), ("zzz", None)],
+    [("training.stesp", "training.steps"), ("nerf.field.widht", "nerf.field.width"), ("zzz", None)],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
     outer, _, inner = key.partition(".")
@@ -145,7 +180,11 @@ def test_an_unknown_preset_is_refused_with_the_nearest_known_one():
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "3", "null", '{"training": 3}', '{"training": {"steps": {"a": 1}}}']
-    + ["[" * 10**5, '{"training": {"steps": ' + "1" * 5000 + "}}", '{"field": {"width": 1e400}}'],
+    + [
+        "[" * 10**5,
+        '{"training": {"steps": ' + "1" * 5000 + "}}",
+        '{"nerf": {"field": {"width": 1e400}}}',
+    ],
 )
 def test_what_is_no_configuration_is_refused(text):
     with pytest.raises(ConfigError):
@@ -165,9 +204,9 @@ def test_a_colour_is_kept_under_one_name(given, kept):
 
 
 def test_separate_levels_decides_how_many_fields_there_are():
-    two = override(Config(), {"render.samples": "4,4,4"})
-    assert len(two.fields()) == 3
-    assert len(override(two, {"separate_levels": False}).fields()) == 1
+    two = override(Config(), {"nerf.samples": "4,4,4"})
+    assert len(two.nerf.fields()) == 3
+    assert len(override(two, {"nerf.separate_levels": False}).nerf.fields()) == 1
 
 
 def test_every_key_has_a_flag_with_help():
@@ -183,40 +222,45 @@ def test_every_key_has_a_flag_with_help():
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"growing.shares": (0.2, 0.5)}, "growing.shares: 2 for 2"),
-        ({"growing.resolutions": "64,96,128"}, "growing.shares: 1 for 3"),
-        ({"growing.resolutions": (8, 9, 10), "growing.shares": (0.5, 0.4)}, "do not increase"),
-        ({"growing.resolutions": (8, 9), "growing.shares": (1.0,)}, "do not increase"),
-        ({"growing.resolutions": (4, 9), "growing.shares": (0.5,)}, "growing.resolutions"),
-        ({"growing.resolutions": (8, 9999), "growing.shares": (0.5,)}, "growing.resolutions"),
-        ({"growing.cells": 4}, "growing.cells"),
-        ({"growing.cells": 0}, "growing.cells: must not be 0"),
-        ({"voxels.features": 2}, "voxels.features"),
-        ({"voxels.sh_degree": 5}, "voxels.sh_degree"),
+        ({"voxels.stages.fractions": (0.2, 0.5)}, "voxels.stages.fractions: 2 for 2"),
+        ({"voxels.stages.resolutions": "64,96,128"}, "voxels.stages.fractions: 1 for 3"),
+        (
+            {"voxels.stages.resolutions": (8, 9, 10), "voxels.stages.fractions": (0.5, 0.4)},
+            "do not increase",
+        ),
+        (
+            {"voxels.stages.resolutions": (8, 9), "voxels.stages.fractions": (1.0,)},
+            "do not increase",
+        ),
+        (
+            {"voxels.stages.resolutions": (4, 9), "voxels.stages.fractions": (0.5,)},
+            "voxels.stages.resolutions",
+        ),
+        (
+            {"voxels.stages.resolutions": (8, 9999), "voxels.stages.fractions": (0.5,)},
+            "voxels.stages.resolutions",
+        ),
+        ({"voxels.stages.cells": 4}, "voxels.stages.cells"),
+        ({"voxels.stages.cells": 0}, "voxels.stages.cells: 0 is not from 8 to 512"),
+        ({"voxels.field.features": 2}, "voxels.field.features"),
+        ({"voxels.field.sh_degree": 5}, "voxels.field.sh_degree"),
     ],
 )
 def test_values_of_the_fast_field_must_fit_one_another(values, named):
-    two = {"growing.resolutions": (8, 16), "growing.shares": (0.5,)}
+    two = {"voxels.stages.resolutions": (8, 16), "voxels.stages.fractions": (0.5,)}
     config = override(Config(), {"method": "voxels", **two})
     with pytest.raises(ConfigError, match=re.escape(named)):
         override(config, values)
 
 
 def test_a_hash_grid_that_cannot_be_made_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"^hash_grid: .*no 16 levels from 16 to 8"):
-        override(Config(), {"method": "hash_grid", "hash_grid.finest": 8})
+    with pytest.raises(ConfigError, match=r"^hash_grid\.field\.levels: no 16 from 16 to 8 cells"):
+        override(Config(), {"method": "hash_grid", "hash_grid.field.finest": 8})
 
 
 def test_keys_of_the_other_method_have_no_effect():
-    nerf, voxels = PRESETS["nerf"][1], PRESETS["minute"][1]
-    for key in KEYS:
-        assert any(config.has_effect(key) for _, config in PRESETS.values())
-    assert not nerf.has_effect("hash_grid.levels")
-    assert not PRESETS["hash_grid"][1].has_effect("growing.resolutions")
-    assert PRESETS["hash_grid"][1].has_effect("occupancy.cells") > voxels.has_effect(
-        "occupancy.cells"
-    )
-    assert nerf.has_effect("training.learning_rate")
-    assert not voxels.has_effect("training.learning_rate")
-    assert not nerf.has_effect("voxels.width")
-    assert voxels.has_effect("training.rays_per_batch")
+    for name, (_, config) in PRESETS.items():
+        for key in KEYS:
+            section = key.partition(".")[0]
+            others = {"voxels", "nerf", "hash_grid", "own"} - {config.method}
+            assert config.has_effect(key) == (section not in others), (name, key)

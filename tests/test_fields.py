@@ -17,7 +17,7 @@ def test_the_paper_has_595844_parameters_in_each_of_two_networks():
     config = preset("paper")
     sizes = [
         sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(field.init, jax.random.key(0))))
-        for field in config.fields()
+        for field in config.nerf.fields()
     ]
     assert sizes == [595_844, 595_844]
 
@@ -133,7 +133,7 @@ def _released_fine_distances(distances, weights, count):
 def test_the_paper_preset_renders_the_picture_of_the_released_code():
     config = preset("paper")
     assert config.scene.pixels == "corner"
-    fields = config.fields()
+    fields = config.nerf.fields()
     params = [field.init(jax.random.key(3 + level)) for level, field in enumerate(fields)]
     for network in params:  # enough density for structure, as training would leave
         network["density_layer"]["kernel"] *= 40.0
@@ -156,7 +156,7 @@ def test_the_paper_preset_renders_the_picture_of_the_released_code():
         fields,
         params,
         camera.through_corners(),
-        config.render.sampler(),
+        config.nerf.sampler(),
         near=2.0,
         far=6.0,
         chunk=16,

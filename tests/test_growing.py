@@ -17,16 +17,18 @@ from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
-from jaxnerf.training.growing import GrowingConfig
-from jaxnerf.training.growth import state_of
-from jaxnerf.training.optimizers import adam
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.stages import state_of
+from jaxnerf.training.optimizers import VoxelOptimizerConfig, adam, voxel_optimizer
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import local_part, memory_like, parallel
+from jaxnerf.training.state import with_optimizer
 from jaxnerf.training.trainer import AXES, gradients_of
 
 VOXELS = VoxelSettings(width=8)
-GROWING = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, budget=40.0)
+GROWING = CoarseToFineConfig(resolutions=(8, 16), fractions=(0.5,), cells=8, mean_samples=40.0)
 CONFIG = TrainingConfig(steps=10, rays_per_batch=32, seed=5)
+RATES = VoxelOptimizerConfig(beta1=0.9, beta2=0.999, epsilon=1e-7)
 
 
 def noise_split(width: int = 24, height: int = 20, views: int = 3) -> Split:
@@ -102,22 +104,25 @@ def test_blocks_bring_what_is_random_in_a_step(background):
     ("total", "begins"), [(100, [0, 10, 40]), (7, [0, 1, 3]), (1001, [0, 100, 400])]
 )
 def test_stages_begin_at_their_shares(total, begins):
-    growing = GrowingConfig()
+    growing = CoarseToFineConfig()
     stages = [growing.stage(step, total) for step in range(total)]
     assert stages == sorted(stages)
     assert [stages.index(stage) for stage in range(3)] == begins
 
 
-def state_in_a_cube(side: float = 2.0, config=CONFIG, growing=GROWING):
+def state_in_a_cube(side: float = 2.0, config=CONFIG, growing=GROWING, rates=RATES):
     """A field with bricks in a cube around the world's origin."""
     cells, cell, origin = np.ones((8,) * 3, bool), side / 8, np.full(3, -side / 2, np.float32)
     field = VoxelField.on_lattice(cells, origin, cell, cell, VOXELS, view_dependence=0.0)
     code = encode(jnp.asarray(cells), jnp.full(cells.shape, 1e-3))
     occupancy = Occupancy(code, jnp.asarray(origin), jnp.float32(cell), jnp.float32(cell))
-    return state_of(field, occupancy, growing, config)
+    state = state_of(field, occupancy, growing, config)
+    return with_optimizer(state, voxel_optimizer(rates))
 
 
-def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True, split=None):
+def prepared_step(
+    devices: int, config=CONFIG, growing=GROWING, rates=RATES, transparent=True, split=None
+):
     """A mapped step, what it is given, and the whole batch."""
     split = split or noise_split()
     batch = sample_batch(
@@ -125,13 +130,13 @@ def prepared_step(devices: int, config=CONFIG, growing=GROWING, transparent=True
         tiles=TILES, block=2, background=config.background, transparent=transparent,
     )  # fmt: skip
     chosen = jax.devices()[:devices]
-    trainer = trainer_of_voxels(split, VOXELS, growing, config)
+    trainer = trainer_of_voxels(split, growing, config, optimizer=rates)
     step = parallel(trainer.one_step, chosen, axes=AXES)
     parts = local_part(batch)
     if devices == 1:
         parts = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), parts)
     cameras = jax.tree.map(jnp.asarray, split.cameras)
-    state = state_in_a_cube(config=config, growing=growing)
+    state = state_in_a_cube(config=config, growing=growing, rates=rates)
     # What lies in the scratch does not matter.
     scratch = memory_like(gradients_of(state, devices), chosen)
     scratch = jax.tree.map(lambda x: x + jnp.asarray(np.nan, x.dtype), scratch)
@@ -152,8 +157,9 @@ def one_step(devices: int, **how):
 def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_field(
     background, transparent, momentum
 ):
-    config = dataclasses.replace(CONFIG, background=background, adam_beta1=momentum)
-    batch, (after, metrics) = one_step(1, config=config, transparent=transparent)
+    config = dataclasses.replace(CONFIG, background=background)
+    moments = dataclasses.replace(RATES, beta1=momentum)
+    batch, (after, metrics) = one_step(1, config=config, rates=moments, transparent=transparent)
     before, split = state_in_a_cube(), noise_split()
     grey = {"white": 1.0, "black": 0.0, "#808080": 128.0 / 255.0}[background]
 
@@ -179,14 +185,14 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert int(after.step) == 1
     # Adam's first step is the gradient over its absolute value; then densities sink by 2% of their rate,
     # but for those of bricks that do not exist.
-    table = np.full((1, 4), VOXELS.feature_rate)
-    table[0, 0] = VOXELS.density_rate
+    table = np.full((1, 4), RATES.feature_rate)
+    table[0, 0] = RATES.density_rate
     rates = dataclasses.replace(
         before.params,
         table=table,
-        network=jax.tree.map(lambda _: VOXELS.network_rate, before.params.network),
+        network=jax.tree.map(lambda _: RATES.network_rate, before.params.network),
     )
-    sinks = start.table.at[64:, 0].add(-0.02 * VOXELS.density_rate)
+    sinks = start.table.at[64:, 0].add(-0.02 * RATES.density_rate)
     start = dataclasses.replace(start, table=sinks)
     for new, old, slope, rate in zip(
         *map(jax.tree.leaves, (after.params, start, gradient, rates)), strict=True
@@ -206,9 +212,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
 
 def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square():
     beta, epsilon = 0.9, 1e-3
-    without = adam(
-        dataclasses.replace(CONFIG, adam_beta1=0.0, adam_beta2=beta, adam_epsilon=epsilon)
-    )
+    without = adam(0.0, beta, epsilon)
     slopes = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
     state = without.init(jnp.zeros(3))
     assert sum(np.size(leaf) == 3 for leaf in jax.tree.leaves(state)) == 1
@@ -223,7 +227,7 @@ def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square(
 
 
 def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
-    growing = GrowingConfig(samples=40, lookups=80, budget=8.0, finer=2)
+    growing = CoarseToFineConfig(samples=40, max_steps=80, mean_samples=8.0, samples_per_voxel=2)
     occupancy = state_in_a_cube().sampler.occupancy
 
     def limits(sampler: OccupancySampler):
@@ -233,26 +237,28 @@ def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
 
     assert limits(growing.sampler(occupancy)) == (80, 160, 16.0, 2)
     assert limits(growing.sampler(occupancy, 0.5)) == (160, 320, 32.0, 2)
-    one = dataclasses.replace(growing, finer=1)
+    one = dataclasses.replace(growing, samples_per_voxel=1)
     assert limits(one.sampler(occupancy)) == (40, 80, 8.0, 1)
 
 
 @pytest.mark.parametrize("finer", [1, 2])
 def test_rays_that_overflow_the_budget_are_counted_and_do_not_count(finer):
-    growing = dataclasses.replace(GROWING, budget=1.0, finer=finer)
+    growing = dataclasses.replace(GROWING, mean_samples=1.0, samples_per_voxel=finer)
     _, (_, metrics) = one_step(1, growing=growing)
     assert 0.2 < float(metrics["dropped"]) < 1.0
     assert float(metrics["samples"]) * (1.0 - float(metrics["dropped"])) <= finer * 1.0
     assert np.isfinite(float(metrics["loss"]))
-    _, (_, short) = one_step(1, growing=dataclasses.replace(GROWING, samples=2, finer=finer))
+    _, (_, short) = one_step(
+        1, growing=dataclasses.replace(GROWING, samples=2, samples_per_voxel=finer)
+    )
     assert float(short["truncated"]) > 0.3
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 def test_two_devices_take_the_step_of_one(momentum):
-    config = dataclasses.replace(CONFIG, adam_beta1=momentum)
-    _, (one, alone) = one_step(1, config=config)
-    _, (two, shared) = one_step(2, config=config)
+    rates = dataclasses.replace(RATES, beta1=momentum)
+    _, (one, alone) = one_step(1, rates=rates)
+    _, (two, shared) = one_step(2, rates=rates)
     for name, value in alone.items():
         assert float(shared[name]) == pytest.approx(float(value), rel=1e-4), name
     # Adam's first step is the gradient's sign, which rounding decides where there is next to none.

@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
-from training_factory import trainer_of_voxels
+from training_factory import first_state_of_voxels, trainer_of_voxels
 
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings, lattice_points
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import has_alpha, scene_cube
-from jaxnerf.training.growing import GrowingConfig
-from jaxnerf.training.growth import first_state, grow, refresh, size_batch
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.trainer import local
 
 VOXELS = VoxelSettings(width=8)
-GROWING = GrowingConfig(
-    resolutions=(16, 24), shares=(0.4,), cells=16, samples=24, lookups=40, budget=2.0
+GROWING = CoarseToFineConfig(
+    resolutions=(16, 24), fractions=(0.4,), cells=16, samples=24, max_steps=40, mean_samples=2.0
 )
 CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
 
@@ -32,7 +32,7 @@ def split() -> Split:
 
 
 def begun_state(split: Split):
-    return first_state(VOXELS, split, GROWING, CONFIG)
+    return first_state_of_voxels(split, GROWING, CONFIG)
 
 
 def holding(state, cells):
@@ -142,13 +142,13 @@ def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
     full = config.rays_per_batch
     counts = {}
     for budget in (100.0, 2.5, 1.5, 0.1):
-        growing = dataclasses.replace(GROWING, budget=budget)
+        growing = dataclasses.replace(GROWING, mean_samples=budget)
         counts[budget] = int(size_batch(state, split, growing, config).strategy.rays)
     assert counts[100.0] == full > counts[2.5] > counts[1.5] > counts[0.1] == full // 8
     # What is drawn fits, or nearly, and most of what fits is drawn.
-    growing = dataclasses.replace(GROWING, budget=1.5)
+    growing = dataclasses.replace(GROWING, mean_samples=1.5)
     sized = with_rays(state, counts[1.5])
-    way = trainer_of_voxels(split, VOXELS, growing, config)
+    way = trainer_of_voxels(split, growing, config)
     first = next(train(sized, way)).metrics
     assert first["rays"] == counts[1.5]
     assert first["dropped"] < 0.25
@@ -157,7 +157,7 @@ def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
 
 
 def test_a_batch_keeps_its_size_unless_much_is_gained(split):
-    growing = dataclasses.replace(GROWING, budget=12.0)
+    growing = dataclasses.replace(GROWING, mean_samples=12.0)
     state = with_rays(begun_state(split), 192)
     assert int(size_batch(state, split, growing, CONFIG, least_factor=1.6).strategy.rays) == 192
     assert int(size_batch(state, split, growing, CONFIG).strategy.rays) == 256
@@ -275,7 +275,7 @@ def test_hidden_cells_can_be_kept(split):
 
 def test_hidden_cells_are_dropped_when_the_last_stage_begins_and_not_before(split):
     before = local(with_density(begun_state(split), 9.0))
-    more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), shares=(0.3, 0.6))
+    more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), fractions=(0.3, 0.6))
     middle, last = (
         np.asarray(occupied(grow(before, stage, split, more, CONFIG).sampler.occupancy)).sum()
         for stage in (1, 2)

@@ -8,10 +8,10 @@ from ball import RAYS, photographs, with_surroundings
 from test_unbounded import CONFIG, scene_of
 
 from jaxnerf.evaluation import blend, psnr
-from jaxnerf.methods.fitting import first_state, trainer_of
+from jaxnerf.methods import first_state, trainer_of
 from jaxnerf.runs.run import run_of
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import loop
 from jaxnerf.training.trainer import local
 
@@ -41,7 +41,7 @@ def without_lens(split: Split) -> Split:
 def quality(train: Split, test: Split) -> float:
     """Mean PSNR of the test views after a short training."""
     scene: Scene = scene_of(train, unbounded=True)
-    config = suited(CONFIG, scene)
+    config = adapt_to_scene(CONFIG, scene)
     *_, last = loop.train(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
     run = run_of(Path("run"), config, scene, state)

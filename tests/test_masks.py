@@ -10,17 +10,15 @@ from ball import CENTRE, RADIUS, SIDE, photographs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
-from training_factory import trainer_of_voxels
+from training_factory import first_state_of_voxels, trainer_of_voxels
 
 from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.evaluation import evaluate_split, ssim
-from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
 from jaxnerf.training.batches import sample_batch, usable_tiles
-from jaxnerf.training.growing import GrowingConfig
-from jaxnerf.training.growth import first_state
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
 
@@ -183,7 +181,7 @@ def test_margins_are_those_of_each_picture():
 
 def test_masked_pixels_do_not_change_what_is_learned():
     """Whatever they hold, training ends with the same parameters."""
-    growing = GrowingConfig(resolutions=(8, 16), shares=(0.5,), cells=8, refresh_every=4)
+    growing = CoarseToFineConfig(resolutions=(8, 16), fractions=(0.5,), cells=8, refresh_every=4)
     config = TrainingConfig(steps=12, rays_per_batch=64, seed=5)
     ends = []
     for filling in (0, 90, 255):
@@ -193,9 +191,8 @@ def test_masked_pixels_do_not_change_what_is_learned():
         masks[:5, :, 50:] = False
         split.images[~masks] = filling
         split = dataclasses.replace(split, masks=masks)
-        voxels = VoxelSettings(width=8)
-        trainer = trainer_of_voxels(split, voxels, growing, config)
-        state = first_state(voxels, split, growing, config)
+        trainer = trainer_of_voxels(split, growing, config)
+        state = first_state_of_voxels(split, growing, config)
         for progress in train(state, trainer):
             state = progress.state
         ends.append(jax.tree.map(np.asarray, state.params))
@@ -204,14 +201,13 @@ def test_masked_pixels_do_not_change_what_is_learned():
 
 
 def test_a_mask_that_leaves_only_single_pixels_is_trained_on():
-    growing = GrowingConfig(resolutions=(8,), shares=(), cells=8)
+    growing = CoarseToFineConfig(resolutions=(8,), fractions=(), cells=8)
     config = TrainingConfig(steps=3, rays_per_batch=64, seed=5)
     masks = np.zeros((12, SIDE, SIDE), bool)
     masks[:, ::5, ::7] = True
     split = dataclasses.replace(photographs(), masks=masks)
-    voxels = VoxelSettings(width=8)
-    trainer = trainer_of_voxels(split, voxels, growing, config)
-    state = first_state(voxels, split, growing, config)
+    trainer = trainer_of_voxels(split, growing, config)
+    state = first_state_of_voxels(split, growing, config)
     losses = [progress.metrics["loss"] for progress in train(state, trainer)]
     assert np.isfinite(losses).all()
 

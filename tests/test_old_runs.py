@@ -34,7 +34,7 @@ def test_an_old_run_renders_the_picture_of_its_version(method):
 def test_old_names_of_settings_are_read_and_unknown_ones_are_not(tmp_path):
     text = (FOLDER / "voxels" / "config.json").read_text()
     assert '"direction_degree": 2' in text
-    assert from_json(text).voxels.sh_degree == 2
+    assert from_json(text).voxels.field.sh_degree == 2
     folder = shutil.copytree(FOLDER / "voxels", tmp_path / "run")
     (folder / "config.json").write_text(text.replace("smooth_edges", "smooth_edge"))
     with pytest.raises(RunError, match=r"unknown key 'evaluation\.smooth_edge'"):

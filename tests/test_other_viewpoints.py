@@ -14,6 +14,7 @@ from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import NdcFrame, Similarity, Split
+from jaxnerf.sections import VoxelsConfig
 
 VOXELS = VoxelSettings(width=8)
 RADIUS, DISTANCE = 1.0, 4.0
@@ -60,7 +61,9 @@ def middles(size: int, origin: float, side: float) -> np.ndarray:
 def ball() -> Run:
     mask = np.linalg.norm(middles(24, -1.5, 3.0), axis=-1) < RADIUS
     known = solid(mask, -1.5, 3.0)
-    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "bounded"})
+    config = override(
+        Config(method="voxels", voxels=VoxelsConfig(VOXELS)), {"scene.space": "bounded"}
+    )
     return Run(Path("r"), config, scene_of(), **known)
 
 
@@ -101,7 +104,7 @@ class SoftBall:
 
 @pytest.mark.parametrize("times", [0.6, 1.0, 1.5, 2.0])
 def test_so_is_the_paper_s_network_and_nothing_that_it_never_learned(times):
-    config = override(Config(method="nerf"), {"scene.space": "bounded", "render.samples": (96, 96)})
+    config = override(Config(method="nerf"), {"scene.space": "bounded", "nerf.samples": (96, 96)})
     run = Run(Path("r"), config, scene_of(), (SoftBall(),), (None,), 1)
     eye = DISTANCE * times * np.array([0.6, 0.8, 0.0])
     seen = run.render(in_user_frame(camera_at(eye)))
@@ -116,7 +119,9 @@ def test_a_sky_beyond_far_is_seen():
     space = SphereContraction(jnp.zeros(3), jnp.float32(1.0))
     mask = np.linalg.norm(middles(64, -2.0, 4.0), axis=-1) > 2.0 - 1.0 / 10.0
     known = solid(mask, -2.0, 4.0, space)
-    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "unbounded"})
+    config = override(
+        Config(method="voxels", voxels=VoxelsConfig(VOXELS)), {"scene.space": "unbounded"}
+    )
     run = Run(Path("r"), config, scene_of(unbounded=True), **known)
     seen = run.render(in_user_frame(camera_at((0.0, -4.0, 0.3))))
     assert (seen.opacity > 0.7).all()
@@ -129,7 +134,9 @@ def test_a_far_plane_is_seen_in_front_of_cameras_that_look_the_same_way():
     mask = np.zeros((32,) * 3, bool)
     mask[:, :, -1] = True  # the last cell: beyond 16 near planes
     known = solid(mask, -1.0, 2.0, space)
-    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "forward"})
+    config = override(
+        Config(method="voxels", voxels=VoxelsConfig(VOXELS)), {"scene.space": "forward"}
+    )
     run = Run(Path("r"), config, scene_of(ndc=frame), **known)
     for z in (0.0, -2.0, -5.0):  # also beyond the near plane
         camera = camera_at((0.0, 0.0, z), (0.0, 0.0, -9.0), (0.0, 1.0, 0.0))
@@ -145,7 +152,9 @@ def test_a_camera_that_moves_nearer_does_not_see_through_what_it_comes_to(distan
     space = SphereContraction(jnp.zeros(3), jnp.float32(4.0))
     mask = np.linalg.norm(middles(64, -2.0, 4.0), axis=-1) < 1.5 / 4.0
     known = solid(mask, -2.0, 4.0, space)
-    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "unbounded"})
+    config = override(
+        Config(method="voxels", voxels=VoxelsConfig(VOXELS)), {"scene.space": "unbounded"}
+    )
     run = Run(Path("r"), config, scene_of(unbounded=True), **known)
     seen = run.render(in_user_frame(camera_at((0.0, -distance, 0.0))))
     assert abs(seen.depth_median[16, 16] - (distance - 1.5) * TO_USER.scale) < 0.6
@@ -158,7 +167,9 @@ def test_nor_does_one_in_front_of_a_forward_facing_scene(forward):
     mask = np.zeros((32,) * 3, bool)
     mask[:, :, 16] = True  # in the cube from 0 on: at depth 2
     known = solid(mask, -1.0, 2.0, space)
-    config = override(Config(method="voxels", voxels=VOXELS), {"scene.space": "forward"})
+    config = override(
+        Config(method="voxels", voxels=VoxelsConfig(VOXELS)), {"scene.space": "forward"}
+    )
     scene = dataclasses.replace(scene_of(ndc=frame), near=1.2)
     poses = np.tile(np.eye(3, 4, dtype=np.float32), (8, 1, 1))
     split = scene.splits["train"]
@@ -188,7 +199,9 @@ def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     depth = np.asarray(seen.depth_median).reshape(33, 33) * TO_USER.scale
     assert abs(depth[16, 16] - picture.depth_median[16, 16]) < 0.3
 
-    config = override(Config(method="nerf"), {"scene.space": "bounded", "render.samples": (16, 16)})
+    values = {"scene.space": "bounded", "nerf.samples": (16, 16)}
+    values |= {"evaluation.edge_supersampling": 0.0}
+    config = override(Config(method="nerf"), values)
     run = Run(Path("r"), config, scene_of(), (SoftBall(),), (None,), 1)
     render = jax.jit(render_rays, static_argnums=0)
     plain = render(run.field, run.params, run.rays(camera, pixels), run.sampler)

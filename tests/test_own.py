@@ -20,10 +20,10 @@ from jaxnerf.config import ConfigError, override
 from jaxnerf.contraction import BoxSpace, SphereContraction
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.methods.fitting import first_state, own_trainer
+from jaxnerf.methods import occupied as occupied_method
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import occupied
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import PhotometricLoss, sharding
 from jaxnerf.training.keep_occupancy import (
     KeepOccupancy,
@@ -31,8 +31,9 @@ from jaxnerf.training.keep_occupancy import (
     full_occupancy,
 )
 from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.state import begin
 from jaxnerf.training.strategy import Strategy
-from jaxnerf.training.trainer import begin, gradients_of
+from jaxnerf.training.trainer import gradients_of
 
 PROGRAMS = Path(__file__).parents[1] / "docs" / "programs"
 SMALL = {"training__rays_per_batch": 256, "occupancy__cells": 16, "occupancy__steps": 48}
@@ -153,9 +154,9 @@ def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
     ("given", "named"),
     [
         ({"training__steps": 5}, "training.steps has no effect here"),
-        ({"training__learning_rate": 1.0}, "training.learning_rate has no effect here"),
+        ({"nerf__optimizer__learning_rate": 1.0}, "nerf.optimizer.learning_rate has no effect"),
         ({"method": "voxels"}, "method has no effect here"),
-        ({"occupancy__cell": 5}, "unknown key 'occupancy.cell'"),
+        ({"occupancy__cell": 5}, "unknown key 'own.occupancy.cell'"),
         ({"training__rays_per_batch": 65}, "2 devices do not divide 65 rays"),
         ({"resume": True}, "resume needs the run's folder"),
     ],
@@ -185,11 +186,13 @@ def test_an_optimizer_that_looks_at_all_numbers_takes_the_same_steps_on_two_devi
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     config = override(
         Config(method="own"),
-        {"training.rays_per_batch": 128, "occupancy.cells": 16, "occupancy.steps": 48},
+        {"training.rays_per_batch": 128, "own.occupancy.cells": 16, "own.occupancy.steps": 48},
     )
-    config = suited(config, scene)
-    state, found = first_state(config, scene, Long(), optimizer), []
-    way = own_trainer(config, scene, PhotometricLoss(opacity=0.1), optimizer)
+    config = adapt_to_scene(config, scene)
+    state, found = occupied_method.first_state(config, scene, Long(), optimizer), []
+    way = occupied_method.trainer(
+        config, scene, PhotometricLoss(opacity=0.1), optimizer, by_rows=False
+    )
     for devices in (1, 2):
         step = sharding.parallel(way.one_step, jax.devices()[:devices], axes=way.axes)
         batch = way.strategy.batch(state, 0)

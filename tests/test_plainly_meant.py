@@ -24,7 +24,7 @@ from jaxnerf.presets import preset
 from jaxnerf.scenes import SceneError, describe, load_scene
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.transforms import present_frames
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 
 
 def edit_all(folder: Path, change) -> Path:
@@ -343,10 +343,10 @@ def test_near_and_far_must_meet_the_box(near, far, fits, tmp_path):
     edit_json(folder / "transforms_train.json", lambda c: c.update(near=near, far=far))
     config = override(preset("minute"), {"scene.space": "bounded"})
     if fits:
-        assert suited(config, load_scene(folder)).scene.space == "bounded"
+        assert adapt_to_scene(config, load_scene(folder)).scene.space == "bounded"
     else:
         with pytest.raises(ConfigError, match=f"between near {near:g} and far {far:g}: mend"):
-            suited(config, load_scene(folder))
+            adapt_to_scene(config, load_scene(folder))
 
 
 def test_which_cameras_see_a_box_by_walking_along_their_rays(tmp_path):

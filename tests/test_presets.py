@@ -28,29 +28,29 @@ def test_more_seconds_never_choose_less():
     chosen = [for_seconds(seconds) for seconds in sorted(BUDGETS)]
     for config in chosen:
         assert override(config, {}) == config  # which checks that values fit one another
-    keys = [f"voxels.{name}" for name in ("features", "width", "sh_degree")]
-    keys += [f"growing.{name}" for name in ("points", "finer", "unseen_below")]
+    keys = [f"voxels.field.{name}" for name in ("features", "width", "sh_degree")]
+    keys += [f"voxels.stages.{name}" for name in ("points", "samples_per_voxel", "unseen_below")]
     flat = [flatten(config) for config in chosen]
     for key in keys:
         values = [each[key] for each in flat]
         assert values == sorted(values), key
         assert values[0] < values[-1], key
-    growing = [config.growing for config in chosen]
-    for name in ("shares", "resolutions"):
+    growing = [config.voxels.stages for config in chosen]
+    for name in ("fractions", "resolutions"):
         counts = [len(getattr(each, name)) for each in growing]
         assert counts == sorted(counts)
     # The field is never older when the last stage begins, and is half as old as it was at the end.
-    assert [each.shares[0] for each in growing] == sorted(
-        (each.shares[0] for each in growing), reverse=True
+    assert [each.fractions[0] for each in growing] == sorted(
+        (each.fractions[0] for each in growing), reverse=True
     )
     assert [each.resolutions[-1] for each in growing] == sorted(
         each.resolutions[-1] for each in growing
     )
     # What a step costs is chosen in small parts: features one at a time.
-    features = [config.voxels.features for config in chosen]
+    features = [config.voxels.field.features for config in chosen]
     assert set(features) == {3, 4, 5, 6, 7}
     # Nothing but what is named here is chosen.
-    free = {*keys, "growing.shares", "growing.resolutions", "training.max_seconds"}
+    free = {*keys, "voxels.stages.fractions", "voxels.stages.resolutions", "training.max_seconds"}
     for each in flat:
         assert {key for key in each if each[key] != flat[0][key]} <= free
 
@@ -66,9 +66,9 @@ def chosen(*arguments: str):
 @pytest.mark.parametrize("flag", ["--max_seconds", "--training.max_seconds"])
 def test_a_time_budget_without_a_preset_chooses_and_values_stay(flag):
     assert chosen(flag, "360") == for_seconds(360.0)
-    config = chosen(flag, "360", "--voxels.features=4", "--max_steps=70")
-    assert (config.voxels.features, config.training.steps) == (4, 70)
-    assert config.growing == for_seconds(360.0).growing
+    config = chosen(flag, "360", "--voxels.field.features=4", "--max_steps=70")
+    assert (config.voxels.field.features, config.training.steps) == (4, 70)
+    assert config.voxels.stages == for_seconds(360.0).voxels.stages
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +82,7 @@ def test_without_seconds_nothing_is_chosen():
     unlimited = dataclasses.replace(preset("minute").training, max_seconds=0.0)
     assert chosen("--max_seconds=0").training == unlimited
     steps = chosen("--max_steps=500")
-    assert (steps.voxels, steps.growing) == (preset("minute").voxels, preset("minute").growing)
+    assert steps.voxels == preset("minute").voxels
 
 
 def test_the_line_says_which_presets_a_budget_lies_between():

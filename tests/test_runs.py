@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera
 from jaxnerf.config import Config, override
-from jaxnerf.methods.fitting import network_state
+from jaxnerf.methods import state_like
+from jaxnerf.methods.nerf import first_state_in
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError, disk_errors
 from jaxnerf.runs.folder import check_free, create_folder, read_config
@@ -28,12 +29,12 @@ from jaxnerf.scenes import Similarity, load_scene
 CONFIG = override(
     Config(),
     {
-        "field.depth": 2,
-        "field.width": 8,
-        "field.view_width": 4,
-        "field.position_degree": 2,
-        "field.direction_degree": 1,
-        "render.samples": (4, 4),
+        "nerf.field.depth": 2,
+        "nerf.field.width": 8,
+        "nerf.field.view_width": 4,
+        "nerf.field.position_degree": 2,
+        "nerf.field.direction_degree": 1,
+        "nerf.samples": (4, 4),
         "evaluation.chunk": 64,
     },
 )
@@ -41,7 +42,7 @@ CONFIG = override(
 
 def state_at(step: int):
     """A state in which every number is one of its own, and not a round one."""
-    state = network_state(CONFIG)
+    state = first_state_in(None, CONFIG)
     leaves, tree = jax.tree.flatten(state)
     random = np.random.default_rng(step)
     noisy = [
@@ -82,7 +83,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("step", [None, 5, 7])
 def test_a_state_is_restored_to_the_bit(finished, step):
-    restored = Checkpoints(finished).restore(CONFIG, step)
+    restored = Checkpoints(finished).restore(CONFIG, state_like(CONFIG), step)
     saved = state_at(step or 7)
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
     for old, new in zip(jax.tree.leaves(saved), jax.tree.leaves(restored), strict=True):
@@ -207,7 +208,7 @@ def test_folders_that_are_no_runs_are_refused(tmp_path, run_folder, capfd):
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path, scene, capfd):
     create_folder(tmp_path / "run", CONFIG, scene)
-    assert Checkpoints(tmp_path / "run").restore(CONFIG) is None
+    assert Checkpoints(tmp_path / "run").restore(CONFIG, state_like(CONFIG)) is None
     assert "no checkpoint yet" in refused(tmp_path / "run", capfd)
     (tmp_path / "run/checkpoints").mkdir()
     assert "no checkpoint yet" in refused(tmp_path / "run", capfd)
@@ -216,9 +217,9 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path, scene, capfd):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda c: c["field"].update(width=9), "bottleneck"),
-        (lambda c: c["field"].update(depth=3), "layers_"),
-        (lambda c: c.update(separate_levels=False), "params.1."),
+        (lambda c: c["nerf"]["field"].update(width=9), "bottleneck"),
+        (lambda c: c["nerf"]["field"].update(depth=3), "layers_"),
+        (lambda c: c["nerf"].update(separate_levels=False), "params.1."),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(run_folder, change, named, capfd):
@@ -232,7 +233,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(run_folder, change, na
     ("file", "contents"),
     [
         ("config.json", "{"),
-        ("config.json", '{"field": {"widht": 8}}'),
+        ("config.json", '{"nerf": {"field": {"widht": 8}}}'),
         ("scene.json", "[]"),
         ("scene.json", "[" * 10**5),
         ("scene.json", "\xff"),
@@ -320,7 +321,7 @@ def test_overwriting_a_run_removes_what_it_made_and_nothing_else(run_folder, sce
     made = ["metrics.jsonl", "results.json", "orbit.mp4", "test_preds/000.png"]
     for name in [*made, "events.out.tfevents.1.host", "notes.txt"]:
         (run_folder / name).write_text("{}")
-    other = override(CONFIG, {"field.width": 16})
+    other = override(CONFIG, {"nerf.field.width": 16})
     create_folder(run_folder, other, scene, overwrite=True)
     assert sorted(os.listdir(run_folder)) == ["config.json", "notes.txt", "scene.json"]
     assert read_config(run_folder) == other

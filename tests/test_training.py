@@ -19,22 +19,22 @@ from scene_factory import TINY, write_scene
 from jaxnerf import Camera, Config, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.methods.fitting import network_trainer
+from jaxnerf.methods import nerf
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Split
+from jaxnerf.sections import NerfConfig
 from jaxnerf.training import PhotometricLoss, TrainState, begin, train_step
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.loop import FitError, train
-from jaxnerf.training.optimizers import learning_rate, network_optimizer
-from jaxnerf.training.settings import RenderSettings, TrainingConfig
+from jaxnerf.training.optimizers import NetworkOptimizerConfig, learning_rate, network_optimizer
+from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import divided, local_part, memory_like, parallel, replicate
 from jaxnerf.training.trainer import AXES, Trainer, gradients_of
 
 FIELD = NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3)
-SETTINGS = RenderSettings(samples=(4, 4))
-CONFIG = TrainingConfig(
-    steps=4, rays_per_batch=32, learning_rate=1e-2, final_learning_rate=1e-3, delay_steps=0
-)
+RATES = NetworkOptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, delay_steps=0)
+NERF = NerfConfig(field=FIELD, samples=(4, 4), optimizer=RATES)
+CONFIG = TrainingConfig(steps=4, rays_per_batch=32)
 
 
 def noise_split(views: int = 3, side: int = 8) -> Split:
@@ -46,39 +46,40 @@ def noise_split(views: int = 3, side: int = 8) -> Split:
 
 def first_state(config: TrainingConfig = CONFIG) -> TrainState:
     params = tuple(FIELD.init(key) for key in jax.random.split(jax.random.key(config.seed)))
-    optimizer = network_optimizer(config)
-    return begin((FIELD, FIELD), params, SETTINGS.sampler(), optimizer, config.steps)
+    optimizer = network_optimizer(RATES)
+    return begin((FIELD, FIELD), params, NERF.sampler(), optimizer, config.steps)
 
 
-def trainer(config: TrainingConfig, split: Split | None = None) -> Trainer:
-    whole = Config(method="nerf", field=FIELD, render=SETTINGS, training=config)
-    return network_trainer(whole, split or noise_split(), 2.0, 6.0)
+def trainer(config: TrainingConfig, split: Split | None = None, method=NERF) -> Trainer:
+    whole = Config(method="nerf", nerf=method, training=config)
+    return nerf.trainer_on(split or noise_split(), whole, 2.0, 6.0)
 
 
-def batch_of(config: TrainingConfig, split: Split, step: int = 0, size: int = 0):
+def batch_of(
+    config: TrainingConfig, split: Split, step: int = 0, size: int = 0, one_image: bool = False
+):
     return sample_batch(
-        split, size or config.rays_per_batch, config.seed, step,
+        split, size or config.rays_per_batch, config.seed, step, one_image=one_image,
         background="black" if config.background == "black" else "white",
-        one_image=config.one_image_per_batch,
     )  # fmt: skip
 
 
-def tiny_run(steps: int, config: TrainingConfig = CONFIG, state=None, split: Split | None = None):
+def tiny_run(steps: int, config=CONFIG, state=None, split: Split | None = None, method=NERF):
     config = dataclasses.replace(config, steps=steps)
     state = first_state(config) if state is None else state
-    losses, way = [], trainer(config, split)
+    losses, way = [], trainer(config, split, method)
     for progress in train(state, way, report_every=1):
         losses.append(progress.metrics["loss"])
         state = progress.state
     return way.to_host(state), losses
 
 
-def step_on(devices, config=CONFIG):
+def step_on(devices, config=CONFIG, method=NERF):
     """State and metrics after one step on given devices; the optimizer's state of the first of them."""
     split, state = noise_split(), first_state(config)
     batch = batch_of(config, split)
     shared = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-    step = parallel(trainer(config).one_step, devices, axes=AXES)
+    step = parallel(trainer(config, method=method).one_step, devices, axes=AXES)
     scratch = memory_like(gradients_of(state, len(devices)), devices)
     state = dataclasses.replace(state, optimizer=divided(state.optimizer, devices))
     after, metrics, _ = step(
@@ -130,9 +131,9 @@ def test_the_passes_of_a_step_do_not_change_it(passes):
 
 def test_the_loss_is_the_mean_squared_error_of_both_levels():
     """A step's loss, against rendering its rays one at a time."""
-    config = dataclasses.replace(CONFIG, background="black", coarse_loss=0.5)
+    config = dataclasses.replace(CONFIG, background="black")
     state = first_state(config)
-    _, metrics = step_on(jax.devices()[:1], config)
+    _, metrics = step_on(jax.devices()[:1], config, dataclasses.replace(NERF, coarse_loss=0.5))
     split, key = noise_split(), jax.random.fold_in(jax.random.key(0), 0)
     batch = batch_of(config, split)
     coarse_errors, fine_errors = [], []
@@ -143,7 +144,7 @@ def test_the_loss_is_the_mean_squared_error_of_both_levels():
         ray_key = jax.random.fold_in(key, ray)
         target = colour[:3] / 255.0 * colour[3] / 255.0
         fine = render_rays(
-            (FIELD, FIELD), state.params, rays, SETTINGS.sampler(), ray_key, 0.0, proposals=True
+            (FIELD, FIELD), state.params, rays, NERF.sampler(), ray_key, 0.0, proposals=True
         )
         (coarse,) = fine.proposals
         for errors, level in ((coarse_errors, coarse), (fine_errors, fine)):
@@ -161,7 +162,7 @@ def test_a_step_of_one_device_needs_no_axis_and_takes_any_optimizer_and_loss():
     given = {"loss": PhotometricLoss(proposals=1.0), "near": 2.0, "far": 6.0}
     alone, same = jax.jit(
         lambda state: train_step(
-            state, batch, key, cameras, optimizer=network_optimizer(config), **given
+            state, batch, key, cameras, optimizer=network_optimizer(RATES), **given
         )
     )(first_state())
     del metrics["learning_rate"]  # which an optimizer of one's own may not have
@@ -171,7 +172,7 @@ def test_a_step_of_one_device_needs_no_axis_and_takes_any_optimizer_and_loss():
     assert_trees_close(alone.optimizer[0].mu, mapped.optimizer[0].mu, rtol=1e-4, atol=1e-8)
     # Of one's own: plain descent, and a loss of the absolute error, which is a number alone.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
-    state = begin((FIELD, FIELD), first_state().params, SETTINGS.sampler(), optimizer, 10)
+    state = begin((FIELD, FIELD), first_state().params, NERF.sampler(), optimizer, 10)
 
     def absolute(rendering, target):
         return jnp.mean(jnp.abs(rendering.colour - target.colour))
@@ -192,10 +193,8 @@ def test_a_step_is_adams():
     """Parameters after a step, against optax's own Adam on the gradient that the moments hold."""
     before = jax.tree.map(np.asarray, first_state())
     after, metrics = step_on(jax.devices()[:1])
-    gradient = jax.tree.map(
-        lambda mu: np.asarray(mu) / (1.0 - CONFIG.adam_beta1), after.optimizer[0].mu
-    )
-    adam = optax.adam(metrics["learning_rate"], eps=CONFIG.adam_epsilon)
+    gradient = jax.tree.map(lambda mu: np.asarray(mu) / (1.0 - RATES.beta1), after.optimizer[0].mu)
+    adam = optax.adam(metrics["learning_rate"], eps=RATES.epsilon)
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = adam.update(gradient, adam.init(before.params))
     expected = optax.apply_updates(before.params, updates)
@@ -214,7 +213,7 @@ def test_batches_are_a_function_of_seed_and_step_and_cover_all_pixels_evenly():
     # Of a pixel in 40,000 draws from 192: 208, with a standard deviation of 14.
     assert 140 < drawn.min() < drawn.max() < 280
     np.testing.assert_array_equal(one.pixels[:, 0], split.images[one.camera, y, x])
-    single = batch_of(dataclasses.replace(CONFIG, one_image_per_batch=True), split)
+    single = batch_of(CONFIG, split, one_image=True)
     assert len(set(single.camera)) == 1
 
 
@@ -228,7 +227,7 @@ def test_parts_of_a_batch_partition_it():
 
 
 def test_the_learning_rate_decays_log_linearly_after_a_delay():
-    config = TrainingConfig(
+    config = NetworkOptimizerConfig(
         learning_rate=1e-2, final_learning_rate=1e-4, delay_steps=100, delay_factor=0.1
     )
 
@@ -252,9 +251,9 @@ def test_training_learns_what_all_photographs_agree_on():
 
 
 def test_divergence_stops_with_a_word_on_what_to_do():
-    config = dataclasses.replace(CONFIG, learning_rate=1e30, final_learning_rate=1e30)
-    with pytest.raises(FitError, match=r"diverged. Lower training.learning_rate"):
-        tiny_run(40, config)
+    rates = dataclasses.replace(RATES, learning_rate=1e30, final_learning_rate=1e30)
+    with pytest.raises(FitError, match=r"diverged. Lower nerf\.optimizer\.learning_rate"):
+        tiny_run(40, method=dataclasses.replace(NERF, optimizer=rates))
 
 
 def test_a_time_budget_fixes_the_number_of_steps_once():
@@ -277,11 +276,12 @@ def test_a_time_budget_fixes_the_number_of_steps_once():
 
 def test_interrupted_and_whole_runs_end_with_the_same_bits():
     # The first half's schedule ends at its own last step, so take a rate that does not decay.
-    flat = dataclasses.replace(CONFIG, final_learning_rate=CONFIG.learning_rate)
-    whole, _ = tiny_run(6, flat)
-    half, _ = tiny_run(3, flat)
+    rates = dataclasses.replace(RATES, final_learning_rate=RATES.learning_rate)
+    flat = dataclasses.replace(NERF, optimizer=rates)
+    whole, _ = tiny_run(6, method=flat)
+    half, _ = tiny_run(3, method=flat)
     half = dataclasses.replace(jax.tree.map(np.asarray, half), total_steps=np.int32(6))
-    resumed, _ = tiny_run(6, flat, jax.tree.map(jnp.asarray, half))
+    resumed, _ = tiny_run(6, state=jax.tree.map(jnp.asarray, half), method=flat)
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), whole, resumed
     )

@@ -14,15 +14,16 @@ from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.methods.fitting import first_state, trainer_of
+from jaxnerf.methods import first_state, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import Run, run_of
 from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
-from jaxnerf.spaces import bounds_of, space_of, suited
-from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.sections import VoxelsConfig
+from jaxnerf.spaces import adapt_to_scene, bounds_of, space_of
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.trainer import local
@@ -35,21 +36,21 @@ def scene_of(split: Split, **what) -> Scene:
 CONFIG = Config(
     method="voxels",
     scene=SceneConfig(ball=0.5),  # so few voxels as here must not be spent on what lies between
-    voxels=VoxelSettings(width=8),
-    growing=GrowingConfig(
-        resolutions=(32, 64), shares=(0.5,), cells=32, samples=64, lookups=96, budget=24.0,
-        refresh_every=50,
+    voxels=VoxelsConfig(
+        VoxelSettings(width=8),
+        CoarseToFineConfig(
+            resolutions=(32, 64), fractions=(0.5,), cells=32, samples=64, max_steps=96,
+            mean_samples=24.0, refresh_every=50,
+        ),
     ),
-    training=TrainingConfig(
-        steps=240, rays_per_batch=1024, adam_beta2=0.99, adam_epsilon=1e-12, seed=1
-    ),
+    training=TrainingConfig(steps=240, rays_per_batch=1024, seed=1),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained() -> Run:
     scene = scene_of(with_surroundings(photographs(24, one_side=True)), unbounded=True)
-    config = suited(CONFIG, scene)
+    config = adapt_to_scene(CONFIG, scene)
     *_, last = train(first_state(config, scene), trainer_of(config, scene))
     state = local(last.state)
     return run_of(Path("run"), config, scene, state)
@@ -99,7 +100,7 @@ def test_a_frustum_holds_all_that_its_cameras_see():
     cameras = Camera.pinhole(poses, 40.0, 64, 48)
     split = Split(("a", "b", "c"), cameras, np.zeros((3, 48, 64, 4), np.uint8))
     scene = scene_of(split, ndc=NdcFrame((40.0, 40.0), (64, 48), 1.0))
-    config = suited(CONFIG, scene)
+    config = adapt_to_scene(CONFIG, scene)
     space = space_of(config, scene)
     assert config.scene.space == "forward"
     assert isinstance(space, NdcSpace)
@@ -110,7 +111,7 @@ def test_a_frustum_holds_all_that_its_cameras_see():
 @pytest.mark.parametrize("ball", [0.5, 1.0])
 def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ball):
     scene = scene_of(photographs(), unbounded=True)
-    space = space_of(suited(override(CONFIG, {"scene.ball": ball}), scene), scene)
+    space = space_of(adapt_to_scene(override(CONFIG, {"scene.ball": ball}), scene), scene)
     assert isinstance(space, SphereContraction)
     np.testing.assert_allclose(space.centre, 0.0, atol=1e-5)
     np.testing.assert_allclose(space.radius, 3.0 * ball, rtol=1e-5)
@@ -118,45 +119,50 @@ def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ba
 
 def test_rays_of_captures_begin_at_near_and_the_fast_field_s_have_no_end():
     capture, alone = scene_of(photographs(), unbounded=True), scene_of(photographs())
-    assert bounds_of(suited(CONFIG, capture), capture) == (0.05, np.inf)
-    assert bounds_of(suited(CONFIG, alone), alone) == (0.0, np.inf)
+    assert bounds_of(adapt_to_scene(CONFIG, capture), capture) == (0.05, np.inf)
+    assert bounds_of(adapt_to_scene(CONFIG, alone), alone) == (0.0, np.inf)
     named = override(CONFIG, {"scene.near": 0.05})
-    assert bounds_of(suited(named, alone), alone) == (0.05, np.inf)
-    network = suited(preset("nerf_small"), capture)
+    assert bounds_of(adapt_to_scene(named, alone), alone) == (0.05, np.inf)
+    network = adapt_to_scene(preset("nerf_small"), capture)
     assert bounds_of(network, capture) == (0.05, pytest.approx(3000.0))
-    assert bounds_of(suited(preset("nerf_small"), alone), alone) == (0.05, 1000.0)
+    assert bounds_of(adapt_to_scene(preset("nerf_small"), alone), alone) == (0.05, 1000.0)
 
 
 def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     split, start = photographs(2), preset("minute")
-    assert suited(start, scene_of(split)) == override(
+    assert adapt_to_scene(start, scene_of(split)) == override(
         start, {"scene.space": "bounded", "training.background": "white"}
     )
     open_end = scene_of(split, unbounded=True)
-    changed = suited(start, open_end)
-    assert changed.voxels.density_rate < start.voxels.density_rate
-    assert (start.training.adam_beta1, changed.training.adam_beta1) == (0.0, 0.9)
-    assert (start.voxels.feature_rate, changed.voxels.feature_rate) == (0.1, 0.3)
-    mine = override(start, {"voxels.density_rate": 0.4})
-    kept = suited(mine, open_end, ["voxels.density_rate"])
-    assert kept.voxels.density_rate == 0.4
-    assert kept.voxels.initial_opacity == changed.voxels.initial_opacity
+    changed = adapt_to_scene(start, open_end)
+    assert changed.voxels.optimizer.density_rate < start.voxels.optimizer.density_rate
+    assert (start.voxels.optimizer.beta1, changed.voxels.optimizer.beta1) == (0.0, 0.9)
+    assert (start.voxels.optimizer.feature_rate, changed.voxels.optimizer.feature_rate) == (
+        0.1,
+        0.3,
+    )
+    mine = override(start, {"voxels.optimizer.density_rate": 0.4})
+    kept = adapt_to_scene(mine, open_end, ["voxels.optimizer.density_rate"])
+    assert kept.voxels.optimizer.density_rate == 0.4
+    assert kept.voxels.field.initial_opacity == changed.voxels.field.initial_opacity
     fine, bounded = preset("five_minutes"), scene_of(split)
-    assert fine.growing.points > suited(fine, open_end).growing.points == 0
-    assert suited(fine, bounded).growing == fine.growing
-    named = suited(fine, bounded, ["growing.resolutions"]).growing
+    assert fine.voxels.stages.points > adapt_to_scene(fine, open_end).voxels.stages.points == 0
+    assert adapt_to_scene(fine, bounded).voxels == fine.voxels
+    named = adapt_to_scene(fine, bounded, ["voxels.stages.resolutions"]).voxels.stages
     assert named.points == named.voxels_for_steps == 0
-    both = suited(fine, bounded, ["growing.resolutions", "growing.points"]).growing
-    assert (both.points, both.voxels_for_steps) == (fine.growing.points, 0)
+    both = adapt_to_scene(
+        fine, bounded, ["voxels.stages.resolutions", "voxels.stages.points"]
+    ).voxels.stages
+    assert (both.points, both.voxels_for_steps) == (fine.voxels.stages.points, 0)
     # What a run was trained with is not changed when it goes on.
-    saved = override(changed, {"voxels.initial_opacity": 0.05})
-    assert flatten(suited(saved, open_end)) == flatten(saved)
+    saved = override(changed, {"voxels.field.initial_opacity": 0.05})
+    assert flatten(adapt_to_scene(saved, open_end)) == flatten(saved)
 
 
 def test_cameras_that_look_everywhere_are_not_forward():
     scene = scene_of(photographs(2), unbounded=True)
     with pytest.raises(ConfigError, match=r"scene\.space"):
-        suited(override(preset("minute"), {"scene.space": "forward"}), scene)
+        adapt_to_scene(override(preset("minute"), {"scene.space": "forward"}), scene)
 
 
 @pytest.mark.parametrize("space", ["unbounded", "forward"])
@@ -170,12 +176,13 @@ def test_the_paper_s_network_learns_in_any_space(space):
         split = dataclasses.replace(split, cameras=cameras)
     scene = dataclasses.replace(scene_of(split), ndc=ndc, unbounded=ndc is None)
     small = {
-        "field.depth": 2, "field.width": 16, "field.skip_after": 0, "field.view_width": 8,
-        "render.samples": (16, 8), "training.rays_per_batch": 256, "training.steps": 60,
-        "training.learning_rate": 5e-3, "training.delay_steps": 0,
+        "nerf.field.depth": 2, "nerf.field.width": 16, "nerf.field.skip_after": 0,
+        "nerf.field.view_width": 8,
+        "nerf.samples": (16, 8), "training.rays_per_batch": 256, "training.steps": 60,
+        "nerf.optimizer.learning_rate": 5e-3, "nerf.optimizer.delay_steps": 0,
     }  # fmt: skip
-    config = suited(override(preset("nerf"), small), scene)
-    assert config.render.spacing == "disparity"
+    config = adapt_to_scene(override(preset("nerf"), small), scene)
+    assert config.nerf.spacing == "disparity"
     first, *_, last = train(first_state(config, scene), trainer_of(config, scene), report_every=1)
     assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
     run = run_of(Path("run"), config, scene, local(last.state))

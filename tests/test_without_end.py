@@ -19,8 +19,7 @@ from jaxnerf import (
 from jaxnerf.presets import preset
 from jaxnerf.sampling.intervals import without_end
 from jaxnerf.sampling.occupancy import encode
-from jaxnerf.training.optimizers import learning_rate
-from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.optimizers import NetworkOptimizerConfig, learning_rate
 
 CAMERA = Camera.look_at((0.0, -4.0, 1.0), width=8, height=8)
 PIXELS = jnp.asarray(np.random.default_rng(0).uniform(0, 8, (5, 2)), jnp.float32)
@@ -108,9 +107,9 @@ def test_no_rays_give_nothing_and_no_error():
 
 
 def test_the_learning_rate_does_not_fall_after_the_last_step():
-    config = TrainingConfig(learning_rate=1e-2, final_learning_rate=1e-4, delay_steps=0)
+    config = NetworkOptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-4, delay_steps=0)
     total = jnp.int32(100)
     last = learning_rate(config, total, total)
     np.testing.assert_allclose(last, 1e-4, rtol=1e-5)
     np.testing.assert_allclose(learning_rate(config, jnp.int32(1000), total), last, rtol=1e-6)
-    assert preset("nerf").training.final_learning_rate > 0.0
+    assert preset("nerf").nerf.optimizer.final_learning_rate > 0.0

@@ -1,21 +1,54 @@
-"""Trainers for tests, from the parts of a configuration."""
+"""Configurations, trainers and states for tests of the fast field, from the parts that they vary."""
 
 from jaxnerf import Config
+from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.methods.fitting import voxel_trainer
+from jaxnerf.methods import voxels
 from jaxnerf.scenes import Split
-from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.sections import VoxelsConfig
+from jaxnerf.training.calibration import CalibrationConfig, first_calibration
+from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, stages
+from jaxnerf.training.optimizers import VoxelOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.state import TrainState, from_process_0
 from jaxnerf.training.trainer import Trainer
 
+FIELD = VoxelSettings(width=8)
 
-def voxel_config(voxels: VoxelSettings, growing: GrowingConfig, config: TrainingConfig) -> Config:
+
+def voxel_config(
+    config: CoarseToFineConfig,
+    training: TrainingConfig,
+    *,
+    field: VoxelSettings = FIELD,
+    optimizer: VoxelOptimizerConfig = VoxelOptimizerConfig(),
+    calibration: CalibrationConfig = CalibrationConfig(),
+    opacity_loss: float = 0.1,
+) -> Config:
     """A configuration of the fast field."""
-    return Config(method="voxels", voxels=voxels, growing=growing, training=config)
+    section = VoxelsConfig(field, config, optimizer, calibration, opacity_loss)
+    return Config(method="voxels", voxels=section, training=training)
 
 
 def trainer_of_voxels(
-    split: Split, voxels: VoxelSettings, growing: GrowingConfig, config: TrainingConfig
+    split: Split, config: CoarseToFineConfig, training: TrainingConfig, **more
 ) -> Trainer:
     """What trains the fast field in a bounded scene."""
-    return voxel_trainer(voxel_config(voxels, growing, config), split, 0.0, False)
+    return voxels.trainer_on(split, voxel_config(config, training, **more), unbounded=False)
+
+
+def first_state_of_voxels(
+    split: Split,
+    config: CoarseToFineConfig,
+    training: TrainingConfig,
+    space: SphereContraction | NdcSpace | None = None,
+    near: float = 0.0,
+    **more,
+) -> TrainState:
+    """The state before the first step of the fast field."""
+    whole = voxel_config(config, training, **more)
+    state = stages.first_state(
+        split, whole.voxels.field, config, training, space=space, near=near,
+        calibration=first_calibration(split.cameras, whole.voxels.calibration, space),
+    )  # fmt: skip
+    return from_process_0(state, voxels.optimizer(whole))

@@ -35,10 +35,10 @@ def main(port: str, processes: int, number: int, out: str) -> None:
 def grown() -> dict[str, np.ndarray]:
     """The last state of a run of two stages, by the names of its parts."""
     from ball import photographs
-    from test_stages import CONFIG, GROWING, VOXELS
-    from training_factory import trainer_of_voxels
+    from test_stages import CONFIG, GROWING
+    from training_factory import first_state_of_voxels, trainer_of_voxels
 
-    from jaxnerf.training import growth
+    from jaxnerf.training import state as training_state
     from jaxnerf.training.loop import train
     from jaxnerf.training.sharding import broadcast_from_process_0
 
@@ -48,12 +48,12 @@ def grown() -> dict[str, np.ndarray]:
         rows.append(len(state.params.table))
         return broadcast_from_process_0(state)
 
-    growth.broadcast_from_process_0 = recorded
+    training_state.broadcast_from_process_0 = recorded
     split, config = photographs(), dataclasses.replace(CONFIG, steps=30)
     # Of what is compiled only that which decides: batches stay full, and no cell is looked for.
-    growing = dataclasses.replace(GROWING, budget=24.0, unseen_below=0.0)
-    trainer = trainer_of_voxels(split, VOXELS, growing, config)
-    state = growth.first_state(VOXELS, split, growing, config)
+    growing = dataclasses.replace(GROWING, mean_samples=24.0, unseen_below=0.0)
+    trainer = trainer_of_voxels(split, growing, config)
+    state = first_state_of_voxels(split, growing, config)
     *_, last = train(state, trainer, report_every=30)
     leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.to_host(last.state))
     named = {f"grown{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
@@ -62,17 +62,17 @@ def grown() -> dict[str, np.ndarray]:
 
 def decide_otherwise() -> None:
     """Have this process find other cells, other densities, fewer samples and larger pixels."""
-    from jaxnerf.training import coarse_to_fine, growth
+    from jaxnerf.training.coarse_to_fine import stages, strategy
 
     def instead(module, name, change):
         function = getattr(module, name)
         changed = functools.wraps(function)(lambda *args, **named: change(function(*args, **named)))
         setattr(module, name, changed)
 
-    instead(growth, "possible_cells", lambda found: (*found[:2], np.roll(found[2], 1) | found[2]))
-    instead(growth, "cell_densities", lambda found: (found[0], 100.0 * found[1], found[2] + 1))
-    instead(growth, "count_samples", lambda counts: 4 * counts)
-    instead(coarse_to_fine, "block_size", lambda block: block // 2)
+    instead(stages, "possible_cells", lambda found: (*found[:2], np.roll(found[2], 1) | found[2]))
+    instead(stages, "cell_densities", lambda found: (found[0], 100.0 * found[1], found[2] + 1))
+    instead(stages, "count_samples", lambda counts: 4 * counts)
+    instead(strategy, "block_size", lambda block: block // 2)
 
 
 if __name__ == "__main__":

@@ -121,16 +121,18 @@ def steps(settings: dict) -> None:
         with noted("nerf", name), jax.default_matmul_precision(precision):
             dtype = "bfloat16" if name == "bfloat16" else "float32"
             rays = 64 if small else config.training.rays_per_batch
-            field = dataclasses.replace(config.field, dtype=dtype)
+            field = dataclasses.replace(config.nerf.field, dtype=dtype)
             changed = dataclasses.replace(
                 config,
-                field=dataclasses.replace(field, width=16) if small else field,
+                nerf=dataclasses.replace(
+                    config.nerf, field=dataclasses.replace(field, width=16) if small else field
+                ),
                 training=dataclasses.replace(config.training, rays_per_batch=rays),
             )
             spent, first = median_seconds(step_timer(changed), 2 if small else 10)
             operations = sum(
                 2.0 * m * k * n
-                for evaluations in evaluations_a_ray(config.render.samples)
+                for evaluations in evaluations_a_ray(config.nerf.samples)
                 for m, k, n in step_products(changed, evaluations, rays)
             )
             row = {
@@ -145,10 +147,10 @@ def steps(settings: dict) -> None:
 def fast_field_step(settings: dict) -> dict[str, Any]:
     """The median time of the fast field's steps in the last stage of a short run."""
     from jaxnerf.config import override
-    from jaxnerf.methods.fitting import first_state, trainer_of
+    from jaxnerf.methods import first_state, trainer_of
     from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
-    from jaxnerf.spaces import suited
+    from jaxnerf.spaces import adapt_to_scene
     from jaxnerf.training import loop
 
     count = 24 if settings["small"] else 600
@@ -156,7 +158,7 @@ def fast_field_step(settings: dict) -> dict[str, Any]:
     if settings["small"]:
         config = small_config(config)
     scene = load_scene(settings["data"], images=("train",))
-    config = suited(config, scene)
+    config = adapt_to_scene(config, scene)
     spent, last, begun = [], None, time.perf_counter()
     for last in loop.train(first_state(config, scene), trainer_of(config, scene), report_every=8):
         if last.step > 0.6 * count:
@@ -176,7 +178,8 @@ def small_config(config: Any) -> Any:
     """The fast field in so small that a CPU compiles and trains it in seconds."""
     from jaxnerf.config import override
 
-    changes = {"growing.resolutions": (16, 24), "growing.shares": (0.5,), "growing.cells": 16}
+    stages = {"resolutions": (16, 24), "fractions": (0.5,), "cells": 16}
+    changes = {f"voxels.stages.{name}": value for name, value in stages.items()}
     return override(config, changes | {"training.rays_per_batch": 256})
 
 
@@ -184,8 +187,9 @@ def minute(settings: dict) -> None:
     """The preset of a minute, and what its pictures are worth."""
     flags = ["--config=minute", "--max_seconds=60"]
     if settings["small"]:
-        flags = ["--config=minute", "--max_steps=24", "--growing.resolutions=16,24"]
-        flags += ["--growing.shares=0.5", "--growing.cells=16", "--training.rays_per_batch=256"]
+        flags = ["--config=minute", "--max_steps=24", "--voxels.stages.resolutions=16,24"]
+        flags += ["--voxels.stages.fractions=0.5", "--voxels.stages.cells=16"]
+        flags += ["--training.rays_per_batch=256"]
     train(settings, "minute", flags, 1 if settings["small"] else 8)
 
 
@@ -194,7 +198,7 @@ def nerf(settings: dict) -> None:
     flags = ["--config=nerf", "--max_seconds=120"]
     if settings["small"]:
         flags = ["--config=nerf_small", "--max_steps=3", "--training.rays_per_batch=64"]
-        flags += ["--field.width=16", "--render.samples=4,4", "--scene.longest_side=32"]
+        flags += ["--nerf.field.width=16", "--nerf.samples=4,4", "--scene.longest_side=32"]
     train(settings, "nerf", flags, 1 if settings["small"] else 3)
 
 

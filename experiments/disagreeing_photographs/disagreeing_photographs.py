@@ -21,11 +21,11 @@ from jaxnerf import Camera, load_scene
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import override
 from jaxnerf.evaluation import blend, psnr
-from jaxnerf.methods.fitting import first_state, trainer_of
+from jaxnerf.methods import first_state, trainer_of
 from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import loop
 from jaxnerf.training.trainer import local
 
@@ -41,7 +41,7 @@ def train(scene: Scene, split: Split, steps: int, name: str, adjust: dict[str, A
     """The configuration, the last state and the seconds of a run on a split."""
     scene = dataclasses.replace(scene, splits={"train": split})
     length = {"training.steps": steps, "training.max_seconds": 0.0}
-    config = suited(override(preset(name), length | adjust), scene)
+    config = adapt_to_scene(override(preset(name), length | adjust), scene)
     begun = time.perf_counter()
     state, way = first_state(config, scene), trainer_of(config, scene)
     *_, last = loop.train(state, way, report_every=steps)
@@ -56,7 +56,7 @@ def quality(config, state, test: Split, frame, every: int) -> float:
     for index in range(0, len(test), every):
         pose = frame.inverse().poses(np.asarray(test.cameras.camera_to_world[index]))
         camera = dataclasses.replace(test.cameras[index], camera_to_world=pose.astype(np.float32))
-        sampler = config.growing.sampler_for_pictures(state.sampler.occupancy)
+        sampler = config.voxels.stages.sampler_for_pictures(state.sampler.occupancy)
         seen = render_image(state.field, state.params, camera, sampler)
         found.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(test.images[index], 1.0)))
     return float(np.mean(found))
@@ -101,7 +101,10 @@ def main() -> None:
     options = parser.parse_args()
     prepare_cpu(preset(options.config).training.rays_per_batch)
     scene = load_scene(images=("train", "test"))
-    poses, colours = {"growing.refine_poses": True}, {"growing.affine_colour": True}
+    poses, colours = (
+        {"voxels.calibration.refine_poses": True},
+        {"voxels.calibration.affine_colour": True},
+    )
     runs: list[tuple[str, dict[str, Any]]] = [
         ("poses", {}), ("poses", poses), ("colours", {}), ("colours", colours),
         ("nothing", {}), ("nothing", poses | colours),

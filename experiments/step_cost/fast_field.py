@@ -29,16 +29,17 @@ from jaxnerf import render_rays
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
-from jaxnerf.methods.fitting import voxel_trainer
+from jaxnerf.methods import voxels
 from jaxnerf.presets import preset
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
-from jaxnerf.training.coarse_to_fine import block_size
-from jaxnerf.training.growth import first_state
+from jaxnerf.training.coarse_to_fine.stages import first_state
+from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
 from jaxnerf.training.sharding import AXIS, devices_for, local_part, memory_like, replicate
+from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import AXES, Trainer, gradients_of, local
 
 _FLOAT = 4  # bytes
@@ -46,12 +47,12 @@ _FLOAT = 4  # bytes
 
 def parts_of_a_step(config: Config, trainer: Trainer) -> dict[str, Callable]:
     """Per-device programs of (state, batch, key, cameras, scratch), each with a part more."""
-    growing, training = config.growing, config.training
+    stages, training = config.voxels.stages, config.training
 
     def sampled(state, batch, cameras):
         rays = cast_rays(cameras[batch.camera], jnp.asarray(batch.middle))
         whole = batch.camera.shape[0] * jax.lax.axis_size(AXIS)
-        return rays, growing.sampler(state.sampler.occupancy, whole / training.rays_per_batch)
+        return rays, stages.sampler(state.sampler.occupancy, whole / training.rays_per_batch)
 
     def marching(state, batch, _key, cameras, _):
         rays, sampler = sampled(state, batch, cameras)
@@ -99,9 +100,10 @@ def work_of_parts(
       samples: of the batch.
       devices: how many.
     """
-    field, table = config.voxels, np.asarray(state.params.table)
+    field, stages, table = config.voxels.field, config.voxels.stages, np.asarray(state.params.table)
     numbers = table.shape[1]
-    slots = int(config.growing.budget * config.growing.finer * config.training.rays_per_batch)
+    rays_in_full = config.training.rays_per_batch
+    slots = int(stages.mean_samples * stages.samples_per_voxel * rays_in_full)
     inputs = field.features + (field.sh_degree + 1) ** 2
     network = 2 * rays * (inputs * field.width + field.width**2 + 3 * field.width)
     gathered = 8 * numbers * _FLOAT * samples
@@ -232,8 +234,9 @@ def main() -> None:
     config = dataclasses.replace(config, training=training)
 
     split = load_scene(options.data, images=("train",)).splits["train"]
-    trainer = voxel_trainer(config, split, 0.0, False)
-    state = first_state(config.voxels, split, config.growing, training)
+    trainer = voxels.trainer_on(split, config, unbounded=False)
+    state = first_state(split, config.voxels.field, config.voxels.stages, training)
+    state = from_process_0(state, voxels.optimizer(config))
     *_, last = train(state, trainer, report_every=50)
     kept = local(trainer.to_host(last.state))
     tiles, rays = np.argwhere(kept.strategy.tiles).astype(np.int32), int(kept.strategy.rays)
@@ -305,7 +308,7 @@ def lookups_a_ray(config: Config, state: Any, split: Any, batch: Any) -> float:
     """How often a ray looks into the occupancy before it ends, by trying every limit."""
     here = jax.tree.map(jnp.asarray, state.sampler.occupancy)
     rays = cast_rays(split.cameras[batch.camera[0]], jnp.asarray(batch.middle[0]))
-    sampler = config.growing.sampler(
+    sampler = config.voxels.stages.sampler(
         here, int(state.strategy.rays) / config.training.rays_per_batch
     )
     alive = [

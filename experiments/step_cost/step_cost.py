@@ -30,7 +30,7 @@ from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
 from jaxnerf.fields.nerf import NerfField
-from jaxnerf.methods.fitting import network_state, network_trainer
+from jaxnerf.methods import nerf
 from jaxnerf.presets import preset
 from jaxnerf.scenes import Split
 
@@ -61,7 +61,7 @@ def step_products(config: Config, rows_a_ray: int, rays: int) -> list[tuple[int,
     """(m, k, n) of each product m x k @ k x n of a pass: forward, to the weights, to the inputs."""
     rows = rows_a_ray * rays
     products = []
-    for index, (fan_in, fan_out) in enumerate(layer_sizes(config.field)):
+    for index, (fan_in, fan_out) in enumerate(layer_sizes(config.nerf.field)):
         products += [(rows, fan_in, fan_out), (fan_in, rows, fan_out)]
         if index:
             products.append((rows, fan_out, fan_in))
@@ -80,8 +80,8 @@ def synthetic_split(views: int = 8, side: int = 64) -> Split:
 def step_timer(config: Config):
     """A function that runs one training step and waits for it."""
     split = synthetic_split()
-    trainer = network_trainer(config, split, 2.0, 6.0)
-    holder, steps = [trainer.to_devices(network_state(config))], itertools.count()
+    trainer = nerf.trainer_on(split, config, 2.0, 6.0)
+    holder, steps = [trainer.to_devices(nerf.first_state_in(None, config))], itertools.count()
 
     def run() -> None:
         holder[0], metrics = trainer.step(holder[0], next(steps), config.training.steps)
@@ -103,10 +103,10 @@ def products_timer(config: Config, parts: int):
     """
     devices = jax.local_device_count()
     rays = config.training.rays_per_batch // devices // parts
-    dtype = jnp.dtype(config.field.dtype)
+    dtype = jnp.dtype(config.nerf.field.dtype)
     shapes = [
         product
-        for rows_a_ray in evaluations_a_ray(config.render.samples)
+        for rows_a_ray in evaluations_a_ray(config.nerf.samples)
         for product in step_products(config, rows_a_ray, rays)
     ]
     multiply = jax.pmap(jnp.matmul)
@@ -159,8 +159,10 @@ def main() -> None:
     training = dataclasses.replace(config.training, rays_per_batch=options.rays)
     if options.rays_per_pass is not None:
         training = dataclasses.replace(training, rays_per_pass=options.rays_per_pass)
-    field = dataclasses.replace(config.field, dtype=options.dtype)
-    config = dataclasses.replace(config, field=field, training=training)
+    field = dataclasses.replace(config.nerf.field, dtype=options.dtype)
+    config = dataclasses.replace(
+        config, nerf=dataclasses.replace(config.nerf, field=field), training=training
+    )
 
     tried = [products_timer(config, parts) for parts in (1, 4, 16)]
     flops = tried[0][1]

@@ -41,7 +41,7 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     Of a run's last third, where the field grows; of one step again and again else.
     """
     from jaxnerf.cli.common import prepare_cpu
-    from jaxnerf.methods.fitting import first_state, trainer_of
+    from jaxnerf.methods import first_state, trainer_of
     from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
     from jaxnerf.training.loop import train

@@ -16,13 +16,13 @@ from time_to_quality import HERE, command, run_command
 
 CHANGES = {
     "as it is": [],
-    "no loss of opacity against alpha": ["--growing.opacity_loss=0"],
-    "empty cells are kept": ["--growing.empty_below=0"],
-    "hidden cells are dropped": ["--growing.unseen_below=0.01"],
-    "rates do not decay": ["--growing.final_rate=1"],
-    "densities do not sink": ["--growing.sinking=0"],
-    "with momentum": ["--training.adam_beta1=0.9"],
-    "two samples a voxel": ["--growing.finer=2"],
+    "no loss of opacity against alpha": ["--voxels.opacity_loss=0"],
+    "empty cells are kept": ["--voxels.stages.empty_below=0"],
+    "hidden cells are dropped": ["--voxels.stages.unseen_below=0.01"],
+    "rates do not decay": ["--voxels.optimizer.final_fraction=1"],
+    "densities do not sink": ["--voxels.optimizer.density_decay=0"],
+    "with momentum": ["--voxels.optimizer.beta1=0.9"],
+    "two samples a voxel": ["--voxels.stages.samples_per_voxel=2"],
 }
 
 

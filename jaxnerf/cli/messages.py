@@ -86,19 +86,20 @@ def how_fine(config: Config, total: int) -> str:
     """That a run of so many steps has fewer voxels or points than its configuration names, if so."""
     if config.method != "voxels":
         return ""
-    growing, last = config.growing, len(config.growing.resolutions) - 1
-    points = growing.points_of(last, total)
-    if 0 < points < growing.points:
+    stages = config.voxels.stages
+    last = len(stages.resolutions) - 1
+    points = stages.points_of(last, total)
+    if 0 < points < stages.points:
         return (
-            f"about {points:,} lattice points in the end, not {growing.points:,}, which {total} steps do "
-            "not fill (--growing.voxels_for_steps=0 to have them nevertheless)"
+            f"about {points:,} lattice points in the end, not {stages.points:,}, which {total} steps do "
+            "not fill (--voxels.stages.voxels_for_steps=0 to have them nevertheless)"
         )
-    voxels, named = growing.voxels(last, total), growing.resolutions[-1]
+    voxels, named = stages.voxels(last, total), stages.resolutions[-1]
     if points or voxels == named:
         return ""
     return (
         f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "
-        "(--growing.resolutions or --growing.voxels_for_steps=0 to have them nevertheless)"
+        "(--voxels.stages.resolutions or --voxels.stages.voxels_for_steps=0 to have them nevertheless)"
     )
 
 

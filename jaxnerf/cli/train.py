@@ -21,7 +21,7 @@ from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
-from jaxnerf.methods.fitting import first_state, trainer_of
+from jaxnerf.methods import first_state, state_like, trainer_of
 from jaxnerf.paths import orbit_of
 from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.runs import folder
@@ -31,7 +31,7 @@ from jaxnerf.runs.metrics import MetricsLog, read_metrics
 from jaxnerf.runs.run import run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.scenes import Scene, demo_path
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training.loop import train
 from jaxnerf.training.sharding import number_of_process_0
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
             config = override(config, {"training.steps": saved.training.steps})
         if config.training.background == "auto":
             config = override(config, {"training.background": saved.training.background})
-        config = suited(config, read_scene(out), common.chosen(values))
+        config = adapt_to_scene(config, read_scene(out), common.chosen(values))
         folder.refuse_changes(out, config, "--resume")
     else:
         seconds = _seconds_that_choose(values)
@@ -192,14 +192,14 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if rays % devices:
         raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
     checkpoints, leader = Checkpoints(out), jax.process_index() == 0
-    restored = checkpoints.restore(config) if values.resume else None
+    restored = checkpoints.restore(config, state_like(config)) if values.resume else None
     if not values.resume:
         folder.check_free(out, overwrite=values.overwrite)
     scene = common.load(data, config, ("train",), values.allow_outside_paths)
     if values.resume:
         common.check_same_scene(out, read_scene(out), scene)
     else:
-        config = suited(config, scene, common.chosen(values))
+        config = adapt_to_scene(config, scene, common.chosen(values))
     if leader:
         _prepare_folder(out, config, scene, values)
     number_of_process_0(0.0)  # the others wait for the folder

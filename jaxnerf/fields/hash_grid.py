@@ -56,26 +56,20 @@ class HashGridField:
     sh_degree: int = 3
     side: float = 4.0
 
-    def check(self) -> None:
-        """Refuse sizes of which no lattice or table can be made.
-
-        Raises:
-          ValueError: which they are.
-        """
+    def __post_init__(self) -> None:
         if min(self.levels, self.features, self.coarsest, self.width) < 1 or self.geometry < 0:
-            raise ValueError("HashGridField: levels, features, coarsest and width are at least 1")
+            raise ValueError("levels: levels, features, coarsest and width are at least 1")
         if self.finest < self.coarsest or (self.levels == 1 and self.finest != self.coarsest):
             raise ValueError(
-                f"HashGridField: no {self.levels} levels from {self.coarsest} to {self.finest}"
+                f"levels: no {self.levels} from {self.coarsest} to {self.finest} cells"
             )
         if not (math.isfinite(self.side) and self.side > 0.0):
-            raise ValueError(f"HashGridField.side: {self.side} is not a positive length")
+            raise ValueError(f"side: {self.side} is not a positive length")
         if not 0 <= self.log2_rows <= 30 or sum(level_rows(self)) >= 2**31:
-            raise ValueError("HashGridField.log2_rows: rows are numbered by 31 bits")
+            raise ValueError("log2_rows: rows are numbered by 31 bits")
 
     def init(self, key: PRNGKeyArray) -> Params:
         """A table uniform in ±1e-4; He et al.'s normal kernels (ICCV 2015) and zero biases."""
-        self.check()
         return _initial(self, key)
 
     def density(

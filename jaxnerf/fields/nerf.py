@@ -3,15 +3,12 @@
 import dataclasses
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxnerf.encoding import positional_encoding
+from jaxnerf.checks import positive
 from jaxnerf.fields import Params
-
-_XAVIER = nn.initializers.xavier_uniform()
 
 
 @jax.tree_util.register_static
@@ -47,9 +44,12 @@ class NerfField:
     colour_padding: float = 0.001
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def __post_init__(self) -> None:
+        positive(self, "depth", "width", "view_width")
+
     def init(self, key: PRNGKeyArray) -> Params:
         """Glorot-uniform kernels and zero biases, as in the released code."""
-        return _NerfModule(self).init(key, jnp.zeros((1, 3)), jnp.zeros((1, 3)))["params"]
+        return self._layers.init(key, jnp.zeros((1, 3)), jnp.zeros((1, 3)))["params"]
 
     def density(
         self,
@@ -76,43 +76,12 @@ class NerfField:
         padding = self.colour_padding
         return jax.nn.sigmoid(raw) * (1.0 + 2.0 * padding) - padding
 
+    @property
+    def _layers(self) -> Any:
+        # Flax takes half a second, for which programs without this field need not wait.
+        from jaxnerf.fields.nerf_layers import NerfLayers
+
+        return NerfLayers(self)
+
     def _apply(self, params: Params, *inputs: Array, method: str) -> Any:
-        return _NerfModule(self).apply({"params": params}, *inputs, method=method)
-
-
-class _NerfModule(nn.Module):
-    """The layers. `trunk` and `branch` are the two halves of the protocol."""
-
-    settings: NerfField
-
-    def setup(self):
-        s = self.settings
-        self.layers = [self._dense(s.width) for _ in range(s.depth)]
-        self.density_layer = self._dense(1)
-        self.bottleneck = self._dense(s.width)
-        self.view_layers = [self._dense(s.view_width) for _ in range(s.view_depth)]
-        self.colour_layer = self._dense(3)
-
-    def _dense(self, width: int) -> nn.Dense:
-        return nn.Dense(width, kernel_init=_XAVIER, dtype=jnp.dtype(self.settings.dtype))
-
-    def trunk(self, positions):
-        encoded = positional_encoding(positions, self.settings.position_degree)
-        hidden = encoded
-        for index, layer in enumerate(self.layers, start=1):
-            hidden = nn.relu(layer(hidden))
-            if index == self.settings.skip_after and index < len(self.layers):
-                hidden = jnp.concatenate([encoded.astype(hidden.dtype), hidden], axis=-1)
-        raw = self.density_layer(hidden)[..., 0].astype(jnp.float32)
-        return raw, self.bottleneck(hidden)
-
-    def branch(self, features, view_directions):
-        encoded = positional_encoding(view_directions, self.settings.direction_degree)
-        hidden = jnp.concatenate([features, encoded.astype(features.dtype)], axis=-1)
-        for layer in self.view_layers:
-            hidden = nn.relu(layer(hidden))
-        return self.colour_layer(hidden).astype(jnp.float32)
-
-    def __call__(self, positions, view_directions):
-        _, features = self.trunk(positions)
-        return self.branch(features, view_directions)
+        return self._layers.apply({"params": params}, *inputs, method=method)

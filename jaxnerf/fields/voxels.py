@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
 from jaxnerf.sampling.occupancy import dilate
@@ -58,7 +59,6 @@ class VoxelSettings:
       width: units in each of the network's two hidden layers.
       sh_degree: degree of the spherical harmonics of the direction.
       initial_opacity: of one voxel, before training.
-      density_rate, feature_rate, network_rate: learning rates of the parts.
       shading: whether the network is asked once a "ray", or at each "sample".
     """
 
@@ -66,10 +66,11 @@ class VoxelSettings:
     width: int = 32
     sh_degree: int = 2
     initial_opacity: float = 0.03
-    density_rate: float = 0.7
-    feature_rate: float = 0.1
-    network_rate: float = 1e-2
     shading: Literal["sample", "ray"] = "ray"
+
+    def __post_init__(self) -> None:
+        positive(self, "width", "initial_opacity")
+        in_range(self, features=(3, 1 << 10), sh_degree=(0, 4), initial_opacity=(0.0, 0.99))
 
 
 @no_type_check

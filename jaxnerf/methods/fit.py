@@ -12,15 +12,18 @@ import optax
 
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
-from jaxnerf.methods.fitting import first_state, own_trainer, state_like
+from jaxnerf.methods import occupied
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import create_folder, refuse_changes, save_config
 from jaxnerf.runs.run import Run, run_of
+from jaxnerf.runs.structure import structure_of
 from jaxnerf.scenes import Scene, load_scene
-from jaxnerf.spaces import suited
+from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
+from jaxnerf.training.optimizers import field_optimizer
+from jaxnerf.training.state import with_optimizer
 
 
 def fit(
@@ -69,17 +72,19 @@ def fit(
       run = jaxnerf.fit(MyField(), "photographs", "runs/mine", steps=3000)
       picture = run.render(run.cameras("test")[0]).colour
     """
-    named = {key.replace("__", "."): value for key, value in settings.items()}
+    named = {_key(name): value for name, value in settings.items()}
     _check(field, named, out, resume)
     if not isinstance(scene, Scene):
         scene = load_scene(scene, images=("train",))
     if scene.splits["train"].images is None:
         raise ConfigError("fit: the scene has no photographs; load it with images=('train',)")
-    config = suited(override(Config(method="own"), {"training.steps": steps} | named), scene, named)
+    config = override(Config(method="own"), {"training.steps": steps} | named)
+    config = adapt_to_scene(config, scene, named)
     rays, devices = config.training.rays_per_batch, jax.device_count()
     if rays % devices:
         raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
-    trainer = own_trainer(config, scene, loss, optimizer)
+    by_rows, optimizer = optimizer is None, optimizer or field_optimizer()
+    trainer = occupied.trainer(config, scene, loss, optimizer, by_rows=by_rows)
     folder = Path(out) if out is not None else None
     checkpoints = Checkpoints(folder) if folder is not None else None
     state = None
@@ -87,11 +92,12 @@ def fit(
         if resume and (folder / "config.json").exists():
             refuse_changes(folder, config, "resume")
             save_config(folder, config)
-            state = checkpoints.restore(config, like=state_like(config, field, optimizer))
+            like = with_optimizer(structure_of(config, field), optimizer)
+            state = checkpoints.restore(config, like)
         else:
             create_folder(folder, config, scene, overwrite=overwrite)
     if state is None:
-        state = first_state(config, scene, field, optimizer)
+        state = occupied.first_state(config, scene, field, optimizer)
     state = dataclasses.replace(state, total_steps=np.int32(steps))
     saved = time.perf_counter()
     for progress in train(state, trainer, report_every=report_every):
@@ -113,6 +119,12 @@ _SETTINGS = frozenset(
 )
 
 
+def _key(name: str) -> str:
+    """The configuration's key for a keyword: occupancy__cells is own.occupancy.cells."""
+    key = name.replace("__", ".")
+    return f"own.{key}" if key.startswith("occupancy.") else key
+
+
 def _check(field: Any, named: dict[str, Any], out: Any, resume: bool) -> None:
     """Refuse in one line what would fail later, or do nothing."""
     if jax.process_count() > 1:
@@ -121,7 +133,7 @@ def _check(field: Any, named: dict[str, Any], out: Any, resume: bool) -> None:
         if not callable(getattr(field, name, None)):
             raise ConfigError(f"fit: {type(field).__name__} is no field: it has no function {name}")
     for key in named:
-        if key not in _SETTINGS and key.partition(".")[0] not in ("occupancy", "evaluation"):
+        if key not in _SETTINGS and key.partition(".")[0] not in ("own", "evaluation"):
             raise ConfigError(f"fit: {key} has no effect here")
     if resume and out is None:
         raise RunError("fit: resume needs the run's folder, out")

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf.config import Config
-from jaxnerf.methods.fitting import state_like
+from jaxnerf.earlier_versions import names_as_stored
 from jaxnerf.runs.files import KEPT, RunError, disk_errors, first_line
 from jaxnerf.training.state import TrainState
 
@@ -44,16 +43,13 @@ class Checkpoints:
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
 
-    def restore(
-        self, config: Config, step: int | None = None, like: TrainState | None = None
-    ) -> Any:
+    def restore(self, config: Config, like: TrainState, step: int | None = None) -> Any:
         """The last state, or that of a step; None if there is none.
 
         Args:
           config: of the run.
+          like: the state's structure. Without an optimizer's state, the one that was kept is left out.
           step: of the checkpoint; the last by default.
-          like: the state's structure, by default that of the configuration. Without an optimizer's
-            state, the one that was kept is left out.
 
         Raises:
           RunError: it cannot be read or does not fit the configuration.
@@ -71,15 +67,14 @@ class Checkpoints:
         if step not in manager.all_steps():
             known = ", ".join(map(str, sorted(manager.all_steps())))
             raise RunError(f"{where}: no checkpoint of step {step}, only of {known}")
-        expected = state_like(config) if like is None else like
-        names = _named_leaves(expected)
+        names = _named_leaves(like)
         try:
             with _only_the_first_error():
                 kept = {
                     name: np.zeros(leaf.shape, leaf.dtype)
                     for name, leaf in manager.item_metadata(step).items()
                 }
-            stored = _names_as_stored(kept, [name for name, _ in names])
+            stored = names_as_stored(kept, [name for name, _ in names])
             metadata = {name: kept[old].shape for name, old in stored.items()}
         except Exception as error:  # whatever a damaged folder makes of Orbax
             raise RunError(self._damaged(step, error)) from None
@@ -97,7 +92,7 @@ class Checkpoints:
                     f"{leaf.shape}, is {found or 'missing'}"
                 )
         surplus = metadata.keys() - dict(names).keys()
-        if expected.optimizer is None:
+        if like.optimizer is None:
             surplus = {name for name in surplus if not name.startswith("optimizer.")}
         for name in sorted(surplus):
             raise RunError(
@@ -110,7 +105,7 @@ class Checkpoints:
         except Exception as error:
             raise RunError(self._damaged(step, error)) from None
         leaves = [jnp.asarray(table[stored[name]]) for name, _ in names]
-        return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def _damaged(self, step: int, error: Exception) -> str:
         before = [other for other in self._open().all_steps() if other < step]
@@ -152,40 +147,6 @@ def _only_the_first_error() -> Iterator[None]:
         yield
     finally:
         asyncio.new_event_loop = original
-
-
-def _names_as_stored(stored: Collection[str], expected: Sequence[str]) -> dict[str, str]:
-    """The names of a checkpoint's arrays today, with those that they are stored under.
-
-    In version 0.1.0 the parameters of the fast field held its lattice too, and the optimizer moments of
-    it, which are left out.
-    """
-    if "params.0.bricks" in stored:
-        found = {name: _OLD_NAME.sub(_old_name, name) for name in expected}
-    elif "optimizer.mu.0.layers_0.kernel" in stored:
-        found = {name: name.replace("optimizer.0.", "optimizer.") for name in expected}
-    else:
-        return {name: name for name in stored}
-    return {name: old for name, old in found.items() if old in stored}
-
-
-_OLD_NAME = re.compile(
-    r"^(field\.field\.|field\.space\.|field\.|params\.|sampler\.occupancy\.|strategy\."
-    r"|calibration\.|optimizer\.0\.)(.*)$"
-)
-
-
-def _old_name(name: re.Match[str]) -> str:
-    group, rest = name.groups()
-    lattice = {"spacing": "voxel", "view_dependence": "directional"}
-    before = {
-        "field.space.": "occupancy.space.",
-        "sampler.occupancy.": "occupancy.",
-        "strategy.": "",
-        "calibration.": "adjustments.",
-        "optimizer.0.": "optimizer.",
-    }
-    return before.get(group, "params.0.") + lattice.get(rest, rest)
 
 
 def _named_leaves(state: Any) -> list[tuple[str, Any]]:

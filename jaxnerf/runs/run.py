@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.config import Config
 from jaxnerf.fields import Field
-from jaxnerf.methods.fitting import state_like
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.scene import read_scene
-from jaxnerf.sampling import Occupancy, OccupancySampler, Sampler
+from jaxnerf.runs.structure import structure_of
+from jaxnerf.sampling import Occupancy, Sampler
 from jaxnerf.scenes import Scene
 from jaxnerf.scenes.backgrounds import colour_of
 from jaxnerf.spaces import bounds_of
@@ -81,19 +81,18 @@ class Run:
         frame, camera = self.scene.to_user, self._in_scene(camera)
         near, far = self._bounds(camera)
         behind = self.background if background is None else background
-        is_fast = self.occupancy is not None
         rendering = render_image(
             self.field,
             self.params,
             camera,
-            self._sampler_of_a_first_try,
+            self.config.section.first_sampler(self.occupancy),
             near=near,
             far=far,
             horizon=self.scene.far,
             background=behind,
             normals=with_normals,
-            compositing="volume" if is_fast else self.config.render.compositing,
-            edge_supersampling=self.config.evaluation.edge_supersampling if is_fast else 0.0,
+            compositing=self.config.section.compositing,
+            edge_supersampling=self.config.evaluation.edge_supersampling,
             chunk=self.config.evaluation.chunk,
             progress=progress,
         )
@@ -113,20 +112,7 @@ class Run:
         That of an occupancy has no limits: every ray is rendered to its end, or to where the occupancy
         expects no light to be left (`Rendering.is_complete` says whether that was so).
         """
-        if self.occupancy is None:
-            return self.config.render.sampler()
-        if self.config.method != "voxels":
-            return OccupancySampler(self.occupancy)
-        first = self.config.growing.sampler_for_pictures(self.occupancy)
-        return OccupancySampler(self.occupancy, samples_per_voxel=first.samples_per_voxel)
-
-    @property
-    def _sampler_of_a_first_try(self) -> Sampler:
-        if self.occupancy is None:
-            return self.sampler
-        if self.config.method != "voxels":
-            return self.config.occupancy.sampler(self.occupancy)
-        return self.config.growing.sampler_for_pictures(self.occupancy)
+        return self.config.section.sampler(self.occupancy)
 
     def rays(self, camera: Camera, pixels: Float[Array, "*batch 2"]) -> Rays:
         """The rays of a camera that is in the frame of the user's files, in the scene's frame.
@@ -163,7 +149,7 @@ class Run:
         middle = focus_point(poses)
         known = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
         here = float(np.linalg.norm(position - middle))
-        if self.config.method != "nerf" or self.config.scene.space == "unbounded":
+        if not self.config.section.has_far or self.config.scene.space == "unbounded":
             nearer = max(float(known.min()) - here, 0.0)
             return max(near - nearer, _LEAST_OF_NEAR * near), far
         moved = here - float(np.clip(here, known.min(), known.max()))
@@ -215,8 +201,7 @@ def load_run(folder: str | Path, step: int | None = None, *, field: Field | None
         raise RunError(
             f"{folder}: was trained on a field of one's own; give it: load_run(folder, field=...)"
         )
-    like = dataclasses.replace(state_like(config, field), optimizer=None)
-    state = Checkpoints(folder).restore(config, step, like)
+    state = Checkpoints(folder).restore(config, structure_of(config, field), step)
     if state is None:
         raise RunError(f"{folder}: no checkpoint yet; train with --resume to make one")
     calibration, count = state.calibration, len(scene.splits["train"])

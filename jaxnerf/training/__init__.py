@@ -3,9 +3,8 @@
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.losses import PhotometricLoss, mean_over_rays, squared_error
 from jaxnerf.training.settings import TrainingConfig
-from jaxnerf.training.state import Batch, Target, TrainState
+from jaxnerf.training.state import Batch, Target, TrainState, begin
 from jaxnerf.training.step import train_step
-from jaxnerf.training.trainer import begin
 
 __all__ = [
     "Batch",

@@ -20,14 +20,42 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnerf.cameras import Camera
+from jaxnerf.checks import positive
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.paths import focus_point
-from jaxnerf.training.settings import TrainingConfig
 
 # Below this squared angle the rotation's coefficients are told by their series.
 _SMALL = 1e-6
-# Of Adam here, whatever the field's: rates were found with it.
-_MOMENTUM = 0.9
+# The rates were found with these moments.
+_ADAM = optax.scale_by_adam(0.9, 0.99, 1e-12)
+# Poses move when there is something to be seen, and their rate decays to this fraction of itself.
+_FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationConfig:
+    """What is learned of photographs and cameras.
+
+    Attributes:
+      affine_colour: learn for each training photograph a matrix and an offset that make its colours of
+        the scene's, where exposures and white balances differ. Pictures of the field are without them.
+      refine_poses: learn for each training camera how far its pose is off.
+      colour_rate, pose_rate: learning rates of these two. Poses are still for a fiftieth of the
+        steps, and their rate decays to a tenth.
+    """
+
+    affine_colour: bool = False
+    refine_poses: bool = False
+    colour_rate: float = 5e-3
+    pose_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        positive(self, "colour_rate", "pose_rate")
+
+    def pose_rate_after(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+        """The learning rate of poses after a fraction of the steps, without the field's own decay."""
+        since = (progress - _FIRST_POSE_STEP) / (1.0 - _FIRST_POSE_STEP)
+        return self.pose_rate * jnp.where(since < 0.0, 0.0, jnp.float32(_FINAL_POSE_RATE) ** since)
 
 
 @no_type_check
@@ -104,53 +132,38 @@ class Calibration:
 
 def first_calibration(
     cameras: Camera,
-    config: TrainingConfig,
+    config: CalibrationConfig,
     space: SphereContraction | NdcSpace | None = None,
-    *,
-    colours: bool,
-    motions: bool,
 ) -> Calibration | None:
-    """Photographs that agree and poses that are right; None if neither is to be adjusted.
+    """Photographs that agree and poses that are right; None if neither is to be learned.
 
     Args:
       cameras: of the training photographs.
-      config: has Adam's settings, of which momentum is not used: it is 0.9 here.
+      config: which are learned.
       space: of the scene.
-      colours, motions: which are learned.
     """
-    if not (colours or motions):
+    if not (config.affine_colour or config.refine_poses):
         return None
-    pivot, unit = _pivot(np.asarray(cameras.camera_to_world), space)
-    return _at_rest(len(cameras), config, pivot, unit, colours=colours, motions=motions)
+    return _at_rest(len(cameras), config, *_pivot(np.asarray(cameras.camera_to_world), space))
 
 
-def blank_calibration(
-    config: TrainingConfig, *, colours: bool, motions: bool
-) -> Calibration | None:
+def blank_calibration(config: CalibrationConfig) -> Calibration | None:
     """The structure of `first_calibration`, for a single photograph."""
-    if not (colours or motions):
+    if not (config.affine_colour or config.refine_poses):
         return None
-    return _at_rest(1, config, np.zeros(3), 1.0, colours=colours, motions=motions)
+    return _at_rest(1, config, np.zeros(3), 1.0)
 
 
-def _at_rest(
-    count: int,
-    config: TrainingConfig,
-    pivot: np.ndarray,
-    unit: float,
-    *,
-    colours: bool,
-    motions: bool,
-) -> Calibration:
+def _at_rest(count: int, config: CalibrationConfig, pivot: np.ndarray, unit: float) -> Calibration:
     learned: Any = (
-        jnp.zeros((count, 3, 4)) if colours else None,
-        jnp.zeros((count, 6)) if motions else None,
+        jnp.zeros((count, 3, 4)) if config.affine_colour else None,
+        jnp.zeros((count, 6)) if config.refine_poses else None,
     )
     return Calibration(
         *learned,
         pivot=jnp.asarray(pivot, jnp.float32),
         unit=jnp.asarray(unit, jnp.float32),
-        optimizer=_adam(config).init(learned),
+        optimizer=_ADAM.init(learned),
     )
 
 
@@ -159,7 +172,6 @@ def step_calibration(
     gradients: Any,
     cameras: Camera,
     rates: tuple[Float[Array, ""], Float[Array, ""]],
-    config: TrainingConfig,
 ) -> Calibration:
     """A step of Adam, and what all have in common taken out.
 
@@ -168,11 +180,10 @@ def step_calibration(
       gradients: of `Calibration.learned`.
       cameras: the training cameras as given.
       rates: of learning, for colours and motions.
-      config: has Adam's settings, of which momentum is not used: it is 0.9 here.
     """
     updates: Any
     with jax.numpy_dtype_promotion("standard"):  # see `sharding.update`
-        updates, optimizer = _adam(config).update(gradients, calibration.optimizer)
+        updates, optimizer = _ADAM.update(gradients, calibration.optimizer)
     colours, motions = (
         None if value is None else value - rate * update
         for value, update, rate in zip(calibration.learned, updates, rates, strict=True)
@@ -235,7 +246,3 @@ def _pivot(
     pivot = focus_point(poses)
     distance = np.linalg.norm(poses[:, :, 3] - pivot, axis=-1)
     return pivot, max(float(np.median(distance)), 1e-6)
-
-
-def _adam(config: TrainingConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(_MOMENTUM, config.adam_beta2, config.adam_epsilon)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxnerf.checks import in_range, positive
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields import join_field, split_field
 from jaxnerf.fields.warped import WarpedField
@@ -55,6 +56,10 @@ class OccupancyConfig:
     decay: float = 0.95
     empty_below: float = 0.01
 
+    def __post_init__(self) -> None:
+        positive(self, "steps", "samples", "mean_samples", "refresh_every", "empty_below")
+        in_range(self, cells=(1, 1024), decay=(0.0, 1.0), empty_below=(0.0, 0.99))
+
     def sampler(self, occupancy: Occupancy) -> OccupancySampler:
         """How rays are sampled in training."""
         return OccupancySampler(
@@ -68,7 +73,7 @@ class OccupancyConfig:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Remembered:
+class CellDepths:
     """What `KeepOccupancy` remembers. A pytree.
 
     Attributes:
@@ -84,7 +89,7 @@ def full_occupancy(
     config: OccupancyConfig,
     background: str,
     space: SphereContraction | NdcSpace | None = None,
-) -> tuple[Occupancy, Remembered]:
+) -> tuple[Occupancy, CellDepths]:
     """An occupancy of all cells in which something can be, and what is remembered at first.
 
     Those are all cells of a space, if one is given; else what silhouettes leave of a cube.
@@ -108,7 +113,7 @@ def full_occupancy(
         jnp.float32(step),
         space,
     )
-    return occupancy, Remembered(jnp.asarray(depths))
+    return occupancy, CellDepths(jnp.asarray(depths))
 
 
 class KeepOccupancy(Unchanged):
@@ -137,7 +142,7 @@ class KeepOccupancy(Unchanged):
         return dataclasses.replace(
             state,
             sampler=dataclasses.replace(sampler, occupancy=occupancy),
-            strategy=Remembered(np.asarray(depths)),
+            strategy=CellDepths(np.asarray(depths)),
         )
 
 

@@ -5,6 +5,7 @@ functions of step and total, which `train_step` hands to an optimizer as extra a
 works beside them; it is not told.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +14,92 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxnerf.fields.voxels import VoxelParams, VoxelSettings, decay_density
-from jaxnerf.training.growing import GrowingConfig
-from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.checks import in_range, positive
+from jaxnerf.fields.voxels import VoxelParams, decay_density
 
-# Of any field: the learning rate of a hash grid by its authors, and what it decays to.
-_FIELD_RATE, _FINAL_RATE = 1e-2, 0.1
 # (step, total_steps) -> a factor.
 Schedule = Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldOptimizerConfig:
+    """Adam for any field. The values are those of a hash grid's authors.
+
+    Attributes:
+      learning_rate: at first.
+      final_fraction: of it, at the last step; it decays exponentially.
+      beta1, beta2, epsilon: of Adam.
+    """
+
+    learning_rate: float = 1e-2
+    final_fraction: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-15
+
+    def __post_init__(self) -> None:
+        positive(self, "learning_rate", "final_fraction")
+        _check_moments(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class VoxelOptimizerConfig:
+    """Adam for the fast field.
+
+    Without a first moment it keeps none: less to move in memory, and rows that few rays meet do not
+    drift on after what one of them said.
+
+    Attributes:
+      density_rate, feature_rate, network_rate: learning rates of the table's two parts, and of the
+        network, at first.
+      final_fraction: of them, at the last step; they decay exponentially.
+      density_decay: how far all density falls in each step, as a fraction of its learning rate: empty
+        stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
+      beta1, beta2, epsilon: of Adam.
+    """
+
+    density_rate: float = 0.7
+    feature_rate: float = 0.1
+    network_rate: float = 1e-2
+    final_fraction: float = 0.05
+    density_decay: float = 0.02
+    beta1: float = 0.0
+    beta2: float = 0.99
+    epsilon: float = 1e-12
+
+    def __post_init__(self) -> None:
+        positive(self, "density_rate", "feature_rate", "network_rate", "final_fraction")
+        _check_moments(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptimizerConfig:
+    """Adam for the paper's network.
+
+    Attributes:
+      learning_rate, final_learning_rate: at first, and at the last step; it decays log-linearly from one
+        to the other.
+      delay_steps, delay_factor: the rate starts at this factor of itself and reaches its full value
+        after so many steps (at most a tenth of the run).
+      beta1, beta2, epsilon: of Adam.
+    """
+
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 5e-6
+    delay_steps: int = 2500
+    delay_factor: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        positive(self, "learning_rate", "final_learning_rate")
+        _check_moments(self)
+
+
+def _check_moments(config: Any) -> None:
+    # A moment that forgets nothing is 0 / 0 after its correction.
+    in_range(config, beta1=(0.0, 0.9999999), beta2=(0.0, 0.9999999))
 
 
 def scale_by_progress(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
@@ -73,63 +152,59 @@ def exponential_to(final: float) -> Schedule:
     return schedule
 
 
-def adam(config: TrainingConfig) -> optax.GradientTransformation:
-    """Adam's direction.
-
-    Without momentum, as in the fast field's presets, it keeps no first moment: less to move in memory,
-    and rows that few rays meet do not drift on after what one of them said.
-    """
-    if config.adam_beta1 == 0.0:
-        return optax.scale_by_rms(
-            config.adam_beta2, config.adam_epsilon, eps_in_sqrt=False, bias_correction=True
-        )
-    return optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon)
+def adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adam's direction, which keeps no first moment where beta1 is 0."""
+    if beta1 == 0.0:
+        return optax.scale_by_rms(beta2, epsilon, eps_in_sqrt=False, bias_correction=True)
+    return optax.scale_by_adam(beta1, beta2, epsilon)
 
 
-def voxel_optimizer(
-    settings: VoxelSettings, growing: GrowingConfig, config: TrainingConfig
-) -> optax.GradientTransformationExtraArgs:
+def voxel_optimizer(config: VoxelOptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizer of the fast field: Adam at the rates of its parts, and decay of its density."""
-    table = [settings.density_rate, *[settings.feature_rate] * settings.features]
 
     def rates(params: VoxelParams) -> VoxelParams:
-        rate = jnp.float32(settings.network_rate)
+        features = params.table.shape[-1] - 1
+        table = [config.density_rate, *[config.feature_rate] * features]
+        rate = jnp.float32(config.network_rate)
         network = jax.tree.map(lambda _: rate, params.network)
         return VoxelParams(jnp.asarray(table, jnp.float32)[None, :], network)
 
-    decay = exponential_to(growing.final_rate)
-    parts = [adam(config), scale_by_rates(rates), scale_by_progress(decay)]
-    if growing.sinking > 0.0:
-        parts.append(add_density_decay(growing.sinking * settings.density_rate, decay))
+    decay = exponential_to(config.final_fraction)
+    parts = [
+        adam(config.beta1, config.beta2, config.epsilon),
+        scale_by_rates(rates),
+        scale_by_progress(decay),
+    ]
+    if config.density_decay > 0.0:
+        parts.append(add_density_decay(config.density_decay * config.density_rate, decay))
     return optax.with_extra_args_support(optax.chain(*parts))
 
 
-def field_optimizer() -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a hash grid, and of any field: Adam at 1e-2, which decays to a tenth of it.
-
-    For a hash grid with the moments of its authors' code: 0.9, 0.99, epsilon 1e-15.
-    """
-    decay = exponential_to(_FINAL_RATE)
+def field_optimizer(
+    config: FieldOptimizerConfig = FieldOptimizerConfig(),
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a hash grid, and of any field: Adam with a rate that decays exponentially."""
+    decay = exponential_to(config.final_fraction)
     return optax.with_extra_args_support(
         optax.chain(
-            optax.scale_by_adam(0.9, 0.99, 1e-15),
-            scale_by_progress(lambda step, total: -_FIELD_RATE * decay(step, total)),
+            optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+            scale_by_progress(lambda step, total: -config.learning_rate * decay(step, total)),
         )
     )
 
 
-def network_optimizer(config: TrainingConfig) -> optax.GradientTransformationExtraArgs:
+def network_optimizer(config: NetworkOptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizer of the paper's network: Adam with `learning_rate`."""
     return optax.with_extra_args_support(
         optax.chain(
-            optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon),
+            optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
             scale_by_progress(lambda step, total: -learning_rate(config, step, total)),
         )
     )
 
 
 def learning_rate(
-    config: TrainingConfig, step: Int[Array, ""], total_steps: Int[Array, ""]
+    config: NetworkOptimizerConfig, step: Int[Array, ""], total_steps: Int[Array, ""]
 ) -> Float[Array, ""]:
     """Log-linear decay with a delayed start (JaxNeRF's schedule); constant after the last step.
 

@@ -6,9 +6,12 @@ from typing import Any, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxnerf.compositing import over
+from jaxnerf.fields import as_pytree
+from jaxnerf.training.sharding import broadcast_from_process_0
 
 
 @no_type_check
@@ -97,3 +100,59 @@ class Target:
     alpha: Float[Array, "*batch"] | None
     background: Float[Array, "*batch 3"]
     camera: Int[Array, "*batch"]
+
+
+def begin(
+    field: Any,
+    params: Any,
+    sampler: Any,
+    optimizer: optax.GradientTransformation,
+    total_steps: int,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      field: a field, or a tuple of one for each level of the sampler.
+      params: of the field.
+      sampler: places samples.
+      optimizer: that will take the steps.
+      total_steps: of the schedules.
+    """
+    steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(total_steps)}
+    return TrainState(
+        **steps,
+        params=params,
+        optimizer=optimizer.init(params),
+        field=as_pytree(field),
+        sampler=sampler,
+    )
+
+
+def with_optimizer(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+    """A state with the optimizer's before its first step.
+
+    Those are NumPy's zeros, which take no memory until they are copied; where the state is one of shapes
+    and types alone, so is the optimizer's.
+    """
+    shapes = jax.eval_shape(optimizer.init, state.params)
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state.params)):
+        shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return dataclasses.replace(state, optimizer=shapes)
+
+
+def from_process_0(
+    state: TrainState, optimizer: optax.GradientTransformation | None = None
+) -> TrainState:
+    """The state before a step that process 0 has made, on all of them.
+
+    All processes make one, so that none waits for long, and their shapes can differ; see
+    `jaxnerf.training.sharding.broadcast_from_process_0`.
+
+    Args:
+      state: without the optimizer's.
+      optimizer: whose state before its first step is added; None adds none.
+    """
+    state = broadcast_from_process_0(state)
+    if optimizer is None:
+        return state
+    return with_optimizer(state, optimizer)

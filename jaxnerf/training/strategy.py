@@ -33,8 +33,7 @@ class Strategy(Paced, Protocol):
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """What is due before a step.
 
-        Takes and returns arrays of the host. The optimizer's state is None, and stays None unless
-        `begins_anew`.
+        Takes and returns arrays of the host, without the optimizer's state.
         """
         ...
 
@@ -52,9 +51,16 @@ class Unchanged:
 
     pauses, load = 0.0, 1.0
 
-    def __init__(self, split: Split, config: TrainingConfig):
-        """Prepare, for a split with photographs."""
-        self._split, self._config, self._transparent = split, config, has_alpha(split)
+    def __init__(self, split: Split, config: TrainingConfig, *, one_image: bool = False):
+        """Prepare.
+
+        Args:
+          split: with photographs.
+          config: the settings.
+          one_image: whether the rays of a batch are all from one photograph.
+        """
+        self._split, self._config, self._one_image = split, config, one_image
+        self._transparent = has_alpha(split)
 
     def effort(self, total: int) -> float:
         """See `jaxnerf.training.budget.Paced`."""
@@ -88,6 +94,6 @@ class Unchanged:
         config = self._config
         return sample_batch(
             self._split, config.rays_per_batch, config.seed, number,
-            background=config.background, one_image=config.one_image_per_batch,
+            background=config.background, one_image=self._one_image,
             transparent=self._transparent,
         )  # fmt: skip

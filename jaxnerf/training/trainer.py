@@ -9,15 +9,13 @@ import numpy as np
 import optax
 
 from jaxnerf.compositing import Compositing
-from jaxnerf.fields import as_pytree
 from jaxnerf.kernels.memory import delete, hand_back
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
-from jaxnerf.training.growth import of_process_0
 from jaxnerf.training.losses import Loss
 from jaxnerf.training.optimizers import Schedule
 from jaxnerf.training.settings import TrainingConfig
-from jaxnerf.training.state import TrainState
+from jaxnerf.training.state import TrainState, from_process_0
 from jaxnerf.training.step import Calibrate, step_with_gradients
 from jaxnerf.training.strategy import Strategy
 
@@ -155,7 +153,9 @@ class Trainer:
         if anew:
             self._scratch, moments = None, None
             delete(state.optimizer)  # there will be a new one, and its room is needed
-        changed = of_process_0(self.strategy.change(bare, number, total), self._optimizer)
+        changed = from_process_0(
+            self.strategy.change(bare, number, total), self._optimizer if anew else None
+        )
         self.strategy.changed(changed, jax.device_count())
         if anew:
             state = self._placed(changed)
@@ -166,32 +166,6 @@ class Trainer:
         del changed
         hand_back()
         return state
-
-
-def begin(
-    field: Any,
-    params: Any,
-    sampler: Any,
-    optimizer: optax.GradientTransformation,
-    total_steps: int,
-) -> TrainState:
-    """The state before the first step.
-
-    Args:
-      field: a field, or a tuple of one for each level of the sampler.
-      params: of the field.
-      sampler: places samples.
-      optimizer: that will take the steps.
-      total_steps: of the schedules.
-    """
-    steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(total_steps)}
-    return TrainState(
-        **steps,
-        params=params,
-        optimizer=optimizer.init(params),
-        field=as_pytree(field),
-        sampler=sampler,
-    )
 
 
 def local(state: Any) -> Any:

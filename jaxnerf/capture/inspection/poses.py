@@ -217,5 +217,5 @@ def judged(views: Views) -> tuple[str, list[str], str | None]:
     what = f"only {found.small:.0%} of what they share is within {SMALL:g} pixels of where it should be"
     if found.median > _LARGE:
         return fact, warnings, f"poses contradict the pictures: {what}"
-    inaccurate = f"poses are inaccurate (--growing.refine_poses refines them): {what}"
+    inaccurate = f"poses are inaccurate (--voxels.calibration.refine_poses refines them): {what}"
     return fact, [*warnings, inaccurate], None

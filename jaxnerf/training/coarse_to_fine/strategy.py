@@ -14,8 +14,8 @@ from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import has_alpha
 from jaxnerf.training.batches import sample_batch, usable_tiles
-from jaxnerf.training.growing import GrowingConfig
-from jaxnerf.training.growth import grow, refresh, size_batch, with_limits
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, with_limits
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import broadcast_from_process_0, divisible
 from jaxnerf.training.state import Batch, TrainState
@@ -39,33 +39,41 @@ class CoarseToFine:
     """The strategy of the fast field; see `jaxnerf.training.strategy.Strategy`."""
 
     def __init__(
-        self, split: Split, growing: GrowingConfig, config: TrainingConfig, near: float = 0.0
+        self,
+        split: Split,
+        stages: CoarseToFineConfig,
+        config: TrainingConfig,
+        near: float = 0.0,
+        *,
+        unbounded: bool = False,
     ):
         """Prepare.
 
         Args:
           split: with photographs.
-          growing, config: the settings.
+          stages, config: the settings.
           near: where rays begin.
+          unbounded: whether the scene has no end.
         """
-        self._split, self._growing, self._config, self._near = split, growing, config, near
+        self._unbounded = unbounded
+        self._split, self._stages, self._config, self._near = split, stages, config, near
         self._transparent = has_alpha(split)
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
-        self.pauses = 1.7 * len(growing.shares) + 1.6 * (growing.unseen_below > 0.0)
+        self.pauses = 1.7 * len(stages.fractions) + 1.6 * (stages.unseen_below > 0.0)
         self._stage, self._rays = 0, config.rays_per_batch
         self._tiles: tuple[int, np.ndarray, int] | None = None
 
     def effort(self, total: int) -> float:
         """See `jaxnerf.training.budget.Paced`."""
-        lengths = np.diff([0.0, *self._growing.shares, 1.0])
-        growth = _GROWTH / (1.0 + _SAMPLING * (self._growing.finer - 1))
-        voxels = [self._growing.voxels(stage, total) for stage in range(len(lengths))]
+        lengths = np.diff([0.0, *self._stages.fractions, 1.0])
+        growth = _GROWTH / (1.0 + _SAMPLING * (self._stages.samples_per_voxel - 1))
+        voxels = [self._stages.voxels(stage, total) for stage in range(len(lengths))]
         cost = 1.0 + growth * (np.asarray(voxels) / 64.0) ** 3
-        points = self._growing.points_of(len(lengths) - 1, total)
+        points = self._stages.points_of(len(lengths) - 1, total)
         if points:
             cost[-1] = 1.0 + _A_MILLION * points * 1e-6
-        cost[1:] += 0.0 if self._config.adam_beta1 else _LATER
+        cost[1:] += 0.0 if self._unbounded else _LATER
         later = _LATER_LOAD * float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return _BETWEEN * (float(lengths[0]) * self.load + later)
 
@@ -76,7 +84,7 @@ class CoarseToFine:
 
     def last_stage(self, total: int) -> int:
         """See `jaxnerf.training.budget.Paced`."""
-        return round(self._growing.shares[-1] * total) if self._growing.shares else 0
+        return round(self._stages.fractions[-1] * total) if self._stages.fractions else 0
 
     def resumed(self, state: TrainState, devices: int) -> TrainState:
         """The state from which training goes on, with the limits of its batch."""
@@ -84,25 +92,25 @@ class CoarseToFine:
         self._stage, self._tiles = int(state.strategy.stage), None
         # Saved on other devices, perhaps.
         self._rays = divisible(int(state.strategy.rays), devices)
-        return with_limits(state, self._growing, self._config)
+        return with_limits(state, self._stages, self._config)
 
     def is_due(self, number: int, total: int) -> bool:
         """Whether the occupancy is to be brought up to date, or a stage begins, before a step."""
-        refreshes = number > 0 and number % self._growing.refresh_every == 0
+        refreshes = number > 0 and number % self._stages.refresh_every == 0
         return refreshes or self.begins_anew(number, total)
 
     def begins_anew(self, number: int, total: int) -> bool:
         """Whether a stage begins before a step, with parameters of other shapes."""
-        return self._growing.stage(number, total) > self._stage
+        return self._stages.stage(number, total) > self._stage
 
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """What is due before a step. Takes and returns arrays of NumPy."""
-        growing, config, near = self._growing, self._config, self._near
+        stages, config, near = self._stages, self._config, self._near
         if self.begins_anew(number, total):
-            self._stage = growing.stage(number, total)
-            return grow(state, self._stage, self._split, growing, config, near)
-        state = refresh(state, 0.3 * growing.empty_below)
-        return size_batch(state, self._split, growing, config, _WORTH_COMPILING, near)
+            self._stage = stages.stage(number, total)
+            return grow(state, self._stage, self._split, stages, config, near)
+        state = refresh(state, 0.3 * stages.empty_below)
+        return size_batch(state, self._split, stages, config, _WORTH_COMPILING, near)
 
     def changed(self, state: TrainState, devices: int) -> None:
         """Take note of a state after a change."""

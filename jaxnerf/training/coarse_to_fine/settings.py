@@ -1,17 +1,15 @@
-"""How the fast field grows from coarse to fine: its settings, and what is remembered of it."""
+"""The settings of stages: when the fast field becomes finer, and how fine."""
 
 import dataclasses
 import math
 from typing import no_type_check
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
+from jaxnerf.checks import in_range, positive
 from jaxnerf.sampling import Occupancy, OccupancySampler
 
-# Poses move when there is something to be seen, and their rate decays to this share.
-_FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 # Voxels along a side: at most so many, since the number of a cell is an int32; and up to so many times
 # more or fewer than a resolution says where the number of lattice points is chosen.
 MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
@@ -20,12 +18,12 @@ POINTS_OF_A_SCENE = 21
 
 
 @dataclasses.dataclass(frozen=True)
-class GrowingConfig:
-    """How a field grows.
+class CoarseToFineConfig:
+    """The stages of the fast field, and how its rays are sampled in them.
 
     Attributes:
       resolutions: of the stages: voxels along the longest side of what is known to hold the scene.
-      shares: of the steps, at which the second stage begins, the third, ...
+      fractions: of the steps, at which the second stage begins, the third, ...
       voxels_for_steps: where so many times the cube root of the steps is less than the last resolution,
         those of all stages after the first are smaller in that proportion: few steps do not fill many
         voxels. 0 keeps them whatever the steps, as a resolution that a user names is kept.
@@ -36,60 +34,55 @@ class GrowingConfig:
         as the resolution says; also where a user names resolutions, but no points.
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
-      samples: steps of a ray where something is, at most, in a full batch.
-      lookups: of a ray in the occupancy, at most, in a full batch of one sample a step.
-      budget: steps of a ray where something is, in the mean of a full batch. While rays need more, a
-        batch has fewer of them; those that overflow it nevertheless wait for another batch.
-      finer: samples in each of the lattice's steps. Two pay where there are minutes, in bounded scenes.
+      samples: of a ray, at most, in a full batch of one sample a voxel.
+      max_steps: of a ray in the occupancy, at most, in such a batch.
+      mean_samples: the room for samples of all rays of such a batch together, as a mean for each ray.
+        While rays need more, a batch has fewer of them; those that overflow it nevertheless wait for
+        another batch.
+      samples_per_voxel: samples in each of the lattice's steps. Two pay where there are minutes, in
+        bounded scenes.
       refresh_every: steps between updates of the occupancy.
       empty_below: opacity of a voxel below which its cell counts as empty.
       unseen_below: weight in every picture below which a cell counts as hidden, and is dropped when the
         last stage begins; 0 keeps hidden cells.
-      sinking: how far all density falls in each step, as a share of its learning rate: empty
-        stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
-      opacity_loss: weight of the squared error of opacity, where photographs have alpha.
-      distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
-        an end: it keeps fog from hanging before the cameras.
-      final_rate: learning rates decay exponentially to this share of themselves.
-      affine_colour: learn for each training photograph a matrix and an offset that make its colours of
-        the scene's, where exposures and white balances differ. Pictures of the field are without them.
-      refine_poses: learn for each training camera how far its pose is off; see
-        `jaxnerf.training.calibration`.
-      colour_rate, pose_rate: learning rates of these two. Poses are still for a fiftieth of the
-        steps, and their rate decays to a tenth.
     """
 
     resolutions: tuple[int, ...] = (64, 128, 160)
-    shares: tuple[float, ...] = (0.1, 0.4)
+    fractions: tuple[float, ...] = (0.1, 0.4)
     voxels_for_steps: float = 20.0
     points: int = 0
     cells: int = 96
     samples: int = 40
-    lookups: int = 80
-    budget: float = 8.0
-    finer: int = 2
+    max_steps: int = 80
+    mean_samples: float = 8.0
+    samples_per_voxel: int = 2
     refresh_every: int = 250
     empty_below: float = 0.01
     unseen_below: float = 0.01
-    sinking: float = 0.02
-    opacity_loss: float = 0.1
-    distortion_loss: float = 0.01
-    final_rate: float = 0.05
-    affine_colour: bool = False
-    refine_poses: bool = False
-    colour_rate: float = 5e-3
-    pose_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        positive(self, "samples", "max_steps", "mean_samples", "samples_per_voxel", "refresh_every")
+        in_range(self, resolutions=(8, MOST_VOXELS), cells=(8, 512))
+        if len(self.fractions) != len(self.resolutions) - 1:
+            raise ValueError(
+                f"fractions: {len(self.fractions)} for {len(self.resolutions)} resolutions; "
+                "give one for each but the first"
+            )
+        if list(self.fractions) != sorted(self.fractions) or not all(
+            0.0 < fraction < 1.0 for fraction in self.fractions
+        ):
+            raise ValueError(f"fractions: {self.fractions} do not increase between 0 and 1")
 
     def sampler(self, occupancy: Occupancy, fraction: float = 1.0) -> OccupancySampler:
         """How training's rays are sampled, in a batch of a fraction of the rays of a full one."""
-        times = self.finer / fraction
-        samples, max_steps = (math.ceil(limit * times) for limit in (self.samples, self.lookups))
+        times = self.samples_per_voxel / fraction
+        samples, max_steps = (math.ceil(limit * times) for limit in (self.samples, self.max_steps))
         return OccupancySampler(
             occupancy,
             samples=samples,
             max_steps=max_steps,
-            mean_samples=self.budget * times,
-            samples_per_voxel=self.finer,
+            mean_samples=self.mean_samples * times,
+            samples_per_voxel=self.samples_per_voxel,
         )
 
     def sampler_for_pictures(self, occupancy: Occupancy) -> OccupancySampler:
@@ -99,7 +92,7 @@ class GrowingConfig:
         0.02 dB.
         """
         unbounded = occupancy.space is not None
-        finer = self.finer if unbounded else max(2, self.finer)
+        finer = self.samples_per_voxel if unbounded else max(2, self.samples_per_voxel)
         samples, max_steps, mean = (96, 160, 32.0) if unbounded else (48, 80, 6.0)
         return OccupancySampler(
             occupancy,
@@ -112,19 +105,19 @@ class GrowingConfig:
     def voxels(self, stage: int, total_steps: int) -> int:
         """How many voxels a stage of a run of so many steps has along the longest side, but for `points`.
 
-        >>> GrowingConfig(resolutions=(64, 128, 200)).voxels(2, 512)
+        >>> CoarseToFineConfig(resolutions=(64, 128, 200)).voxels(2, 512)
         160
         """
         first, last = self.resolutions[0], self.resolutions[-1]
-        share = min(self._filled(total_steps) / last, 1.0)
-        return max(first, round(share * self.resolutions[stage])) if stage else first
+        fraction = min(self._filled(total_steps) / last, 1.0)
+        return max(first, round(fraction * self.resolutions[stage])) if stage else first
 
     def points_of(self, stage: int, total_steps: int) -> int:
         """How many lattice points a stage of a run of so many steps should keep; 0 is any number.
 
         Not more than a scene of usual surfaces has with as many voxels along a side as the steps fill.
 
-        >>> GrowingConfig(resolutions=(64, 128, 200), points=1_000_000).points_of(2, 512)
+        >>> CoarseToFineConfig(resolutions=(64, 128, 200), points=1_000_000).points_of(2, 512)
         537600
         """
         if not self.points or not 0 < stage == len(self.resolutions) - 1:
@@ -139,20 +132,15 @@ class GrowingConfig:
         """How many cells of the occupancy a stage has along each side, but for `points`."""
         return max(self.cells, self.voxels(stage, total_steps)) if stage else self.cells
 
-    def pose_share(self, progress: Float[Array, ""]) -> Float[Array, ""]:
-        """What share of their learning rate poses have after a share of the steps."""
-        since = (progress - _FIRST_POSE_STEP) / (1.0 - _FIRST_POSE_STEP)
-        return jnp.where(since < 0.0, 0.0, jnp.float32(_FINAL_POSE_RATE) ** since)
-
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""
-        return sum(step >= round(share * total_steps) for share in self.shares)
+        return sum(step >= round(fraction * total_steps) for fraction in self.fractions)
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Growth:
+class StageState:
     """What `CoarseToFine` remembers. A pytree.
 
     Attributes:

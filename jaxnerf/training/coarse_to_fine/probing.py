@@ -17,7 +17,7 @@ from jaxnerf.sampling.samplers import OccupancySampler
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE
-from jaxnerf.training.growing import GrowingConfig
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState
 
@@ -61,7 +61,7 @@ def _densities_in(kind, arrays, params, origin, cell, cells):
 def seen_cells(
     state: TrainState,
     split: Split,
-    growing: GrowingConfig,
+    stages: CoarseToFineConfig,
     config: TrainingConfig,
     near: float = 0.0,
 ) -> Bool[np.ndarray, "M M M"]:
@@ -70,14 +70,14 @@ def seen_cells(
     known = jax.tree.map(np.asarray, (state.field, state.params, split.cameras))
     tiles = np.argwhere(np.asarray(state.strategy.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
-    sampler = growing.sampler(occupancy, 0.5 * int(state.strategy.rays) / config.rays_per_batch)
+    sampler = stages.sampler(occupancy, 0.5 * int(state.strategy.rays) / config.rays_per_batch)
     # It looks for less time than a second loop takes to compile.
     sampler = dataclasses.replace(sampler, compaction=(1,))
     for index in range(_VIEWING_BATCHES):
         rays = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
         view = _view(sampler, *known, *rays, np.float32(near))
         weights, positions = (np.asarray(part) for part in view)
-        shown = positions[weights > growing.unseen_below]
+        shown = positions[weights > stages.unseen_below]
         cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
         cells = np.clip(cells, 0, seen.shape[0] - 1)
         seen[tuple(cells.T)] = True

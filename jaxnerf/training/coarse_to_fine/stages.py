@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Bool
 
 from jaxnerf.contraction import NdcSpace, SphereContraction
@@ -19,12 +18,21 @@ from jaxnerf.sampling import Occupancy
 from jaxnerf.sampling import occupancy as grid
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE, possible_cells, tight_cube, tiles_of
-from jaxnerf.training.calibration import Calibration, blank_calibration, first_calibration
-from jaxnerf.training.growing import FINER_OR_COARSER, MOST_VOXELS, GrowingConfig, Growth
-from jaxnerf.training.optimizers import voxel_optimizer
-from jaxnerf.training.probing import cell_densities, count_samples, random_rays, seen_cells
+from jaxnerf.training.calibration import Calibration
+from jaxnerf.training.coarse_to_fine.probing import (
+    cell_densities,
+    count_samples,
+    random_rays,
+    seen_cells,
+)
+from jaxnerf.training.coarse_to_fine.settings import (
+    FINER_OR_COARSER,
+    MOST_VOXELS,
+    CoarseToFineConfig,
+    StageState,
+)
 from jaxnerf.training.settings import TrainingConfig
-from jaxnerf.training.sharding import broadcast_from_process_0, divisible
+from jaxnerf.training.sharding import divisible
 from jaxnerf.training.state import TrainState
 
 # Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
@@ -39,59 +47,61 @@ _WORTH_SHRINKING = 0.97
 
 
 def first_state(
-    settings: VoxelSettings,
     split: Split,
-    growing: GrowingConfig,
+    settings: VoxelSettings,
+    stages: CoarseToFineConfig,
     config: TrainingConfig,
+    *,
+    calibration: Calibration | None = None,
     space: SphereContraction | NdcSpace | None = None,
     near: float = 0.0,
 ) -> TrainState:
-    """The state before the first step: voxels wherever the photographs allow something to be.
+    """The state before the first step, without the optimizer's.
 
-    That is all of a space, if one is given. Else it is the visual hull of what differs from the
-    background, by alpha or by colour; where nothing does, a cube around the point that the cameras look
-    at, as large as all of them see it whole. Rays begin at near.
+    It has voxels wherever the photographs allow something to be. That is all of a space, if one is
+    given. Else it is the visual hull of what differs from the background, by alpha or by colour; where
+    nothing does, a cube around the point that the cameras look at, as large as all of them see it whole.
+
+    Args:
+      split: with photographs.
+      settings, stages, config: of the field, its stages, and training.
+      calibration: what photographs and cameras are off by, at first.
+      space: of the scene.
+      near: where rays begin.
     """
-    calibration = first_calibration(
-        split.cameras, config, space, colours=growing.affine_colour, motions=growing.refine_poses
-    )
     if space is None:
         astray = 0.0
-        if growing.refine_poses and calibration is not None:
+        if calibration is not None and calibration.motions is not None:
             astray = _ASTRAY * float(calibration.unit)
-        origin, side, mask = possible_cells(split, growing.cells, config.background, astray)
+        origin, side, mask = possible_cells(split, stages.cells, config.background, astray)
     else:
-        origin, side, mask = space.cells(growing.cells)
-    cell = side / growing.cells
-    voxel = side / growing.resolutions[0]
+        origin, side, mask = space.cells(stages.cells)
+    cell, spacing = side / stages.cells, side / stages.resolutions[0]
     origin = origin.astype(np.float32)
-    voxels = VoxelField.on_lattice(mask, origin, cell, voxel, settings, view_dependence=0.0)
+    voxels = VoxelField.on_lattice(mask, origin, cell, spacing, settings, view_dependence=0.0)
     occupancy = Occupancy(
-        grid.encode(jnp.asarray(mask), jnp.float32(settings.initial_opacity * cell / voxel)),
+        grid.encode(jnp.asarray(mask), jnp.float32(settings.initial_opacity * cell / spacing)),
         jnp.asarray(origin, jnp.float32),
         jnp.float32(cell),
-        jnp.float32(voxel),
+        jnp.float32(spacing),
         space,
     )
-    state = state_of(voxels, occupancy, growing, config, calibration)
-    growth = dataclasses.replace(
+    state = state_of(voxels, occupancy, stages, config, calibration)
+    stage = dataclasses.replace(
         state.strategy, tiles=jnp.asarray(_tiles_that_show(occupancy, split))
     )
-    state = dataclasses.replace(state, strategy=growth)
-    state = size_batch(state, split, growing, config, near=near)
-    return of_process_0(state, voxel_optimizer(settings, growing, config))
+    state = dataclasses.replace(state, strategy=stage)
+    return size_batch(state, split, stages, config, near=near)
 
 
 def state_of(
     voxels: VoxelField,
     occupancy: Occupancy,
-    growing: GrowingConfig,
+    stages: CoarseToFineConfig,
     config: TrainingConfig,
     calibration: Calibration | None = None,
 ) -> TrainState:
     """The state before a step of a new field, all of whose photographs' tiles show something."""
-    params = voxels.init(jax.random.key(config.seed))
-    space = occupancy.space
     # Of NumPy, since XLA compiles each of these little arrays for itself.
     arrays: dict[str, Any] = {
         "stage": np.int32(0),
@@ -101,31 +111,13 @@ def state_of(
     steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(config.steps)}
     return TrainState(
         **steps,
-        params=params,
-        optimizer=first_moments(voxel_optimizer(voxels.settings, growing, config), params),
-        field=voxels if space is None else WarpedField(voxels, space),
-        sampler=growing.sampler(occupancy),
-        strategy=Growth(**arrays),
+        params=voxels.init(jax.random.key(config.seed)),
+        optimizer=None,
+        field=voxels if occupancy.space is None else WarpedField(voxels, occupancy.space),
+        sampler=stages.sampler(occupancy),
+        strategy=StageState(**arrays),
         calibration=calibration,
     )
-
-
-def blank_state(
-    settings: VoxelSettings,
-    growing: GrowingConfig,
-    config: TrainingConfig,
-    space: SphereContraction | NdcSpace | None = None,
-) -> TrainState:
-    """A state of the right structure, for a scene of one cell and one photograph."""
-    one: Any = np.float32(1.0)
-    cells: Any = np.full((1, 1, 1), 128, np.uint8)
-    origin: Any = np.zeros(3, np.float32)
-    calibration = blank_calibration(
-        config, colours=growing.affine_colour, motions=growing.refine_poses
-    )
-    occupancy = Occupancy(cells, origin, one, one, space)
-    voxels = VoxelField.in_unit_cube(settings)
-    return state_of(voxels, occupancy, growing, config, calibration)
 
 
 def voxels_of(field: VoxelField | WarpedField) -> VoxelField:
@@ -136,26 +128,6 @@ def voxels_of(field: VoxelField | WarpedField) -> VoxelField:
 def with_voxels(field: VoxelField | WarpedField, voxels: VoxelField) -> VoxelField | WarpedField:
     """The field of the world that has other voxels."""
     return dataclasses.replace(field, field=voxels) if isinstance(field, WarpedField) else voxels
-
-
-def first_moments(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    """An optimizer's state before a step: NumPy's zeros, which take no memory until they are copied."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-
-def of_process_0(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before a step that process 0 has made, on all of them.
-
-    All processes make one, so that none waits for long, and their shapes can differ; see
-    `jaxnerf.training.sharding.broadcast_from_process_0`. The optimizer's state is that before the first
-    step, or None if it was.
-    """
-    begins = state.optimizer is not None
-    state = broadcast_from_process_0(dataclasses.replace(state, optimizer=None))
-    if not begins:
-        return state
-    return dataclasses.replace(state, optimizer=first_moments(optimizer, state.params))
 
 
 def refresh(state: TrainState, empty_below: float) -> TrainState:
@@ -175,27 +147,27 @@ def grow(
     state: TrainState,
     stage: int,
     split: Split,
-    growing: GrowingConfig,
+    stages: CoarseToFineConfig,
     config: TrainingConfig,
     near: float = 0.0,
 ) -> TrainState:
     """Begin a stage: a finer lattice on occupied cells; the last, on those seen from near on."""
     total = int(state.total_steps)
-    size = growing.cells_of(stage, total)
+    size = stages.cells_of(stage, total)
     found = _as_found(split, state)
-    state = refresh(_with_size(state, size), growing.empty_below)
+    state = refresh(_with_size(state, size), stages.empty_below)
     hand_back()
     old = state.sampler.occupancy
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
-    if growing.unseen_below > 0.0 and stage == len(growing.resolutions) - 1:
-        seen = seen_cells(state, found, growing, config, near)
+    if stages.unseen_below > 0.0 and stage == len(stages.resolutions) - 1:
+        seen = seen_cells(state, found, stages, config, near)
         kept = kept & np.asarray(grid.dilate(seen))
         hand_back()
     cells = np.argwhere(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = np.argwhere(np.asarray(grid.occupied(old)))
-    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, growing)
+    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, stages)
     voxels, params = voxels_of(state.field).resample(state.params, mask, origin, cell, voxel)
     hand_back()
     occupancy = dataclasses.replace(
@@ -212,15 +184,13 @@ def grow(
         stage=jnp.asarray(stage, jnp.int32),
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
     )
-    optimizer = voxel_optimizer(voxels.settings, growing, config)
     state = dataclasses.replace(
         state,
         field=with_voxels(state.field, voxels),
         params=params,
-        optimizer=first_moments(optimizer, params),
         strategy=growth,
     )
-    return size_batch(_with_occupancy(state, occupancy), split, growing, config, near=near)
+    return size_batch(_with_occupancy(state, occupancy), split, stages, config, near=near)
 
 
 def _with_occupancy(state: TrainState, occupancy: Occupancy) -> TrainState:
@@ -234,25 +204,25 @@ def _lattice_of_stage(
     cells: np.ndarray,
     stage: int,
     total: int,
-    growing: GrowingConfig,
+    stages: CoarseToFineConfig,
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """The cells of a stage's cube, its corner, and the sides of a cell and of a voxel.
 
     Args:
-      old: of as many cells along a side as `growing.cells_of` says, with the voxels of the stage before.
+      old: of as many cells along a side as `stages.cells_of` says, with the voxels of the stage before.
       cells: (x, y, z) of those of it that hold something.
       stage, total: which, of a run of so many steps.
     """
     size = old.cells.shape[0]
     mask = _mask(cells, size)
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
-    voxels, points = growing.voxels(stage, total), growing.points_of(stage, total)
+    voxels, points = stages.voxels(stage, total), stages.points_of(stage, total)
     if points:
         least = max(voxels / FINER_OR_COARSER, math.ceil(side / float(old.step) - 1e-3))
         most = max(min(voxels * FINER_OR_COARSER, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
         voxels = _voxels_of_points(mask, float(old.cell) / side, points, limits)
-        size = max(growing.cells, voxels)
+        size = max(stages.cells, voxels)
     if points or side < _WORTH_SHRINKING * float(old.cell) * size:
         mask = _moved(old, cells, origin, side, size)
     else:
@@ -284,7 +254,7 @@ def _voxels_of_points(
 def size_batch(
     state: TrainState,
     split: Split,
-    growing: GrowingConfig,
+    stages: CoarseToFineConfig,
     config: TrainingConfig,
     least_factor: float = 1.0,
     near: float = 0.0,
@@ -298,23 +268,30 @@ def size_batch(
     full, devices = config.rays_per_batch, jax.device_count()
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.strategy.tiles)), seed)
-    limits = growing.sampler(state.sampler.occupancy, _SHARES[-1])
-    largest = max(growing.cells, *growing.resolutions)
+    limits = stages.sampler(state.sampler.occupancy, _SHARES[-1])
+    largest = max(stages.cells, *stages.resolutions)
     counts = count_samples(limits, split.cameras, *rays, largest, near)
-    fits = _OVERDRAWN * growing.budget * growing.finer / max(float(np.mean(counts)), 1e-3)
+    fits = (
+        _OVERDRAWN
+        * stages.mean_samples
+        * stages.samples_per_voxel
+        / max(float(np.mean(counts)), 1e-3)
+    )
     share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
     number = divisible(int(full * share), devices)
     now = int(state.strategy.rays)
     if max(number / now, now / number) >= least_factor:
         growth = dataclasses.replace(state.strategy, rays=jnp.asarray(number, jnp.int32))
         state = dataclasses.replace(state, strategy=growth)
-    return with_limits(state, growing, config)
+    return with_limits(state, stages, config)
 
 
-def with_limits(state: TrainState, growing: GrowingConfig, config: TrainingConfig) -> TrainState:
+def with_limits(
+    state: TrainState, stages: CoarseToFineConfig, config: TrainingConfig
+) -> TrainState:
     """The state whose sampler has the limits of a batch of its number of rays."""
     fraction = int(state.strategy.rays) / config.rays_per_batch
-    sampler = growing.sampler(state.sampler.occupancy, fraction)
+    sampler = stages.sampler(state.sampler.occupancy, fraction)
     return dataclasses.replace(state, sampler=sampler)
 
 

@@ -1,0 +1,105 @@
+"""What earlier versions wrote, by today's names: configurations, and the arrays of checkpoints."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+_VOXELS = ("features", "width", "sh_degree", "initial_opacity", "shading")
+_STAGES = {name: name for name in ("resolutions", "voxels_for_steps", "points", "cells", "samples")}
+_STAGES |= {name: name for name in ("refresh_every", "empty_below", "unseen_below")}
+_STAGES |= {
+    "shares": "fractions",
+    "lookups": "max_steps",
+    "budget": "mean_samples",
+    "finer": "samples_per_voxel",
+}
+_CALIBRATION = ("affine_colour", "refine_poses", "colour_rate", "pose_rate")
+_SCHEDULE = ("learning_rate", "final_learning_rate", "delay_steps", "delay_factor")
+
+# Up to the version in which each method got a section of its own; None is of no effect any more.
+_RENAMED: dict[str, str | None] = {
+    "separate_levels": "nerf.separate_levels",
+    "voxels.direction_degree": "voxels.field.sh_degree",
+    "growing.sinking": "voxels.optimizer.density_decay",
+    "growing.final_rate": "voxels.optimizer.final_fraction",
+    "growing.opacity_loss": "voxels.opacity_loss",
+    "growing.distortion_loss": "voxels.distortion_loss",
+    "training.one_image_per_batch": "nerf.one_image_per_batch",
+    "training.coarse_loss": "nerf.coarse_loss",
+    "evaluation.smooth_edges": "evaluation.edge_supersampling",
+    "render.with_normals": None,
+    **{f"voxels.{name}": f"voxels.field.{name}" for name in _VOXELS},
+    **{
+        f"voxels.{name}_rate": f"voxels.optimizer.{name}_rate"
+        for name in ("density", "feature", "network")
+    },
+    **{f"growing.{old}": f"voxels.stages.{new}" for old, new in _STAGES.items()},
+    **{f"growing.{name}": f"voxels.calibration.{name}" for name in _CALIBRATION},
+    **{f"training.{name}": f"nerf.optimizer.{name}" for name in _SCHEDULE},
+}
+
+
+def settings_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration by today's keys; keys that no version had stay as they are.
+
+    Args:
+      values: by the dotted keys of whichever version.
+    """
+    if not any(key.partition(".")[0] in ("growing", "field", "render") for key in values):
+        return dict(values)
+    method = values.get("method", "nerf")
+    adam = "voxels" if method == "voxels" else "nerf"
+    today: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if key in _RENAMED:
+            new = _RENAMED[key]
+        elif section in ("field", "render"):
+            new = f"nerf.{'field.' if section == 'field' else ''}{name}"
+        elif section == "hash_grid":
+            new = f"hash_grid.field.{name}"
+        elif section == "occupancy":
+            new = f"{method}.occupancy.{name}" if method in ("hash_grid", "own") else None
+        elif key.startswith("training.adam_"):
+            new = f"{adam}.optimizer.{name.removeprefix('adam_')}"
+        else:
+            new = key
+        if new:
+            today[new] = value
+    if method == "nerf":  # which did not listen to it
+        today["evaluation.edge_supersampling"] = 0.0
+    return today
+
+
+def names_as_stored(stored: Collection[str], expected: Sequence[str]) -> dict[str, str]:
+    """The names of a checkpoint's arrays today, with those that they are stored under.
+
+    In version 0.1.0 the parameters of the fast field held its lattice too, and the optimizer moments of
+    it, which are left out.
+    """
+    if "params.0.bricks" in stored:
+        found = {name: _OLD_NAME.sub(_old_name, name) for name in expected}
+    elif "optimizer.mu.0.layers_0.kernel" in stored:
+        found = {name: name.replace("optimizer.0.", "optimizer.") for name in expected}
+    else:
+        return {name: name for name in stored}
+    return {name: old for name, old in found.items() if old in stored}
+
+
+_OLD_NAME = re.compile(
+    r"^(field\.field\.|field\.space\.|field\.|params\.|sampler\.occupancy\.|strategy\."
+    r"|calibration\.|optimizer\.0\.)(.*)$"
+)
+
+
+def _old_name(name: re.Match[str]) -> str:
+    group, rest = name.groups()
+    lattice = {"spacing": "voxel", "view_dependence": "directional"}
+    before = {
+        "field.space.": "occupancy.space.",
+        "sampler.occupancy.": "occupancy.",
+        "strategy.": "",
+        "calibration.": "adjustments.",
+        "optimizer.0.": "optimizer.",
+    }
+    return before.get(group, "params.0.") + lattice.get(rest, rest)

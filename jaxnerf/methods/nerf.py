@@ -1,0 +1,67 @@
+"""The paper's method: a `NerfField` for each level of a `Hierarchical` sampler, or one for all."""
+
+import functools
+
+import jax
+import optax
+
+from jaxnerf.config import Config
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.rendering import rays_that_fit
+from jaxnerf.scenes import Scene, Split
+from jaxnerf.spaces import bounds_of, space_of
+from jaxnerf.training import PhotometricLoss, TrainState, begin
+from jaxnerf.training.optimizers import learning_rate, network_optimizer
+from jaxnerf.training.strategy import Unchanged
+from jaxnerf.training.trainer import Trainer
+
+# Evaluations of the field in one pass of training; see `rays_that_fit`.
+_EVALUATIONS_ON_CPU = 1 << 11
+
+
+def trainer(config: Config, scene: Scene) -> Trainer:
+    """See `jaxnerf.methods.trainer_of`."""
+    return trainer_on(scene.splits["train"], config, *bounds_of(config, scene))
+
+
+def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer:
+    """What takes the steps on photographs, of rays from near to far."""
+    nerf = config.nerf
+    fitting = rays_that_fit(nerf.sampler(), _EVALUATIONS_ON_CPU)
+    return Trainer(
+        split,
+        config=config.training,
+        loss=PhotometricLoss(proposals=nerf.coarse_loss),
+        optimizer=optimizer(config),
+        strategy=Unchanged(split, config.training, one_image=nerf.one_image_per_batch),
+        near=near,
+        far=far,
+        rays_per_pass=config.training.rays_per_pass or fitting,
+        compositing=nerf.compositing,
+        learning_rate=functools.partial(learning_rate, nerf.optimizer),
+        by_rows=True,
+        remedy=f"Lower nerf.optimizer.learning_rate (now {nerf.optimizer.learning_rate}), or lengthen "
+        "nerf.optimizer.delay_steps",
+    )
+
+
+def first_state(config: Config, scene: Scene) -> TrainState:
+    """See `jaxnerf.methods.first_state`."""
+    return first_state_in(space_of(config, scene), config)
+
+
+def first_state_in(space: SphereContraction | NdcSpace | None, config: Config) -> TrainState:
+    """The state before the first step, of fields in a space; None is the world."""
+    fields = config.nerf.fields()
+    keys = jax.random.split(jax.random.key(config.training.seed), len(fields))
+    # Together, since each of their layers would be compiled for itself.
+    params = jax.jit(lambda keys: tuple(f.init(k) for f, k in zip(fields, keys, strict=True)))(keys)
+    return begin(
+        config.nerf.placed_fields(space), params, config.nerf.sampler(),
+        optimizer(config), config.training.steps,
+    )  # fmt: skip
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """What takes the steps."""
+    return network_optimizer(config.nerf.optimizer)

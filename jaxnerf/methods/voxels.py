@@ -1,0 +1,81 @@
+"""The fast field: a `VoxelField`, coarse to fine."""
+
+import jax.numpy as jnp
+import optax
+
+from jaxnerf.config import Config
+from jaxnerf.scenes import Scene, Split
+from jaxnerf.spaces import bounds_of, space_of
+from jaxnerf.training import PhotometricLoss, TrainState
+from jaxnerf.training.calibration import first_calibration, step_calibration
+from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
+from jaxnerf.training.optimizers import exponential_to, voxel_optimizer
+from jaxnerf.training.state import from_process_0
+from jaxnerf.training.trainer import Trainer
+
+
+def trainer(config: Config, scene: Scene) -> Trainer:
+    """See `jaxnerf.methods.trainer_of`."""
+    near, _ = bounds_of(config, scene)
+    return trainer_on(
+        scene.splits["train"], config, near, unbounded=config.scene.space != "bounded"
+    )
+
+
+def trainer_on(split: Split, config: Config, near: float = 0.0, *, unbounded: bool) -> Trainer:
+    """What takes the steps on photographs.
+
+    Args:
+      split: with photographs.
+      config: its sections voxels and training.
+      near: where rays begin.
+      unbounded: whether the scene has no end, so that fog can hang before the cameras.
+    """
+    voxels = config.voxels
+    rates = voxels.optimizer
+    decay = exponential_to(rates.final_fraction)
+
+    def calibrate(calibration, gradients, cameras, step, total):
+        progress = step.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
+        colours = voxels.calibration.colour_rate * decay(step, total)
+        motions = voxels.calibration.pose_rate_after(progress)
+        return step_calibration(calibration, gradients, cameras, (colours, motions))
+
+    return Trainer(
+        split,
+        config=config.training,
+        loss=PhotometricLoss(
+            opacity=voxels.opacity_loss,
+            distortion=voxels.distortion_loss if unbounded else 0.0,
+        ),
+        optimizer=optimizer(config),
+        strategy=CoarseToFine(split, voxels.stages, config.training, near, unbounded=unbounded),
+        near=near,
+        rays_per_pass=config.training.rays_per_pass,
+        calibrate=calibrate,
+        learning_rate=decay,
+        by_rows=True,
+        remedy=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
+        f"voxels.optimizer.feature_rate (now {rates.feature_rate})",
+    )
+
+
+def first_state(config: Config, scene: Scene) -> TrainState:
+    """See `jaxnerf.methods.first_state`."""
+    voxels, split = config.voxels, scene.splits["train"]
+    space, (near, _) = space_of(config, scene), bounds_of(config, scene)
+    state = stages.first_state(
+        split,
+        voxels.field,
+        voxels.stages,
+        config.training,
+        calibration=first_calibration(split.cameras, voxels.calibration, space),
+        space=space,
+        near=near,
+    )
+    return from_process_0(state, optimizer(config))
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """What takes the steps."""
+    return voxel_optimizer(config.voxels.optimizer)

@@ -1,0 +1,187 @@
+"""The settings of each method: a section of the configuration, and what pictures need to know of it.
+
+A section says how the rays of pictures are sampled (`sampler`, and `first_sampler` for the first try of
+a whole picture), how they are composited, whether rays end at a far, and which values spaces without an
+end need.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from jaxnerf.compositing import Compositing
+from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.fields import Field
+from jaxnerf.fields.hash_grid import HashGridField
+from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fields.noisy import NoisyField
+from jaxnerf.fields.voxels import VoxelSettings
+from jaxnerf.fields.warped import WarpedField
+from jaxnerf.sampling import Hierarchical, Occupancy, OccupancySampler, Sampler
+from jaxnerf.sampling.intervals import Spacing
+from jaxnerf.training.calibration import CalibrationConfig
+from jaxnerf.training.coarse_to_fine import CoarseToFineConfig
+from jaxnerf.training.keep_occupancy import OccupancyConfig
+from jaxnerf.training.optimizers import (
+    FieldOptimizerConfig,
+    NetworkOptimizerConfig,
+    VoxelOptimizerConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VoxelsConfig:
+    """The fast field: voxels that become finer in the space that is found to be occupied.
+
+    Attributes:
+      field: its sizes.
+      stages: when it becomes finer, and how its rays are sampled.
+      optimizer: Adam's settings.
+      calibration: what is learned of photographs and cameras.
+      opacity_loss: weight of the squared error of opacity, where photographs have alpha.
+      distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
+        an end: it keeps fog from hanging before the cameras.
+    """
+
+    field: VoxelSettings = VoxelSettings()
+    stages: CoarseToFineConfig = CoarseToFineConfig()
+    optimizer: VoxelOptimizerConfig = VoxelOptimizerConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    opacity_loss: float = 0.1
+    distortion_loss: float = 0.01
+
+    compositing: ClassVar[Compositing] = "volume"
+    has_far: ClassVar[bool] = False
+    # Where photographs have no bare background, fog before the cameras explains them as well as surfaces
+    # do at first: densities must grow slowly. Rays take ten times as many samples there, so one a voxel
+    # must do; and what few of them meet must not sink.
+    without_end: ClassVar[Mapping[str, Any]] = {
+        "voxels.field.features": 3,
+        "voxels.field.width": 32,
+        "voxels.field.sh_degree": 2,
+        "voxels.optimizer.density_rate": 0.2,
+        "voxels.optimizer.feature_rate": 0.3,
+        "voxels.optimizer.density_decay": 0.0,
+        "voxels.optimizer.beta1": 0.9,
+        "voxels.stages.samples_per_voxel": 1,
+        "voxels.stages.points": 0,
+        "training.background": "random",
+        "evaluation.edge_supersampling": 0.0,
+    }
+
+    def sampler(self, occupancy: Occupancy | None) -> Sampler:
+        """Every ray is sampled to its end, or to where the occupancy expects no light to be left."""
+        assert occupancy is not None
+        first = self.stages.sampler_for_pictures(occupancy)
+        return OccupancySampler(occupancy, samples_per_voxel=first.samples_per_voxel)
+
+    def first_sampler(self, occupancy: Occupancy | None) -> Sampler:
+        """With the limits that most rays keep to."""
+        assert occupancy is not None
+        return self.stages.sampler_for_pictures(occupancy)
+
+
+@dataclasses.dataclass(frozen=True)
+class NerfConfig:
+    """The paper's network.
+
+    Attributes:
+      field: its sizes.
+      separate_levels: a network of its own for each level of samples (the paper's coarse and fine),
+        or one for all.
+      samples, spacing, sample_at: see `jaxnerf.sampling.Hierarchical`.
+      compositing: see `jaxnerf.render_rays`.
+      density_noise: in training, the standard deviation of noise on the field's density before its
+        activation.
+      one_image_per_batch: draw each batch from one photograph, as in the paper, or from all.
+      coarse_loss: weight of the loss of every level but the last.
+      optimizer: Adam's settings.
+    """
+
+    field: NerfField = NerfField()
+    separate_levels: bool = True
+    samples: tuple[int, ...] = (64, 128)
+    spacing: Spacing = "depth"
+    sample_at: Literal["middle", "start"] = "middle"
+    compositing: Compositing = "volume"
+    density_noise: float = 0.0
+    one_image_per_batch: bool = False
+    coarse_loss: float = 1.0
+    optimizer: NetworkOptimizerConfig = NetworkOptimizerConfig()
+
+    has_far: ClassVar[bool] = True
+    without_end: ClassVar[Mapping[str, Any]] = {"nerf.spacing": "disparity"}
+
+    def __post_init__(self) -> None:
+        if min(self.samples) < 2:
+            raise ValueError(f"samples: {self.samples} has a level of fewer than 2")
+
+    def fields(self) -> tuple[Field, ...]:
+        """The networks: one for each level, or a single one."""
+        return (self.field,) * (len(self.samples) if self.separate_levels else 1)
+
+    def placed_fields(self, space: SphereContraction | NdcSpace | None) -> tuple[Any, ...]:
+        """The networks as fields of the world, with what disturbs their densities in training."""
+        placed = (WarpedField(field, space) if space else field for field in self.fields())
+        noise = self.density_noise
+        return tuple(NoisyField(field, None, noise) if noise else field for field in placed)
+
+    def sampler(self, occupancy: Occupancy | None = None) -> Hierarchical:
+        """The same in training and in pictures."""
+        return Hierarchical(self.samples, self.spacing, self.sample_at)
+
+    first_sampler = sampler
+
+
+class _Occupied:
+    """What methods have in common whose rays skip empty space by an occupancy."""
+
+    compositing: ClassVar[Compositing] = "volume"
+    has_far: ClassVar[bool] = False
+    without_end: ClassVar[Mapping[str, Any]] = {"training.background": "random"}
+
+    occupancy: OccupancyConfig
+
+    def sampler(self, occupancy: Occupancy | None) -> Sampler:
+        """Every ray is sampled to its end, or to where the occupancy expects no light to be left."""
+        assert occupancy is not None
+        return OccupancySampler(occupancy)
+
+    def first_sampler(self, occupancy: Occupancy | None) -> Sampler:
+        """With the limits of training."""
+        assert occupancy is not None
+        return self.occupancy.sampler(occupancy)
+
+
+@dataclasses.dataclass(frozen=True)
+class HashGridConfig(_Occupied):
+    """The hash grid.
+
+    Attributes:
+      field: its sizes.
+      occupancy: how its rays skip empty space.
+      optimizer: Adam's settings.
+      opacity_loss: weight of the squared error of opacity, where photographs have alpha.
+      distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
+        an end.
+    """
+
+    field: HashGridField = HashGridField()
+    occupancy: OccupancyConfig = OccupancyConfig()
+    optimizer: FieldOptimizerConfig = FieldOptimizerConfig()
+    opacity_loss: float = 0.1
+    distortion_loss: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnConfig(_Occupied):
+    """A field that is given to `jaxnerf.fit`.
+
+    Attributes:
+      occupancy: how its rays skip empty space.
+    """
+
+    occupancy: OccupancyConfig = OccupancyConfig()
+
+
+Section = VoxelsConfig | NerfConfig | HashGridConfig | OwnConfig
