@@ -11,8 +11,13 @@ from sphinx.application import Sphinx
 # Marks of reStructuredText that are stars, bars and underscores to those who write docstrings.
 _MARKS = re.compile(r"([*|]|_(?=\W|$))")
 _CODE = re.compile(r"(``.*?``|`[^`]*`)")
-# Sections that are lists of names, and an entry of theirs.
-_LISTS = {"Args:": "Parameters", "Attributes:": "Attributes"}
+# Sections that napoleon would take apart at commas and colons; and an entry of those that are lists.
+_FIELDS = {
+    "Args:": "Parameters",
+    "Attributes:": "Attributes",
+    "Returns:": "Returns",
+    "Yields:": "Yields",
+}
 _ENTRY = re.compile(r"^  (\w[\w, ]*): (.*)$")
 # Names that stand for one thing wherever they are written: Samples, Samples.fits, render_rays; not: rays.
 _CLASS = re.compile(r"^[A-Z]\w*[a-z]\w*(\.\w+)?$")
@@ -54,8 +59,8 @@ def _with_lists(lines: list[str]) -> Iterator[str]:
     """A docstring with its arguments and attributes as lists, one or more names an entry."""
     within = False
     for line in lines:
-        if section := _LISTS.get(line):
-            within = True
+        if section := _FIELDS.get(line):
+            within = section in ("Parameters", "Attributes")
             yield from ("", f":{section}:")
         elif within and (entry := _ENTRY.match(line)):
             names = ", ".join(f"**{name.strip()}**" for name in entry[1].split(","))

@@ -28,7 +28,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def fill_in(app: Sphinx, page: str, source: list[str]) -> None:
     """Replace the markers of a page."""
     made = {"keys": keys, "presets": presets, "help": verb_help, "table": readme_table}
-    source[0] = _MARKER.sub(lambda marker: made[marker[1]](marker[2]), source[0])
+    source[0], count = _MARKER.subn(lambda marker: made[marker[1]](marker[2]), source[0])
+    if count:  # what it is made from may have changed, though the page has not
+        app.env.note_reread()
 
 
 def keys(_: str) -> str:
