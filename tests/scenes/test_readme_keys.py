@@ -13,7 +13,7 @@ from scene_factory import write_scene
 
 from jaxnerf.scenes import load_scene
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 ROW = re.compile(r"^\| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
 
 

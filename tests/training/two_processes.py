@@ -6,6 +6,7 @@ python two_processes.py PORT PROCESSES ID OUT
 import dataclasses
 import functools
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ def main(port: str, processes: int, number: int, out: str) -> None:
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, number)
     # Their imports must find the devices set up.
-    from test_shares import doubled_three_times, tree
+    sys.path.append(str(Path(__file__).parents[1]))
+    from test_sharding import doubled_three_times, tree
     from test_training import tiny_run
 
     from jaxnerf.training.sharding import whole

@@ -35,7 +35,7 @@ from jaxnerf.training.state import begin
 from jaxnerf.training.strategy import Strategy
 from jaxnerf.training.trainer import gradients_of
 
-PROGRAMS = Path(__file__).parents[1] / "docs" / "programs"
+PROGRAMS = Path(__file__).parents[2] / "docs" / "programs"
 SMALL = {"training__rays_per_batch": 256, "occupancy__cells": 16, "occupancy__steps": 48}
 
 
