@@ -6,21 +6,21 @@ principal point. `to_plane` is that map, `from_plane` its inverse; both are pure
 jit, vmap and grad, for any leading shape. With r the distance from the axis on the plane at depth 1
 and theta the angle from the axis:
 
-  "pinhole": the plane at depth 1.
-  "opencv": the plane at depth 1, then `distort`. COLMAP's SIMPLE_RADIAL, RADIAL, OPENCV and
-    FULL_OPENCV, and OpenCV's thin prism model.
-  "fisheye": the plane on which a direction lies at distance theta, then `distort`. COLMAP's
-    *_FISHEYE but the next, OpenCV's fisheye model.
-  "fisheye624": as "fisheye", but then `distort_in_turn`. COLMAP's RAD_TAN_THIN_PRISM_FISHEYE, Project
-    Aria's Fisheye624.
-  "fov": distance atan(2 r tan(omega / 2)) / omega, with one coefficient omega (Devernay and Faugeras,
-    2001). An omega below 3e-4 counts as 3e-4, which is a pinhole to 3e-8.
-  "division": the point at distance s shows r = s / (1 + k s^2), with one coefficient k (Fitzgibbon,
-    2001). COLMAP's SIMPLE_DIVISION and DIVISION.
-  "eucm": (x, y) / (alpha sqrt(beta (x^2 + y^2) + z^2) + (1 - alpha) z), with coefficients alpha and
-    beta: the enhanced unified camera model (Khomutenko, Garcia and Martinet, 2016).
-  "equirectangular": longitude (0 ahead, to the right) and latitude (downwards) in radians. Focal
-    lengths are pixels a radian: width / 2 pi and height / pi for a whole sphere.
+- "pinhole": the plane at depth 1.
+- "opencv": the plane at depth 1, then `distort`. COLMAP's SIMPLE_RADIAL, RADIAL, OPENCV and
+  FULL_OPENCV, and OpenCV's thin prism model.
+- "fisheye": the plane on which a direction lies at distance theta, then `distort`. COLMAP's
+  *_FISHEYE but the next, OpenCV's fisheye model.
+- "fisheye624": as "fisheye", but then `distort_in_turn`. COLMAP's RAD_TAN_THIN_PRISM_FISHEYE, Project
+  Aria's Fisheye624.
+- "fov": distance atan(2 r tan(omega / 2)) / omega, with one coefficient omega (Devernay and Faugeras,
+  2001). An omega below 3e-4 counts as 3e-4, which is a pinhole to 3e-8.
+- "division": the point at distance s shows r = s / (1 + k s^2), with one coefficient k (Fitzgibbon,
+  2001). COLMAP's SIMPLE_DIVISION and DIVISION.
+- "eucm": (x, y) / (alpha sqrt(beta (x^2 + y^2) + z^2) + (1 - alpha) z), with coefficients alpha and
+  beta: the enhanced unified camera model (Khomutenko, Garcia and Martinet, 2016).
+- "equirectangular": longitude (0 ahead, to the right) and latitude (downwards) in radians. Focal
+  lengths are pixels a radian: width / 2 pi and height / pi for a whole sphere.
 """
 
 from collections.abc import Callable

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from ball import CENTRE, RADIUS, photographs
+from documents import as_users_have_it
 
 from jaxnerf import Config, Scene, fit, load_run
 from jaxnerf.config import ConfigError, override
@@ -227,7 +228,7 @@ def test_the_programs_of_the_guide_run_and_are_short(name, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(PROGRAMS))
     sys.modules.pop("own_field", None)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with as_users_have_it():
         found = runpy.run_path(str(PROGRAMS / f"{name}.py"))
     capsys.readouterr()
     if name == "own_field":
