@@ -79,6 +79,11 @@ def parse(
         rest = values(["jaxnerf", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         raise flags.Error(str(error).replace("Unknown command line flag", "unknown flag")) from None
+    except flags.IllegalFlagValueError as error:
+        name, non_boolean, _ = str(error).removeprefix("flag --").partition("=")
+        if non_boolean and "Non-boolean" in str(error):
+            raise flags.Error(f"--{name}: must be true or false") from None
+        raise
     if len(rest) != len(positional):
         wanted = " ".join(positional) or "no arguments but flags"
         given = f", got {' '.join(rest)!r}" if rest else ""
@@ -93,8 +98,9 @@ def parse(
 def define_config_flags(values: flags.FlagValues) -> None:
     """One flag for each key of the configuration, named with dots: --training.steps=1000."""
     help_by_key = _config_help(Config, "")
-    for key in flatten(Config()):
-        flags.DEFINE_string(key, None, help_by_key[key], flag_values=values)
+    for key, value in flatten(Config()).items():
+        define = flags.DEFINE_bool if isinstance(value, bool) else flags.DEFINE_string
+        define(key, None, help_by_key[key], flag_values=values)
 
 
 def configuration(values: flags.FlagValues, base: Config | None = None) -> Config:

@@ -89,6 +89,10 @@ COMMANDS = {
         ["train", "--nerf.field.width=1.5"],
         "nerf.field.width: '1.5' is not a whole number",
     ),
+    "neither true nor false": (
+        ["train", "--voxels.calibration.refine_poses=maybe"],
+        "--voxels.calibration.refine_poses: must be true or false",
+    ),
     "a colour": (["train", "--training.background=pink"], "white, black, random"),
     "too few samples": (["train", "--nerf.samples=1,2"], "nerf.samples"),
     "rays that do not divide": (["train", "--training.rays_per_batch=15"], "15 rays"),
