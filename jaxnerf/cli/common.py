@@ -23,6 +23,7 @@ from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, ov
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxnerf.runs.files import RunError
 from jaxnerf.scenes import Scene, SceneError, load_scene
+from jaxnerf.spaces import with_bounds
 from jaxnerf.training.loop import FitError
 
 
@@ -122,6 +123,8 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
             base = preset(name)
     given = {key: values[key].value for key in chosen(values)}
     config = override(base, given)
+    if config.method == "own":
+        raise ConfigError("method: own is that of jaxnerf.fit, which is given the field")
     if config.method != base.method:
         fitting = ", ".join(
             name for name, (_, each) in PRESETS.items() if each.method == config.method
@@ -170,11 +173,7 @@ def load(
         images=images,
         allow_outside_paths=allow_outside_paths,
     )
-    unit = scene.to_user.scale
-    near, far = how.near / unit or scene.near, how.far / unit or scene.far
-    if near >= far:
-        raise ConfigError(f"scene.near: {near * unit:g} is not less than far, {far * unit:g}")
-    return dataclasses.replace(scene, near=near, far=far)
+    return with_bounds(config, scene)
 
 
 def check_same_scene(out: Path, trained: Scene, scene: Scene) -> None:

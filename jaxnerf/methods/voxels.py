@@ -17,9 +17,8 @@ from jaxnerf.training.trainer import Trainer
 def trainer(config: Config, scene: Scene) -> Trainer:
     """See `jaxnerf.methods.trainer_of`."""
     near, _ = bounds_of(config, scene)
-    return trainer_on(
-        scene.splits["train"], config, near, unbounded=config.scene.space != "bounded"
-    )
+    unbounded = space_of(config, scene) is not None
+    return trainer_on(scene.splits["train"], config, near, unbounded=unbounded)
 
 
 def trainer_on(split: Split, config: Config, near: float = 0.0, *, unbounded: bool) -> Trainer:

@@ -72,6 +72,7 @@ COMMANDS = {
         ["train", "--method=nerf"],
         "method: rates and more of this configuration are for method=voxels",
     ),
+    "the method of fit": (["train", "--method=own"], "method: own is that of jaxnerf.fit"),
     "an unknown flag": (["train", "--dta=x"], "'dta'. Did you mean: data"),
     "an unknown key": (["train", "--training.stpes=3"], "training.steps"),
     "an argument too many": (["train", "balls"], "'balls'"),

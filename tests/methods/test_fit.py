@@ -156,6 +156,7 @@ def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
         ({"training__steps": 5}, "training.steps has no effect here"),
         ({"nerf__optimizer__learning_rate": 1.0}, "nerf.optimizer.learning_rate has no effect"),
         ({"method": "voxels"}, "method has no effect here"),
+        ({"evaluation__orbit_frames": 3}, "evaluation.orbit_frames has no effect here"),
         ({"occupancy__cell": 5}, "unknown key 'own.occupancy.cell'"),
         ({"training__rays_per_batch": 65}, "2 devices do not divide 65 rays"),
         ({"resume": True}, "resume needs the run's folder"),
@@ -164,6 +165,14 @@ def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
 def test_what_would_do_nothing_or_fail_later_is_refused_in_one_line(scene, given, named):
     with pytest.raises((ConfigError, RunError), match=re.escape(named)):
         fit(Sphere(), scene, steps=2, **given)
+
+
+def test_near_and_far_that_are_named_bound_the_rays(scene):
+    camera = scene.splits["train"].cameras[0]
+    run = fit(Sphere(), scene, steps=1, scene__near=1.5, scene__far=7.0, **SMALL)
+    assert float(run.rays(camera, jnp.full((1, 2), 8.0)).near[0]) == pytest.approx(1.5, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"scene\.near: 9 is not less than far, 8"):
+        fit(Sphere(), scene, steps=1, scene__near=9.0, scene__far=8.0, **SMALL)
 
 
 def test_a_scene_without_photographs_is_refused_in_one_line(scene):
