@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, override
+from jaxnerf.earlier_versions import key_today
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxnerf.runs.files import RunError
 from jaxnerf.scenes import Scene, SceneError, load_scene
@@ -79,7 +80,7 @@ def parse(
     try:
         rest = values(["jaxnerf", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise flags.Error(str(error).replace("Unknown command line flag", "unknown flag")) from None
+        raise flags.Error(_unknown(error, values)) from None
     except flags.IllegalFlagValueError as error:
         name, non_boolean, _ = str(error).removeprefix("flag --").partition("=")
         if non_boolean and "Non-boolean" in str(error):
@@ -94,6 +95,15 @@ def parse(
         if isinstance(value, float) and not math.isfinite(value):
             raise flags.Error(f"--{name}: {value} is not a finite number")
     return rest
+
+
+def _unknown(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> str:
+    """What to say of an unknown flag: what it is called now, or the nearest known one."""
+    for method in ("voxels", "hash_grid", "nerf"):
+        now = key_today(error.flagname, method)
+        if now and now != error.flagname and now in values:
+            return f"unknown flag {error.flagname!r}: it is --{now} now"
+    return str(error).replace("Unknown command line flag", "unknown flag")
 
 
 def define_config_flags(values: flags.FlagValues) -> None:

@@ -74,6 +74,10 @@ COMMANDS = {
     ),
     "the method of fit": (["train", "--method=own"], "method: own is that of jaxnerf.fit"),
     "an unknown flag": (["train", "--dta=x"], "'dta'. Did you mean: data"),
+    "a flag of an earlier version": (
+        ["train", "--growing.affine_colour"],
+        "it is --voxels.calibration.affine_colour now",
+    ),
     "an unknown key": (["train", "--training.stpes=3"], "training.steps"),
     "an argument too many": (["train", "balls"], "'balls'"),
     "no run": (["eval"], "expected RUN"),
