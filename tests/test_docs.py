@@ -21,7 +21,8 @@ MODULES = (
     "jaxnerf", "jaxnerf.cameras", "jaxnerf.lenses", "jaxnerf.distortion", "jaxnerf.paths",
     "jaxnerf.sampling", "jaxnerf.sampling.intervals", "jaxnerf.fields", "jaxnerf.contraction",
     "jaxnerf.encoding", "jaxnerf.compositing", "jaxnerf.rendering", "jaxnerf.training",
-    "jaxnerf.training.losses", "jaxnerf.scenes", "jaxnerf.evaluation", "jaxnerf.exports.cameras",
+    "jaxnerf.training.losses", "jaxnerf.training.optimizers", "jaxnerf.methods", "jaxnerf.spaces",
+    "jaxnerf.scenes", "jaxnerf.evaluation", "jaxnerf.exports.cameras",
     "jaxnerf.exports.video", "jaxnerf.kernels", "jaxnerf.capture.inspection",
 )  # fmt: skip
 _DIRECTIVE = re.compile(r"^\.\. auto(?:class|function|exception):: (\S+)$", re.MULTILINE)
