@@ -102,7 +102,7 @@ DEFAULT_PRESET = "minute"
 # 400 x 400 has 31.37 and 29.33 dB after some 60 s, 31.88 and 30.82 after 90, the demo 32.30 and 31.52,
 # 32.43 and 32.68. In 150 s `five_minutes` has 31.76 dB on lego at 800 x 800.
 _COARSE, _FINE = 90.0, 150.0
-# Of the steps: a stage of fewer is not worth the time that growth and compilation take.
+# Of the steps: a stage of fewer is not worth the time that its lattice and compilation take.
 _SHORTEST_STAGE = 0.05
 
 

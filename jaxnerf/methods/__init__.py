@@ -42,7 +42,7 @@ def first_state(config: Config, scene: Scene) -> TrainState:
 
 
 def state_like(config: Config) -> TrainState:
-    """The shapes and types of a state of training, of which the fast field's change as it grows.
+    """The shapes and types of a state of training, of which the fast field's change from stage to stage.
 
     Raises:
       ConfigError: the method is that of `jaxnerf.fit`.

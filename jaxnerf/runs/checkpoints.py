@@ -85,7 +85,7 @@ class Checkpoints:
         for name, leaf in names:
             found = metadata.get(name)
             if config.method == "voxels" and found is not None and len(found) == len(leaf.shape):
-                continue  # these grow in training
+                continue  # these change from stage to stage
             if found != leaf.shape:
                 raise RunError(
                     f"{where}/{step}: a checkpoint of another configuration: {name} should be "

@@ -18,7 +18,7 @@ from jaxnerf.training.state import TrainState
 
 
 def structure_of(config: Config, field: Field | None = None) -> TrainState:
-    """A state without the optimizer's: shapes and types, of which the fast field's change as it grows.
+    """A state without the optimizer's: shapes and types; the fast field's change from stage to stage.
 
     Args:
       config: of the run.

@@ -1,4 +1,4 @@
-"""What growth does to a state between steps: it begins, is brought up to date, and becomes finer."""
+"""What the stages do to a state: its beginning, its occupancy brought up to date, its finer lattices."""
 
 import dataclasses
 import math
@@ -35,12 +35,12 @@ from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import divisible
 from jaxnerf.training.state import TrainState
 
-# Shares of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than fit
-# on average are drawn: while a stage goes on, its rays need fewer samples.
-_SHARES, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
+# Fractions of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than
+# fit on average are drawn: while a stage goes on, its rays need fewer samples.
+_FRACTIONS, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
 # How far things may be from where poses that are to be refined put them, in distances from the scene.
 _ASTRAY = 0.05
-# A cube of less than this share of the last one's side is worth another lattice: its voxels are the
+# A cube of less than this fraction of the last one's side is worth another lattice: its voxels are the
 # smaller, and 10% were worth 0.6 dB (experiments/time_to_quality). Nearer to 1 rounding would move it.
 # (Where the number of lattice points is chosen, that decides how large voxels are, and not the cube.)
 _WORTH_SHRINKING = 0.97
@@ -179,7 +179,7 @@ def grow(
     )
     indices, _, codes = cell_densities(voxels, params, occupancy)
     occupancy = _with_cells(occupancy, indices, codes)
-    growth = dataclasses.replace(
+    stage_state = dataclasses.replace(
         state.strategy,
         stage=jnp.asarray(stage, jnp.int32),
         tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
@@ -188,7 +188,7 @@ def grow(
         state,
         field=with_voxels(state.field, voxels),
         params=params,
-        strategy=growth,
+        strategy=stage_state,
     )
     return size_batch(_with_occupancy(state, occupancy), split, stages, config, near=near)
 
@@ -240,7 +240,7 @@ def _voxels_of_points(
 
     Args:
       cells: that hold something.
-      cell: the side of one, as a share of the cube's.
+      cell: the side of one, as a fraction of the cube's.
       points: of the lattice.
       voxels: along the side: at least, expected, and at most.
     """
@@ -268,7 +268,7 @@ def size_batch(
     full, devices = config.rays_per_batch, jax.device_count()
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.strategy.tiles)), seed)
-    limits = stages.sampler(state.sampler.occupancy, _SHARES[-1])
+    limits = stages.sampler(state.sampler.occupancy, _FRACTIONS[-1])
     largest = max(stages.cells, *stages.resolutions)
     counts = count_samples(limits, split.cameras, *rays, largest, near)
     fits = (
@@ -277,12 +277,12 @@ def size_batch(
         * stages.samples_per_voxel
         / max(float(np.mean(counts)), 1e-3)
     )
-    share = max([each for each in _SHARES if each <= fits], default=_SHARES[-1])
-    number = divisible(int(full * share), devices)
+    fraction = max([each for each in _FRACTIONS if each <= fits], default=_FRACTIONS[-1])
+    number = divisible(int(full * fraction), devices)
     now = int(state.strategy.rays)
     if max(number / now, now / number) >= least_factor:
-        growth = dataclasses.replace(state.strategy, rays=jnp.asarray(number, jnp.int32))
-        state = dataclasses.replace(state, strategy=growth)
+        changed = dataclasses.replace(state.strategy, rays=jnp.asarray(number, jnp.int32))
+        state = dataclasses.replace(state, strategy=changed)
     return with_limits(state, stages, config)
 
 

@@ -1,4 +1,4 @@
-"""How the fast field grows: from coarse to fine, in the space that is found to be occupied.
+"""How the fast field is trained from coarse to fine, in the space that is found to be occupied.
 
 A run has stages. Each has a finer lattice than the one before, on the cells of which that has found
 that they are occupied, and in the last stage that some camera sees them. Within a stage the occupancy
