@@ -14,6 +14,7 @@ from jaxnerf.lenses import FLAT
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.colmap_cameras import intrinsics, pose_of
 from jaxnerf.scenes.colmap_files import (
+    ModelImage,
     SparseModel,
     model_files,
     read_model,
@@ -90,10 +91,13 @@ def read(
         images=images,
     )  # fmt: skip
     near, far = _depths(project.model, views, to_scene.scale)
+    by_name = {view.name: number for number, view in views.items()}
+    trained = [project.model.images[by_name[name]] for name in splits["train"].names]
     points = project.model.points.positions
     return Scene(
         folder.resolve().name, folder, "colmap", splits, near, far, to_scene.inverse(),
         unbounded=True, points=to_scene.points(points) if len(points) else None,
+        tracks=_tracks(project.model, trained),
         notes=tuple(notes),
     )  # fmt: skip
 
@@ -253,6 +257,19 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
         image.name, picture, pose_of(image.rotation, image.translation), tuple(focal * scale),
         tuple(centre * scale), tuple(distortion), lens,
     )  # fmt: skip
+
+
+def _tracks(model: SparseModel, images: Sequence[ModelImage]) -> np.ndarray | None:
+    """Pairs of an image's place in the sequence and a point's in the model; None where none is known."""
+    order = np.argsort(model.points.numbers)
+    numbers = model.points.numbers[order]
+    pairs = [np.zeros((0, 2), np.int64)]
+    for place, image in enumerate(images):
+        at = np.minimum(np.searchsorted(numbers, image.points), max(len(numbers) - 1, 0))
+        known = order[at[numbers[at] == image.points]] if len(numbers) else np.zeros(0, np.int64)
+        pairs.append(np.stack([np.full(len(known), place), known], axis=-1))
+    found = np.concatenate(pairs)
+    return found if len(found) else None
 
 
 def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tuple[float, float]:
