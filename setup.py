@@ -16,10 +16,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jaxnerf", "jaxnerf.*"]),
-    package_data={"jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"]},
+    package_data={"jaxnerf": ["py.typed"], "jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"]},
     install_requires=requirements,
     extras_require={
         "check": ["pycolmap>=4.0"],
+        "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
         "test": [

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxnerf.lenses import Lens, bend, reach, straighten
+from jaxnerf.lenses import Lens, from_plane, greatest_angle, to_plane
 
 # In focal lengths: where what a lens cannot show is said to appear.
 _OUT_OF_THE_PICTURE = 1e5
@@ -168,7 +168,7 @@ def cast_rays(
     """
     pixels = jnp.asarray(pixels)
     plane = (pixels - _lead(camera.centre, pixels)) / _lead(camera.focal, pixels)
-    local = _turned(straighten(camera.lens, _lead(camera.distortion, pixels), plane))
+    local = _turned(from_plane(camera.lens, _lead(camera.distortion, pixels), plane))
     pose = jnp.asarray(camera.camera_to_world, plane.dtype)
     rotation = pose[..., :3, :3]
     # A sum of products, and not a matmul, which an accelerator would round to bfloat16.
@@ -200,16 +200,16 @@ def project(
     Returns:
       Pixel coordinates, and the depth along the viewing axis. Coordinates of flat lenses mean
       something only for depth > 0; of others they may for what is behind. What lies where the lens's
-      formula folds over (`lenses.reach`) is far outside of the picture.
+      formula folds over (`lenses.greatest_angle`) is far outside of the picture.
     """
     points = _from_position(camera, points)
     rotation = jnp.asarray(camera.camera_to_world, points.dtype)[..., :3, :3]
     local = jnp.sum(points[..., :, None] * _lead(rotation, points, 2), axis=-2)
     seen = _turned(local)
-    plane = bend(camera.lens, _lead(camera.distortion, points), seen)
+    plane = to_plane(camera.lens, _lead(camera.distortion, points), seen)
     if camera.lens not in ("pinhole", "equirectangular"):
         x, y, z = jnp.moveaxis(jax.lax.stop_gradient(seen), -1, 0)
-        limit = reach(camera.lens, jnp.asarray(camera.distortion))
+        limit = greatest_angle(camera.lens, jnp.asarray(camera.distortion))
         hidden = jnp.arctan2(jnp.hypot(x, y), z) > jnp.broadcast_to(limit, z.shape)
         plane = jnp.where(hidden[..., None], _OUT_OF_THE_PICTURE, plane)
     return _lead(camera.focal, points) * plane + _lead(camera.centre, points), -local[..., 2]

@@ -196,7 +196,7 @@ def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:
     try:
         return dataclasses.replace(config, **changes)
     except ValueError as error:  # a value's own class refuses it, and says so by the value's name
-        raise error if isinstance(error, ConfigError) else ConfigError(f"{prefix}{error}") from None
+        raise ConfigError(f"{prefix}{error}") from None
 
 
 def _parse(key: str, value: Any, kind: Any) -> Any:

@@ -16,6 +16,8 @@ _STAGES |= {
 _CALIBRATION = ("affine_colour", "refine_poses", "colour_rate", "pose_rate")
 _SCHEDULE = ("learning_rate", "final_learning_rate", "delay_steps", "delay_factor")
 
+# Sections that are gone.
+_SECTIONS = ("growing", "field", "render", "occupancy")
 # Up to the version in which each method got a section of its own; None is of no effect any more.
 _RENAMED: dict[str, str | None] = {
     "separate_levels": "nerf.separate_levels",
@@ -43,32 +45,40 @@ def settings_today(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a configuration by today's keys; keys that no version had stay as they are.
 
     Args:
-      values: by the dotted keys of whichever version.
+      values: by the dotted keys of whichever version, all of one. What an earlier version left out has
+        today's default.
     """
-    if not any(key.partition(".")[0] in ("growing", "field", "render") for key in values):
+    if not any(key in _RENAMED or key.partition(".")[0] in _SECTIONS for key in values):
         return dict(values)
     method = values.get("method", "nerf")
-    adam = "voxels" if method == "voxels" else "nerf"
-    today: dict[str, Any] = {}
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        if key in _RENAMED:
-            new = _RENAMED[key]
-        elif section in ("field", "render"):
-            new = f"nerf.{'field.' if section == 'field' else ''}{name}"
-        elif section == "hash_grid":
-            new = f"hash_grid.field.{name}"
-        elif section == "occupancy":
-            new = f"{method}.occupancy.{name}" if method in ("hash_grid", "own") else None
-        elif key.startswith("training.adam_"):
-            new = f"{adam}.optimizer.{name.removeprefix('adam_')}"
-        else:
-            new = key
-        if new:
-            today[new] = value
+    named = {key_today(key, method): value for key, value in values.items()}
+    today = {key: value for key, value in named.items() if key}
     if method == "nerf":  # which did not listen to it
         today["evaluation.edge_supersampling"] = 0.0
     return today
+
+
+def key_today(key: str, method: str = "nerf") -> str | None:
+    """Today's name of a key of an earlier version's configuration; None if it has no effect any more.
+
+    >>> key_today("growing.shares"), key_today("field.width")
+    ('voxels.stages.fractions', 'nerf.field.width')
+    """
+    section, _, name = key.partition(".")
+    if key in _RENAMED:
+        return _RENAMED[key]
+    if section == "field":
+        return f"nerf.field.{name}"
+    if section == "render":
+        return f"nerf.{name}"
+    if section == "hash_grid" and not name.startswith(("field.", "occupancy.", "optimizer.")):
+        return f"hash_grid.field.{name}"
+    if section == "occupancy":
+        return f"{method}.occupancy.{name}" if method in ("hash_grid", "own") else None
+    if key.startswith("training.adam_"):
+        owner = "voxels" if method == "voxels" else "nerf"
+        return f"{owner}.optimizer.{name.removeprefix('adam_')}"
+    return key
 
 
 def names_as_stored(stored: Collection[str], expected: Sequence[str]) -> dict[str, str]:

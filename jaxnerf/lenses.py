@@ -2,25 +2,25 @@
 
 A lens maps directions in the camera's own axes (+x right, +y down, +z forward, as OpenCV and COLMAP
 have them; of any length) to points on a plane whose unit is the focal length and whose origin is the
-principal point. `bend` is that map, `straighten` its inverse; both are pure functions that work under
+principal point. `to_plane` is that map, `from_plane` its inverse; both are pure functions that work under
 jit, vmap and grad, for any leading shape. With r the distance from the axis on the plane at depth 1
 and theta the angle from the axis:
 
-  "pinhole": the plane at depth 1.
-  "opencv": the plane at depth 1, then `distort`. COLMAP's SIMPLE_RADIAL, RADIAL, OPENCV and
-    FULL_OPENCV, and OpenCV's thin prism model.
-  "fisheye": the plane on which a direction lies at distance theta, then `distort`. COLMAP's
-    *_FISHEYE but the next, OpenCV's fisheye model.
-  "fisheye624": as "fisheye", but then `distort_in_turn`. COLMAP's RAD_TAN_THIN_PRISM_FISHEYE, Project
-    Aria's Fisheye624.
-  "fov": distance atan(2 r tan(omega / 2)) / omega, with one coefficient omega (Devernay and Faugeras,
-    2001). An omega below 3e-4 counts as 3e-4, which is a pinhole to 3e-8.
-  "division": the point at distance s shows r = s / (1 + k s^2), with one coefficient k (Fitzgibbon,
-    2001). COLMAP's SIMPLE_DIVISION and DIVISION.
-  "eucm": (x, y) / (alpha sqrt(beta (x^2 + y^2) + z^2) + (1 - alpha) z), with coefficients alpha and
-    beta: the enhanced unified camera model (Khomutenko, Garcia and Martinet, 2016).
-  "equirectangular": longitude (0 ahead, to the right) and latitude (downwards) in radians. Focal
-    lengths are pixels a radian: width / 2 pi and height / pi for a whole sphere.
+- "pinhole": the plane at depth 1.
+- "opencv": the plane at depth 1, then `distort`. COLMAP's SIMPLE_RADIAL, RADIAL, OPENCV and
+  FULL_OPENCV, and OpenCV's thin prism model.
+- "fisheye": the plane on which a direction lies at distance theta, then `distort`. COLMAP's
+  *_FISHEYE but the next, OpenCV's fisheye model.
+- "fisheye624": as "fisheye", but then `distort_in_turn`. COLMAP's RAD_TAN_THIN_PRISM_FISHEYE, Project
+  Aria's Fisheye624.
+- "fov": distance atan(2 r tan(omega / 2)) / omega, with one coefficient omega (Devernay and Faugeras,
+  2001). An omega below 3e-4 counts as 3e-4, which is a pinhole to 3e-8.
+- "division": the point at distance s shows r = s / (1 + k s^2), with one coefficient k (Fitzgibbon,
+  2001). COLMAP's SIMPLE_DIVISION and DIVISION.
+- "eucm": (x, y) / (alpha sqrt(beta (x^2 + y^2) + z^2) + (1 - alpha) z), with coefficients alpha and
+  beta: the enhanced unified camera model (Khomutenko, Garcia and Martinet, 2016).
+- "equirectangular": longitude (0 ahead, to the right) and latitude (downwards) in radians. Focal
+  lengths are pixels a radian: width / 2 pi and height / pi for a whole sphere.
 """
 
 from collections.abc import Callable
@@ -60,23 +60,23 @@ COEFFICIENTS: dict[Lens, tuple[str, ...]] = {
 _SMALLEST_OMEGA = 3e-4
 # Squares of angles below which four terms of the series of sine and cosine are exact to 1e-17.
 _NEAR_THE_AXIS = 1e-3
-# Where `reach` looks for a fold.
+# Where `greatest_angle` looks for a fold.
 _ANGLES = 192
 
 
-def bend(
+def to_plane(
     lens: str, coefficients: Float[Array, "*batch K"], directions: Float[Array, "*batch 3"]
 ) -> Float[Array, "*batch 2"]:
     """Where directions appear on the plane; see the module's text.
 
     Flat lenses (`FLAT`) see what has z > 0 and no more. Of most lenses the formula is right up to where
-    it folds over, and the distance from the middle no longer grows with the angle (`reach`): what lies
-    beyond would appear in the picture where a real lens shows nothing of it.
+    it folds over, and the distance from the middle no longer grows with the angle (`greatest_angle`):
+    what lies beyond would appear in the picture where a real lens shows nothing of it.
     """
     return _both(lens)[0](coefficients, directions)
 
 
-def reach(lens: str, coefficients: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+def greatest_angle(lens: str, coefficients: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
     """The angle from the axis, in radians, up to which a lens does not fold over.
 
     Found along one radius, to a degree or two (rather too large); pi where it never does.
@@ -96,7 +96,7 @@ def reach(lens: str, coefficients: Float[Array, "*batch K"]) -> Float[Array, "*b
     return jax.lax.stop_gradient(jnp.where(falls.any(axis=-1), first, jnp.pi))
 
 
-def straighten(
+def from_plane(
     lens: str, coefficients: Float[Array, "*batch K"], plane: Float[Array, "*batch 2"]
 ) -> Float[Array, "*batch 3"]:
     """The directions that points on the plane show: of depth 1 for flat lenses, else of length 1.
@@ -150,7 +150,7 @@ def _omega(coefficients: Array) -> Array:
     return jnp.maximum(jnp.abs(coefficients[..., 0]), _SMALLEST_OMEGA)
 
 
-def _bend_fov(coefficients: Array, directions: Array) -> Array:
+def _to_plane_fov(coefficients: Array, directions: Array) -> Array:
     omega, z = _omega(coefficients), directions[..., 2]
     radius, safe = _length(directions[..., :2])
     slope = 2.0 * jnp.tan(0.5 * omega)
@@ -159,14 +159,14 @@ def _bend_fov(coefficients: Array, directions: Array) -> Array:
     return directions[..., :2] * ratio[..., None]
 
 
-def _straighten_fov(coefficients: Array, plane: Array) -> Array:
+def _from_plane_fov(coefficients: Array, plane: Array) -> Array:
     omega = _omega(coefficients)[..., None]
     turned = _on_sphere(plane * omega)
     across = turned[..., :2] / (2.0 * jnp.tan(0.5 * omega))
     return _unit(jnp.concatenate([across, turned[..., 2:]], axis=-1))
 
 
-def _bend_division(coefficients: Array, directions: Array) -> Array:
+def _to_plane_division(coefficients: Array, directions: Array) -> Array:
     k, z = coefficients[..., 0], directions[..., 2]
     square, term = z * z, 4.0 * k * _squared(directions[..., :2])
     # Where there is no root, a continuation that folds over.
@@ -175,18 +175,18 @@ def _bend_division(coefficients: Array, directions: Array) -> Array:
     return directions[..., :2] * ratio[..., None]
 
 
-def _straighten_division(coefficients: Array, plane: Array) -> Array:
+def _from_plane_division(coefficients: Array, plane: Array) -> Array:
     depth = 1.0 + coefficients[..., 0] * _squared(plane)
     return _unit(jnp.concatenate([plane, depth[..., None]], axis=-1))
 
 
-def _bend_eucm(coefficients: Array, directions: Array) -> Array:
+def _to_plane_eucm(coefficients: Array, directions: Array) -> Array:
     alpha, beta, z = coefficients[..., 0], coefficients[..., 1], directions[..., 2]
     distance = _root(beta * _squared(directions[..., :2]) + z * z)
     return directions[..., :2] / _away_from_0(alpha * distance + (1.0 - alpha) * z)[..., None]
 
 
-def _straighten_eucm(coefficients: Array, plane: Array) -> Array:
+def _from_plane_eucm(coefficients: Array, plane: Array) -> Array:
     alpha, beta = coefficients[..., 0], coefficients[..., 1]
     r2 = _squared(plane)
     root = _root(1.0 - (2.0 * alpha - 1.0) * beta * r2)
@@ -194,7 +194,7 @@ def _straighten_eucm(coefficients: Array, plane: Array) -> Array:
     return _unit(jnp.concatenate([plane, depth[..., None]], axis=-1))
 
 
-def _bend_equirectangular(coefficients: Array, directions: Array) -> Array:
+def _to_plane_equirectangular(coefficients: Array, directions: Array) -> Array:
     del coefficients
     x, y, z = (directions[..., i] for i in range(3))
     level, _ = _length(directions[..., ::2])
@@ -204,7 +204,7 @@ def _bend_equirectangular(coefficients: Array, directions: Array) -> Array:
     return jnp.stack([longitude, jnp.arctan2(y, level)], axis=-1)
 
 
-def _straighten_equirectangular(coefficients: Array, plane: Array) -> Array:
+def _from_plane_equirectangular(coefficients: Array, plane: Array) -> Array:
     del coefficients
     longitude, latitude = plane[..., 0], plane[..., 1]
     level = jnp.cos(latitude)
@@ -227,10 +227,10 @@ _MAPS: dict[str, tuple[Callable, Callable]] = {
         lambda k, d: distort_in_turn(k, _equidistant(d)),
         lambda k, p: _on_sphere(undistort_in_turn(k, p)),
     ),
-    "fov": (_bend_fov, _straighten_fov),
-    "division": (_bend_division, _straighten_division),
-    "eucm": (_bend_eucm, _straighten_eucm),
-    "equirectangular": (_bend_equirectangular, _straighten_equirectangular),
+    "fov": (_to_plane_fov, _from_plane_fov),
+    "division": (_to_plane_division, _from_plane_division),
+    "eucm": (_to_plane_eucm, _from_plane_eucm),
+    "equirectangular": (_to_plane_equirectangular, _from_plane_equirectangular),
 }
 
 

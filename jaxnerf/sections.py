@@ -116,8 +116,10 @@ class NerfConfig:
     without_end: ClassVar[Mapping[str, Any]] = {"nerf.spacing": "disparity"}
 
     def __post_init__(self) -> None:
-        if min(self.samples) < 2:
-            raise ValueError(f"samples: {self.samples} has a level of fewer than 2")
+        try:
+            self.sampler()
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("Hierarchical.")) from None
 
     def fields(self) -> tuple[Field, ...]:
         """The networks: one for each level, or a single one."""

@@ -24,11 +24,7 @@ _MOST_REACH = 2.0
 
 
 def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """A configuration for a scene: its space, what lies behind it, and what spaces without an end need.
-
-    Where photographs have no bare background, fog before the cameras explains them as well as surfaces
-    do at first: densities must begin low and grow slowly. Rays take ten times as many samples there, so
-    one a voxel must do; and what few of them meet must not sink.
+    """A configuration for a scene: its space, what lies behind it, what the method needs without an end.
 
     Args:
       config: a preset, or what a user made of it.
@@ -61,8 +57,21 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     return override(config, changes)
 
 
+def with_bounds(config: Config, scene: Scene) -> Scene:
+    """A scene with the near and far that a configuration names, where it names them.
+
+    Raises:
+      ConfigError: near is not less than far.
+    """
+    unit, named = scene.to_user.scale, config.scene
+    near, far = named.near / unit or scene.near, named.far / unit or scene.far
+    if near >= far:
+        raise ConfigError(f"scene.near: {near * unit:g} is not less than far, {far * unit:g}")
+    return dataclasses.replace(scene, near=near, far=far)
+
+
 def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | None:
-    """The space that a suited configuration names, around a scene's cameras."""
+    """The space that an adapted configuration names, around a scene's cameras."""
     if config.scene.space == "forward":
         assert scene.ndc is not None
         ndc = (scene.ndc.focal, scene.ndc.size, scene.ndc.near, 1.0)
@@ -79,7 +88,7 @@ def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | Non
 
 
 def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
-    """The near and far of rays, from a scene's cameras, by a suited configuration.
+    """The near and far of rays, from a scene's cameras, by an adapted configuration.
 
     In spaces without an end rays begin at the scene's near, before which the fast field would explain
     each photograph by something of its own; or, in front of cameras that all look the same way, at the

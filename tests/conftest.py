@@ -1,6 +1,7 @@
 """Every test runs with strict types and shapes, and on two devices."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -46,3 +47,20 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("JAXNERF_DATA does not name a folder of real scenes")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def trained_demo(tmp_path_factory) -> Path:
+    """A folder with runs/demo, as documents have it: a training of the demo scene, a very short one."""
+    from documents import train_demo  # after jaxtyping's hook
+
+    folder = tmp_path_factory.mktemp("demo")
+    train_demo(folder)
+    return folder
+
+
+@pytest.fixture
+def demo(trained_demo, tmp_path) -> Path:
+    """A folder of the test's own, with a copy of that runs/demo."""
+    shutil.copytree(trained_demo, tmp_path, dirs_exist_ok=True)
+    return tmp_path

@@ -21,6 +21,10 @@ def load(name: str):
     return module
 
 
+def test_the_tests_that_it_runs_are_there():
+    assert all((FOLDER.parents[1] / "tests" / name).is_file() for name in load("parts").TESTS)
+
+
 def measured(tmp_path: Path, parts: str) -> dict:
     """What the command leaves for some parts."""
     file = tmp_path / "figures.json"

@@ -1,10 +1,12 @@
 """Configurations: there and back through JSON, and strict about keys, types and values."""
 
+import ast
 import dataclasses
 import json
 import math
 import re
 import typing
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -36,6 +38,7 @@ KINDS = kinds()
 FREE = {key: kind for key, kind in KINDS.items() if key != "method"}
 # What must be in a range, or fit other values: legal values of these keys.
 RULES: dict[str, st.SearchStrategy] = {
+    "nerf.samples": st.lists(st.integers(3, 99), min_size=1, max_size=4).map(tuple),
     "voxels.field.features": st.integers(3, 99),
     "voxels.field.sh_degree": st.integers(0, 4),
     "voxels.field.initial_opacity": st.floats(1e-9, 0.99),
@@ -43,6 +46,10 @@ RULES: dict[str, st.SearchStrategy] = {
     "voxels.stages.fractions": st.tuples(st.floats(0.01, 0.4), st.floats(0.5, 0.99)),
     "voxels.stages.cells": st.integers(8, 512),
     "hash_grid.field.levels": st.integers(2, 16),
+    "hash_grid.field.features": st.integers(1, 8),
+    "hash_grid.field.width": st.integers(1, 256),
+    "hash_grid.field.geometry": st.integers(0, 32),
+    "hash_grid.field.sh_degree": st.integers(0, 4),
     "hash_grid.field.coarsest": st.integers(1, 64),
     "hash_grid.field.finest": st.integers(64, 4096),
     "hash_grid.field.log2_rows": st.integers(0, 20),
@@ -58,6 +65,7 @@ RULES: dict[str, st.SearchStrategy] = {
 # Of these, one that stands beside the others' defaults.
 ALONE = {
     "voxels.field.sh_degree": 3,
+    "hash_grid.field.sh_degree": 2,
     "voxels.stages.resolutions": (8, 16, 24),
     "voxels.stages.fractions": (0.25, 0.5),
     "voxels.stages.cells": 17,
@@ -151,6 +159,19 @@ def test_bools_are_words_or_digits(text, value):
 def test_what_must_not_be_0_is_refused_by_name(key):
     with pytest.raises(ConfigError, match=key):
         override(Config(), {key: 0})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"nerf.samples": "2,4", "nerf.sample_at": "start"}, "nerf.samples: "),
+        ({"hash_grid.field.sh_degree": 5}, "hash_grid.field.sh_degree: 5 is not from 0 to 4"),
+        ({"hash_grid.field.levels": 2_000_000_000}, "hash_grid.field.levels: "),
+    ],
+)
+def test_what_would_fail_when_it_is_used_is_refused_at_once(values, named):
+    with pytest.raises(ConfigError, match=f"^{re.escape(named)}"):
+        override(Config(), values)
 
 
 def test_a_level_of_one_sample_is_refused():
@@ -264,3 +285,21 @@ def test_keys_of_the_other_method_have_no_effect():
             section = key.partition(".")[0]
             others = {"voxels", "nerf", "hash_grid", "own"} - {config.method}
             assert config.has_effect(key) == (section not in others), (name, key)
+
+
+def test_keys_that_messages_name_are_keys():
+    """In whatever text the package has: messages, help, docstrings."""
+    sections = {key.rpartition(".")[0] for key in KEYS}
+    pattern = re.compile(
+        r"\b(?:voxels|nerf|hash_grid|own|growing|render)\.[a-z_0-9]+(?:\.[a-z_0-9]+)?\b"
+    )
+    named = set()
+    for path in (Path(__file__).parents[1] / "jaxnerf").rglob("*.py"):
+        if path.name == "earlier_versions.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = re.sub(r"jaxnerf(?:\.\w+)+", "", node.value)
+                named |= {(path.name, name) for name in pattern.findall(text)}
+    assert {name for _, name in named} >= {"voxels.calibration.refine_poses"}
+    assert not {(file, name) for file, name in named if name not in {*KEYS, *sections}}

@@ -14,16 +14,16 @@ from jaxnerf.cameras import Camera, cast_rays, project
 from jaxnerf.lenses import (
     FLAT,
     Lens,
-    bend,
-    reach,
-    straighten,
+    from_plane,
+    greatest_angle,
+    to_plane,
 )
 from jaxnerf.scenes.colmap_cameras import MODELS, Intrinsics, intrinsics, model_of
 
 LENSES = get_args(Lens)
 ROUND = [lens for lens in LENSES if lens not in FLAT]
-_bend = jax.jit(bend, static_argnums=0)
-_straighten = jax.jit(straighten, static_argnums=0)
+_to_plane = jax.jit(to_plane, static_argnums=0)
+_from_plane = jax.jit(from_plane, static_argnums=0)
 _cast, _project = jax.jit(cast_rays), jax.jit(project)
 
 
@@ -82,9 +82,9 @@ def test_gradients_match_finite_differences(float64, lens):
     k = jnp.asarray(coefficients_of(rng, lens, (4,)))
     directions = jnp.asarray(ahead(rng, 4, 0.7) * rng.uniform(0.5, 3.0, (4, 1)))
     exact = {"order": 1, "atol": 1e-7, "rtol": 1e-7, "eps": 1e-5}
-    check_grads(lambda k, d: _bend(lens, k, d), (k, directions), modes=("rev",), **exact)
-    plane = _bend(lens, k, directions)
-    check_grads(lambda k, p: _straighten(lens, k, p), (k, plane), modes=("rev",), **exact)
+    check_grads(lambda k, d: _to_plane(lens, k, d), (k, directions), modes=("rev",), **exact)
+    plane = _to_plane(lens, k, directions)
+    check_grads(lambda k, p: _from_plane(lens, k, p), (k, plane), modes=("rev",), **exact)
 
 
 @pytest.mark.parametrize("lens", LENSES)
@@ -94,7 +94,7 @@ def test_straighten_inverts_bend(float64, lens, dtype, tolerance):
     directions = ahead(rng, 2000, 0.78)
     k = coefficients_of(rng, lens, (2000,))
     k, directions = jnp.asarray(k.astype(dtype)), jnp.asarray(directions.astype(dtype))
-    back = _straighten(lens, k, _bend(lens, k, directions))
+    back = _from_plane(lens, k, _to_plane(lens, k, directions))
     assert back.dtype == dtype
     measure = back[:, 2] if lens in FLAT else jnp.linalg.norm(back, axis=-1)
     np.testing.assert_allclose(measure, 1.0, atol=2e-7 if dtype == np.float32 else 1e-15)
@@ -110,7 +110,7 @@ def test_round_lenses_see_sideways_and_behind_themselves(float64, lens):
     # To where alpha sqrt(...) + (1 - alpha) z, which divides, is still above 0: 111 degrees.
     directions = ahead(rng, 500, 1.9 if lens == "eucm" else 2.6)
     assert (directions[:, 2] < -0.2).sum() > 50
-    back = _straighten(lens, k, _bend(lens, k, jnp.asarray(directions)))
+    back = _from_plane(lens, k, _to_plane(lens, k, jnp.asarray(directions)))
     np.testing.assert_allclose(back, directions, rtol=0, atol=1e-12)
 
 
@@ -120,9 +120,9 @@ def test_the_axis_has_the_derivatives_of_a_pinhole(float64, lens):
     # The magnification in the middle: the others' is 1.
     scale = 2.0 * math.tan(0.35) / 0.7 if lens == "fov" else 1.0
     axis, k = jnp.array([0.0, 0.0, 4.0]), jnp.asarray(k)
-    slope = jax.jit(jax.jacobian(lambda d: bend(lens, k, d)))(axis)
+    slope = jax.jit(jax.jacobian(lambda d: to_plane(lens, k, d)))(axis)
     np.testing.assert_allclose(slope, scale * np.eye(2, 3) / 4.0, atol=1e-12)
-    slope = jax.jit(jax.jacobian(lambda p: straighten(lens, k, p)))(jnp.zeros(2))
+    slope = jax.jit(jax.jacobian(lambda p: from_plane(lens, k, p)))(jnp.zeros(2))
     np.testing.assert_allclose(slope, np.eye(3, 2) / scale, atol=1e-12)
 
 
@@ -131,9 +131,9 @@ def test_the_poles_of_the_sphere_are_finite(pole):
     up = jnp.array([0.0, pole, 0.0])
     none = jnp.zeros(0)
     np.testing.assert_allclose(
-        bend("equirectangular", none, up), [0.0, pole * math.pi / 2], atol=1e-6
+        to_plane("equirectangular", none, up), [0.0, pole * math.pi / 2], atol=1e-6
     )
-    assert jnp.isfinite(jax.jacobian(lambda d: bend("equirectangular", none, d))(up)).all()
+    assert jnp.isfinite(jax.jacobian(lambda d: to_plane("equirectangular", none, d))(up)).all()
 
 
 def test_an_equirectangular_picture_is_that_of_nerfstudio():
@@ -174,11 +174,11 @@ def test_coefficients_beyond_the_end_are_0(float64, lens, count):
     k = coefficients_of(rng, lens, (9,))
     k[:, count:] = 0.0
     directions = jnp.asarray(ahead(rng, 9, 0.7))
-    whole = _bend(lens, jnp.asarray(k), directions)
-    short = _bend(lens, jnp.asarray(k[:, :count]), directions)
+    whole = _to_plane(lens, jnp.asarray(k), directions)
+    short = _to_plane(lens, jnp.asarray(k[:, :count]), directions)
     np.testing.assert_allclose(short, whole, rtol=0, atol=1e-15)
-    back = _straighten(lens, jnp.asarray(k[:, :count]), short)
-    np.testing.assert_allclose(back, _straighten(lens, jnp.asarray(k), whole), atol=1e-14)
+    back = _from_plane(lens, jnp.asarray(k[:, :count]), short)
+    np.testing.assert_allclose(back, _from_plane(lens, jnp.asarray(k), whole), atol=1e-14)
 
 
 FOLDS = {
@@ -194,7 +194,7 @@ FOLDS = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_lies_beyond_the_fold_is_not_in_the_picture(float64, lens, dtype):
     k, fold = FOLDS[lens]
-    found = float(reach(lens, jnp.asarray(k, dtype)))
+    found = float(greatest_angle(lens, jnp.asarray(k, dtype)))
     assert 0.0 <= found - fold + 1e-6 < 0.04
     camera = Camera(
         camera_to_world=np.eye(4, dtype=dtype)[:3],
@@ -208,7 +208,7 @@ def test_what_lies_beyond_the_fold_is_not_in_the_picture(float64, lens, dtype):
     points = np.stack([0.6 * np.sin(angles), 0.8 * np.sin(angles), -np.cos(angles)], -1)
     pixels = np.asarray(_project(camera, jnp.asarray(points, dtype))[0])
     shown = jnp.asarray(points[:20] * [1, -1, -1], dtype)
-    plane = bend(lens, jnp.broadcast_to(jnp.asarray(k, dtype), (20, len(k))), shown)
+    plane = to_plane(lens, jnp.broadcast_to(jnp.asarray(k, dtype), (20, len(k))), shown)
     np.testing.assert_allclose(pixels[:20], 100 * plane + 50, rtol=1e-5, atol=1e-4)
     assert (np.abs(pixels[20:]) > 1e6).all()
 
@@ -217,7 +217,7 @@ def test_lenses_that_do_not_fold_reach_all_round():
     plain = {"fov": [0.9], "division": [-0.2], "eucm": [0.3, 1.0], "fisheye": [0.1]}
     for lens in LENSES:
         k = jnp.asarray(plain.get(lens, [0.1, 0.02]), jnp.float32)
-        assert float(reach(lens, k)) > (math.pi / 2 if lens == "eucm" else 3.14)
+        assert float(greatest_angle(lens, k)) > (math.pi / 2 if lens == "eucm" else 3.14)
 
 
 @pytest.mark.parametrize("lens", LENSES)
@@ -230,7 +230,7 @@ def test_any_place_has_a_finite_direction_and_gradient(lens):
     plane = jnp.asarray(disk(rng, 400, 5.0), jnp.float32)
 
     def total(k, plane):
-        found = straighten(lens, k, plane)
+        found = from_plane(lens, k, plane)
         return jnp.sum(found), found
 
     (_, found), slopes = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(k, plane)
@@ -243,22 +243,22 @@ def test_any_shape_is_mapped_as_its_elements(lens):
     rng = np.random.default_rng(9)
     k = jnp.asarray(coefficients_of(rng, lens, (2, 3)), jnp.float32)
     directions = jnp.asarray(ahead(rng, 6, 0.6).reshape(2, 3, 3), jnp.float32)
-    plane = _bend(lens, k, directions)
-    found = _straighten(lens, k, plane)
-    mapped = jax.jit(jax.vmap(jax.vmap(lambda k, p: straighten(lens, k, p))))(k, plane)
+    plane = _to_plane(lens, k, directions)
+    found = _from_plane(lens, k, plane)
+    mapped = jax.jit(jax.vmap(jax.vmap(lambda k, p: from_plane(lens, k, p))))(k, plane)
     np.testing.assert_allclose(mapped, found, atol=1e-6)
     for place in np.ndindex(2, 3):
-        alone = _bend(lens, k[place], directions[place])
+        alone = _to_plane(lens, k[place], directions[place])
         np.testing.assert_allclose(plane[place], alone, atol=1e-6)
-        np.testing.assert_allclose(found[place], _straighten(lens, k[place], alone), atol=2e-6)
+        np.testing.assert_allclose(found[place], _from_plane(lens, k[place], alone), atol=2e-6)
 
 
 def test_an_fov_lens_with_no_omega_is_a_pinhole(float64):
     directions = jnp.asarray(ahead(np.random.default_rng(10), 20, 0.8))
     none = jnp.zeros((20, 1))
-    plane = _bend("fov", none, directions)
+    plane = _to_plane("fov", none, directions)
     np.testing.assert_allclose(plane, directions[:, :2] / directions[:, 2:], rtol=0, atol=1e-7)
-    np.testing.assert_allclose(_straighten("fov", none, plane), directions, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(_from_plane("fov", none, plane), directions, rtol=0, atol=1e-12)
 
 
 def test_cameras_that_colmap_has_no_model_for_are_refused():

@@ -90,3 +90,10 @@ def test_the_line_says_which_presets_a_budget_lies_between():
     assert describe_seconds(60.0) == "settings for 60 s: those of minute"
     assert describe_seconds(10.0) == "settings for 10 s: those of minute"
     assert describe_seconds(1e4) == "settings for 10000 s: those of half_hour"
+
+
+def test_settings_that_are_true_or_false_are_flags_without_a_value_too():
+    for given, expected in (("", True), ("=true", True), ("=false", False)):
+        config = chosen(f"--voxels.calibration.refine_poses{given}")
+        assert config.voxels.calibration.refine_poses is expected
+    assert chosen("--config=nerf", "--nonerf.separate_levels").nerf.separate_levels is False

@@ -23,9 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
 
 # Tests of what a device computes; others read files or speak to users.
-_TESTS = (
-    "kernels", "compositing", "sampling", "occupancy", "marching", "encoding", "fields", "voxels",
-    "spaces", "samples", "rendering", "growing", "distortion",
+TESTS = (
+    "kernels/test_kernels.py", "test_compositing.py", "sampling/test_sampling.py",
+    "sampling/test_occupancy.py", "sampling/test_marching.py", "test_encoding.py",
+    "fields/test_fields.py", "fields/test_voxels.py", "sampling/test_spaces.py",
+    "sampling/test_samples.py", "rendering/test_rendering.py", "training/test_step_of_voxels.py",
+    "test_distortion.py",
 )  # fmt: skip
 
 
@@ -61,8 +64,8 @@ def tests(settings: dict) -> None:
         return found(left_out="pytest is not installed")
     missing = [name for name in ("hypothesis", "scipy") if not importlib.util.find_spec(name)]
     files, without = [], []
-    for name in _TESTS[:1] if settings["small"] else _TESTS:
-        file = ROOT / "tests" / f"test_{name}.py"
+    for name in TESTS[:1] if settings["small"] else TESTS:
+        file = ROOT / "tests" / name
         wanted = any(
             re.search(rf"^(import|from) {each}\b", file.read_text(), re.M) for each in missing
         )

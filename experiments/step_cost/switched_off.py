@@ -44,6 +44,7 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     from jaxnerf.methods import first_state, trainer_of
     from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
+    from jaxnerf.spaces import adapt_to_scene
     from jaxnerf.training.loop import train
 
     config = preset(name)
@@ -57,6 +58,7 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     spent, count = 0.0, 0
     if config.method == "voxels":
         scene = load_scene(images=("train",))
+        config = adapt_to_scene(config, scene)
         for progress in train(
             first_state(config, scene), trainer_of(config, scene), report_every=10
         ):

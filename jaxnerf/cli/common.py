@@ -20,9 +20,11 @@ import numpy as np
 from absl import flags
 
 from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, override
+from jaxnerf.earlier_versions import key_today
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxnerf.runs.files import RunError
 from jaxnerf.scenes import Scene, SceneError, load_scene
+from jaxnerf.spaces import with_bounds
 from jaxnerf.training.loop import FitError
 
 
@@ -78,7 +80,12 @@ def parse(
     try:
         rest = values(["jaxnerf", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise flags.Error(str(error).replace("Unknown command line flag", "unknown flag")) from None
+        raise flags.Error(_unknown(error, values)) from None
+    except flags.IllegalFlagValueError as error:
+        name, non_boolean, _ = str(error).removeprefix("flag --").partition("=")
+        if non_boolean and "Non-boolean" in str(error):
+            raise flags.Error(f"--{name}: must be true or false") from None
+        raise
     if len(rest) != len(positional):
         wanted = " ".join(positional) or "no arguments but flags"
         given = f", got {' '.join(rest)!r}" if rest else ""
@@ -90,11 +97,21 @@ def parse(
     return rest
 
 
+def _unknown(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> str:
+    """What to say of an unknown flag: what it is called now, or the nearest known one."""
+    for method in ("voxels", "hash_grid", "nerf"):
+        now = key_today(error.flagname, method)
+        if now and now != error.flagname and now in values:
+            return f"unknown flag {error.flagname!r}: it is --{now} now"
+    return str(error).replace("Unknown command line flag", "unknown flag")
+
+
 def define_config_flags(values: flags.FlagValues) -> None:
     """One flag for each key of the configuration, named with dots: --training.steps=1000."""
     help_by_key = _config_help(Config, "")
-    for key in flatten(Config()):
-        flags.DEFINE_string(key, None, help_by_key[key], flag_values=values)
+    for key, value in flatten(Config()).items():
+        define = flags.DEFINE_bool if isinstance(value, bool) else flags.DEFINE_string
+        define(key, None, help_by_key[key], flag_values=values)
 
 
 def configuration(values: flags.FlagValues, base: Config | None = None) -> Config:
@@ -116,6 +133,8 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
             base = preset(name)
     given = {key: values[key].value for key in chosen(values)}
     config = override(base, given)
+    if config.method == "own":
+        raise ConfigError("method: own is that of jaxnerf.fit, which is given the field")
     if config.method != base.method:
         fitting = ", ".join(
             name for name, (_, each) in PRESETS.items() if each.method == config.method
@@ -164,11 +183,7 @@ def load(
         images=images,
         allow_outside_paths=allow_outside_paths,
     )
-    unit = scene.to_user.scale
-    near, far = how.near / unit or scene.near, how.far / unit or scene.far
-    if near >= far:
-        raise ConfigError(f"scene.near: {near * unit:g} is not less than far, {far * unit:g}")
-    return dataclasses.replace(scene, near=near, far=far)
+    return with_bounds(config, scene)
 
 
 def check_same_scene(out: Path, trained: Scene, scene: Scene) -> None:

@@ -25,10 +25,11 @@ RUN/results_val.json. Nothing of the training command needs to be repeated.
 """
 
 _OWN_COLOURS = (
-    "the scene's own; those of training photographs were fitted to it (growing.affine_colour)"
+    "the scene's own; those of training photographs were fitted to it "
+    "(voxels.calibration.affine_colour)"
 )
-_REFINED = "as refined in training (growing.refine_poses)"
-_AS_GIVEN = "as given; those of training photographs were refined (growing.refine_poses)"
+_REFINED = "as refined in training (voxels.calibration.refine_poses)"
+_AS_GIVEN = "as given; those of training photographs were refined (voxels.calibration.refine_poses)"
 
 
 def _flags() -> flags.FlagValues:

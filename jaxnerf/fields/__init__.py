@@ -21,7 +21,7 @@ class Field(Protocol):
 
     The split lets a renderer ask for density everywhere and for colour only where it shows.
     `features` is whatever `density` leaves for `colour`: any width, also none. A field whose density
-    takes a keyword `noise [...]` can be trained with `RenderSettings.density_noise`. A field with an
+    takes a keyword `noise [...]` can be trained with `nerf.density_noise`. A field with an
     attribute `shading = "ray"` has its features added up along a ray, and is asked for the colour of
     their mean, once a ray. A field with a method `extras(params, features)` says more of its samples
     (labels, uncertainty): a pytree of [*batch, ...], which is accumulated along rays as colours are.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
+from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.fields import Params
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
@@ -57,15 +58,18 @@ class HashGridField:
     side: float = 4.0
 
     def __post_init__(self) -> None:
-        if min(self.levels, self.features, self.coarsest, self.width) < 1 or self.geometry < 0:
-            raise ValueError("levels: levels, features, coarsest and width are at least 1")
+        positive(self, "coarsest")
+        in_range(
+            self, levels=(1, 64), features=(1, 64), width=(1, 1 << 14), geometry=(0, 1 << 14),
+            sh_degree=(0, 4), log2_rows=(0, 30),
+        )  # fmt: skip
         if self.finest < self.coarsest or (self.levels == 1 and self.finest != self.coarsest):
             raise ValueError(
                 f"levels: no {self.levels} from {self.coarsest} to {self.finest} cells"
             )
         if not (math.isfinite(self.side) and self.side > 0.0):
             raise ValueError(f"side: {self.side} is not a positive length")
-        if not 0 <= self.log2_rows <= 30 or sum(level_rows(self)) >= 2**31:
+        if sum(level_rows(self)) >= 2**31:
             raise ValueError("log2_rows: rows are numbered by 31 bits")
 
     def init(self, key: PRNGKeyArray) -> Params:

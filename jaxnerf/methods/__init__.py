@@ -1,4 +1,4 @@
-"""What trains: from a configuration and a scene to a `Trainer` and the state before its first step.
+"""The methods: from a configuration and a scene to a `Trainer` and the state before its first step.
 
 One file a method. `jaxnerf.methods.fit` trains a field of the user's own.
 """
@@ -47,7 +47,8 @@ def state_like(config: Config) -> TrainState:
     Raises:
       ConfigError: the method is that of `jaxnerf.fit`.
     """
-    return with_optimizer(structure_of(config), _method(config).optimizer(config))
+    optimizer = _method(config).optimizer(config)
+    return with_optimizer(structure_of(config), optimizer)
 
 
 def _method(config: Config) -> Any:

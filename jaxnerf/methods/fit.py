@@ -19,7 +19,7 @@ from jaxnerf.runs.folder import create_folder, refuse_changes, save_config
 from jaxnerf.runs.run import Run, run_of
 from jaxnerf.runs.structure import structure_of
 from jaxnerf.scenes import Scene, load_scene
-from jaxnerf.spaces import adapt_to_scene
+from jaxnerf.spaces import adapt_to_scene, with_bounds
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
@@ -61,8 +61,9 @@ def fit(
       report: called after the first step, every so many, and the last; where it returns True training
         stops, with a checkpoint.
       report_every: steps.
-      settings: of `jaxnerf.Config`, with "__" for a dot: those of "occupancy", "evaluation", and
-        training__rays_per_batch, rays_per_pass, background, seed; scene__space, ball, near, far.
+      settings: of `jaxnerf.Config`, with "__" for a dot: those of "occupancy"; evaluation__chunk,
+        evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass, background, seed;
+        scene__space, ball, near, far.
 
     Raises:
       SceneError, RunError, ConfigError, FitError: in one line what is wrong.
@@ -79,6 +80,7 @@ def fit(
     if scene.splits["train"].images is None:
         raise ConfigError("fit: the scene has no photographs; load it with images=('train',)")
     config = override(Config(method="own"), {"training.steps": steps} | named)
+    scene = with_bounds(config, scene)
     config = adapt_to_scene(config, scene, named)
     rays, devices = config.training.rays_per_batch, jax.device_count()
     if rays % devices:
@@ -112,10 +114,11 @@ def fit(
     return run_of(folder or Path(), config, scene, trainer.to_host(state))
 
 
-# What of a configuration `fit` listens to, beside whole sections.
+# What of a configuration `fit` listens to, beside the section "own".
 _SETTINGS = frozenset(
     ["training.rays_per_batch", "training.rays_per_pass", "training.background", "training.seed"]
     + ["scene.space", "scene.ball", "scene.near", "scene.far"]
+    + ["evaluation.chunk", "evaluation.edge_supersampling"]
 )
 
 
@@ -133,7 +136,7 @@ def _check(field: Any, named: dict[str, Any], out: Any, resume: bool) -> None:
         if not callable(getattr(field, name, None)):
             raise ConfigError(f"fit: {type(field).__name__} is no field: it has no function {name}")
     for key in named:
-        if key not in _SETTINGS and key.partition(".")[0] not in ("own", "evaluation"):
+        if key not in _SETTINGS and not key.startswith("own."):
             raise ConfigError(f"fit: {key} has no effect here")
     if resume and out is None:
         raise RunError("fit: resume needs the run's folder, out")

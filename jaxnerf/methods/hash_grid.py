@@ -5,6 +5,7 @@ import optax
 from jaxnerf.config import Config
 from jaxnerf.methods import occupied
 from jaxnerf.scenes import Scene
+from jaxnerf.spaces import space_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.optimizers import field_optimizer
 from jaxnerf.training.trainer import Trainer
@@ -12,7 +13,7 @@ from jaxnerf.training.trainer import Trainer
 
 def trainer(config: Config, scene: Scene) -> Trainer:
     """See `jaxnerf.methods.trainer_of`."""
-    unbounded = config.scene.space != "bounded"
+    unbounded = space_of(config, scene) is not None
     loss = PhotometricLoss(
         opacity=config.hash_grid.opacity_loss,
         distortion=config.hash_grid.distortion_loss if unbounded else 0.0,

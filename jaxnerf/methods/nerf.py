@@ -12,6 +12,7 @@ from jaxnerf.scenes import Scene, Split
 from jaxnerf.spaces import bounds_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState, begin
 from jaxnerf.training.optimizers import learning_rate, network_optimizer
+from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.strategy import Unchanged
 from jaxnerf.training.trainer import Trainer
 
@@ -27,7 +28,7 @@ def trainer(config: Config, scene: Scene) -> Trainer:
 def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer:
     """What takes the steps on photographs, of rays from near to far."""
     nerf = config.nerf
-    fitting = rays_that_fit(nerf.sampler(), _EVALUATIONS_ON_CPU)
+    most = rays_that_fit(nerf.sampler(), _EVALUATIONS_ON_CPU)
     return Trainer(
         split,
         config=config.training,
@@ -36,7 +37,7 @@ def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer
         strategy=Unchanged(split, config.training, one_image=nerf.one_image_per_batch),
         near=near,
         far=far,
-        rays_per_pass=config.training.rays_per_pass or fitting,
+        rays_per_pass=config.training.rays_per_pass or most,
         compositing=nerf.compositing,
         learning_rate=functools.partial(learning_rate, nerf.optimizer),
         by_rows=True,
@@ -47,7 +48,8 @@ def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer
 
 def first_state(config: Config, scene: Scene) -> TrainState:
     """See `jaxnerf.methods.first_state`."""
-    return first_state_in(space_of(config, scene), config)
+    # Hosts' floats can differ in a last bit.
+    return broadcast_from_process_0(first_state_in(space_of(config, scene), config))
 
 
 def first_state_in(space: SphereContraction | NdcSpace | None, config: Config) -> TrainState:

@@ -21,9 +21,8 @@ def trainer(config: Config, scene: Scene) -> Trainer:
     split, sightings = scene.splits["train"], None
     if scene.points is not None and config.voxels.depth_loss > 0.0:
         sightings = sightings_of(scene.points, split.cameras, scene.tracks)
-    return trainer_on(
-        split, config, near, unbounded=config.scene.space != "bounded", sightings=sightings
-    )
+    unbounded = space_of(config, scene) is not None
+    return trainer_on(split, config, near, unbounded=unbounded, sightings=sightings)
 
 
 def trainer_on(

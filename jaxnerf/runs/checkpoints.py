@@ -1,4 +1,4 @@
-"""What a run keeps while it trains: states that can be gone on from, and metrics."""
+"""The states of training that a run keeps, from which it can go on."""
 
 import asyncio
 import contextlib

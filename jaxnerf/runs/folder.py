@@ -54,7 +54,9 @@ def refuse_changes(folder: Path, config: Config, said: str) -> None:
       RunError: the folder is not a run's.
     """
     before = flatten(read_config(folder))
-    free = {"training.steps", "training.max_seconds", "training.rays_per_pass"}
+    free = {"training.steps", "training.max_seconds"}
+    if config.method == "nerf":  # else rays share a room for samples, and each pass has its own
+        free.add("training.rays_per_pass")
     for key, value in flatten(config).items():
         if value != before[key] and key not in free and not key.startswith("evaluation."):
             raise ConfigError(

@@ -64,10 +64,12 @@ class Stratified:
     spacing: intervals.Spacing = "depth"
     sample_at: Literal["middle", "start"] = "middle"
 
-    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
-        """See `Sampler`."""
+    def __post_init__(self) -> None:
         if self.samples < 2:
             raise ValueError(f"Stratified.samples: at least 2, got {self.samples}")
+
+    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
+        """See `Sampler`."""
         middle = self.sample_at == "middle"
         # Fenceposts bound intervals, one more than there are; samples at starts are fenceposts.
         count = self.samples + (1 if middle else 0)
@@ -96,15 +98,17 @@ class Hierarchical:
     spacing: intervals.Spacing = "depth"
     sample_at: Literal["middle", "start"] = "middle"
 
-    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
-        """See `Sampler`; the levels before the last are the samples' `proposals`."""
-        levels = len(self.samples)
-        if not levels or min(self.samples) < 2:
+    def __post_init__(self) -> None:
+        if not self.samples or min(self.samples) < 2:
             raise ValueError(f"Hierarchical.samples: at least 2 a level, got {self.samples}")
-        if self.sample_at == "start" and levels > 1 and self.samples[0] < 3:
+        if self.sample_at == "start" and len(self.samples) > 1 and self.samples[0] < 3:
             raise ValueError(
                 f"Hierarchical.samples: at least 3 first at starts, got {self.samples}"
             )
+
+    def __call__(self, field, params, rays: Rays, key: intervals.Keys | None = None) -> Samples:
+        """See `Sampler`; the levels before the last are the samples' `proposals`."""
+        levels = len(self.samples)
         fields, params = levels_of(field, params, levels)
         keys = [None] * levels if key is None else _split(key, levels)
         samples = Stratified(self.samples[0], self.spacing, self.sample_at)(

@@ -20,7 +20,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnerf.cameras import Camera
-from jaxnerf.checks import positive
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.paths import focus_point
 
@@ -48,9 +47,6 @@ class CalibrationConfig:
     refine_poses: bool = False
     colour_rate: float = 5e-3
     pose_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        positive(self, "colour_rate", "pose_rate")
 
     def pose_rate_after(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """The learning rate of poses after a fraction of the steps, without the field's own decay."""

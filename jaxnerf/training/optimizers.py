@@ -68,7 +68,7 @@ class VoxelOptimizerConfig:
     epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
-        positive(self, "density_rate", "feature_rate", "network_rate", "final_fraction")
+        positive(self, "final_fraction")
         _check_moments(self)
 
 

@@ -16,8 +16,9 @@ class TrainingConfig:
         fixed early on to what fits, and mended in the last stage; the learning rate decays over those.
       rays_per_batch: in each step, over all devices.
       rays_per_pass: of those, at most so many on one device in one forward and backward pass; the
-        passes' gradients are averaged. Memory grows with it, the result does not depend on it. 0
-        is what suits the method and the device.
+        passes' gradients are averaged. Memory grows with it; the result does not depend on it, but for
+        which rays overflow the room for samples, where rays share one (`mean_samples`), since each pass
+        has a room of its own. 0 is all at once, and for the paper's network what suits the device.
       background: what lies behind the scene, and what photographs with alpha are blended on: "white",
         "black", a colour in sRGB like "#8090a0", or "random", a new colour for each ray, which keeps a
         field from painting empty space; "auto", what suits the scene: where photographs have no alpha,

@@ -142,8 +142,8 @@ def begin(
 def with_optimizer(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
     """A state with the optimizer's before its first step.
 
-    Those are NumPy's zeros, which take no memory until they are copied; where the state is one of shapes
-    and types alone, so is the optimizer's.
+    Those are NumPy's zeros, which take no memory until they are copied, as Adam's state begins; where the
+    state is one of shapes and types alone, so is the optimizer's.
     """
     shapes = jax.eval_shape(optimizer.init, state.params)
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state.params)):

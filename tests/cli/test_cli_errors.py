@@ -72,7 +72,12 @@ COMMANDS = {
         ["train", "--method=nerf"],
         "method: rates and more of this configuration are for method=voxels",
     ),
+    "the method of fit": (["train", "--method=own"], "method: own is that of jaxnerf.fit"),
     "an unknown flag": (["train", "--dta=x"], "'dta'. Did you mean: data"),
+    "a flag of an earlier version": (
+        ["train", "--growing.affine_colour"],
+        "it is --voxels.calibration.affine_colour now",
+    ),
     "an unknown key": (["train", "--training.stpes=3"], "training.steps"),
     "an argument too many": (["train", "balls"], "'balls'"),
     "no run": (["eval"], "expected RUN"),
@@ -88,6 +93,10 @@ COMMANDS = {
     "half a unit": (
         ["train", "--nerf.field.width=1.5"],
         "nerf.field.width: '1.5' is not a whole number",
+    ),
+    "neither true nor false": (
+        ["train", "--voxels.calibration.refine_poses=maybe"],
+        "--voxels.calibration.refine_poses: must be true or false",
     ),
     "a colour": (["train", "--training.background=pink"], "white, black, random"),
     "too few samples": (["train", "--nerf.samples=1,2"], "nerf.samples"),

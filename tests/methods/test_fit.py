@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from ball import CENTRE, RADIUS, photographs
+from documents import as_users_have_it
 
 from jaxnerf import Config, Scene, fit, load_run
 from jaxnerf.config import ConfigError, override
@@ -155,6 +156,7 @@ def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
         ({"training__steps": 5}, "training.steps has no effect here"),
         ({"nerf__optimizer__learning_rate": 1.0}, "nerf.optimizer.learning_rate has no effect"),
         ({"method": "voxels"}, "method has no effect here"),
+        ({"evaluation__orbit_frames": 3}, "evaluation.orbit_frames has no effect here"),
         ({"occupancy__cell": 5}, "unknown key 'own.occupancy.cell'"),
         ({"training__rays_per_batch": 65}, "2 devices do not divide 65 rays"),
         ({"resume": True}, "resume needs the run's folder"),
@@ -163,6 +165,14 @@ def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
 def test_what_would_do_nothing_or_fail_later_is_refused_in_one_line(scene, given, named):
     with pytest.raises((ConfigError, RunError), match=re.escape(named)):
         fit(Sphere(), scene, steps=2, **given)
+
+
+def test_near_and_far_that_are_named_bound_the_rays(scene):
+    camera = scene.splits["train"].cameras[0]
+    run = fit(Sphere(), scene, steps=1, scene__near=1.5, scene__far=7.0, **SMALL)
+    assert float(run.rays(camera, jnp.full((1, 2), 8.0)).near[0]) == pytest.approx(1.5, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"scene\.near: 9 is not less than far, 8"):
+        fit(Sphere(), scene, steps=1, scene__near=9.0, scene__far=8.0, **SMALL)
 
 
 def test_a_scene_without_photographs_is_refused_in_one_line(scene):
@@ -227,7 +237,7 @@ def test_the_programs_of_the_guide_run_and_are_short(name, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(PROGRAMS))
     sys.modules.pop("own_field", None)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with as_users_have_it():
         found = runpy.run_path(str(PROGRAMS / f"{name}.py"))
     capsys.readouterr()
     if name == "own_field":

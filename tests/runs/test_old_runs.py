@@ -1,5 +1,6 @@
 """Runs that an earlier version left: opened, and rendered as that version did."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def test_old_names_of_settings_are_read_and_unknown_ones_are_not(tmp_path):
     text = (FOLDER / "voxels" / "config.json").read_text()
     assert '"direction_degree": 2' in text
     assert from_json(text).voxels.field.sh_degree == 2
+    part = {"method": "voxels", "voxels": {"features": 7}, "training": {"adam_beta1": 0.5}}
+    read = from_json(json.dumps(part)).voxels
+    assert (read.field.features, read.optimizer.beta1) == (7, 0.5)
     folder = shutil.copytree(FOLDER / "voxels", tmp_path / "run")
     (folder / "config.json").write_text(text.replace("smooth_edges", "smooth_edge"))
     with pytest.raises(RunError, match=r"unknown key 'evaluation\.smooth_edge'"):

@@ -205,6 +205,8 @@ def test_a_run_hands_out_what_the_renderers_take_in_one_frame(ball):
     run = Run(Path("r"), config, scene_of(), (SoftBall(),), (None,), 1)
     render = jax.jit(render_rays, static_argnums=0)
     plain = render(run.field, run.params, run.rays(camera, pixels), run.sampler)
-    np.testing.assert_allclose(
-        np.asarray(plain.colour).reshape(33, 33, 3), run.render(camera).colour, atol=1e-5
-    )
+    whole = run.render(camera).colour
+    np.testing.assert_allclose(np.asarray(plain.colour).reshape(33, 33, 3), whole, atol=1e-5)
+    smooth = override(config, {"evaluation.edge_supersampling": 0.02})
+    apart = np.abs(dataclasses.replace(run, config=smooth).render(camera).colour - whole).max(-1)
+    assert 0.0 < np.mean(apart > 1e-4) < 0.5  # at the ball's edge

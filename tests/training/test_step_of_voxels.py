@@ -266,6 +266,16 @@ def test_two_devices_take_the_step_of_one(momentum):
     assert away.mean() < 1e-4
 
 
+@pytest.mark.parametrize("passes", [8, 12])
+def test_the_passes_of_a_step_do_not_change_it(passes):
+    _, (one, whole) = one_step(1)
+    _, (other, parts) = one_step(1, config=dataclasses.replace(CONFIG, rays_per_pass=passes))
+    assert float(whole["dropped"]) == float(parts["dropped"]) == 0.0
+    for name, value in whole.items():
+        assert float(parts[name]) == pytest.approx(float(value), rel=1e-4), name
+    assert np.abs(np.asarray(one.params.table) - np.asarray(other.params.table)).mean() < 1e-4
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_gradients_lie_where_the_scratch_was(devices):
     step, (*arguments, scratch), _ = prepared_step(devices)

@@ -1,0 +1,117 @@
+"""The site: its Python runs, its commands are read, its keys and names exist, the reference is whole."""
+
+import importlib
+import inspect
+import re
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+from documents import blocks, commands, run_python
+
+from jaxnerf.cli import VERBS, common, main
+from jaxnerf.config import Config, flatten
+from jaxnerf.presets import PRESETS
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {str(path.relative_to(DOCS).with_suffix("")): path for path in sorted(DOCS.rglob("*.md"))}
+# Whose public names the reference has, each once: those of __all__, or else what they define.
+MODULES = (
+    "jaxnerf", "jaxnerf.cameras", "jaxnerf.lenses", "jaxnerf.distortion", "jaxnerf.paths",
+    "jaxnerf.sampling", "jaxnerf.sampling.intervals", "jaxnerf.fields", "jaxnerf.contraction",
+    "jaxnerf.encoding", "jaxnerf.compositing", "jaxnerf.rendering", "jaxnerf.training",
+    "jaxnerf.training.losses", "jaxnerf.scenes", "jaxnerf.evaluation", "jaxnerf.exports.cameras",
+    "jaxnerf.exports.video", "jaxnerf.kernels", "jaxnerf.capture.inspection",
+)  # fmt: skip
+_DIRECTIVE = re.compile(r"^\.\. auto(?:class|function|exception):: (\S+)$", re.MULTILINE)
+
+
+def prose(page: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```\w+\n.*?^```", "", PAGES[page].read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def inline_code(page: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def named(name: str) -> Any:
+    """What a dotted name stands for; an AttributeError or an ImportError where there is no such thing."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            module = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        return reduce(getattr, parts[count:], module)
+    raise ImportError(name)
+
+
+@pytest.mark.parametrize("page", [page for page, path in PAGES.items() if blocks(path, "python")])
+def test_the_python_of_a_page_runs(page, demo, monkeypatch):
+    monkeypatch.chdir(demo)
+    run_python(PAGES[page], {})
+
+
+@pytest.mark.parametrize("page", [page for page, path in PAGES.items() if commands(path)])
+def test_the_commands_of_a_page_are_read(page, capsys):
+    for verb, *arguments in commands(PAGES[page]):
+        if verb not in VERBS:
+            assert main([verb, *arguments]) == 0
+            continue
+        values = importlib.import_module(f"jaxnerf.cli.{verb}")._flags()
+        values(["jaxnerf", *arguments])
+        if verb == "train":
+            common.configuration(values)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_keys_and_presets_that_a_page_names_are_there(page):
+    keys = flatten(Config())
+    section = "|".join({key.partition(".")[0] for key in keys if "." in key})
+    for code in inline_code(page):
+        key = re.match(rf"(?:--)?((?:{section})(?:\.\w+)+)(?!\w|\()", code)
+        if key and not key[1].endswith(".json"):
+            assert key[1] in keys, f"{page}: `{code}`"
+        if preset := re.match(r"--config[ =](\w+)$", code):
+            assert preset[1] in PRESETS, f"{page}: `{code}`"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_of_jaxnerf_in_a_page_are_there(page):
+    for code in inline_code(page):
+        if re.fullmatch(r"jaxnerf(\.\w+)+", code):
+            named(code)
+
+
+def test_the_reference_has_every_public_name_once():
+    documented: dict[int, list[str]] = {}
+    for page, path in PAGES.items():
+        if page.startswith("reference/"):
+            for name in _DIRECTIVE.findall(path.read_text()):
+                documented.setdefault(id(named(name)), []).append(name)
+    assert [names for names in documented.values() if len(names) > 1] == []
+    missing = []
+    for name in MODULES:
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", None) or [
+            each for each, found in vars(module).items() if getattr(found, "__module__", "") == name
+        ]
+        missing += [
+            f"{name}.{each}"
+            for each in public
+            if not each.startswith("_")
+            and (inspect.isclass(getattr(module, each)) or inspect.isroutine(getattr(module, each)))
+            and id(getattr(module, each)) not in documented
+        ]
+    assert missing == []
+
+
+def test_every_program_has_a_page_that_shows_it():
+    programs = {path.stem for path in (DOCS / "programs").glob("*.py")}
+    assert {page.rpartition("/")[2] for page in PAGES if page.startswith("guide/programs/")} == (
+        programs | {"index"}
+    )
+    for program in programs:
+        assert f"programs/{program}.py" in PAGES[f"guide/programs/{program}"].read_text()
