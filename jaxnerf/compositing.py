@@ -319,6 +319,25 @@ def median_depth_of(
     return jnp.where(over_half >= 0.0, jnp.minimum(crossing, end), end)
 
 
+def deviation_of(
+    samples: Samples, weights: Float[Array, "*layout"], depth: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """How far from a known depth the light of each ray is stopped, in fractions of the depth.
+
+    The mean over all light of min(|t / depth - 1|, 1), where light that is not stopped counts as 1: 0
+    where all of it is stopped at the depth.
+
+    Args:
+      samples, weights: as for `accumulated`.
+      depth: in units of the rays' directions, more than 0.
+    """
+    axis = -1 if samples.packing is None else 0
+    flat = depth if samples.packing is None else depth.reshape(-1)
+    away = jnp.minimum(jnp.abs(samples.t / jnp.expand_dims(flat, axis) - 1.0), 1.0)
+    stopped_there = jnp.sum(weights * (1.0 - away), axis=axis)
+    return 1.0 - stopped_there.reshape(depth.shape)
+
+
 def distortion_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Array, "*batch"]:
     """How far the weight of each ray is spread out along it (mip-NeRF 360, eq. 15).
 

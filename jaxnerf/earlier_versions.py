@@ -55,6 +55,7 @@ def settings_today(values: Mapping[str, Any]) -> dict[str, Any]:
     today = {key: value for key, value in named.items() if key}
     if method == "nerf":  # which did not listen to it
         today["evaluation.edge_supersampling"] = 0.0
+    today["voxels.depth_loss"] = 0.0  # so that an old run goes on as it began
     return today
 
 

@@ -27,6 +27,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
     return (
         f"{describe(scene)}\n"
         f"{behind(scene, config)}"
+        f"{held_by_points(scene, config)}"
         f"{region(scene, getattr(state.sampler, 'occupancy', None))}"
         f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
@@ -50,6 +51,16 @@ def behind(scene: Scene, config: Config) -> str:
     return (
         f"training.background is {background}, but the borders of the photographs are plain "
         f"{plain.name}: --training.background={plain.name} is probably meant\n"
+    )
+
+
+def held_by_points(scene: Scene, config: Config) -> str:
+    """That points of the reconstruction hold depths, in a line that ends; else nothing."""
+    if config.method != "voxels" or scene.points is None or not config.voxels.depth_loss:
+        return ""
+    return (
+        f"{len(scene.points):,} points of the scene's files hold depths in the first half of training "
+        "(--voxels.depth_loss=0 leaves them out)\n"
     )
 
 

@@ -5,11 +5,13 @@ import optax
 
 from jaxnerf.config import Config
 from jaxnerf.scenes import Scene, Split
+from jaxnerf.scenes.sightings import Sightings, sightings_of
 from jaxnerf.spaces import bounds_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
 from jaxnerf.training.optimizers import exponential_to, voxel_optimizer
+from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import Trainer
 
@@ -17,11 +19,24 @@ from jaxnerf.training.trainer import Trainer
 def trainer(config: Config, scene: Scene) -> Trainer:
     """See `jaxnerf.methods.trainer_of`."""
     near, _ = bounds_of(config, scene)
+    split, sightings = scene.splits["train"], None
+    if scene.points is not None and config.voxels.depth_loss > 0.0:
+        seen = sightings_of(scene.points, split.cameras, scene.tracks)
+        # Hosts' floats can differ in a last bit, and so in which points are just inside of a picture.
+        parts = broadcast_from_process_0((seen.camera, seen.pixel, seen.depth))
+        sightings = Sightings(*parts) if len(parts[0]) else None
     unbounded = space_of(config, scene) is not None
-    return trainer_on(scene.splits["train"], config, near, unbounded=unbounded)
+    return trainer_on(split, config, near, unbounded=unbounded, sightings=sightings)
 
 
-def trainer_on(split: Split, config: Config, near: float = 0.0, *, unbounded: bool) -> Trainer:
+def trainer_on(
+    split: Split,
+    config: Config,
+    near: float = 0.0,
+    *,
+    unbounded: bool,
+    sightings: Sightings | None = None,
+) -> Trainer:
     """What takes the steps on photographs.
 
     Args:
@@ -29,6 +44,7 @@ def trainer_on(split: Split, config: Config, near: float = 0.0, *, unbounded: bo
       config: its sections voxels and training.
       near: where rays begin.
       unbounded: whether the scene has no end, so that fog can hang before the cameras.
+      sightings: points that the photographs show.
     """
     voxels = config.voxels
     rates = voxels.optimizer
@@ -46,9 +62,12 @@ def trainer_on(split: Split, config: Config, near: float = 0.0, *, unbounded: bo
         loss=PhotometricLoss(
             opacity=voxels.opacity_loss,
             distortion=voxels.distortion_loss if unbounded else 0.0,
+            depth=voxels.depth_loss if sightings is not None else 0.0,
         ),
         optimizer=optimizer(config),
-        strategy=CoarseToFine(split, voxels.stages, config.training, near, unbounded=unbounded),
+        strategy=CoarseToFine(
+            split, voxels.stages, config.training, near, unbounded=unbounded, sightings=sightings
+        ),
         near=near,
         rays_per_pass=config.training.rays_per_pass,
         calibrate=calibrate,

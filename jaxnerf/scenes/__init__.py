@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Camera
 
@@ -134,6 +134,8 @@ class Scene:
         normalised device coordinates in which they are finite. None for others.
       unbounded: whether pictures show what is all around, without an end; far is then only a horizon.
       points: places on surfaces, in the scene's frame, where the files have them.
+      tracks: pairs (camera of the training split, point), where it is known that the camera sees the
+        point; None where the files have points and do not say.
       notes: what a person should know of how the files were read, each part of a sentence.
     """
 
@@ -147,6 +149,7 @@ class Scene:
     ndc: NdcFrame | None = None
     unbounded: bool = False
     points: Float[np.ndarray, "P 3"] | None = None
+    tracks: Int[np.ndarray, "T 2"] | None = None
     notes: tuple[str, ...] = ()
 
 

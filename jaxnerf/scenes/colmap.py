@@ -14,6 +14,7 @@ from jaxnerf.lenses import FLAT
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.colmap_cameras import intrinsics, pose_of
 from jaxnerf.scenes.colmap_files import (
+    ModelImage,
     SparseModel,
     model_files,
     read_model,
@@ -32,6 +33,8 @@ _MOST_MODELS = 1000
 _NEEDED = {"cameras", "images"}
 # Where no image says what points it sees, these are enough; and cameras look about 45 degrees aside.
 _ENOUGH_POINTS, _ASIDE = 10_000, 0.7
+# A point is relied on that so many images see, and whose error is at most so many times the median.
+_LEAST_IMAGES, _MOST_ERROR = 3, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +93,13 @@ def read(
         images=images,
     )  # fmt: skip
     near, far = _depths(project.model, views, to_scene.scale)
+    by_name = {view.name: number for number, view in views.items()}
+    trained = [project.model.images[by_name[name]] for name in splits["train"].names]
     points = project.model.points.positions
     return Scene(
         folder.resolve().name, folder, "colmap", splits, near, far, to_scene.inverse(),
         unbounded=True, points=to_scene.points(points) if len(points) else None,
+        tracks=_tracks(project.model, trained),
         notes=tuple(notes),
     )  # fmt: skip
 
@@ -253,6 +259,27 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
         image.name, picture, pose_of(image.rotation, image.translation), tuple(focal * scale),
         tuple(centre * scale), tuple(distortion), lens,
     )  # fmt: skip
+
+
+def _tracks(model: SparseModel, images: Sequence[ModelImage]) -> np.ndarray | None:
+    """Pairs (place in the sequence, point) of sightings to rely on; None where no image has any.
+
+    Of points that at least three images see, those whose reprojection error is usual.
+    """
+    order = np.argsort(model.points.numbers)
+    numbers, errors = model.points.numbers[order], model.points.errors
+    pairs = [np.zeros((0, 2), np.int64)]
+    for place, image in enumerate(images):
+        at = np.minimum(np.searchsorted(numbers, image.points), max(len(numbers) - 1, 0))
+        known = order[at[numbers[at] == image.points]] if len(numbers) else np.zeros(0, np.int64)
+        known = np.unique(known)
+        pairs.append(np.stack([np.full(len(known), place), known], axis=-1))
+    found = np.concatenate(pairs)
+    if not len(found):
+        return None
+    often = np.bincount(found[:, 1], minlength=len(errors)) >= _LEAST_IMAGES
+    good = often & (errors <= _MOST_ERROR * np.median(errors))
+    return found[good[found[:, 1]]]
 
 
 def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tuple[float, float]:

@@ -5,8 +5,12 @@ from jaxtyping import Int
 
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.backgrounds import colour_of
+from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.scenes.silhouettes import TILE, tiles_of
 from jaxnerf.training.state import Batch
+
+# One in so many squares shows a known point, if there are any.
+_APART = 8
 
 
 def sample_batch(
@@ -20,6 +24,8 @@ def sample_batch(
     background: str = "white",
     one_image: bool = False,
     transparent: bool = True,
+    sightings: Sightings | None = None,
+    certainty: float = 0.0,
 ) -> Batch:
     """The global batch of a step: squares of pixels, drawn evenly from all that count.
 
@@ -36,6 +42,8 @@ def sample_batch(
       background: behind the scene, on which photographs are blended; see `TrainingConfig`.
       one_image: draw all from one photograph.
       transparent: see `Batch`.
+      sightings: points that the photographs show, at least one. Every 8th square shows one of them.
+      certainty: how much their depths count; 0 leaves squares as they are without them.
 
     Raises:
       ValueError: the photographs are smaller than a square.
@@ -79,6 +87,17 @@ def sample_batch(
     while (again := again[is_missed(again)]).size:
         for values, new in zip(drawn, draw(again.size), strict=True):
             values[again] = new
+    depth = known = None
+    if sightings is not None:
+        depth, known = np.ones(size, np.float32), np.zeros(size, np.float32)
+        if certainty > 0.0:
+            among = random.integers(len(sightings), size=len(depth[::_APART]))
+            at = np.round(sightings.pixel[among] - 0.5 * block).astype(np.int32)
+            camera[::_APART] = sightings.camera[among]
+            x[::_APART], y[::_APART] = np.clip(at, 0, [width - block, height - block]).T
+            first = (camera.astype(np.int64) * height + y) * width + x
+            depth[::_APART] = sightings.depth[among]
+            known[::_APART] = certainty * (~is_missed(np.arange(size)))[::_APART]
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
     whole = split.images.view(np.uint32).reshape(-1)
     pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)
@@ -88,7 +107,7 @@ def sample_batch(
         behind = random.random((size, 3), np.float32)
     else:
         behind = np.tile(np.asarray(colour_of(background), np.float32), (size, 1))
-    return Batch(camera.astype(np.int32), middle, pixels, behind, jitter, transparent)
+    return Batch(camera.astype(np.int32), middle, pixels, behind, jitter, depth, known, transparent)
 
 
 def usable_tiles(

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnerf.compositing import distortion_of
+from jaxnerf.compositing import deviation_of, distortion_of
 from jaxnerf.rendering import Rendering
 from jaxnerf.training.state import Target
 
@@ -23,11 +23,14 @@ class PhotometricLoss:
       proposals: weight of the squared error of each level of sampling before the last (NeRF, eq. 6).
       opacity: weight of the squared error of opacity, where photographs have alpha.
       distortion: weight of how far the weights of a ray are spread out along it (mip-NeRF 360, eq. 15).
+      depth: weight of how far from known points their rays' light is stopped; see
+        `jaxnerf.compositing.deviation_of`.
     """
 
     proposals: float = 0.0
     opacity: float = 0.0
     distortion: float = 0.0
+    depth: float = 0.0
 
     def __call__(
         self, rendering: Rendering, target: Target
@@ -44,6 +47,12 @@ class PhotometricLoss:
         if self.distortion:
             spread = distortion_of(rendering.samples, rendering.weights)
             loss = loss + self.distortion * mean_over_rays(rendering, spread)
+        if self.depth and target.depth is not None:
+            known = target.certainty > 0.0
+            away = deviation_of(
+                rendering.samples, rendering.weights, jnp.where(known, target.depth, 1.0)
+            )
+            loss = loss + self.depth * mean_over_rays(rendering, target.certainty * away)
         return loss, {"mse": mse}
 
 

@@ -55,6 +55,9 @@ class Batch:
       background: behind the scene there.
       jitter: where in their intervals the ray's samples lie, in [0, 1), for samplers that take one
         number a ray.
+      depth: [*batch], where a point is known that the square shows, in units of the ray's direction;
+        None if none is known.
+      certainty: [*batch], how much that counts; 0 where no point is known.
       transparent: whether the photographs have alpha; static.
     """
 
@@ -63,6 +66,8 @@ class Batch:
     pixels: UInt8[np.ndarray, "*batch P 4"]
     background: Float[np.ndarray, "*batch 3"]
     jitter: Float[np.ndarray, "*batch"]
+    depth: Any = None
+    certainty: Any = None
     transparent: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def premultiplied(self) -> Float[Array, "*batch 4"]:
@@ -80,6 +85,8 @@ class Batch:
             alpha=alpha if self.transparent else None,
             background=background,
             camera=jnp.asarray(self.camera),
+            depth=None if self.depth is None else jnp.asarray(self.depth),
+            certainty=None if self.depth is None else jnp.asarray(self.certainty),
         )
 
 
@@ -94,12 +101,16 @@ class Target:
       alpha: in [0, 1]; None where photographs have none.
       background: behind the scene.
       camera: the number of each ray's photograph.
+      depth: of a known point on the ray, in units of its direction; None if none is known.
+      certainty: how much that counts; 0 on rays of which no point is known.
     """
 
     colour: Float[Array, "*batch 3"]
     alpha: Float[Array, "*batch"] | None
     background: Float[Array, "*batch 3"]
     camera: Int[Array, "*batch"]
+    depth: Float[Array, "*batch"] | None = None
+    certainty: Float[Array, "*batch"] | None = None
 
 
 def begin(

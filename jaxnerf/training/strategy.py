@@ -41,8 +41,8 @@ class Strategy(Paced, Protocol):
         """Take note of a state after a change, which is that of process 0."""
         ...
 
-    def batch(self, state: TrainState, number: int) -> Batch:
-        """The global batch of a step; a function of the seed and the number, and of what was changed."""
+    def batch(self, state: TrainState, number: int, total: int) -> Batch:
+        """The batch of a step of so many; a function of the seed, both, and of what was changed."""
         ...
 
 
@@ -89,7 +89,7 @@ class Unchanged:
     def changed(self, state: TrainState, devices: int) -> None:
         """Nothing to note."""
 
-    def batch(self, state: TrainState, number: int) -> Batch:
+    def batch(self, state: TrainState, number: int, total: int) -> Batch:
         """Single pixels, drawn evenly from all that count."""
         config = self._config
         return sample_batch(

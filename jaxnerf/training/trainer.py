@@ -138,7 +138,7 @@ class Trainer:
             self._scratch = sharding.memory_like(
                 gradients_of(state, len(self._devices), self._by_rows), self._devices
             )
-        batch = sharding.local_part(self.strategy.batch(state, number), self._devices)
+        batch = sharding.local_part(self.strategy.batch(state, number, total), self._devices)
         state, metrics, self._scratch = self._step(
             state, batch, self._key, self._cameras, self._scratch
         )

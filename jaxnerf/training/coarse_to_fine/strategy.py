@@ -12,6 +12,7 @@ import numpy as np
 from jaxnerf.contraction import NdcSpace
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
+from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.scenes.silhouettes import has_alpha
 from jaxnerf.training.batches import sample_batch, usable_tiles
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
@@ -31,6 +32,8 @@ _LATER, _GROWTH, _SAMPLING, _A_MILLION, _BETWEEN = 0.2, 0.022, 0.5, 0.65, 1.02
 # batches of later stages, which have half of a full one's rays to all of them (five bounded scenes; of
 # three, in a quiet hour, steps of 4,096 to 8,192 rays took 13 to 16 ms at 64 voxels, 29 or 30 at 200).
 _OF_ANY_BATCH, _LATER_LOAD = 0.85, 0.95
+# Depths of known points count for this fraction of the steps.
+_CERTAIN_FOR = 0.5
 # How many times the rays, or what part of them, it pays to compile a step for within a stage.
 _WORTH_COMPILING = 1.6
 
@@ -46,6 +49,7 @@ class CoarseToFine:
         near: float = 0.0,
         *,
         unbounded: bool = False,
+        sightings: Sightings | None = None,
     ):
         """Prepare.
 
@@ -54,7 +58,9 @@ class CoarseToFine:
           stages, config: the settings.
           near: where rays begin.
           unbounded: whether the scene has no end.
+          sightings: points that the photographs show, whose depths count less and less.
         """
+        self._sightings = sightings
         self._unbounded = unbounded
         self._split, self._stages, self._config, self._near = split, stages, config, near
         self._transparent = has_alpha(split)
@@ -116,7 +122,7 @@ class CoarseToFine:
         """Take note of a state after a change."""
         self._rays = divisible(int(state.strategy.rays), devices)
 
-    def batch(self, state: TrainState, number: int) -> Batch:
+    def batch(self, state: TrainState, number: int, total: int) -> Batch:
         """The global batch of a step: pixels that can show something, as wide as half a voxel."""
         if self._tiles is None or self._tiles[0] != self._stage:
             tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
@@ -127,7 +133,13 @@ class CoarseToFine:
         return sample_batch(
             self._split, self._rays, self._config.seed, number, tiles=tiles, block=block,
             background=self._config.background, transparent=self._transparent,
+            sightings=self._sightings, certainty=_certainty(number / total),
         )  # fmt: skip
+
+
+def _certainty(progress: float) -> float:
+    """How much depths of known points count after a fraction of the steps."""
+    return max(1.0 - progress / _CERTAIN_FOR, 0.0)
 
 
 def block_size(occupancy: Occupancy, split: Split) -> int:
