@@ -1,8 +1,9 @@
 """The settings of each method: a section of the configuration, and what pictures need to know of it.
 
-A section says how the rays of pictures are sampled (`sampler`, and `first_sampler` for the first try of
-a whole picture), how they are composited, whether rays end at a far, and which values spaces without an
-end need.
+A section says how the rays of pictures are sampled (`sampler`: with an occupancy every ray to its end, or
+to where no light is expected to be left; `first` has the limits that most rays of a picture keep to, with
+which it is tried first), how they are composited, whether rays end at a far, and which values spaces
+without an end need.
 """
 
 import dataclasses
@@ -72,16 +73,12 @@ class VoxelsConfig:
         "evaluation.edge_supersampling": 0.0,
     }
 
-    def sampler(self, occupancy: Occupancy | None) -> Sampler:
-        """Every ray is sampled to its end, or to where the occupancy expects no light to be left."""
+    def sampler(self, occupancy: Occupancy | None, *, first: bool = False) -> Sampler:
+        """See the module."""
         assert occupancy is not None
-        first = self.stages.sampler_for_pictures(occupancy)
-        return OccupancySampler(occupancy, samples_per_voxel=first.samples_per_voxel)
-
-    def first_sampler(self, occupancy: Occupancy | None) -> Sampler:
-        """With the limits that most rays keep to."""
-        assert occupancy is not None
-        return self.stages.sampler_for_pictures(occupancy)
+        limited = self.stages.sampler_for_pictures(occupancy)
+        without = OccupancySampler(occupancy, samples_per_voxel=limited.samples_per_voxel)
+        return limited if first else without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +128,9 @@ class NerfConfig:
         noise = self.density_noise
         return tuple(NoisyField(field, None, noise) if noise else field for field in placed)
 
-    def sampler(self, occupancy: Occupancy | None = None) -> Hierarchical:
-        """The same in training and in pictures."""
+    def sampler(self, occupancy: Occupancy | None = None, *, first: bool = False) -> Hierarchical:
+        """The same for all rays, in training too."""
         return Hierarchical(self.samples, self.spacing, self.sample_at)
-
-    first_sampler = sampler
 
 
 class _Occupied:
@@ -147,15 +142,10 @@ class _Occupied:
 
     occupancy: OccupancyConfig
 
-    def sampler(self, occupancy: Occupancy | None) -> Sampler:
-        """Every ray is sampled to its end, or to where the occupancy expects no light to be left."""
+    def sampler(self, occupancy: Occupancy | None, *, first: bool = False) -> Sampler:
+        """See the module; with the limits of training at first."""
         assert occupancy is not None
-        return OccupancySampler(occupancy)
-
-    def first_sampler(self, occupancy: Occupancy | None) -> Sampler:
-        """With the limits of training."""
-        assert occupancy is not None
-        return self.occupancy.sampler(occupancy)
+        return self.occupancy.sampler(occupancy) if first else OccupancySampler(occupancy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,10 +87,9 @@ def fit(
         raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
     by_rows, optimizer = optimizer is None, optimizer or field_optimizer()
     trainer = occupied.trainer(config, scene, loss, optimizer, by_rows=by_rows)
-    folder = Path(out) if out is not None else None
-    checkpoints = Checkpoints(folder) if folder is not None else None
-    state = None
-    if folder is not None and checkpoints is not None:
+    folder, state = Path(out or ""), None
+    checkpoints = Checkpoints(folder) if out is not None else None
+    if checkpoints:
         if resume and (folder / "config.json").exists():
             refuse_changes(folder, config, "resume")
             save_config(folder, config)
@@ -111,7 +110,7 @@ def fit(
             saved = time.perf_counter()
         if done:
             break
-    return run_of(folder or Path(), config, scene, trainer.to_host(state))
+    return run_of(folder, config, scene, trainer.to_host(state))
 
 
 # What of a configuration `fit` listens to, beside the section "own".

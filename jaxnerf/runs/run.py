@@ -85,7 +85,7 @@ class Run:
             self.field,
             self.params,
             camera,
-            self.config.section.first_sampler(self.occupancy),
+            self.config.section.sampler(self.occupancy, first=True),
             near=near,
             far=far,
             horizon=self.scene.far,

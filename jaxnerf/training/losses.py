@@ -47,7 +47,7 @@ class PhotometricLoss:
         if self.distortion:
             spread = distortion_of(rendering.samples, rendering.weights)
             loss = loss + self.distortion * mean_over_rays(rendering, spread)
-        if self.depth and target.depth is not None:
+        if self.depth and target.depth is not None and target.certainty is not None:
             known = target.certainty > 0.0
             away = deviation_of(
                 rendering.samples, rendering.weights, jnp.where(known, target.depth, 1.0)

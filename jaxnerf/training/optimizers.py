@@ -6,6 +6,7 @@ works beside them; it is not told.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -185,22 +186,20 @@ def field_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a hash grid, and of any field: Adam with a rate that decays exponentially."""
     decay = exponential_to(config.final_fraction)
-    return optax.with_extra_args_support(
-        optax.chain(
-            optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-            scale_by_progress(lambda step, total: -config.learning_rate * decay(step, total)),
-        )
-    )
+    return _adam_at(lambda step, total: config.learning_rate * decay(step, total), config)
 
 
 def network_optimizer(config: NetworkOptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizer of the paper's network: Adam with `learning_rate`."""
-    return optax.with_extra_args_support(
-        optax.chain(
-            optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-            scale_by_progress(lambda step, total: -learning_rate(config, step, total)),
-        )
-    )
+    return _adam_at(functools.partial(learning_rate, config), config)
+
+
+def _adam_at(
+    rate: Schedule, config: FieldOptimizerConfig | NetworkOptimizerConfig
+) -> optax.GradientTransformationExtraArgs:
+    direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    downhill = scale_by_progress(lambda step, total: -rate(step, total))
+    return optax.with_extra_args_support(optax.chain(direction, downhill))
 
 
 def learning_rate(
