@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -11,6 +12,8 @@ from jaxnerf.lenses import FLAT
 # Where it is not known which cameras see a point, those do in whose pictures no other point stands before
 # it by more than this fraction of its depth within a square of so many pixels of the longer side.
 _BEHIND, _SQUARES = 0.05, 64
+# As many points say it all.
+_ENOUGH_POINTS = 100_000
 # Points in the cameras' midst, and behind them, are not seen.
 _NEAREST = 1e-6
 
@@ -46,10 +49,15 @@ def sightings_of(
       tracks: pairs of (camera, point) of which it is known that the camera sees the point; None where
         that is not known.
     """
-    parts = []
-    for number in range(len(cameras)):
-        seen = np.arange(len(points)) if tracks is None else tracks[tracks[:, 0] == number, 1]
-        pixel, depth = _projected(points[seen], cameras[number])
+    if tracks is None:
+        points = points[:: 1 + len(points) // _ENOUGH_POINTS]
+        numbers = [np.arange(len(points))] * len(cameras)
+    else:
+        tracks = tracks[np.argsort(tracks[:, 0], kind="stable")]
+        numbers = np.split(tracks[:, 1], np.searchsorted(tracks[:, 0], np.arange(1, len(cameras))))
+    most, parts = max(map(len, numbers)), []
+    for number, seen in enumerate(numbers):
+        pixel, depth = _projected(points[seen], cameras[number], most)
         width, height = np.asarray(cameras[number].size)
         with np.errstate(invalid="ignore"):
             inside = (depth > _NEAREST) & (pixel >= 0.0).all(axis=-1)
@@ -63,11 +71,16 @@ def sightings_of(
     return Sightings(camera, pixel.astype(np.float32), depth.astype(np.float32))
 
 
-def _projected(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, and depths in units of the ray's direction."""
+_project = jax.jit(project)
+
+
+def _projected(points: np.ndarray, camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, and depths in units of the ray's direction; of at most so many points."""
     if not len(points):
         return np.zeros((0, 2)), np.zeros(0)
-    pixel, depth = (np.asarray(x, np.float64) for x in project(camera, points.astype(np.float32)))
+    # Of one shape for all cameras, since each is compiled.
+    padded = np.pad(points.astype(np.float32), ((0, size - len(points)), (0, 0)), mode="edge")
+    pixel, depth = (np.asarray(x, np.float64)[: len(points)] for x in _project(camera, padded))
     if camera.lens not in FLAT:
         offset = points - np.asarray(camera.camera_to_world)[:3, 3]
         depth = np.where(depth > 0.0, np.linalg.norm(offset, axis=-1), depth)
@@ -76,11 +89,12 @@ def _projected(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarr
 
 def _foremost(pixel: np.ndarray, depth: np.ndarray, square: float) -> np.ndarray:
     """Which points nothing else stands before."""
+    from scipy.ndimage import minimum_filter
+
     if not len(depth):
         return np.zeros(0, bool)
     column, row = (pixel / square).astype(int).T
-    nearest = np.full((row.max() + 3, column.max() + 3), np.inf)
-    for right in range(3):
-        for down in range(3):
-            np.minimum.at(nearest, (row + down, column + right), depth)
-    return depth <= (1.0 + _BEHIND) * nearest[row + 1, column + 1]
+    nearest = np.full((row.max() + 1, column.max() + 1), np.inf)
+    np.minimum.at(nearest, (row, column), depth)
+    around = minimum_filter(nearest, size=3, mode="nearest")
+    return depth <= (1.0 + _BEHIND) * around[row, column]
