@@ -204,7 +204,7 @@ def test_an_optimizer_that_looks_at_all_numbers_takes_the_same_steps_on_two_devi
     )
     for devices in (1, 2):
         step = sharding.parallel(way.one_step, jax.devices()[:devices], axes=way.axes)
-        batch = way.strategy.batch(state, 0)
+        batch = way.strategy.batch(state, 0, 100)
         parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
         shapes = gradients_of(state, devices, False)
         scratch = sharding.memory_like(shapes, jax.devices()[:devices])
