@@ -93,11 +93,16 @@ def sample_batch(
         if certainty > 0.0:
             among = random.integers(len(sightings), size=len(depth[::_APART]))
             at = np.round(sightings.pixel[among] - 0.5 * block).astype(np.int32)
-            camera[::_APART] = sightings.camera[among]
-            x[::_APART], y[::_APART] = np.clip(at, 0, [width - block, height - block]).T
-            first = (camera.astype(np.int64) * height + y) * width + x
-            depth[::_APART] = sightings.depth[among]
-            known[::_APART] = certainty * (~is_missed(np.arange(size)))[::_APART]
+            there = np.clip(at, 0, [width - block, height - block])
+            before = camera.copy(), x.copy(), y.copy(), first.copy()
+            camera[::_APART], (x[::_APART], y[::_APART]) = sightings.camera[among], there.T
+            first[:] = (camera.astype(np.int64) * height + y) * width + x
+            depth[::_APART], known[::_APART] = sightings.depth[among], certainty
+            # Where a square of a point has pixels that do not count, the one drawn before stays.
+            missed = is_missed(np.arange(size))
+            known[missed] = 0.0
+            for values, old in zip((camera, x, y, first), before, strict=True):
+                values[missed] = old[missed]
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
     whole = split.images.view(np.uint32).reshape(-1)
     pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)

@@ -103,6 +103,19 @@ def test_every_8th_square_shows_a_known_point_and_the_others_are_drawn_as_ever(b
     assert not np.asarray(none.certainty).any()
 
 
+def test_pixels_that_do_not_count_are_not_trained_on_because_a_point_is_there():
+    split = photographs(3)
+    masks = np.ones(split.images.shape[:3], bool)
+    masks[:, :, 30:] = False
+    split = dataclasses.replace(split, masks=masks)
+    places = np.random.default_rng(4).uniform(4.0, 60.0, (40, 2)).astype(np.float32)
+    seen = Sightings(np.arange(40, dtype=np.int32) % 3, places, np.ones(40, np.float32))
+    batch = sample_batch(split, 400, 1, 5, block=4, sightings=seen, certainty=1.0)
+    assert (batch.middle[:, 0] <= 28.0).all()
+    known = np.asarray(batch.certainty) > 0.0
+    assert 5 < known.sum() < 45
+
+
 def test_tracks_of_a_model_name_photographs_of_training_and_points(tmp_path):
     folder = write_project(tmp_path / "s")
     scene = load_scene(folder)
