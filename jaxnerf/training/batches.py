@@ -42,7 +42,8 @@ def sample_batch(
       background: behind the scene, on which photographs are blended; see `TrainingConfig`.
       one_image: draw all from one photograph.
       transparent: see `Batch`.
-      sightings: points that the photographs show, at least one. Every 8th square shows one of them.
+      sightings: points that the photographs show, at least one, each in a square that counts
+        (`usable_sightings`). Every 8th square shows one of them.
       certainty: how much their depths count; 0 leaves squares as they are without them.
 
     Raises:
@@ -92,17 +93,10 @@ def sample_batch(
         depth, known = np.ones(size, np.float32), np.zeros(size, np.float32)
         if certainty > 0.0:
             among = random.integers(len(sightings), size=len(depth[::_APART]))
-            at = np.round(sightings.pixel[among] - 0.5 * block).astype(np.int32)
-            there = np.clip(at, 0, [width - block, height - block])
-            before = camera.copy(), x.copy(), y.copy(), first.copy()
-            camera[::_APART], (x[::_APART], y[::_APART]) = sightings.camera[among], there.T
-            first[:] = (camera.astype(np.int64) * height + y) * width + x
+            camera[::_APART] = sightings.camera[among]
+            x[::_APART], y[::_APART] = _corners(sightings, block, (width, height))[among].T
             depth[::_APART], known[::_APART] = sightings.depth[among], certainty
-            # Where a square of a point has pixels that do not count, the one drawn before stays.
-            missed = is_missed(np.arange(size))
-            known[missed] = 0.0
-            for values, old in zip((camera, x, y, first), before, strict=True):
-                values[missed] = old[missed]
+            first = (camera.astype(np.int64) * height + y) * width + x
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
     whole = split.images.view(np.uint32).reshape(-1)
     pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)
@@ -142,3 +136,28 @@ def usable_tiles(
         if len(chosen) or block == 1:
             return chosen, block
         block //= 2
+
+
+def usable_sightings(split: Split, sightings: Sightings, block: int) -> Sightings | None:
+    """The points around which all pixels of a square count; None if there are none.
+
+    Args:
+      split: with photographs.
+      sightings: points that they show.
+      block: side of a square in pixels.
+    """
+    assert split.images is not None
+    height, width = split.images.shape[1:3]
+    counts = np.ones(len(sightings), bool)
+    if split.masks is not None:
+        x, y = _corners(sightings, block, (width, height)).T
+        for right, down in np.ndindex(block, block):
+            counts &= split.masks[sightings.camera, y + down, x + right]
+    parts = (sightings.camera[counts], sightings.pixel[counts], sightings.depth[counts])
+    return Sightings(*parts) if counts.any() else None
+
+
+def _corners(sightings: Sightings, block: int, size: tuple[int, int]) -> np.ndarray:
+    """The upper left corners of the squares in whose middle points are, but at the pictures' edges."""
+    corner = np.round(sightings.pixel - 0.5 * block).astype(np.int32)
+    return np.clip(corner, 0, [size[0] - block, size[1] - block])

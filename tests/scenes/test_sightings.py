@@ -16,7 +16,7 @@ from jaxnerf.compositing import deviation_of, volume_weights
 from jaxnerf.methods import voxels
 from jaxnerf.sampling import dense_samples
 from jaxnerf.scenes.sightings import Sightings, sightings_of
-from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.batches import sample_batch, usable_sightings
 from jaxnerf.training.coarse_to_fine import CoarseToFine, CoarseToFineConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
@@ -110,10 +110,14 @@ def test_pixels_that_do_not_count_are_not_trained_on_because_a_point_is_there():
     split = dataclasses.replace(split, masks=masks)
     places = np.random.default_rng(4).uniform(4.0, 60.0, (40, 2)).astype(np.float32)
     seen = Sightings(np.arange(40, dtype=np.int32) % 3, places, np.ones(40, np.float32))
-    batch = sample_batch(split, 400, 1, 5, block=4, sightings=seen, certainty=1.0)
+    usable = usable_sightings(split, seen, 4)
+    assert (usable.pixel[:, 0] < 29.0).all()
+    batch = sample_batch(split, 400, 1, 5, block=4, sightings=usable, certainty=1.0)
     assert (batch.middle[:, 0] <= 28.0).all()
-    known = np.asarray(batch.certainty) > 0.0
-    assert 5 < known.sum() < 45
+    whole = usable_sightings(photographs(3), seen, 4)
+    np.testing.assert_array_equal(whole.pixel, seen.pixel)
+    nothing = dataclasses.replace(split, masks=np.zeros_like(masks))
+    assert usable_sightings(nothing, seen, 4) is None
 
 
 def test_tracks_of_a_model_name_photographs_of_training_and_points(tmp_path):

@@ -14,7 +14,7 @@ from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.scenes.silhouettes import has_alpha
-from jaxnerf.training.batches import sample_batch, usable_tiles
+from jaxnerf.training.batches import sample_batch, usable_sightings, usable_tiles
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, with_limits
 from jaxnerf.training.settings import TrainingConfig
@@ -60,7 +60,7 @@ class CoarseToFine:
           unbounded: whether the scene has no end.
           sightings: points that the photographs show, whose depths count less and less.
         """
-        self._sightings = sightings
+        self._sightings, self._shown = sightings, sightings
         self._unbounded = unbounded
         self._split, self._stages, self._config, self._near = split, stages, config, near
         self._transparent = has_alpha(split)
@@ -129,11 +129,13 @@ class CoarseToFine:
             block = block_size(state.sampler.occupancy, self._split)
             tiles, block = broadcast_from_process_0(usable_tiles(self._split, tiles, block))
             self._tiles = self._stage, tiles, int(block)
+            if self._sightings is not None:
+                self._shown = usable_sightings(self._split, self._sightings, int(block))
         _, tiles, block = self._tiles
         return sample_batch(
             self._split, self._rays, self._config.seed, number, tiles=tiles, block=block,
             background=self._config.background, transparent=self._transparent,
-            sightings=self._sightings, certainty=_certainty(number / total),
+            sightings=self._shown, certainty=_certainty(number / total),
         )  # fmt: skip
 
 
