@@ -94,7 +94,7 @@ def sample_batch(
         if certainty > 0.0:
             among = random.integers(len(sightings), size=len(depth[::_APART]))
             camera[::_APART] = sightings.camera[among]
-            x[::_APART], y[::_APART] = _corners(sightings, block, (width, height))[among].T
+            x[::_APART], y[::_APART] = _corners(sightings.pixel[among], block, (width, height)).T
             depth[::_APART], known[::_APART] = sightings.depth[among], certainty
             first = (camera.astype(np.int64) * height + y) * width + x
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
@@ -150,14 +150,14 @@ def usable_sightings(split: Split, sightings: Sightings, block: int) -> Sighting
     height, width = split.images.shape[1:3]
     counts = np.ones(len(sightings), bool)
     if split.masks is not None:
-        x, y = _corners(sightings, block, (width, height)).T
+        x, y = _corners(sightings.pixel, block, (width, height)).T
         for right, down in np.ndindex(block, block):
             counts &= split.masks[sightings.camera, y + down, x + right]
     parts = (sightings.camera[counts], sightings.pixel[counts], sightings.depth[counts])
     return Sightings(*parts) if counts.any() else None
 
 
-def _corners(sightings: Sightings, block: int, size: tuple[int, int]) -> np.ndarray:
+def _corners(pixels: np.ndarray, block: int, size: tuple[int, int]) -> np.ndarray:
     """The upper left corners of the squares in whose middle points are, but at the pictures' edges."""
-    corner = np.round(sightings.pixel - 0.5 * block).astype(np.int32)
+    corner = np.round(pixels - 0.5 * block).astype(np.int32)
     return np.clip(corner, 0, [size[0] - block, size[1] - block])
