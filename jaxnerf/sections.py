@@ -29,6 +29,9 @@ from jaxnerf.training.optimizers import (
     VoxelOptimizerConfig,
 )
 
+# Of the fast field where there is no end: the last stage of a run whose stages go so far without it.
+_LONG_ENOUGH, _FINEST, _FINEST_FROM, _POINTS, _VOXELS_FOR_STEPS = 256, 400, 0.5, 5_000_000, 28.0
+
 
 @dataclasses.dataclass(frozen=True)
 class VoxelsConfig:
@@ -56,22 +59,42 @@ class VoxelsConfig:
 
     compositing: ClassVar[Compositing] = "volume"
     has_far: ClassVar[bool] = False
-    # Where photographs have no bare background, fog before the cameras explains them as well as surfaces
-    # do at first: densities must grow slowly. Rays take ten times as many samples there, so one a voxel
-    # must do; and what few of them meet must not sink.
-    without_end: ClassVar[Mapping[str, Any]] = {
-        "voxels.field.features": 3,
-        "voxels.field.width": 32,
-        "voxels.field.sh_degree": 2,
-        "voxels.optimizer.density_rate": 0.2,
-        "voxels.optimizer.feature_rate": 0.3,
-        "voxels.optimizer.density_decay": 0.0,
-        "voxels.optimizer.beta1": 0.9,
-        "voxels.stages.samples_per_voxel": 1,
-        "voxels.stages.points": 0,
-        "training.background": "random",
-        "evaluation.edge_supersampling": 0.0,
-    }
+
+    @property
+    def without_end(self) -> dict[str, Any]:
+        """See the module.
+
+        Where photographs have no bare background, fog before the cameras explains them as well as
+        surfaces do at first: densities must grow slowly. Rays take ten times as many samples there, so
+        one a voxel must do; and what few of them meet must not sink.
+
+        What is seen is many times larger than the voxels of other scenes are small, so where there is
+        time there is a finer stage. It begins late, when fog is gone, and its lattice has so many points
+        as the memory has room for.
+        """
+        changes: dict[str, Any] = {
+            "voxels.field.features": 3,
+            "voxels.field.width": 32,
+            "voxels.field.sh_degree": 2,
+            "voxels.optimizer.density_rate": 0.2,
+            "voxels.optimizer.feature_rate": 0.3,
+            "voxels.optimizer.density_decay": 0.0,
+            "voxels.optimizer.smoothing": 0.9,
+            "voxels.optimizer.beta1": 0.9,
+            "voxels.stages.samples_per_voxel": 1,
+            "voxels.stages.points": 0,
+            "voxels.stages.most_cells": 256,
+            "training.background": "random",
+            "evaluation.edge_supersampling": 0.0,
+        }
+        if self.stages.resolutions[-1] >= _LONG_ENOUGH:
+            changes |= {
+                "voxels.stages.resolutions": (*self.stages.resolutions, _FINEST),
+                "voxels.stages.fractions": (*self.stages.fractions, _FINEST_FROM),
+                "voxels.stages.points": _POINTS,
+                "voxels.stages.voxels_for_steps": _VOXELS_FOR_STEPS,
+            }
+        return changes
 
     def sampler(self, occupancy: Occupancy | None, *, first: bool = False) -> Sampler:
         """See the module."""

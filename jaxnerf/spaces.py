@@ -21,6 +21,7 @@ from jaxnerf.scenes.silhouettes import background_of, scene_cube
 _HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
+_STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
 def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
@@ -48,12 +49,14 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         chosen = set(chosen) - {"training.background"}
         changes["training.background"] = background_of(split) if space == "bounded" else "white"
     # A configuration that names its space is that of a run, unless the user names it now.
-    if space != "bounded" and (is_new or "scene.space" in chosen):
-        needed = config.section.without_end
-        changes |= {key: value for key, value in needed.items() if key not in chosen}
+    is_adapted = space == "bounded" or not (is_new or "scene.space" in chosen)
+    needed = {} if is_adapted else dict(config.section.without_end)
+    if not _STAGES.isdisjoint(chosen):
+        # There is a fraction for each resolution but the first: who names ones keeps the others.
+        needed = {key: value for key, value in needed.items() if key not in _STAGES}
     if "voxels.stages.resolutions" in chosen:
-        kept = {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
-        changes |= {key: value for key, value in kept.items() if key not in chosen}
+        needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
+    changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
 
 

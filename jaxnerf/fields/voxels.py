@@ -232,6 +232,43 @@ class VoxelField:
         return dataclasses.replace(params, table=jnp.asarray(table))
 
 
+def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
+    """Parameters whose lattice points are moved towards the mean of their six neighbours.
+
+    A step of diffusion, with nothing flowing to where there is no lattice point. Where photographs say
+    much they hold against it; where few of them see a place, what one of them would put there by itself
+    is spread, and what its surroundings are goes on. As the decay of density it is outside of Adam, which
+    would make as much of a total variation's gradient as of the photographs' wherever these say little.
+
+    Args:
+      field: whose lattice it is.
+      params: of it.
+      by: how far, from 0 to 1.
+    """
+    bricks, table = jnp.asarray(field.bricks), params.table
+    count, sides = table.shape[0] // _ROWS, bricks.shape
+    # Where each brick is, and whether it is anywhere.
+    place = jnp.full(count, -1, jnp.int32)
+    place = place.at[bricks.reshape(-1)].set(jnp.arange(bricks.size, dtype=jnp.int32))
+    known = (place >= 0) & (jnp.arange(count, dtype=jnp.int32) > 0)
+    at = jnp.stack(jnp.unravel_index(place, sides))
+    values = table.reshape(count, BRICK, BRICK, BRICK, -1)
+    total, limits = jnp.zeros_like(values), np.array(sides)[:, None] - 1
+    for axis in range(3):
+        inner = [jax.lax.slice_in_dim(values, *ends, axis=axis + 1) for ends in ((0, 3), (1, 4))]
+        for step, own, other in ((-1, 0, BRICK - 1), (1, BRICK - 1, 0)):
+            moved = at.at[axis].add(step)
+            inside = known & (moved[axis] >= 0) & (moved[axis] < sides[axis])
+            near = jnp.where(inside, bricks[tuple(jnp.clip(moved, 0, limits))], 0)
+            face = jax.lax.slice_in_dim(values, other, other + 1, axis=axis + 1)[near]
+            edge = jax.lax.slice_in_dim(values, own, own + 1, axis=axis + 1)
+            face = jnp.where((near > 0).reshape(-1, 1, 1, 1, 1), face, edge)
+            parts = (face, inner[0]) if step < 0 else (inner[1], face)
+            total = total + jnp.concatenate(parts, axis=axis + 1)
+    after = jnp.where(known.reshape(-1, 1, 1, 1, 1), values + by * (total / 6.0 - values), values)
+    return dataclasses.replace(params, table=after.reshape(table.shape))
+
+
 def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
     """Parameters whose logits of density are lower by a number, down to a floor.
 

@@ -1,9 +1,11 @@
 """The fast field: a `VoxelField`, coarse to fine."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from jaxnerf.config import Config
+from jaxnerf.fields.voxels import smoothed
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 from jaxnerf.spaces import bounds_of, space_of
@@ -14,6 +16,9 @@ from jaxnerf.training.optimizers import exponential_to, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import Trainer
+
+# Smoothing takes as long as a step or two.
+_SMOOTH_EVERY = 20
 
 
 def trainer(config: Config, scene: Scene) -> Trainer:
@@ -56,6 +61,15 @@ def trainer_on(
         motions = voxels.calibration.pose_rate_after(progress)
         return step_calibration(calibration, gradients, cameras, (colours, motions))
 
+    def smooth(field, params, step, total):
+        by = jnp.float32(rates.smoothing) * decay(step, total)
+        return jax.lax.cond(
+            step % _SMOOTH_EVERY == 0,
+            lambda params: smoothed(stages.voxels_of(field), params, by),
+            lambda params: params,
+            params,
+        )
+
     return Trainer(
         split,
         config=config.training,
@@ -70,6 +84,7 @@ def trainer_on(
         ),
         near=near,
         rays_per_pass=config.training.rays_per_pass,
+        constrain=smooth if rates.smoothing else None,
         calibrate=calibrate,
         learning_rate=decay,
         by_rows=True,

@@ -56,6 +56,9 @@ class VoxelOptimizerConfig:
       final_fraction: of them, at the last step; they decay exponentially.
       density_decay: how far all density falls in each step, as a fraction of its learning rate: empty
         stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
+      smoothing: every 20 steps lattice points are moved so far towards the mean of their neighbours, as
+        a fraction of the way, at first; it decays as the rates do. Of scenes without an end, where
+        some of what is seen is seen by few photographs.
       beta1, beta2, epsilon: of Adam.
     """
 
@@ -64,12 +67,14 @@ class VoxelOptimizerConfig:
     network_rate: float = 1e-2
     final_fraction: float = 0.05
     density_decay: float = 0.02
+    smoothing: float = 0.0
     beta1: float = 0.0
     beta2: float = 0.99
     epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
         positive(self, "final_fraction")
+        in_range(self, smoothing=(0.0, 1.0))
         _check_moments(self)
 
 

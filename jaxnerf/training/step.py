@@ -26,6 +26,8 @@ from jaxnerf.training.losses import Loss
 from jaxnerf.training.optimizers import Schedule
 from jaxnerf.training.state import Batch, TrainState
 
+# (field, params, step, total_steps) -> params, of one structure and shape.
+Constrain = Callable[..., Any]
 # (calibration, gradients of what it learns, cameras, step, total_steps) -> the calibration after a step.
 Calibrate = Callable[..., Any]
 
@@ -42,6 +44,7 @@ def train_step(
     far: float = np.inf,
     rays_per_pass: int = 0,
     compositing: Compositing = "volume",
+    constrain: Constrain | None = None,
     calibrate: Calibrate | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
@@ -59,6 +62,8 @@ def train_step(
       rays_per_pass: at most so many rays in one forward and backward pass, whose gradients are
         averaged; memory grows with it. 0 is all at once.
       compositing: see `jaxnerf.render_rays`.
+      constrain: what is done to the parameters after the optimizer's step, and is no gradient's: a
+        projection or a smoothing.
       calibrate: a step of the state's calibration, if that has one.
       axis_name: of the devices; None for a single one.
 
@@ -69,8 +74,8 @@ def train_step(
     """
     after, metrics, _ = step_with_gradients(
         state, batch, key, cameras, loss=loss, optimizer=optimizer, near=near, far=far,
-        rays_per_pass=rays_per_pass, compositing=compositing, calibrate=calibrate,
-        axis_name=axis_name,
+        rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
+        calibrate=calibrate, axis_name=axis_name,
     )  # fmt: skip
     return after, metrics
 
@@ -88,6 +93,7 @@ def step_with_gradients(
     far: float,
     rays_per_pass: int,
     compositing: Compositing,
+    constrain: Constrain | None,
     calibrate: Calibrate | None,
     axis_name: str | None,
     learning_rate: Schedule | None = None,
@@ -134,6 +140,8 @@ def step_with_gradients(
         optimizer, mean, state.optimizer, state.params, split_axis,
         step=state.step, total_steps=state.total_steps,
     )  # fmt: skip
+    if constrain is not None:
+        params = constrain(state.field, params, state.step, state.total_steps)
     calibration = state.calibration
     if calibration is not None and calibrate is not None:
         progress = state.step, state.total_steps

@@ -16,7 +16,7 @@ from jaxnerf.training.losses import Loss
 from jaxnerf.training.optimizers import Schedule
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState, from_process_0
-from jaxnerf.training.step import Calibrate, step_with_gradients
+from jaxnerf.training.step import Calibrate, Constrain, step_with_gradients
 from jaxnerf.training.strategy import Strategy
 
 # Of a state: all but the optimizer's is the same on every device.
@@ -47,6 +47,7 @@ class Trainer:
         far: float = np.inf,
         rays_per_pass: int = 0,
         compositing: Compositing = "volume",
+        constrain: Constrain | None = None,
         calibrate: Calibrate | None = None,
         learning_rate: Schedule | None = None,
         by_rows: bool = False,
@@ -57,7 +58,8 @@ class Trainer:
         Args:
           split: with photographs.
           config, strategy, remedy: see the attributes.
-          loss, optimizer, near, far, rays_per_pass, compositing, calibrate: as for `train_step`.
+          loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate: as for
+            `train_step`.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
             long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
             at no norm of all of them.
@@ -67,8 +69,8 @@ class Trainer:
         self._split, self._optimizer = split, optimizer
         self.one_step = functools.partial(
             step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
-            rays_per_pass=rays_per_pass, compositing=compositing, calibrate=calibrate,
-            axis_name=sharding.AXIS,
+            rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
+            calibrate=calibrate, axis_name=sharding.AXIS,
             learning_rate=learning_rate, by_rows=by_rows,
         )  # fmt: skip
         self._by_rows = by_rows

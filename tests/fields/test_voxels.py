@@ -18,6 +18,7 @@ from jaxnerf.fields.voxels import (
     decay_density,
     lattice_points,
     number_of_points,
+    smoothed,
 )
 
 SETTINGS = VoxelSettings(width=8)
@@ -239,6 +240,40 @@ def test_decay_lowers_logits_to_a_floor_and_nothing_else():
     np.testing.assert_array_equal(lower.table[:, 1:], table[:, 1:])
     rest = [dataclasses.replace(each, table=None) for each in (lower, params)]
     jax.tree.map(np.testing.assert_array_equal, *rest)
+
+
+def slow_smoothing(field: VoxelField, params: VoxelParams, by: float) -> np.ndarray:
+    """The table after diffusion, a lattice point and a neighbour at a time."""
+    bricks, before = np.asarray(field.bricks), np.asarray(params.table, np.float64)
+    after, places = before.copy(), {}
+    for place in np.argwhere(bricks > 0):
+        for local in np.ndindex(BRICK, BRICK, BRICK):
+            row = BRICK**3 * bricks[tuple(place)] + np.ravel_multi_index(local, (BRICK,) * 3)
+            places[tuple(BRICK * place + local)] = row
+    for point, row in places.items():
+        mean = 0.0
+        for axis in range(3):
+            for step in (-1, 1):
+                near = (*point[:axis], point[axis] + step, *point[axis + 1 :])
+                mean = mean + before[places.get(near, row)] / 6.0
+        after[row] += by * (mean - before[row])
+    return after
+
+
+def test_smoothing_moves_points_towards_the_mean_of_their_neighbours_across_bricks():
+    field, params = random_field(random_cells(1))
+    after = jax.jit(smoothed)(field, params, jnp.float32(0.7))
+    np.testing.assert_allclose(after.table, slow_smoothing(field, params, 0.7), atol=1e-5)
+    assert np.abs(np.asarray(after.table - params.table)).max() > 1.0
+    jax.tree.map(np.testing.assert_array_equal, after.network, params.network)
+
+
+def test_smoothing_keeps_what_there_is_of_everything_and_what_is_even():
+    field, params = random_field(random_cells(2))
+    even = dataclasses.replace(params, table=jnp.full_like(params.table, 0.3))
+    np.testing.assert_allclose(smoothed(field, even, jnp.float32(1.0)).table, 0.3, atol=1e-6)
+    after = smoothed(field, params, jnp.float32(0.4)).table
+    np.testing.assert_allclose(jnp.sum(after, 0), jnp.sum(params.table, 0), rtol=1e-3, atol=0.05)
 
 
 def test_any_optimizer_works_on_the_parameters():

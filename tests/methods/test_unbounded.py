@@ -108,6 +108,29 @@ def test_a_frustum_holds_all_that_its_cameras_see():
     np.testing.assert_allclose(space.reach, 1.0 + 20.0 / 32.0, rtol=1e-5)
 
 
+def test_longer_runs_have_a_finer_stage_which_a_user_s_stages_are_not():
+    capture, alone = scene_of(photographs(), unbounded=True), scene_of(photographs())
+    long = preset("five_minutes")
+    stages = adapt_to_scene(long, capture).voxels.stages
+    before = long.voxels.stages
+    assert stages.resolutions[:-1] == before.resolutions
+    assert stages.resolutions[-1] > before.resolutions[-1]
+    assert stages.fractions[:-1] == before.fractions
+    assert before.fractions[-1] < stages.fractions[-1] < 1.0
+    assert adapt_to_scene(long, alone).voxels.stages == before
+    short = preset("minute")
+    assert adapt_to_scene(short, capture).voxels.stages.resolutions == (
+        short.voxels.stages.resolutions
+    )
+    for key, value in (("resolutions", (32, 64, 96)), ("fractions", (0.2, 0.4))):
+        own = override(long, {f"voxels.stages.{key}": value})
+        kept = adapt_to_scene(own, capture, {f"voxels.stages.{key}"}).voxels.stages
+        assert (kept.resolutions, kept.fractions) == (
+            own.voxels.stages.resolutions,
+            own.voxels.stages.fractions,
+        )
+
+
 @pytest.mark.parametrize("ball", [0.5, 1.0])
 def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ball):
     scene = scene_of(photographs(), unbounded=True)

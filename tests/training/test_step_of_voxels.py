@@ -1,6 +1,7 @@
 """What a step of a growing field learns from, and that it learns."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from training_factory import trainer_of_voxels
 from jaxnerf import Camera, OccupancySampler, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
-from jaxnerf.fields.voxels import VoxelField, VoxelSettings
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings, smoothed
 from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE
@@ -208,6 +209,22 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert float(metrics["dropped"]) == 0.0
     assert float(metrics["samples"]) > 1.0
     assert float(metrics["learning_rate"]) == 1.0
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_every_twentieth_step_smooths_what_the_optimizer_leaves(devices):
+    smooth = dataclasses.replace(RATES, smoothing=0.5)
+    _, (plain, _) = one_step(devices)
+    _, (after, _) = one_step(devices, rates=smooth)
+    expected = smoothed(plain.field, plain.params, jnp.float32(0.5))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, after.params, expected)
+    assert np.abs(np.asarray(after.params.table - plain.params.table)).max() > 0.1
+    step, (state, *others), _ = prepared_step(devices, rates=smooth)
+    later, _, _ = step(dataclasses.replace(state, step=jnp.int32(21)), *others)
+    step, (state, *others), _ = prepared_step(devices)
+    same, _, _ = step(dataclasses.replace(state, step=jnp.int32(21)), *others)
+    jax.tree.map(np.testing.assert_array_equal, later.params, same.params)
 
 
 def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square():

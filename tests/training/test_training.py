@@ -189,6 +189,29 @@ def test_a_step_of_one_device_needs_no_axis_and_takes_any_optimizer_and_loss():
     assert float(last["loss"]) < float(first["loss"])
 
 
+def test_parameters_are_constrained_after_the_optimizer_s_step():
+    split, config = noise_split(), CONFIG
+    batch, key = batch_of(config, split), jax.random.key(0)
+    cameras, state = jax.tree.map(jnp.asarray, split.cameras), first_state()
+
+    def bounded(field, params, step, total_steps):
+        limit = 0.1 * (step + 1).astype(jnp.float32) / total_steps.astype(jnp.float32)
+        return jax.tree.map(lambda x: jnp.clip(x, -limit, limit), params)
+
+    how = {
+        "loss": PhotometricLoss(),
+        "optimizer": network_optimizer(RATES),
+        "near": 2.0,
+        "far": 6.0,
+    }
+    free, _ = jax.jit(lambda s: train_step(s, batch, key, cameras, **how))(state)
+    held, _ = jax.jit(lambda s: train_step(s, batch, key, cameras, constrain=bounded, **how))(state)
+    limit = 0.1 / int(state.total_steps)
+    expected = jax.tree.map(lambda x: np.clip(x, -limit, limit), free.params)
+    assert_trees_close(held.params, expected, rtol=1e-5, atol=1e-8)
+    assert_trees_close(held.optimizer[0].mu, free.optimizer[0].mu, rtol=1e-5, atol=1e-9)
+
+
 def test_a_step_is_adams():
     """Parameters after a step, against optax's own Adam on the gradient that the moments hold."""
     before = jax.tree.map(np.asarray, first_state())

@@ -34,6 +34,8 @@ class CoarseToFineConfig:
         as the resolution says; also where a user names resolutions, but no points.
       cells: of the occupancy, along the same side, in the first stage; in a later one as many as
         voxels, if those are more.
+      most_cells: of the occupancy, along that side, in any stage. A cell is a byte of memory, and many
+        more while it is brought up to date.
       samples: of a ray, at most, in a full batch of one sample a voxel.
       max_steps: of a ray in the occupancy, at most, in such a batch.
       mean_samples: the room for samples of all rays of such a batch together, as a mean for each ray.
@@ -52,6 +54,7 @@ class CoarseToFineConfig:
     voxels_for_steps: float = 20.0
     points: int = 0
     cells: int = 96
+    most_cells: int = 512
     samples: int = 40
     max_steps: int = 80
     mean_samples: float = 8.0
@@ -62,7 +65,7 @@ class CoarseToFineConfig:
 
     def __post_init__(self) -> None:
         positive(self, "samples", "max_steps", "mean_samples", "samples_per_voxel", "refresh_every")
-        in_range(self, resolutions=(8, MOST_VOXELS), cells=(8, 512))
+        in_range(self, resolutions=(8, MOST_VOXELS), cells=(8, 512), most_cells=(8, 512))
         if len(self.fractions) != len(self.resolutions) - 1:
             raise ValueError(
                 f"fractions: {len(self.fractions)} for {len(self.resolutions)} resolutions; "
@@ -130,7 +133,11 @@ class CoarseToFineConfig:
 
     def cells_of(self, stage: int, total_steps: int) -> int:
         """How many cells of the occupancy a stage has along each side, but for `points`."""
-        return max(self.cells, self.voxels(stage, total_steps)) if stage else self.cells
+        return self.cells_for(self.voxels(stage, total_steps)) if stage else self.cells
+
+    def cells_for(self, voxels: int) -> int:
+        """How many cells of the occupancy a later stage of so many voxels has along each side."""
+        return min(max(self.cells, voxels), max(self.cells, self.most_cells))
 
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""

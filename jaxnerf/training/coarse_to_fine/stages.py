@@ -222,7 +222,7 @@ def _lattice_of_stage(
         most = max(min(voxels * FINER_OR_COARSER, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
         voxels = _voxels_of_points(mask, float(old.cell) / side, points, limits)
-        size = max(stages.cells, voxels)
+        size = stages.cells_for(voxels)
     if points or side < _WORTH_SHRINKING * float(old.cell) * size:
         mask = _moved(old, cells, origin, side, size)
     else:
@@ -269,7 +269,7 @@ def size_batch(
     seed = [config.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.strategy.tiles)), seed)
     limits = stages.sampler(state.sampler.occupancy, _FRACTIONS[-1])
-    largest = max(stages.cells, *stages.resolutions)
+    largest = stages.cells_for(max(stages.resolutions))
     counts = count_samples(limits, split.cameras, *rays, largest, near)
     fits = (
         _OVERDRAWN
