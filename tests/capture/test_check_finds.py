@@ -12,8 +12,9 @@ from painted_views import FOCAL, HEIGHT, WIDTH, arc, poses, write_views
 from PIL import Image
 from scene_factory import edit_json, write_scene
 
+from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.capture.inspection import inspect
-from jaxnerf.capture.inspection.photographs import leaks, unmade_turns
+from jaxnerf.capture.inspection.photographs import jumps, leaks, unmade_turns
 from jaxnerf.capture.inspection.views import views_of
 from jaxnerf.scenes import load_scene
 
@@ -71,6 +72,36 @@ def test_leaks_are_warned_of_by_name(tmp_path):
     found = inspect(folder)
     assert any(f"two splits: {one} (test) is {other} (train)" in w for w in found.warnings)
     assert found.odd
+
+
+def test_a_video_whose_reconstruction_has_folded_is_found(tmp_path):
+    """Half a turn around an object whose back looks like its front, told as twice the same half."""
+    folder = write_scene(tmp_path / "s")
+    scene = load_scene(folder, images=("train",))
+    split, count = scene.splits["train"], 24
+    assert split.images is not None
+    images = split.images[:1].repeat(count, axis=0)
+    true = np.linspace(0.0, 2.0 * np.pi, count, endpoint=False)
+
+    def views_at(angles, names):
+        poses = [look_at_pose((4 * np.cos(a), 4 * np.sin(a), 1.0), (0, 0, 0)) for a in angles]
+        first = dataclasses.replace(
+            split,
+            names=tuple(names),
+            cameras=Camera.pinhole(np.stack(poses), 30.0, *images.shape[2:0:-1]),
+            images=images,
+            masks=None,
+        )
+        return views_of(dataclasses.replace(scene, splits={"train": first}))
+
+    names = [f"f{i}.png" for i in range(count)]  # f10 comes after f9, not after f1
+    assert not jumps(views_at(true, names))
+    folded = views_at(true % np.pi, names)
+    ((one, other, angle),) = jumps(folded)
+    assert (folded.names[one], folded.names[other]) == ("f11.png", "f12.png")
+    assert angle == pytest.approx(np.degrees(np.arccos((16 * np.cos(11 / 12 * np.pi) + 1) / 17)))
+    shuffled = np.random.default_rng(0).permutation(names)
+    assert not jumps(views_at(true, shuffled))
 
 
 @pytest.mark.parametrize("sides", [(60, 40), (48, 48)])
@@ -143,3 +174,9 @@ def test_real_scenes_raise_no_alarm(real_data):
         found = inspect(real_data / name)
         assert found.warnings == ()
         assert found.pointless is None
+
+
+def test_a_real_reconstruction_that_has_folded_is_named(real_data):
+    """The can's label is printed twice around it."""
+    (said,) = [w for w in inspect(real_data / "beer_can").warnings if "follow one another" in w]
+    assert "0013.jpg and 0014.jpg (134 degrees)" in said

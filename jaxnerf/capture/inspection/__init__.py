@@ -8,6 +8,7 @@ import numpy as np
 from jaxnerf.capture.inspection.photographs import (
     alike_poses,
     blurred_views,
+    jumps,
     leaks,
     looking_away,
     relative_sharpness,
@@ -76,6 +77,7 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
         *_named("at the pose of another photograph", views, twins),
         *_named("looking away from what the others see", views, away),
         *_leaked(views, leaked),
+        *_folded(views),
         *_stray(whole, allow_outside_paths),
         *_misplaced(scene),
     ]
@@ -96,6 +98,20 @@ def _leaked(views: Views, pairs: list[tuple[int, int]]) -> list[str]:
         for late, early in pairs
     ]
     return [f"the same photograph in two splits: {_listed(shown)}"] if shown else []
+
+
+def _folded(views: Views) -> list[str]:
+    """Jumps of the camera: see `jumps`."""
+    said = [
+        f"{views.names[one]} and {views.names[other]} ({angle:.0f} degrees)"
+        for one, other, angle in jumps(views)
+    ]
+    if not said:
+        return []
+    return [
+        f"photographs that follow one another, but were taken from other sides by their poses: "
+        f"{_listed(said)}; of a video, the reconstruction has taken sides that look alike for one"
+    ]
 
 
 def _stray(scene: Scene, allow_outside_paths: bool) -> list[str]:

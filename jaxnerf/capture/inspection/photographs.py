@@ -1,6 +1,7 @@
 """Which photographs of a scene are odd: blurred, twice there, looking away, turned."""
 
 import math
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from jaxnerf.scenes.json_files import is_file
 _NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
 # Alike poses, in the cameras' extent and in radians.
 _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
+# Of photographs that follow one another: a jump is a turn of so many degrees and of so many times the
+# usual one, over so much of the cameras' extent; in so many photographs, of which few jump.
+_JUMP, _USUAL_TURNS, _JUMP_AWAY, _FEWEST, _FEW_JUMPS = 60.0, 6.0, 0.5, 12, 0.1
 # Where readers look for photographs that are named without their folder.
 _ROOTS = ("", "images", "input", "image", "rgb")
 
@@ -67,6 +71,38 @@ def looking_away(views: Views) -> list[int]:
         place = np.asarray(pixels)[:, axis]
         inside &= (place >= 0.0) & (place <= np.asarray(views.cameras.size)[:, axis])
     return np.flatnonzero(~inside).tolist() if inside.mean() >= 0.9 else []
+
+
+def jumps(views: Views) -> list[tuple[int, int, float]]:
+    """Pairs of photographs that follow one another by name and that poses put far apart.
+
+    Of a video that is a reconstruction which has folded what looks alike from several sides (a can's
+    label that is printed twice, a tower): neighbours show nearly the same, and are said to have been
+    taken from other sides.
+
+    Returns:
+      The numbers of both, and the angle between their viewing axes in degrees; none where so many jump
+      that the order of names says nothing.
+    """
+    order = np.array(sorted(range(len(views.names)), key=lambda i: _by_number(views.names[i])))
+    if len(order) < _FEWEST:
+        return []
+    poses = views.poses[order]
+    turns = np.sum(poses[1:, :, 2] * poses[:-1, :, 2], axis=-1)
+    turns = np.degrees(np.arccos(np.clip(turns, -1.0, 1.0)))
+    moved = np.linalg.norm(np.diff(poses[:, :, 3], axis=0), axis=-1)
+    far = (turns > max(_JUMP, _USUAL_TURNS * np.median(turns))) & (
+        moved > _JUMP_AWAY * views.extent
+    )
+    if far.mean() > _FEW_JUMPS:
+        return []
+    return [(int(order[i]), int(order[i + 1]), float(turns[i])) for i in np.flatnonzero(far)]
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A name by which photographs are in the order of their numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _variance(image: np.ndarray, mask: np.ndarray | None) -> float:
