@@ -1,7 +1,7 @@
 """`jaxnerf eval`: measure a run on held-out photographs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from jaxnerf import evaluation
+from jaxnerf.cameras import Camera
 from jaxnerf.cli import common
 from jaxnerf.runs.files import disk_errors, write_json
 from jaxnerf.runs.metrics import read_metrics
@@ -125,9 +126,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     with_colours = calibration is not None and calibration.colours is not None
     line = common.LiveLine()
 
-    def render(index: int):
-        camera = dataclasses.replace(cameras[index], camera_to_world=poses[index])
-        return run.render(camera).colour
+    def camera(index: int) -> Camera:
+        return dataclasses.replace(cameras[index], camera_to_world=poses[index])
 
     def progress(done: int, total: int, row: dict[str, Any]) -> None:
         line.show(
@@ -138,7 +138,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     rows = [row for row in read_metrics(run.folder) if row["step"] <= run.step]
     with disk_errors(run.folder):
         results = evaluation.evaluate_split(
-            render,
+            lambda index: run.render(camera(index)).colour,
             photographs,
             run.folder / f"{split}_preds",
             name=split,
@@ -158,7 +158,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         if split == SECTOR:
             results["protocol"]["cameras"] = _SECTOR
         results |= {
-            "depth": _depth_errors(run, scene, split, results["protocol"]["every"]),
+            "depth": _depth_errors(run, scene, split, results["protocol"]["every"], camera),
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,
             "train_rays": _rays_drawn(rows, run.step, run.config.training.rays_per_batch),
@@ -191,7 +191,9 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     return results
 
 
-def _depth_errors(run, scene: Scene, split: str, every: int) -> dict[str, Any]:
+def _depth_errors(
+    run, scene: Scene, split: str, every: int, camera: Callable[[int], Camera]
+) -> dict[str, Any]:
     """The errors of depths at points that are held out, in the views that were measured."""
     if scene.held_out is None:
         return {"not_measured": f"the scene's files have fewer than {LEAST_POINTS} points"}
@@ -200,13 +202,12 @@ def _depth_errors(run, scene: Scene, split: str, every: int) -> dict[str, Any]:
         seen = seen[seen.camera % every == 0]
     if not seen:
         return {"not_measured": f"no camera of {split} sees a point that is held out"}
-    cameras, unit = scene.splits[split].cameras, scene.to_user.scale
-    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
+    unit = scene.to_user.scale
 
     def render(index: int, places: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        camera = dataclasses.replace(cameras[index], camera_to_world=poses[index])
         soft, hard = (
-            run.render_places(camera, places, compositing=how) for how in ("volume", "surface")
+            run.render_places(camera(index), places, compositing=how)
+            for how in ("volume", "surface")
         )
         return {
             "mean": (soft.depth / unit, soft.opacity),

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from capture_factory import around, write_nerfstudio
+from capture_factory import HEIGHT, WIDTH, around, poses_of, write_nerfstudio, write_pictures
+from colmap_factory import pinhole, write_model
 from scene_factory import (
     CENTRES,
     command_environment,  # noqa: F401
@@ -71,6 +72,38 @@ def test_without_tracks_points_of_training_stand_before_those_that_are_held_out(
     counted = held_out_sightings(with_points(empty_scene(eye, masks=masks), front), "test")
     assert (counted.pixel[:, 0] >= 32.0).all()
     assert len(counted) == np.count_nonzero(seen.pixel[:, 0] >= 32.0)
+
+
+def test_points_of_a_model_are_held_out_with_what_its_images_see(tmp_path):
+    points = np.random.default_rng(3).uniform(-0.5, 0.5, (120, 3))
+    poses = poses_of(around(9))
+    names = write_pictures(tmp_path / "images", around(9))
+    images = [(i + 1, name, 1, poses[i]) for i, name in enumerate(names)]
+    model = tmp_path / "sparse/0"
+    write_model(model, {1: pinhole(WIDTH, HEIGHT)}, images)
+    # In place of the factory's three points.
+    features = " ".join(f"1.5 2.5 {number}" for number in range(1, 121))
+    lines = (model / "images.txt").read_text().splitlines()
+    lines = [features if line.startswith("1.5 2.5") else line for line in lines]
+    (model / "images.txt").write_text("\n".join(lines) + "\n")
+    rows = [
+        f"{number} {' '.join(map(repr, place.tolist()))} 9 9 9 0.5 "
+        + " ".join(f"{image} {number - 1}" for image in range(1, 10))
+        for number, place in enumerate(points, 1)
+    ]
+    (model / "points3D.txt").write_text("\n".join(rows) + "\n")
+    scene = load_scene(tmp_path)
+    np.testing.assert_allclose(
+        scene.to_user.points(scene.held_out.positions), points[::10], atol=1e-9
+    )
+    # Every image of it sees all points.
+    for split in ("train", "test"):
+        pairs = {
+            (camera, point) for camera in range(len(scene.splits[split])) for point in range(12)
+        }
+        assert set(map(tuple, scene.held_out.tracks[split].tolist())) == pairs
+    assert len(scene.tracks) == 7 * 108
+    assert len(held_out_sightings(scene, "test")) == 2 * 12
 
 
 def test_errors_of_depths_are_medians_and_shares_where_there_is_something():
