@@ -97,8 +97,10 @@ def render_image(
     width, height = (int(side) for side in np.asarray(camera.size))
     if width < 1 or height < 1:
         raise ValueError(f"render_image: camera.size is {width} x {height}, which has no pixels")
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    mesh = Mesh(np.asarray(devices), ("rays",))
     behind = np.broadcast_to(np.asarray(background, np.float32), (3,))
-    static, mesh = (extras, normals, compositing), _mesh_of(devices)
+    static = extras, normals, compositing
     render = _renderer(field, params, camera, behind, (near, far), static, mesh)
     look = _Look(render, _limited(sampler), chunk, mesh.size, progress)
     pixels = pixel_centres(width, height).reshape(-1, 2)
@@ -144,17 +146,13 @@ def render_places(
       A `Rendering` of NumPy arrays with leading shape (R,), on black; without an end, depths of rays
       that meet nothing are not finite.
     """
-    static, mesh = (None, False, compositing), _mesh_of(None)
-    behind = np.zeros(3, np.float32)
+    mesh, behind = Mesh(np.asarray(jax.local_devices()), ("rays",)), np.zeros(3, np.float32)
+    static = None, False, compositing
     render = _renderer(field, params, camera, behind, (near, far), static, mesh)
     each = -(-len(places) // mesh.size)
     # Few rays want no whole chunk; powers of two, since each size is compiled.
     chunk = min(chunk or rays_that_fit(sampler), 1 << (each - 1).bit_length())
     return _look_at(_Look(render, _limited(sampler), chunk, mesh.size, None), places, len(places))
-
-
-def _mesh_of(devices: Sequence[Any] | None) -> Mesh:
-    return Mesh(np.asarray(jax.local_devices() if devices is None else devices), ("rays",))
 
 
 def _limited(sampler: Sampler) -> Sampler:
