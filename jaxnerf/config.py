@@ -37,6 +37,8 @@ class SceneConfig:
         pictures only the depth where nothing is met.
       pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
         paper's code (which costs half a dB).
+      hold_out_sector: whether a tenth of the cameras, all from one side, is kept out of training and
+        measured as the split "sector": views between those of training flatter.
     """
 
     downscale: int = 1
@@ -46,6 +48,7 @@ class SceneConfig:
     near: float = 0.0
     far: float = 0.0
     pixels: Literal["centre", "corner"] = "centre"
+    hold_out_sector: bool = False
 
     def __post_init__(self) -> None:
         positive(self, "downscale", "ball")
@@ -156,11 +159,11 @@ def from_json(text: str) -> Config:
     Raises:
       ConfigError: it is not JSON, a key is unknown, or a value is not of its type.
     """
-    return override(Config(), settings_today(_read_flat(text)))
+    return override(Config(), named_settings(text))
 
 
-def _read_flat(text: str) -> dict[str, Any]:
-    """The values of a configuration's JSON text by dotted key, as they stand there.
+def named_settings(text: str) -> dict[str, Any]:
+    """The values that a configuration's JSON text names, as they stand there, by today's dotted keys.
 
     Raises:
       ConfigError: it is not JSON, or not made of objects.
@@ -181,7 +184,7 @@ def _read_flat(text: str) -> dict[str, Any]:
                 flat[prefix + key] = inner
 
     walk(nested, "")
-    return flat
+    return settings_today(flat)
 
 
 def _replace(config: Any, values: Mapping[str, Any], prefix: str) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from jaxnerf.runs.files import own_version
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.backgrounds import describe_colour
+from jaxnerf.scenes.sightings import Sightings
 
 _SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
 _MASKED = (
@@ -27,6 +28,18 @@ _CORRECTED = (
     "psnr of each picture after the affine map of its colours that is nearest to the photograph by least "
     "squares, clipped to [0, 1]; no other figure is of pictures so corrected"
 )
+
+# Where less light is stopped, a depth says nothing.
+_OPAQUE = 0.5
+_DEPTHS = {
+    "points": "every 10th of the scene's reconstruction, kept out of training, where photographs of the "
+    "split show them (by the reconstruction's tracks; without any, where no other point is before them)",
+    "error": "|depth / known depth - 1| of the ray through the point's place in the picture, where "
+    "opacity is more than 0.5 ('opaque' is the share of the sightings)",
+    "mean": "the mean depth of the light that a ray stops",
+    "half": "the depth where half of the light is stopped",
+    "surface": "the depth of the first sample whose opacity is at least 0.5",
+}
 
 
 def psnr(picture: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"]) -> float:
@@ -259,6 +272,41 @@ def evaluate_split(
         "protocol": protocol,
         "images": rows,
     }
+
+
+def depth_errors(
+    render: Callable[[int, Float[np.ndarray, "M 2"]], Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    seen: Sightings,
+) -> dict[str, Any]:
+    """How far rendered depths are from those of known points.
+
+    Args:
+      render: (camera, places (x, y) in its picture) -> of each kind of depth, the depths there, in units
+        of the rays' directions, and opacities.
+      seen: where the cameras see which depth; at least one.
+
+    Returns:
+      What results.json holds: of each kind of depth "median" and "within_5_percent", the median of
+      |depth / known - 1| and the share in which it is at most 0.05, both where opacity is more than
+      0.5; "opaque", the share of the sightings where it is; and "protocol". Without any, "median" is
+      infinite.
+    """
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for camera in np.unique(seen.camera):
+        own = seen[seen.camera == camera]
+        for name, (depth, opacity) in render(int(camera), own.pixel).items():
+            parts.setdefault(name, []).append((depth / own.depth, opacity))
+    found: dict[str, Any] = {}
+    for name, each in parts.items():
+        ratio, opacity = (np.concatenate(values) for values in zip(*each, strict=True))
+        opaque = opacity > _OPAQUE
+        error = np.abs(ratio[opaque].astype(np.float64) - 1.0)
+        found[name] = {
+            "median": float(np.median(error)) if len(error) else math.inf,
+            "within_5_percent": float(np.mean(error <= 0.05)) if len(error) else 0.0,
+            "opaque": float(np.mean(opaque)),
+        }
+    return found | {"protocol": {"sightings": len(seen), **_DEPTHS}}
 
 
 def _why_without_ssim(split: Split, chosen: Sequence[int]) -> str:

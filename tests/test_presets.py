@@ -1,13 +1,18 @@
 """A time budget alone chooses a configuration; presets are names for some."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ball import photographs
 
 from jaxnerf.cli import common, train
-from jaxnerf.config import flatten, override
+from jaxnerf.config import flatten, override, to_json
 from jaxnerf.presets import describe_seconds, for_seconds, preset
+from jaxnerf.scenes import Scene
+from jaxnerf.spaces import adapt_to_scene
 
 NAMES = ("minute", "five_minutes", "half_hour")
 BUDGETS = [*np.geomspace(20.0, 4000.0, 200), 60.0, 90.0, 150.0, 300.0, 1800.0]
@@ -97,3 +102,37 @@ def test_settings_that_are_true_or_false_are_flags_without_a_value_too():
         config = chosen(f"--voxels.calibration.refine_poses{given}")
         assert config.voxels.calibration.refine_poses is expected
     assert chosen("--config=nerf", "--nonerf.separate_levels").nerf.separate_levels is False
+
+
+def adapted(*arguments: str):
+    values = train._flags()
+    common.parse(values, arguments, "")
+    config = common.configuration(values)
+    scene = Scene("ball", Path(), "test", {"train": photographs(3)}, near=1.0, far=9.0)
+    return adapt_to_scene(config, scene, common.chosen(values))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["scene.space=unbounded", "voxels.stages.resolutions=16,32,48", "voxels.field.width=24"],
+)
+def test_a_setting_means_the_same_in_a_file_as_in_a_flag(tmp_path, setting):
+    key, value = setting.split("=")
+    section, *inner = key.split(".")
+    plain, named = tmp_path / "plain.json", tmp_path / "named.json"
+    plain.write_text(json.dumps({"method": "voxels"}))
+    nested = value
+    for name in reversed(inner):
+        nested = {name: nested}
+    named.write_text(json.dumps({"method": "voxels", section: nested}))
+    config = adapted(f"--config={named}")
+    assert config == adapted(f"--config={plain}", f"--{setting}")
+    assert config != adapted(f"--config={plain}")
+
+
+def test_the_file_of_a_run_without_an_end_is_that_run_again(tmp_path):
+    path = tmp_path / "config.json"
+    first = adapted("--config=minute", "--scene.space=unbounded", "--voxels.optimizer.beta1=0.5")
+    path.write_text(to_json(first))
+    assert adapted(f"--config={path}") == first
+    assert first.voxels.optimizer.beta1 == 0.5

@@ -14,12 +14,13 @@ import time
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from jaxnerf.config import Config, ConfigError, describe, flatten, from_json, override
+from jaxnerf.config import Config, ConfigError, describe, flatten, named_settings, override
 from jaxnerf.earlier_versions import key_today
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxnerf.runs.files import RunError
@@ -120,18 +121,14 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
     Raises:
       ConfigError: an unknown preset, or a value that is not of its key's type.
     """
-    if base is None:
-        name = str(values["config"].value)
-        if name not in PRESETS and Path(name).suffix == ".json":
-            try:
-                base = from_json(Path(name).read_text(encoding="utf-8"))
-            except OSError as error:
-                raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
-            except (ConfigError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{name}: {error}") from None
-        else:
-            base = preset(name)
-    given = {key: values[key].value for key in chosen(values)}
+    name, named = str(values["config"].value), _settings_of_file(values)
+    if base is None and named is not None:
+        try:
+            base = override(Config(), named)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    base = base or preset(name)
+    given = {key: values[key].value for key in flatten(Config()) if values[key].present}
     config = override(base, given)
     if config.method == "own":
         raise ConfigError("method: own is that of jaxnerf.fit, which is given the field")
@@ -161,8 +158,26 @@ def define_scene_flags(values: flags.FlagValues) -> None:
 
 
 def chosen(values: flags.FlagValues) -> list[str]:
-    """The keys of the configuration that flags name."""
-    return [key for key in flatten(Config()) if values[key].present]
+    """The keys of the configuration that flags name, or the file that is given as --config.
+
+    Raises:
+      ConfigError: the file cannot be read.
+    """
+    named = _settings_of_file(values) or {}
+    return [key for key in flatten(Config()) if values[key].present or key in named]
+
+
+def _settings_of_file(values: flags.FlagValues) -> dict[str, Any] | None:
+    """What a file that is given as --config names, by key; None where a preset is given."""
+    name = str(values["config"].value)
+    if name in PRESETS or Path(name).suffix != ".json":
+        return None
+    try:
+        return named_settings(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def load(
@@ -182,6 +197,7 @@ def load(
         pixels=how.pixels,
         images=images,
         allow_outside_paths=allow_outside_paths,
+        hold_out_sector=how.hold_out_sector,
     )
     return with_bounds(config, scene)
 

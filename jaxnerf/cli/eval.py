@@ -1,7 +1,7 @@
 """`jaxnerf eval`: measure a run on held-out photographs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,29 @@ import numpy as np
 from absl import flags
 
 from jaxnerf import evaluation
+from jaxnerf.cameras import Camera
 from jaxnerf.cli import common
 from jaxnerf.runs.files import disk_errors, write_json
 from jaxnerf.runs.metrics import read_metrics
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, describe
+from jaxnerf.scenes.held_out import LEAST as LEAST_POINTS
+from jaxnerf.scenes.held_out import held_out_sightings
+from jaxnerf.scenes.sector import SECTOR
 
 _HELP = """
-usage: jaxnerf eval RUN [--data DIR] [--split test] [--every N] [--allow_outside_paths]
+usage: jaxnerf eval RUN [--data DIR] [--split NAME] [--every N] [--allow_outside_paths]
 
 Renders the test views of RUN's scene, and writes RUN/results.json (PSNR, SSIM and, with the extra
-`lpips`, LPIPS; for each image and in the mean, with the protocol they were measured under) and the
-pictures RUN/test_preds/000.png and so on; those of another split have its name in theirs, as in
+`lpips`, LPIPS; for each image and in the mean, with the protocol they were measured under; and errors of
+depths at points that were kept out of training, where the scene has points) and the pictures
+RUN/test_preds/000.png and so on; those of another split have its name in theirs, as in
 RUN/results_val.json. Nothing of the training command needs to be repeated.
 """
 
+# What results.json has of the sector.
+_BESIDE = {"psnr", "psnr_8bit", "psnr_colour_corrected", "ssim", "lpips", "depth", "protocol"}
+_SECTOR = "a tenth of all, from one side, kept out of training (scene.hold_out_sector)"
 _OWN_COLOURS = (
     "the scene's own; those of training photographs were fitted to it "
     "(voxels.calibration.affine_colour)"
@@ -38,7 +46,11 @@ def _flags() -> flags.FlagValues:
         "data", None, "folder of the scene; by default where it was at training", flag_values=values
     )
     flags.DEFINE_string(
-        "split", "test", "which photographs: test, val or train", flag_values=values
+        "split",
+        None,
+        "which photographs: test, val, train or sector; by default test, and with it the sector of a run "
+        "that was trained with --scene.hold_out_sector",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "every", 1, "measure views 0, N, 2 N, ...", flag_values=values, lower_bound=1
@@ -60,9 +72,36 @@ def main(arguments: Sequence[str]) -> None:
 
     run = load_run(folder)
     data = Path(values.data) if values.data else run.scene.source
-    scene = common.load(data, run.config, (values.split,), values.allow_outside_paths)
+    splits = (values.split,) if values.split else held_out_splits(run)
+    scene = common.load(data, run.config, splits or ("test",), values.allow_outside_paths)
     print(describe(scene), flush=True)
-    evaluate(run, scene, values.split, values.every)
+    evaluate_splits(run, scene, splits, values.every)
+
+
+def held_out_splits(run) -> tuple[str, ...]:
+    """The splits that a run is measured on by default."""
+    return tuple(split for split in ("test", SECTOR) if split in run.scene.splits)
+
+
+def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) -> dict[str, Any]:
+    """Measure a run on several splits, with the sector's means beside the test views' in results.json.
+
+    Args:
+      run, scene, every: as for `evaluate`.
+      splits: their names.
+
+    Returns:
+      The results of each split.
+
+    Raises:
+      SceneError: the photographs are not those of the run's scene.
+    """
+    found = {split: evaluate(run, scene, split, every) for split in splits}
+    if {"test", SECTOR} <= found.keys():
+        found["test"][SECTOR] = {key: found[SECTOR][key] for key in found[SECTOR] if key in _BESIDE}
+        with disk_errors(run.folder):
+            write_json(run.folder / "results.json", found["test"])
+    return found
 
 
 def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str, Any]:
@@ -87,9 +126,8 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     with_colours = calibration is not None and calibration.colours is not None
     line = common.LiveLine()
 
-    def render(index: int):
-        camera = dataclasses.replace(cameras[index], camera_to_world=poses[index])
-        return run.render(camera).colour
+    def camera(index: int) -> Camera:
+        return dataclasses.replace(cameras[index], camera_to_world=poses[index])
 
     def progress(done: int, total: int, row: dict[str, Any]) -> None:
         line.show(
@@ -100,7 +138,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     rows = [row for row in read_metrics(run.folder) if row["step"] <= run.step]
     with disk_errors(run.folder):
         results = evaluation.evaluate_split(
-            render,
+            lambda index: run.render(camera(index)).colour,
             photographs,
             run.folder / f"{split}_preds",
             name=split,
@@ -117,7 +155,10 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
             results["protocol"]["poses"] = _REFINED if split == "train" else _AS_GIVEN
         if scene.notes:
             results["protocol"]["notes"] = list(scene.notes)
+        if split == SECTOR:
+            results["protocol"]["cameras"] = _SECTOR
         results |= {
+            "depth": _depth_errors(run, scene, split, results["protocol"]["every"], camera),
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,
             "train_rays": _rays_drawn(rows, run.step, run.config.training.rays_per_batch),
@@ -136,9 +177,45 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, {some}"
         f"{up_to}{protocol['resolution'][0]} x {protocol['resolution'][1]}, on {protocol['background']})"
     )
+    depth = results["depth"]
+    if "not_measured" not in depth:
+        half = depth["half"]
+        print(
+            f"depth at {depth['protocol']['sightings']:,} sightings of points kept out of training: "
+            f"median error {half['median']:.1%}, {half['within_5_percent']:.0%} within 5%"
+        )
+    elif scene.unbounded or scene.ndc is not None:
+        print(f"depth not measured: {depth['not_measured']}")
     if "not installed" in str(protocol["ssim"]):
         print(f"SSIM {protocol['ssim']}")
     return results
+
+
+def _depth_errors(
+    run, scene: Scene, split: str, every: int, camera: Callable[[int], Camera]
+) -> dict[str, Any]:
+    """The errors of depths at points that are held out, in the views that were measured."""
+    if scene.held_out is None:
+        return {"not_measured": f"the scene's files have fewer than {LEAST_POINTS} points"}
+    seen = held_out_sightings(scene, split)
+    if seen is not None:
+        seen = seen[seen.camera % every == 0]
+    if not seen:
+        return {"not_measured": f"no camera of {split} sees a point that is held out"}
+    unit = scene.to_user.scale
+
+    def render(index: int, places: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        soft, hard = (
+            run.render_places(camera(index), places, compositing=how)
+            for how in ("volume", "surface")
+        )
+        return {
+            "mean": (soft.depth / unit, soft.opacity),
+            "half": (soft.depth_median / unit, soft.opacity),
+            "surface": (hard.depth / unit, hard.opacity),
+        }
+
+    return evaluation.depth_errors(render, seen)
 
 
 def _rays_drawn(rows: list[dict[str, Any]], steps: int, full_batch: int) -> int:

@@ -53,6 +53,7 @@ Examples:
 """
 
 
+_REMEDY = "go on with --resume, start anew with --overwrite, or name another folder with --out"
 # How long the other processes wait for the first one to measure and render.
 _PATIENCE = 24 * 3600
 
@@ -194,7 +195,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     checkpoints, leader = Checkpoints(out), jax.process_index() == 0
     restored = checkpoints.restore(config, state_like(config)) if values.resume else None
     if not values.resume:
-        folder.check_free(out, overwrite=values.overwrite)
+        folder.check_free(out, overwrite=values.overwrite, remedy=_REMEDY)
     scene = common.load(data, config, ("train",), values.allow_outside_paths)
     if values.resume:
         common.check_same_scene(out, read_scene(out), scene)
@@ -340,12 +341,13 @@ def _finish(run, values: flags.FlagValues) -> None:
     made = [f"{out}/checkpoints"]
     if values.evaluate:
         data = Path(values.data) if values.data else run.scene.source
-        if "test" in run.scene.splits:
-            scene = common.load(data, run.config, ("test",), values.allow_outside_paths)
-            found = evaluation.evaluate(run, scene, every=run.config.evaluation.every)
-            if said := disagreement(found["psnr"], read_metrics(out)):
+        splits = evaluation.held_out_splits(run)
+        if "test" in splits:
+            scene = common.load(data, run.config, splits, values.allow_outside_paths)
+            found = evaluation.evaluate_splits(run, scene, splits, run.config.evaluation.every)
+            if said := disagreement(found["test"]["psnr"], read_metrics(out)):
                 print(said)
-            made += [f"{out}/results.json", f"{out}/test_preds/"]
+            made += [f"{out}/results.json", *(f"{out}/{split}_preds/" for split in splits)]
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")
         frames = run.config.evaluation.orbit_frames

@@ -168,7 +168,7 @@ def _colmap_lens(scene: Scene, camera: Camera) -> tuple[str, np.ndarray]:
 
 
 def _points(scene: Scene) -> ModelPoints:
-    places = np.zeros((0, 3)) if scene.points is None else scene.to_user.points(scene.points)
+    places = scene.to_user.points(scene.all_points)
     count = len(places)
     return ModelPoints(
         np.arange(1, count + 1),

@@ -101,13 +101,8 @@ def render_image(
     mesh = Mesh(np.asarray(devices), ("rays",))
     behind = np.broadcast_to(np.asarray(background, np.float32), (3,))
     static = extras, normals, compositing
-    look = _Look(
-        _renderer(field, params, camera, behind, (near, far), static, mesh),
-        sampler.limited() if isinstance(sampler, OccupancySampler) else sampler,
-        chunk,
-        mesh.size,
-        progress,
-    )
+    render = _renderer(field, params, camera, behind, (near, far), static, mesh)
+    look = _Look(render, _limited(sampler), chunk, mesh.size, progress)
     pixels = pixel_centres(width, height).reshape(-1, 2)
     shown = np.ones((height, width), bool)
     if isinstance(sampler, OccupancySampler):
@@ -127,6 +122,41 @@ def render_image(
         nothing = end * lengths if name == "distance" else np.full_like(lengths, end)
         np.copyto(values, nothing, where=~np.isfinite(values))
     return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
+
+
+def render_places(
+    field: Field | Sequence[Field],
+    params: Params,
+    camera: Camera,
+    places: Float[np.ndarray, "R 2"],
+    sampler: Sampler = Hierarchical(),
+    *,
+    near: float = 0.0,
+    far: float = np.inf,
+    compositing: Compositing = "volume",
+    chunk: int = 0,
+) -> Rendering:
+    """Render some places of a camera's picture, one ray each, as `render_image` does its pixels.
+
+    Args:
+      places: coordinates (x, y), at least one; see `jaxnerf.cast_rays`.
+      field, params, camera, sampler, near, far, compositing, chunk: as for `render_image`.
+
+    Returns:
+      A `Rendering` of NumPy arrays with leading shape (R,), on black; without an end, depths of rays
+      that meet nothing are not finite.
+    """
+    mesh, behind = Mesh(np.asarray(jax.local_devices()), ("rays",)), np.zeros(3, np.float32)
+    static = None, False, compositing
+    render = _renderer(field, params, camera, behind, (near, far), static, mesh)
+    each = -(-len(places) // mesh.size)
+    # Few rays want no whole chunk; powers of two, since each size is compiled.
+    chunk = min(chunk or rays_that_fit(sampler), 1 << (each - 1).bit_length())
+    return _look_at(_Look(render, _limited(sampler), chunk, mesh.size, None), places, len(places))
+
+
+def _limited(sampler: Sampler) -> Sampler:
+    return sampler.limited() if isinstance(sampler, OccupancySampler) else sampler
 
 
 def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CPU) -> int:

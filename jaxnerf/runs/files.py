@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # What to do when there is room again, in training.
-KEPT = " and go on with --resume (the last whole checkpoint is kept)"
+KEPT = " and resume the run (the last whole checkpoint is kept)"
 
 
 class RunError(Exception):

@@ -9,6 +9,8 @@ from jaxnerf.runs.files import RunError, disk_errors, write_json, write_text
 from jaxnerf.runs.scene import scene_to_json
 from jaxnerf.scenes import Scene
 
+_REMEDY = "resume it, overwrite it, or name another folder"
+
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:
     """Begin a run: its folder, configuration and scene.
@@ -19,12 +21,11 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
     check_free(folder, overwrite=overwrite)
     with disk_errors(folder):
         if folder.exists() and any(folder.iterdir()):
-            for name in ("checkpoints", "test_preds"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            for stale in ("metrics.jsonl", "results.json", "orbit.mp4"):
-                (folder / stale).unlink(missing_ok=True)
-            for events in folder.glob("events.*"):
-                events.unlink()
+            for stale in (folder / "checkpoints", *folder.glob("*_preds")):
+                shutil.rmtree(stale, ignore_errors=True)
+            for pattern in ("metrics.jsonl", "results*.json", "orbit.mp4", "events.*"):
+                for stale in folder.glob(pattern):
+                    stale.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             write_json(folder / "scene.json", scene_to_json(scene))
@@ -64,8 +65,13 @@ def refuse_changes(folder: Path, config: Config, said: str) -> None:
             )
 
 
-def check_free(folder: Path, *, overwrite: bool = False) -> None:
+def check_free(folder: Path, *, overwrite: bool = False, remedy: str = _REMEDY) -> None:
     """Refuse a folder that holds anything, but for a run that is to be overwritten.
+
+    Args:
+      folder: to be used.
+      overwrite: whether a run that is there may go.
+      remedy: what to do where one is there, for the message.
 
     Raises:
       RunError: it may not be used.
@@ -77,12 +83,9 @@ def check_free(folder: Path, *, overwrite: bool = False) -> None:
     if not any(folder.iterdir()):
         return
     if not (folder / "config.json").exists():
-        raise RunError(f"{folder}: holds other files; name an empty or new folder with --out")
+        raise RunError(f"{folder}: holds other files; name an empty or new folder")
     if not overwrite:
-        raise RunError(
-            f"{folder}: holds a run already; go on with --resume, start anew with --overwrite, "
-            "or name another folder with --out"
-        )
+        raise RunError(f"{folder}: holds a run already; {remedy}")
 
 
 def read_config(folder: Path) -> Config:

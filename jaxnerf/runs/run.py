@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnerf.cameras import Camera, Rays, cast_rays
+from jaxnerf.compositing import Compositing
 from jaxnerf.config import Config
 from jaxnerf.fields import Field
 from jaxnerf.paths import focus_point
-from jaxnerf.rendering import Rendering, render_image
+from jaxnerf.rendering import Rendering, render_image, render_places
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import read_config
@@ -78,7 +79,7 @@ class Run:
         Returns:
           A `Rendering` of NumPy arrays [height, width, ...].
         """
-        frame, camera = self.scene.to_user, self._in_scene(camera)
+        camera = self._in_scene(camera)
         near, far = self._bounds(camera)
         behind = self.background if background is None else background
         rendering = render_image(
@@ -96,7 +97,44 @@ class Run:
             chunk=self.config.evaluation.chunk,
             progress=progress,
         )
-        scale, normals = np.float32(frame.scale), rendering.normals
+        return self._to_user(rendering)
+
+    def render_places(
+        self,
+        camera: Camera,
+        places: Float[np.ndarray, "R 2"],
+        *,
+        compositing: Compositing | None = None,
+    ) -> Rendering:
+        """What a camera sees through some places of its picture, on black; depths in the user's unit.
+
+        Args:
+          camera: as for `render`.
+          places: coordinates (x, y), at least one; see `jaxnerf.cast_rays`.
+          compositing: see `jaxnerf.render_rays`; by default that of training.
+
+        Returns:
+          A `Rendering` of NumPy arrays with leading shape (R,).
+        """
+        camera = self._in_scene(camera)
+        near, far = self._bounds(camera)
+        rendering = render_places(
+            self.field,
+            self.params,
+            camera,
+            places,
+            self.config.section.sampler(self.occupancy, first=True),
+            near=near,
+            far=far,
+            compositing=compositing or self.config.section.compositing,
+            chunk=self.config.evaluation.chunk,
+        )
+        return self._to_user(rendering)
+
+    def _to_user(self, rendering: Rendering) -> Rendering:
+        """A rendering with lengths and normals in the frame of the user's files."""
+        frame, normals = self.scene.to_user, rendering.normals
+        scale = np.float32(frame.scale)
         return dataclasses.replace(
             rendering,
             depth=rendering.depth * scale,
@@ -203,7 +241,7 @@ def load_run(folder: str | Path, step: int | None = None, *, field: Field | None
         )
     state = Checkpoints(folder).restore(config, structure_of(config, field), step)
     if state is None:
-        raise RunError(f"{folder}: no checkpoint yet; train with --resume to make one")
+        raise RunError(f"{folder}: no checkpoint yet; resume its training to make one")
     calibration, count = state.calibration, len(scene.splits["train"])
     for learned in jax.tree.leaves(() if calibration is None else calibration.learned):
         if len(learned) != count:

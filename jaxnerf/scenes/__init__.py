@@ -50,6 +50,17 @@ class SceneError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Options:
+    """How scenes are read; see `load_scene`."""
+
+    downscale: int = 1
+    longest_side: int = 0
+    images: Sequence[str] = ("train",)
+    allow_outside_paths: bool = False
+    hold_out_sector: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Similarity:
     """A rotation, a uniform scale and a shift: x -> scale * rotation @ x + translation.
 
@@ -120,6 +131,20 @@ class NdcFrame:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeldOutPoints:
+    """Points that training does not see, to measure depths by.
+
+    Attributes:
+      positions: in the scene's frame.
+      tracks: of each split, pairs (camera, point) as `Scene.tracks` has them; None where it is not known
+        which cameras see a point.
+    """
+
+    positions: Float[np.ndarray, "H 3"]
+    tracks: Mapping[str, Int[np.ndarray, "T 2"]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Scene:
     """Photographs and cameras in a frame that fields are comfortable in.
 
@@ -127,15 +152,17 @@ class Scene:
       name: for people, and the name of its runs.
       source: the folder it was read from.
       format: which reader read it.
-      splits: "train", "test" and, where the format has it, "val".
+      splits: "train", "test" and, where the format has it, "val"; "sector" if it was asked for.
       near, far: the depths between which everything lies, in the scene's frame.
       to_user: from the scene's frame to that of the files.
       ndc: for scenes that all cameras look at from one side, to some distance or to infinity: the
         normalised device coordinates in which they are finite. None for others.
       unbounded: whether pictures show what is all around, without an end; far is then only a horizon.
-      points: places on surfaces, in the scene's frame, where the files have them.
+      points: places on surfaces, in the scene's frame, where the files have them; but for those that are
+        held out.
       tracks: pairs (camera of the training split, point), where it is known that the camera sees the
         point; None where the files have points and do not say.
+      held_out: every 10th of the points, if there are enough of them.
       notes: what a person should know of how the files were read, each part of a sentence.
     """
 
@@ -150,7 +177,14 @@ class Scene:
     unbounded: bool = False
     points: Float[np.ndarray, "P 3"] | None = None
     tracks: Int[np.ndarray, "T 2"] | None = None
+    held_out: HeldOutPoints | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def all_points(self) -> Float[np.ndarray, "P 3"]:
+        """The points and those that are held out; none where the files have none."""
+        parts = [self.points, self.held_out.positions if self.held_out else None]
+        return np.concatenate([np.zeros((0, 3)), *(part for part in parts if part is not None)])
 
 
 def describe(scene: Scene) -> str:
@@ -217,6 +251,7 @@ def load_scene(
     pixels: Literal["centre", "corner"] = "centre",
     images: Sequence[str] = ("train",),
     allow_outside_paths: bool = False,
+    hold_out_sector: bool = False,
 ) -> Scene:
     """Read a scene from a folder, recognising its format.
 
@@ -230,6 +265,8 @@ def load_scene(
       images: the splits whose photographs are read; of the others only the cameras are.
       allow_outside_paths: whether files outside of the folder may be read, which the scene's files
         name by absolute paths, by .. or through links.
+      hold_out_sector: whether a tenth of the cameras, all from one side, is taken out of the other splits
+        and becomes the split "sector"; see `jaxnerf.scenes.sector`.
 
     Raises:
       SceneError: the folder or something in it is missing or wrong.
@@ -239,13 +276,8 @@ def load_scene(
     folder = demo_path() if path is None else Path(path)
     found = _entries(folder)
     name, notes = _chosen(folder, found, allow_outside_paths)
-    scene = importlib.import_module(f"jaxnerf.scenes.{name}").read(
-        folder,
-        downscale=downscale,
-        longest_side=longest_side,
-        images=images,
-        allow_outside_paths=allow_outside_paths,
-    )
+    options = Options(downscale, longest_side, images, allow_outside_paths, hold_out_sector)
+    scene = importlib.import_module(f"jaxnerf.scenes.{name}").read(folder, options)
     if notes:
         scene = dataclasses.replace(scene, notes=scene.notes + notes)
     return scene if pixels == "centre" else _through_corners(scene)

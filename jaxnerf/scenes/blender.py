@@ -5,18 +5,19 @@ out of their background, in a comfortable frame: then the scene's frame is the u
 what is all around come in such files too: those are read as captures are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnerf.scenes import CLEAR, LEAST_CLEAR, Scene, SceneError
-from jaxnerf.scenes.captures import Options, Source, bounded, capture
+from jaxnerf.scenes import CLEAR, LEAST_CLEAR, Options, Scene, SceneError
+from jaxnerf.scenes.captures import Source, bounded, capture
 from jaxnerf.scenes.depths import bounds_of_cameras
 from jaxnerf.scenes.frames import look_outwards
 from jaxnerf.scenes.images import read_image
 from jaxnerf.scenes.json_files import confined, load_json
+from jaxnerf.scenes.sector import SECTOR
 from jaxnerf.scenes.transforms import Frame, NoPicturesError, present_frames, view_in
 from jaxnerf.scenes.transforms_notes import notes_on
 from jaxnerf.scenes.views import View
@@ -39,14 +40,7 @@ def recognises(folder: Path) -> bool:
     return (folder / "transforms_train.json").exists()
 
 
-def read(
-    folder: Path,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
-    allow_outside_paths: bool = False,
-) -> Scene:
+def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     The JSON says which pictures there are; others in the folders (depth, normals) are left alone, and
@@ -58,29 +52,28 @@ def read(
     they look at; where they look at nothing in common they are 2 and 6.
     """
     train = folder / "transforms_train.json"
-    contents = load_json(confined(folder, train, str(train), allow_outside_paths))
+    contents = load_json(confined(folder, train, str(train), options.allow_outside_paths))
     frames, views, notes = [], {}, ()
     for split in _SPLITS:
         path = folder / f"transforms_{split}.json"
         if split != "train" and not path.exists():
             continue
         try:
-            mine, views[split], left_out = _split(folder, path, allow_outside_paths)
+            mine, views[split], left_out = _split(folder, path, options.allow_outside_paths)
         except NoPicturesError as error:
-            if split == "train" or split in images:
+            if split == "train" or split in options.images:
                 raise
             left_out = (f"no {split} split: {str(error).removeprefix(f'{folder}/')}",)
         else:
             frames += mine
         notes += left_out
-    for split in images:
+    for split in set(options.images) - {SECTOR}:
         if split not in views:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
     every = [view for split in views.values() for view in split]
     endless, reason = _endless(contents, views["train"])
     notes += (*notes_on(frames, every), *reason)
     source = Source(folder, "blender", train, contents)
-    options = Options(downscale, longest_side, images, allow_outside_paths)
     if endless:
         return capture(source, every, views, notes, options)
     bounds = bounds_of_cameras(np.stack([view.pose for view in every]))
@@ -135,15 +128,13 @@ def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tup
 
 
 def _plain(pictures: Sequence[np.ndarray]) -> bool:
-    """Whether nearly all pictures have one and the same colour along their sides."""
-    sides = [
-        [picture[0], picture[-1], picture[:, 0], picture[:, -1]] for picture in pictures
-    ]  # fmt: skip
-    colour = np.median(np.concatenate([np.concatenate(each) for each in sides])[:, :3], axis=0)
-
-    def plain(each: Iterable[np.ndarray]) -> bool:
-        found = [np.abs(side[:, :3] - colour).max(axis=-1) <= _NOISE for side in each]
-        least = min(float(np.mean(side)) for side in found)
-        return float(np.mean(np.concatenate(found))) >= _OF_MARGIN and least >= _OF_SIDE
-
-    return float(np.mean([plain(each) for each in sides])) >= _OF_PICTURES
+    """Whether most pictures have one and the same colour along their sides."""
+    borders = [(each[0], each[-1], each[:, 0], each[:, -1]) for each in pictures]
+    every = np.concatenate([side[:, :3] for sides in borders for side in sides])
+    colour = np.median(every, axis=0)
+    plain = []
+    for sides in borders:
+        shown = [np.abs(side[:, :3] - colour).max(axis=-1) <= _NOISE for side in sides]
+        least = min(np.mean(side) for side in shown)
+        plain.append(np.mean(np.concatenate(shown)) >= _OF_MARGIN and least >= _OF_SIDE)
+    return bool(np.mean(plain) >= _OF_PICTURES)

@@ -11,24 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxnerf.scenes import Scene, SceneError, Similarity
+from jaxnerf.scenes import Options, Scene, SceneError, Similarity
 from jaxnerf.scenes.depths import bounds_of_depths, depths_in_view
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
+from jaxnerf.scenes.held_out import with_points
 from jaxnerf.scenes.json_files import is_file, number, path_in
 from jaxnerf.scenes.ply import read_points
 from jaxnerf.scenes.views import View, leaks, splits_of
 
 _FARTHEST = 1e9
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How scenes are read; see `jaxnerf.scenes.load_scene`."""
-
-    downscale: int = 1
-    longest_side: int = 0
-    images: Sequence[str] = ("train",)
-    allow_outside_paths: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +60,12 @@ def capture(
     if near == 0.0:
         # Which says that nothing is known; a ray that begins in the camera has no disparity.
         near, more = found, (*more, "near 0 is not used")
-    read = splits_of(
-        source.folder, splits, to_scene,
-        downscale=options.downscale, longest_side=options.longest_side, images=options.images,
-    )  # fmt: skip
-    return Scene(
+    read = splits_of(source.folder, splits, to_scene, options)
+    scene = Scene(
         source.folder.resolve().name, source.folder, source.kind, read, near, far,
-        to_scene.inverse(), unbounded=True,
-        points=None if points is None else to_scene.points(points),
-        notes=(*notes, *more, *leaks(splits)),
+        to_scene.inverse(), unbounded=True, notes=(*notes, *more, *leaks(splits)),
     )  # fmt: skip
+    return scene if points is None else with_points(scene, to_scene.points(points))
 
 
 def bounded(
@@ -100,10 +87,7 @@ def bounded(
       SceneError: near or far is wrong, or a photograph cannot be read.
     """
     near, far = given_bounds(source, bounds, 1.0)
-    read = splits_of(
-        source.folder, splits, Similarity(),
-        downscale=options.downscale, longest_side=options.longest_side, images=options.images,
-    )  # fmt: skip
+    read = splits_of(source.folder, splits, Similarity(), options)
     return Scene(
         source.folder.resolve().name, source.folder, source.kind, read, near, far,
         notes=(*notes, *leaks(splits)),

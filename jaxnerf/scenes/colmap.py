@@ -5,13 +5,12 @@ The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalis
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from jaxnerf.lenses import FLAT
-from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes import Options, Scene, SceneError
 from jaxnerf.scenes.colmap_cameras import intrinsics, pose_of
 from jaxnerf.scenes.colmap_files import (
     ModelImage,
@@ -20,8 +19,9 @@ from jaxnerf.scenes.colmap_files import (
     read_model,
     registered,
 )
-from jaxnerf.scenes.depths import bounds_of_depths
+from jaxnerf.scenes.depths import bounds_of_depths, depths_from, depths_in_view
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
+from jaxnerf.scenes.held_out import with_points
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, is_file, path_in
 from jaxnerf.scenes.picture_files import is_folder, list_pictures, mask_spellings, spellings
@@ -31,8 +31,6 @@ from jaxnerf.scenes.views import View, hold_out, splits_of
 _ROOTS = ("images", "input", "image", ".")
 _MOST_MODELS = 1000
 _NEEDED = {"cameras", "images"}
-# Where no image says what points it sees, these are enough; and cameras look about 45 degrees aside.
-_ENOUGH_POINTS, _ASIDE = 10_000, 0.7
 # A point is relied on that so many images see, and whose error is at most so many times the median.
 _LEAST_IMAGES, _MOST_ERROR = 3, 2.0
 
@@ -60,14 +58,7 @@ def recognises(folder: Path) -> bool:
     return bool(find_models(folder))
 
 
-def read(
-    folder: Path,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
-    allow_outside_paths: bool = False,
-) -> Scene:
+def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     The model is the one with most photographs of those in sparse/ and colmap/sparse/. Photographs are
@@ -79,29 +70,29 @@ def read(
     Photographs without a file are left out. In the order of their names every 8th from the first on is
     for testing. near and far are a little more than the depths of the points that cameras see.
     """
-    chosen, notes = choose_model(folder, allow_outside_paths)
-    project = _Project(folder, chosen, read_model(chosen), allow_outside_paths)
-    root, files = _photographs(project, downscale)
+    chosen, notes = choose_model(folder, options.allow_outside_paths)
+    project = _Project(folder, chosen, read_model(chosen), options.allow_outside_paths)
+    root, files = _photographs(project, options.downscale)
     notes += _describe_files(project, root, files)
     views = {number: _view(project, number, root, file) for number, file in files.items()}
     notes += _describe_masks(folder, list(views.values()))
     in_order = sorted(views.values(), key=lambda view: view.name)
     to_scene = normalising(np.stack([view.pose for view in in_order]))
-    splits = splits_of(
-        folder, hold_out(in_order), to_scene,
-        downscale=1 if root.startswith("images_") else downscale, longest_side=longest_side,
-        images=images,
-    )  # fmt: skip
+    if root.startswith("images_"):
+        options = dataclasses.replace(options, downscale=1)
+    splits = splits_of(folder, hold_out(in_order), to_scene, options)
     near, far = _depths(project.model, views, to_scene.scale)
     by_name = {view.name: number for number, view in views.items()}
-    trained = [project.model.images[by_name[name]] for name in splits["train"].names]
-    points = project.model.points.positions
-    return Scene(
+    images = {
+        name: [project.model.images[by_name[each]] for each in split.names]
+        for name, split in splits.items()
+    }
+    scene = Scene(
         folder.resolve().name, folder, "colmap", splits, near, far, to_scene.inverse(),
-        unbounded=True, points=to_scene.points(points) if len(points) else None,
-        tracks=_tracks(project.model, trained),
-        notes=tuple(notes),
+        unbounded=True, notes=tuple(notes),
     )  # fmt: skip
+    points = to_scene.points(project.model.points.positions)
+    return with_points(scene, points, _tracks(project.model, images))
 
 
 def shortcoming(
@@ -261,43 +252,50 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
     )  # fmt: skip
 
 
-def _tracks(model: SparseModel, images: Sequence[ModelImage]) -> np.ndarray | None:
-    """Pairs (place in the sequence, point) of sightings to rely on; None where no image has any.
+def _seen(model: SparseModel, images: Iterable[ModelImage]) -> list[np.ndarray]:
+    """The rows of the points that each of some images is known to see."""
+    order = np.argsort(model.points.numbers)
+    numbers = model.points.numbers[order]
+    found = []
+    for image in images:
+        _, rows, _ = np.intersect1d(numbers, image.points, return_indices=True)
+        found.append(order[rows])
+    return found
+
+
+def _tracks(
+    model: SparseModel, images: Mapping[str, Sequence[ModelImage]]
+) -> dict[str, np.ndarray] | None:
+    """Pairs (place in the split, point) of sightings to rely on; None where no image has any.
 
     Of points that at least three images see, those whose reprojection error is usual.
+
+    Args:
+      model: with the points.
+      images: of each split.
     """
-    order = np.argsort(model.points.numbers)
-    numbers, errors = model.points.numbers[order], model.points.errors
-    pairs = [np.zeros((0, 2), np.int64)]
-    for place, image in enumerate(images):
-        at = np.minimum(np.searchsorted(numbers, image.points), max(len(numbers) - 1, 0))
-        known = order[at[numbers[at] == image.points]] if len(numbers) else np.zeros(0, np.int64)
-        known = np.unique(known)
-        pairs.append(np.stack([np.full(len(known), place), known], axis=-1))
-    found = np.concatenate(pairs)
-    if not len(found):
+    found, errors = {}, model.points.errors
+    for name, members in images.items():
+        seen = _seen(model, members)
+        places = np.repeat(np.arange(len(members)), list(map(len, seen)))
+        found[name] = np.stack([places, np.concatenate(seen)], axis=-1)
+    seen = np.concatenate([pairs[:, 1] for pairs in found.values()])
+    if not len(seen):
         return None
-    often = np.bincount(found[:, 1], minlength=len(errors)) >= _LEAST_IMAGES
+    often = np.bincount(seen, minlength=len(errors)) >= _LEAST_IMAGES
     good = often & (errors <= _MOST_ERROR * np.median(errors))
-    return found[good[found[:, 1]]]
+    return {name: pairs[good[pairs[:, 1]]] for name, pairs in found.items()}
 
 
 def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tuple[float, float]:
-    """How near and far cameras see points; for lenses that are not flat, distances."""
-    order = np.argsort(model.points.numbers)
-    numbers, positions = model.points.numbers[order], model.points.positions[order]
-    tracked = any(np.isin(image.points, numbers).any() for image in model.images.values())
-    found = [np.zeros(0)]
-    for number, view in views.items():
-        if tracked:
-            points = model.images[number].points
-            place = np.minimum(np.searchsorted(numbers, points), len(numbers) - 1)
-            seen = positions[place[numbers[place] == points]]
-        else:
-            seen = positions[:: 1 + len(positions) // _ENOUGH_POINTS]
-        offset = seen - view.pose[:, 3]
-        depth, distance = -offset @ view.pose[:, 2], np.linalg.norm(offset, axis=-1)
-        ahead = tracked | (depth > _ASIDE * distance)
-        found.append((depth if view.lens in FLAT else distance)[ahead])
-    bounds = bounds_of_depths(np.concatenate(found) * scale)
+    """near and far by the points that each photograph is known to see, or else has before it."""
+    points, seen = model.points.positions, _seen(model, (model.images[n] for n in views))
+    if not len(points):
+        return NEAR, FAR
+    if any(map(len, seen)):
+        each = zip(views.values(), seen, strict=True)
+        depths = np.concatenate([depths_from(view, points[rows]) for view, rows in each])
+    else:
+        depths = depths_in_view(points, list(views.values()))
+    bounds = None if depths is None else bounds_of_depths(depths * scale)
     return (NEAR, FAR) if bounds is None else bounds

@@ -38,6 +38,17 @@ def bounds_of_depths(depths: Float[np.ndarray, " N"]) -> tuple[float, float] | N
     return float(near) / MARGIN, float(far) * MARGIN
 
 
+def depths_from(view: View, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
+    """The depths of points from a camera; distances for lenses that are not flat.
+
+    Args:
+      view: with the camera.
+      points: in the frame of its pose.
+    """
+    offset = points - view.pose[:, 3]
+    return -offset @ view.pose[:, 2] if view.lens in FLAT else np.linalg.norm(offset, axis=-1)
+
+
 def depths_in_view(
     points: Float[np.ndarray, "P 3"], views: Sequence[View]
 ) -> Float[np.ndarray, " N"] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.scenes import Scene, SceneError, Similarity
+from jaxnerf.scenes import Options, Scene, SceneError, Similarity
 from jaxnerf.scenes.frames import NEAR, is_rigid
 from jaxnerf.scenes.images import find_picture, image_size
 from jaxnerf.scenes.json_files import confined, is_file, name_of
@@ -37,14 +37,7 @@ def recognises(folder: Path) -> bool:
     )
 
 
-def read(
-    folder: Path,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
-    allow_outside_paths: bool = False,
-) -> Scene:
+def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Photographs are in image/, images/ or rgb/, masks in mask/ or masks/, as many and in the same order.
@@ -53,8 +46,8 @@ def read(
     """
     sphere = folder / "cameras_sphere.npz"
     path = sphere if is_file(sphere) else folder / "cameras.npz"
-    matrices = NumpyZip(confined(folder, path, str(path), allow_outside_paths))
-    files, notes = _files(folder, _PHOTOGRAPHS, allow_outside_paths)
+    matrices = NumpyZip(confined(folder, path, str(path), options.allow_outside_paths))
+    files, notes = _files(folder, _PHOTOGRAPHS, options.allow_outside_paths)
     if not files:
         raise SceneError(
             f"{folder}: no photographs in {', '.join(_PHOTOGRAPHS)}"
@@ -62,7 +55,7 @@ def read(
         )
     count = sum(name.startswith("world_mat_") and name[10:].isdigit() for name in matrices.names)
     files, left_out = _rows(files, count, path)
-    masks, more = _files(folder, _MASKS, allow_outside_paths)
+    masks, more = _files(folder, _MASKS, options.allow_outside_paths)
     if masks and len(masks) != len(files):
         raise SceneError(f"{masks[0].parent}: {len(masks)} masks for {len(files)} photographs")
     notes += left_out + more
@@ -71,10 +64,7 @@ def read(
         _view(folder, matrices, index, file, masks[index] if masks else None)
         for index, file in enumerate(files)
     ]
-    splits = splits_of(
-        folder, hold_out(views), Similarity(),
-        downscale=downscale, longest_side=longest_side, images=images,
-    )  # fmt: skip
+    splits = splits_of(folder, hold_out(views), Similarity(), options)
     depths = [float(view.pose[:, 3] @ view.pose[:, 2]) for view in views]
     near = max(min(depths) - 1.0, NEAR)
     far = max(max(depths) + 1.0, 2.0 * near)

@@ -34,10 +34,10 @@ def normalising(poses: Poses) -> Similarity:
     farthest = float(np.linalg.norm(poses[:, :, 3] - centre, axis=-1).max())
     apart = farthest > 1e-9 * float(np.abs(poses[:, :, 3]).max())
     scale = 1.0 / farthest if apart else 1.0
-    up = _mean_axis(poses, 1)
-    right = _across(poses[0, :, 0], up)
+    up = mean_axis(poses, 1)
+    right = across(poses[0, :, 0], up)
     if np.linalg.norm(right) < 0.5:  # then the first camera's back is across
-        right = _across(poses[0, :, 2], up)
+        right = across(poses[0, :, 2], up)
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(up, right), up])
     return Similarity(scale, rotation, -scale * rotation @ centre)
@@ -54,10 +54,10 @@ def recentring(poses: Poses, scale: float = 1.0) -> Similarity:
       scale: of the frame.
     """
     poses = np.asarray(poses, np.float64)
-    back = _mean_axis(poses, 2)
-    up = _across(poses[:, :, 1].mean(axis=0), back)
+    back = mean_axis(poses, 2)
+    up = across(poses[:, :, 1].mean(axis=0), back)
     if np.linalg.norm(up) < 1e-6:
-        up = _across(poses[0, :, 1], back)
+        up = across(poses[0, :, 1], back)
     up /= np.linalg.norm(up)
     rotation = np.stack([np.cross(up, back), up, back])
     return Similarity(scale, rotation, -scale * rotation @ poses[:, :, 3].mean(axis=0))
@@ -105,12 +105,13 @@ def _meeting(poses: np.ndarray) -> tuple[np.ndarray | None, float]:
     return point, float(np.mean(np.sum((positions - point) * back, axis=-1) > 0.0))
 
 
-def _mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
+def mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
     """The mean of the cameras' axes; the first camera's where they cancel out."""
     mean = poses[:, :, axis].mean(axis=0)
     length = np.linalg.norm(mean)
     return mean / length if length > 1e-6 else poses[0, :, axis] / np.linalg.norm(poses[0, :, axis])
 
 
-def _across(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
+def across(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The part of a vector that is at right angles to an axis of length 1."""
     return vector - (vector @ axis) * axis

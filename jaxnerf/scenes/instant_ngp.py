@@ -5,11 +5,10 @@ and offset say in what part of the world instant-ngp can put things, and nothing
 no use here.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from jaxnerf.scenes import Scene
-from jaxnerf.scenes.captures import Options, Source, capture
+from jaxnerf.scenes import Options, Scene
+from jaxnerf.scenes.captures import Source, capture
 from jaxnerf.scenes.json_files import confined, load_json
 from jaxnerf.scenes.transforms import present_frames, view_in
 from jaxnerf.scenes.transforms_notes import notes_on
@@ -21,14 +20,7 @@ def recognises(folder: Path) -> bool:
     return (folder / "transforms.json").exists()
 
 
-def read(
-    folder: Path,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
-    allow_outside_paths: bool = False,
-) -> Scene:
+def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Focal lengths are fl_x and fl_y in pixels, or camera_angle_x and camera_angle_y in radians; the
@@ -39,12 +31,12 @@ def read(
     8th from the first on is for testing. near and far are what the file says, or found.
     """
     path = folder / "transforms.json"
-    contents = load_json(confined(folder, path, str(path), allow_outside_paths))
-    frames, notes = present_frames(path, contents, allow_outside_paths)
+    contents = load_json(confined(folder, path, str(path), options.allow_outside_paths))
+    frames, notes = present_frames(path, contents, options.allow_outside_paths)
     frames.sort(key=lambda frame: frame.name)
-    views = [view_in(frame, allow_outside_paths) for frame in frames]
+    views = [view_in(frame, options.allow_outside_paths) for frame in frames]
     return capture(
         Source(folder, "instant-ngp", path, contents), views, hold_out(views),
         (*notes, *notes_on(frames, views)),
-        Options(downscale, longest_side, images, allow_outside_paths),
+        options,
     )  # fmt: skip

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxnerf.scenes import NdcFrame, Scene, SceneError
+from jaxnerf.scenes import NdcFrame, Options, Scene, SceneError
 from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.frames import is_rigid, normalising, recentring
+from jaxnerf.scenes.held_out import with_points
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, name_of
 from jaxnerf.scenes.llff_model import Model, matching_model
@@ -47,14 +48,7 @@ def recognises(folder: Path) -> bool:
     return (folder / "poses_bounds.npy").exists()
 
 
-def read(
-    folder: Path,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
-    allow_outside_paths: bool = False,
-) -> Scene:
+def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Photographs are in the folder images, or smaller by 4 in images_4, and so on. The smallest ones are
@@ -62,22 +56,20 @@ def read(
     that, the largest that are there. Focal lengths are scaled to their true sizes. Every 8th view from
     the first on is for testing.
     """
-    rows = _rows_of(folder, allow_outside_paths)
-    wanted = shrink_factor(int(rows[:, [4, 9]].max()), downscale, longest_side)
+    rows = _rows_of(folder, options.allow_outside_paths)
+    longest = int(rows[:, [4, 9]].max())
+    wanted = shrink_factor(longest, options.downscale, options.longest_side)
     source, factor = _choose_folder(folder, wanted)
-    model = matching_model(folder, rows, allow_outside_paths)
-    views, notes = _views(folder, source, rows, model, allow_outside_paths)
+    model = matching_model(folder, rows, options.allow_outside_paths)
+    views, notes = _views(folder, source, rows, model, options.allow_outside_paths)
     scene = _place(folder, views, rows[:, 15:])
-    splits = splits_of(
-        folder, hold_out(views), scene.to_user.inverse(),
-        downscale=max(downscale // factor, 1), longest_side=longest_side, images=images,
-    )  # fmt: skip
+    options = dataclasses.replace(options, downscale=max(options.downscale // factor, 1))
+    splits = splits_of(folder, hold_out(views), scene.to_user.inverse(), options)
     notes = [f"photographs from {source.name}", *notes, *_describe_stray(rows[:, 15:])]
-    points = None
     if model is not None:
         notes.append(f"lenses and points from {model.name}")
-        points = scene.to_user.inverse().points(model.points) if len(model.points) else None
-    return dataclasses.replace(scene, splits=splits, points=points, notes=tuple(notes))
+        scene = with_points(scene, scene.to_user.inverse().points(model.points))
+    return dataclasses.replace(scene, splits=splits, notes=tuple(notes))
 
 
 def faces_forward(folder: Path, allow_outside_paths: bool = False) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxnerf.scenes import Scene, SceneError
-from jaxnerf.scenes.captures import Options, Source, capture
+from jaxnerf.scenes import Options, Scene, SceneError
+from jaxnerf.scenes.captures import Source, capture
 from jaxnerf.scenes.json_files import confined, frames_of, load_json
 from jaxnerf.scenes.transforms import Frame, present_frames, view_in
 from jaxnerf.scenes.transforms_notes import notes_on
@@ -39,14 +39,7 @@ def recognises(folder: Path) -> bool:
     )
 
 
-def read(
-    folder: Path,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
-    allow_outside_paths: bool = False,
-) -> Scene:
+def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
@@ -57,15 +50,15 @@ def read(
     them, of the frames in the order of their names every 8th from the first on is for testing.
     """
     path = folder / "transforms.json"
-    contents = load_json(confined(folder, path, str(path), allow_outside_paths))
-    frames, notes = present_frames(path, contents, allow_outside_paths)
+    contents = load_json(confined(folder, path, str(path), options.allow_outside_paths))
+    frames, notes = present_frames(path, contents, options.allow_outside_paths)
     frames.sort(key=lambda frame: frame.name)
-    views = [view_in(frame, allow_outside_paths) for frame in frames]
+    views = [view_in(frame, options.allow_outside_paths) for frame in frames]
     splits = _split(path, contents, frames, views)
     return capture(
         Source(folder, "nerfstudio", path, contents), views, splits,
         (*notes, *notes_on(frames, views, _FILENAMES)),
-        Options(downscale, longest_side, images, allow_outside_paths),
+        options,
     )  # fmt: skip
 
 

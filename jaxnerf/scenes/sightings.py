@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxnerf.cameras import Camera, project
 from jaxnerf.lenses import FLAT
@@ -35,11 +35,16 @@ class Sightings:
     def __len__(self) -> int:
         return len(self.camera)
 
+    def __getitem__(self, chosen: Bool[np.ndarray, " M"] | Int[np.ndarray, " N"]) -> "Sightings":
+        return Sightings(self.camera[chosen], self.pixel[chosen], self.depth[chosen])
+
 
 def sightings_of(
     points: Float[np.ndarray, "P 3"],
     cameras: Camera,
     tracks: Int[np.ndarray, "T 2"] | None = None,
+    *,
+    others: Float[np.ndarray, "Q 3"] | None = None,
 ) -> Sightings:
     """Where cameras see points.
 
@@ -48,10 +53,12 @@ def sightings_of(
       cameras: a batch.
       tracks: pairs of (camera, point) of which it is known that the camera sees the point; None where
         that is not known.
+      others: points of which no sightings are wanted, but which may stand before these.
     """
+    asked = len(points)
     if tracks is None:
-        points = points[:: 1 + len(points) // _ENOUGH_POINTS]
-        numbers = [np.arange(len(points))] * len(cameras)
+        points = points if others is None else np.concatenate([points, others])
+        numbers = [np.arange(0, len(points), 1 + len(points) // _ENOUGH_POINTS)] * len(cameras)
     else:
         tracks = tracks[np.argsort(tracks[:, 0], kind="stable")]
         numbers = np.split(tracks[:, 1], np.searchsorted(tracks[:, 0], np.arange(1, len(cameras))))
@@ -65,6 +72,7 @@ def sightings_of(
         pixel, depth = pixel[inside], depth[inside]
         if tracks is None:
             shown = _foremost(pixel, depth, max(width, height) / _SQUARES)
+            shown &= seen[inside] < asked
             pixel, depth = pixel[shown], depth[shown]
         parts.append((np.full(len(depth), number, np.int32), pixel, depth))
     camera, pixel, depth = (np.concatenate(each) for each in zip(*parts, strict=True))

@@ -14,9 +14,12 @@ from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
 from jaxnerf.lenses import Lens
-from jaxnerf.scenes import SceneError, Similarity, Split
+from jaxnerf.scenes import Options, SceneError, Similarity, Split
 from jaxnerf.scenes.images import Picture, read_pictures
+from jaxnerf.scenes.sector import LEAST, SECTOR, in_sector
 
+# How the note begins that photographs of training are in other splits.
+LEAKED = "photographs of train are also in other splits"
 # LLFF's convention, which most results on captures follow.
 _EVERY = 8
 # Most lenses have no more: cameras of most scenes have the same shapes.
@@ -54,6 +57,35 @@ def hold_out(views: Sequence[View]) -> dict[str, list[View]]:
     }
 
 
+def with_sector(folder: Path, views: Mapping[str, Sequence[View]]) -> dict[str, list[View]]:
+    """Splits without the cameras of a sector, and these as a split of their own.
+
+    Args:
+      folder: of the scene, for messages.
+      views: of each split.
+
+    Raises:
+      SceneError: there are fewer than 20 cameras, or none but the sector's to train on.
+    """
+    by_name = {view.name: view for split in views.values() for view in split}
+    every = [by_name[name] for name in sorted(by_name)]
+    if len(every) < LEAST:
+        raise SceneError(
+            f"{folder}: {len(every)} photographs are too few to hold out a sector of; at least {LEAST} "
+            "are needed"
+        )
+    inside = in_sector(np.stack([view.pose for view in every]))
+    sector = [view for view, chosen in zip(every, inside, strict=True) if chosen]
+    names = {view.name for view in sector}
+    left = {
+        split: [view for view in members if view.name not in names]
+        for split, members in views.items()
+    }
+    if not left["train"]:
+        raise SceneError(f"{folder}: all photographs to train on are in the sector to hold out")
+    return {split: members for split, members in left.items() if members} | {SECTOR: sector}
+
+
 def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
     """A note where photographs to train on are in another split too: the same file, or a copy of it.
 
@@ -81,7 +113,7 @@ def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
             for view in members
         )
         found += [f"{both} of {len(members)} of {name}"] if both else []
-    return (f"photographs of train are also in other splits: {', '.join(found)}",) if found else ()
+    return (f"{LEAKED}: {', '.join(found)}",) if found else ()
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -94,10 +126,7 @@ def splits_of(
     folder: Path,
     views: Mapping[str, Sequence[View]],
     to_scene: Similarity,
-    *,
-    downscale: int = 1,
-    longest_side: int = 0,
-    images: Sequence[str] = ("train",),
+    options: Options = Options(),
 ) -> dict[str, Split]:
     """The splits of a scene, with the photographs that are asked for.
 
@@ -105,18 +134,21 @@ def splits_of(
       folder: of the scene, for messages.
       views: of each split, at least one.
       to_scene: from the frame of the files to the scene's.
-      downscale, longest_side, images: see `jaxnerf.scenes.load_scene`. All photographs are shrunk by
-        one factor.
+      options: as of `jaxnerf.scenes.load_scene`. All photographs are shrunk by one factor.
 
     Raises:
-      SceneError: a split that is asked for is not there, lenses are too different to be of one kind, a
-        photograph is too small to be shrunk, or cannot be read.
+      SceneError: there are too few to hold out a sector, a split that is asked for is not there, lenses
+        are too different to be of one kind, a photograph is too small to be shrunk, or cannot be read.
     """
-    for split in images:
+    if options.hold_out_sector:
+        views = with_sector(folder, views)
+    for split in options.images:
         if split not in views:
             raise SceneError(f"{folder}: no split {split!r}, only {', '.join(views)}")
     every = [view for split in views.values() for view in split]
-    factor = shrink_factor(max(max(v.picture.size) for v in every), downscale, longest_side)
+    factor = shrink_factor(
+        max(max(v.picture.size) for v in every), options.downscale, options.longest_side
+    )
     _check_large_enough(every, factor)
     lens = joined(folder, {view.lens for view in every})
     coefficients = max(USUAL_COEFFICIENTS, *(len(view.distortion) for view in every))
@@ -124,7 +156,7 @@ def splits_of(
     for name, members in views.items():
         names = tuple(view.name for view in members)
         split = Split(names, cameras_of(members, to_scene, lens, coefficients, factor))
-        if name in images:
+        if name in options.images:
             pixels, masks = read_pictures([view.picture for view in members], factor)
             split = dataclasses.replace(split, images=pixels, masks=masks)
         splits[name] = split

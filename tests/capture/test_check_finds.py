@@ -104,6 +104,16 @@ def test_a_video_whose_reconstruction_has_folded_is_found(tmp_path):
     assert not jumps(views_at(true, shuffled))
 
 
+def test_what_the_reader_says_of_a_leak_is_not_said_twice(tmp_path):
+    folder = write_scene(tmp_path / "s")
+    shutil.copy(folder / "transforms_train.json", folder / "transforms_test.json")
+    (folder / "transforms_val.json").unlink()
+    assert any("in other splits" in note for note in load_scene(folder, images=()).notes)
+    found = inspect(folder)
+    assert "other splits" not in str(found.facts)
+    assert sum("two splits" in warning for warning in found.warnings) == 1
+
+
 @pytest.mark.parametrize("sides", [(60, 40), (48, 48)])
 def test_turns_of_exif_that_were_not_made_are_told(tmp_path, sides):
     folder = tmp_path / "s"

@@ -98,8 +98,9 @@ def check_results(run: Path, split: str, turn: float, chosen: list[int]) -> None
     results = json.loads((run / name).read_text())
     assert set(results) == {
         *("psnr", "psnr_8bit", "ssim", "images", "protocol", "step"),
-        *("train_seconds", "train_rays", "render_seconds_per_image"),
+        *("train_seconds", "train_rays", "render_seconds_per_image", "depth"),
     }
+    assert results["depth"] == {"not_measured": "the scene's files have fewer than 100 points"}
     assert results["protocol"]["split"] == split
     assert results["protocol"]["images"] == len(results["images"]) == len(chosen)
     assert results["protocol"]["of"] == 2

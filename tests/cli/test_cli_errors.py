@@ -324,7 +324,7 @@ def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(kilobytes, 
     )
     line, status = done.stderr.splitlines()
     assert line == (
-        "jaxnerf: /mnt/run: the disk is full; make room and go on with --resume "
+        "jaxnerf: /mnt/run: the disk is full; make room and resume the run "
         "(the last whole checkpoint is kept)"
     )
     assert status == "status 1"

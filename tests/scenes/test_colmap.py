@@ -18,7 +18,7 @@ from PIL import Image
 from scene_factory import CENTRES, COLOURS, eyes, matrix, paint
 
 from jaxnerf.cameras import cast_rays, project
-from jaxnerf.scenes import SceneError
+from jaxnerf.scenes import Options, SceneError
 from jaxnerf.scenes.colmap import read, recognises
 from jaxnerf.scenes.colmap_files import read_model
 from jaxnerf.scenes.colmap_writing import write_model as write_ours
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 def test_a_project_is_read_as_it_was_written(tmp_path, binary):
     folder = write_project(tmp_path / "balls", binary=binary)
     assert recognises(folder)
-    scene = read(folder, images=BOTH)
+    scene = read(folder, Options(images=BOTH))
     assert (scene.name, scene.format, scene.notes) == ("balls", "colmap", ())
     assert scene.splits["test"].names == ("view_0.png", "view_8.png")
     assert scene.splits["train"].names == tuple(f"view_{i}.png" for i in range(1, 8))
@@ -108,7 +108,7 @@ def test_the_largest_model_is_taken(folder, tmp_path, models, largest, binary):
     shutil.copytree(folder / "images", tmp_path / "images")
     for place, count in models.items():
         sparse_of(tmp_path, place, count, binary)
-    scene = read(tmp_path, images=())
+    scene = read(tmp_path, Options(images=()))
     assert sum(map(len, scene.splits.values())) == models[largest]
     wanted = (f"{largest} the largest of {len(models)} models",) if len(models) > 1 else ()
     assert scene.notes == wanted
@@ -132,26 +132,27 @@ def test_fern_lacks_its_images(real_data):
 
 def test_smaller_photographs_are_used_where_they_are_all_there(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "s")
-    own = read(tmp_path / "s", downscale=2)
+    own = read(tmp_path / "s", Options(downscale=2))
     (tmp_path / "s/images_2").mkdir()
     grey = np.full((20, 24, 3), 77, np.uint8)
     for index in range(8):
         Image.fromarray(grey).save(tmp_path / f"s/images_2/view_{index}.jpg", quality=95)
     np.testing.assert_array_equal(  # one is missing
-        read(tmp_path / "s", downscale=2).splits["train"].images, own.splits["train"].images
+        read(tmp_path / "s", Options(downscale=2)).splits["train"].images,
+        own.splits["train"].images,
     )
     # Its side was rounded the other way.
     Image.fromarray(grey[:, :23]).save(tmp_path / "s/images_2/view_8.png")
-    scene = read(tmp_path / "s", downscale=2, images=BOTH)
+    scene = read(tmp_path / "s", Options(downscale=2, images=BOTH))
     assert (np.abs(scene.splits["train"].images[..., :3].astype(int) - 77) <= 1).all()
     np.testing.assert_allclose(scene.splits["train"].cameras.focal, focal_of(48) / 2, rtol=1e-6)
     odd = scene.splits["test"].cameras[1]
     np.testing.assert_array_equal(odd.size, [23, 20])
     np.testing.assert_allclose(odd.focal, focal_of(48) * np.array([23 / 48, 0.5]), rtol=1e-6)
     assert scene.splits["test"].masks[1].sum() == 23 * 20
-    assert read(tmp_path / "s", downscale=4).splits["train"].images.shape[1:3] == (10, 12)
+    assert read(tmp_path / "s", Options(downscale=4)).splits["train"].images.shape[1:3] == (10, 12)
     shutil.rmtree(tmp_path / "s/images")
-    assert len(read(tmp_path / "s", downscale=2).splits["train"]) == 7
+    assert len(read(tmp_path / "s", Options(downscale=2)).splits["train"]) == 7
     with pytest.raises(SceneError, match="images_2 is there: downscale 2 reads it"):
         read(tmp_path / "s")
 
@@ -171,12 +172,13 @@ def test_masks_ignore_where_they_are_black(folder, tmp_path):
     assert split.masks[[0, 1, 3, 4, 5, 6]].all()
     # Smaller photographs without smaller masks are of no use.
     shutil.copytree(tmp_path / "s/images", tmp_path / "s/images_2")
-    split = read(tmp_path / "s", downscale=2).splits["train"]
+    split = read(tmp_path / "s", Options(downscale=2)).splits["train"]
     assert split.images.shape[1:3] == (20, 24)
     np.testing.assert_array_equal(split.masks[2], (mask > 0).reshape(20, 2, 24, 2).all(axis=(1, 3)))
     (tmp_path / "s/masks_2").mkdir()
     Image.fromarray(mask).save(tmp_path / "s/masks_2/view_5.png.png")
-    split = read(tmp_path / "s", downscale=2).splits["train"]  # images_2, which are as large here
+    # images_2, which are as large here
+    split = read(tmp_path / "s", Options(downscale=2)).splits["train"]
     np.testing.assert_array_equal(split.masks[4], mask > 0)
     Image.fromarray(mask[:20]).save(tmp_path / "s/masks/view_3.png.png")
     with pytest.raises(SceneError, match=r"view_3.png.png: a mask of 48 x 20"):
@@ -266,7 +268,7 @@ def test_outliers_do_not_move_near_and_far(tmp_path):
         for number, image in model.images.items()
     }
     write_ours(tmp_path / "sparse", dataclasses.replace(model, images=plain))
-    scene = read(tmp_path, images=())
+    scene = read(tmp_path, Options(images=()))
     assert 0.0 < scene.near < scene.far < 1e3 / scene.to_user.scale
 
 
@@ -274,7 +276,7 @@ def test_photographs_without_a_file_are_left_out(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "s")
     for index in (0, 4):
         (tmp_path / f"s/images/view_{index}.png").unlink()
-    scene = read(tmp_path / "s", images=BOTH)
+    scene = read(tmp_path / "s", Options(images=BOTH))
     assert scene.splits["test"].names == ("view_1.png",)
     assert scene.splits["train"].names == tuple(f"view_{i}.png" for i in (2, 3, 5, 6, 7, 8))
     assert scene.notes == ("2 of 9 photographs without a file are left out",)

@@ -10,7 +10,7 @@ import pytest
 from colmap_factory import write_project
 from PIL import Image
 
-from jaxnerf.scenes import SceneError
+from jaxnerf.scenes import Options, SceneError
 from jaxnerf.scenes.colmap import read
 from jaxnerf.scenes.colmap_files import read_model
 
@@ -165,7 +165,7 @@ def test_links_out_of_the_folder_are_followed_only_where_allowed(folder, tmp_pat
     shutil.move(folder / "images/view_1.png", tmp_path / "elsewhere.png")
     (folder / "images/view_1.png").symlink_to(tmp_path / "elsewhere.png")
     assert "view_1.png' leaves the folder" in refused(folder)
-    assert len(read(folder, allow_outside_paths=True).splits["train"]) == 2
+    assert len(read(folder, Options(allow_outside_paths=True)).splits["train"]) == 2
     (folder / "images/view_1.png").unlink()
     (folder / "here.png").write_bytes((tmp_path / "elsewhere.png").read_bytes())
     (folder / "images/view_1.png").symlink_to(folder / "here.png")
@@ -173,4 +173,4 @@ def test_links_out_of_the_folder_are_followed_only_where_allowed(folder, tmp_pat
     shutil.move(folder / "sparse", tmp_path / "sparse")
     (folder / "sparse").symlink_to(tmp_path / "sparse")
     assert "leaves the folder" in refused(folder)
-    assert len(read(folder, allow_outside_paths=True).splits["train"]) == 2
+    assert len(read(folder, Options(allow_outside_paths=True)).splits["train"]) == 2

@@ -117,8 +117,9 @@ def test_points_of_a_capture_say_how_near_and_far_things_are(seed, tmp_path):
     ply(folder / "points.ply", points)
     scene = load_scene(folder, images=())
     assert scene.points is not None
+    known = np.arange(3000) % 10 > 0  # the others are kept out of training
     np.testing.assert_allclose(
-        scene.to_user.points(scene.points), points, atol=1e-5 * np.abs(points).max()
+        scene.to_user.points(scene.points), points[known], atol=1e-5 * np.abs(points).max()
     )
     poses = poses_of(around(), similarity)
     depths = np.concatenate([-(points - pose[:, 3]) @ pose[:, 2] for pose in poses])

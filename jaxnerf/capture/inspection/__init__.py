@@ -20,6 +20,7 @@ from jaxnerf.scenes import CLEAR, Scene, load_scene
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import stray_photographs
 from jaxnerf.scenes.silhouettes import has_alpha, plain_background, scene_cube
+from jaxnerf.scenes.views import LEAKED
 
 __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 
@@ -70,8 +71,8 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
     sharpness = relative_sharpness(views)
     blurred, twins, away = blurred_views(sharpness), alike_poses(views), looking_away(views)
     leaked = leaks(views)
-    facts = _facts(whole, views) | {"sharpness": f"{len(blurred) or 'no'} photographs blurred"}
-    facts |= _background(scene)
+    facts = _facts(whole, views) | _notes(whole, leaked)
+    facts |= {"sharpness": f"{len(blurred) or 'no'} photographs blurred"} | _background(scene)
     warnings = [
         *_named("blurred", views, blurred),
         *_named("at the pose of another photograph", views, twins),
@@ -191,12 +192,16 @@ def _facts(scene: Scene, views: Views) -> dict[str, str]:
         "depths": f"near {scene.near * unit:.4g}, far {scene.far * unit:.4g}",
         "cameras": _box(box),
     }
-    if scene.points is not None and len(scene.points):
-        points = scene.to_user.points(scene.points)
+    if len(scene.all_points):
+        points = scene.to_user.points(scene.all_points)
         facts["points"] = f"{len(points):,}, 98% in " + _box(np.percentile(points, [1, 99], axis=0))
-    if scene.notes:
-        facts["notes"] = "; ".join(scene.notes)
     return facts
+
+
+def _notes(scene: Scene, leaked: list[tuple[int, int]]) -> dict[str, str]:
+    """What the reader said, without the leaks that a warning names."""
+    said = [note for note in scene.notes if not (leaked and note.startswith(LEAKED))]
+    return {"notes": "; ".join(said)} if said else {}
 
 
 def _masked(views: Views) -> str:
