@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from jaxtyping import Float
@@ -187,19 +188,21 @@ def _path(run: Run, values: Any, up: np.ndarray | None) -> PathFile:
         return _of_file(Path(values.path), values, trained[0])
     if values.loop is not None:
         raise flags.Error(f"--loop: has no effect on {kind}, which always returns")
-    notes = ()
-    if kind == "spiral":
-        made = paths.spiral(poses, middle_distance(run), count, up=up)
-    else:
-        make = paths.orbit_of if kind == "orbit" else paths.ellipse_of
-        made = make(poses, count, up)
-        here = paths.up_of(poses) if up is None else up
+    here, notes = paths.up_of(poses) if up is None else up, ()
+    if kind in ("orbit", "ellipse"):
         notes = (_said_up(here, up is None),)
         if not paths.surround(poses, here):
             notes = (
                 f"no {kind}: the cameras do not stand all around what they look at; one round of a "
                 "spiral among them instead",
             )
+    try:
+        if kind == "spiral":
+            made = paths.spiral(poses, middle_distance(run), count, up=up)
+        else:
+            made = (paths.orbit_of if kind == "orbit" else paths.ellipse_of)(poses, count, here)
+    except ValueError as error:  # no picture is upright where a camera looks along up
+        raise flags.Error(f"--up: {error}") from None
     return PathFile(repeated(trained[0], made), notes=notes, from_file=False)
 
 
@@ -211,12 +214,18 @@ def _through_cameras(run: Run, values: Any, names: str) -> PathFile:
         chosen = list(range(len(trained)))
     else:
         chosen = [_camera_of(name, known) for name in names.split(",")]
-    poses = np.asarray(trained.camera_to_world, np.float64)[chosen]
+    cameras = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], trained)
+    notes = ()
+    if len({tuple(size) for size in cameras.size.tolist()}) > 1:
+        cameras = repeated(cameras[0], cameras.camera_to_world)
+        notes = (
+            "the photographs have several sizes: all pictures are through the first one's lens",
+        )
     if names and len(chosen) > 1:
-        poses = paths.spline(poses, values.frames or _FRAMES, loop=bool(values.loop))
+        cameras = flight(cameras, values.frames or _FRAMES, bool(values.loop))
     elif values.frames:
         raise flags.Error(f"--frames: {values.path} has one pose, a flight needs two")
-    return PathFile(repeated(trained[chosen[0]], poses), from_file=False)
+    return PathFile(cameras, notes=notes, from_file=False)
 
 
 def _camera_of(name: str, known: tuple[str, ...]) -> int:

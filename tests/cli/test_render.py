@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scene_factory import TINY, command_environment, decode_video, eyes, matrix, write_scene  # noqa: F401
+from scene_factory import (
+    TINY,
+    command_environment,  # noqa: F401
+    decode_video,
+    edit_json,
+    eyes,
+    matrix,
+    write_scene,
+)
 from test_cli_errors import refusal  # noqa: F401
 
 from jaxnerf.cli import main
@@ -240,6 +249,18 @@ RENDERS = {
 def test_a_wrong_way_to_render_is_refused(case, trained, refusal):  # noqa: F811
     arguments, named = RENDERS[case]
     assert named in refusal("render", str(trained), *arguments)
+
+
+def test_an_up_along_which_all_cameras_look_is_refused(trained, refusal, tmp_path):  # noqa: F811
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    at_one_place = [TRAINING[0].tolist()] * 4
+    edit_json(
+        run / "scene.json",
+        lambda scene: scene["splits"]["train"]["cameras"].update(camera_to_world=at_one_place),
+    )
+    up = ",".join(map(str, np.asarray(load_run(run).cameras().camera_to_world)[0, :, 2]))
+    line = refusal("render", str(run), "--path=spiral", f"--up={up}")
+    assert "--up: look_at: no direction is upright" in line
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
