@@ -196,8 +196,8 @@ def _change(before: dict[str, Any], now: dict[str, Any]) -> str:
         if before.get(key) != value:
             short = all(isinstance(x, int | float | str | None) for x in (value, before.get(key)))
             told = short and key != "weights"
-            was, now = (setting or "none" for setting in (before.get(key), value))
-            return f"{key} was {was}, now {now}" if told else f"{key} changed"
+            changed = f"{key} was {before.get(key) or 'none'}, now {value or 'none'}"
+            return changed if told else f"{key} changed"
     return ""
 
 
