@@ -116,6 +116,8 @@ def chosen_path(run: Run, values: Any) -> PathFile:
             cameras, camera_to_world=paths.level(np.asarray(cameras.camera_to_world), up_here)
         )
         notes.append(_said_up(up_here, up is None))
+    if picture in SPHERES and run.config.scene.space == "forward":
+        notes.append("the scene was seen from one side: most of a panorama shows nothing")
     cameras = _through_lens(cameras, picture, values)
     return dataclasses.replace(
         found, cameras=cameras, picture=picture, notes=tuple(dict.fromkeys(notes))

@@ -80,6 +80,7 @@ def _render_share(
 ) -> None:
     """What one process does. What a user can mend goes into the queue."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the terminal is for the parent
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half a file is removed
     if cores:
         os.sched_setaffinity(0, cores)
     common.prepare_cpu()
