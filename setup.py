@@ -21,11 +21,13 @@ setup(
     extras_require={
         "check": ["pycolmap>=4.0"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
+        "export": ["OpenEXR>=3.3"],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
         "test": [
             "beartype>=0.19",
             "hypothesis>=6.100",
+            "OpenEXR>=3.3",
             "pycolmap>=4.2",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8.0",

@@ -10,6 +10,11 @@ Poses = Float[np.ndarray, "N rows 4"]
 Path = Float[np.ndarray, "frames 3 4"]
 
 _MOST_GAP = np.deg2rad(120.1)
+# Mean squares of the cameras' right axes across the direction that most of them share: below, as of
+# cameras side by side, they say little of what is upward. (nerfstudio's bound for the same.)
+_LEAST_TURN = 0.03
+# Points around an ellipse, of which even steps are taken.
+_FINE = 4096
 
 
 def orbit(
@@ -48,33 +53,69 @@ def orbit(
     return np.stack([look_at_pose(centre + radius * o, centre, up) for o in outward])
 
 
-def orbit_of(poses: Poses, frames: int = 120) -> Path:
+def orbit_of(poses: Poses, frames: int = 120, up=None) -> Path:
     """The orbit that fits captured poses: around what they look at, at their distance and height.
 
-    The centre is the point nearest to all their viewing axes, up the mean of their upward axes; the
-    orbit starts at the first of them. Where a third of the way around was not captured, behind a wall
-    perhaps, it is one round of a `spiral` among the captured poses instead.
+    The centre is the point nearest to all their viewing axes, the orbit starts at the first of them.
+    Where they do not `surround` the centre it is one round of a `spiral` among them instead.
+
+    Args:
+      poses: the captured ones.
+      frames: how many poses to return.
+      up: the axis of the circle; by default `up_of` the poses.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
-    positions, backs = poses[:, :, 3], poses[:, :, 2]
-    centre = focus_point(poses)
-    offsets = positions - centre
-    up = _mean_up(poses)
-    if _widest_gap(offsets, up) > _MOST_GAP:
-        middle = np.linalg.norm(positions.mean(axis=0) - centre)
-        return spiral(poses, max(float(middle), 1e-6), frames, rotations=1)
+    centre, up = focus_point(poses), _unit(up_of(poses) if up is None else up)
+    offsets = poses[:, :, 3] - centre
+    if not surround(poses, up):
+        middle = np.linalg.norm(poses[:, :, 3].mean(axis=0) - centre)
+        return spiral(poses, max(float(middle), 1e-6), frames, rotations=1, up=up)
     distances = np.linalg.norm(offsets, axis=-1)
     radius = float(np.mean(distances))
     sines = offsets @ up / np.maximum(distances, 1e-12)
     elevation = float(np.clip(np.rad2deg(np.arcsin(np.clip(np.mean(sines), -1, 1))), -80.0, 80.0))
-    start = offsets[0] - (offsets[0] @ up) * up
-    if np.linalg.norm(start) < 1e-6 * radius or not np.isfinite(start).all():
-        start = backs[0] if abs(backs[0] @ up) < 0.999 else None
-    return orbit(centre, radius, elevation, frames, up, start)
+    return orbit(centre, radius, elevation, frames, up, _start(poses, offsets, up))
+
+
+def ellipse_of(poses: Poses, frames: int = 120, up=None) -> Path:
+    """The ellipse that fits captured poses, for those whose distances differ: in even steps around.
+
+    It lies across up, at the poses' mean height, around the point nearest to their viewing axes, at
+    which it looks (as mip-NeRF 360 shows its scenes; Barron et al., 2022). Its axes are those in which
+    the poses spread most and least, and reach to the 90th percentile of their offsets. Where the poses
+    do not `surround` the centre it is one round of a `spiral`, as `orbit_of` has it.
+
+    Args:
+      poses: the captured ones.
+      frames: how many poses to return.
+      up: the direction across the ellipse; by default `up_of` the poses.
+    """
+    poses = np.asarray(poses, np.float64)[:, :3]
+    centre, up = focus_point(poses), _unit(up_of(poses) if up is None else up)
+    if not surround(poses, up):
+        return orbit_of(poses, frames, up)
+    offsets = poses[:, :, 3] - centre
+    level = offsets - (offsets @ up)[:, None] * up
+    long = np.linalg.eigh(level.T @ level)[1][:, -1]
+    axes = np.stack([long, np.cross(up, long)])
+    half = np.percentile(np.abs(level @ axes.T), 90.0, axis=0)
+    start = level[0] @ axes.T / half
+    angles = np.arctan2(start[1], start[0]) + np.linspace(0.0, 2.0 * np.pi, _FINE + 1)
+    around = half * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    lengths = np.cumsum([0.0, *np.linalg.norm(np.diff(around, axis=0), axis=-1)])
+    angles = np.interp(np.linspace(0.0, lengths[-1], frames, endpoint=False), lengths, angles)
+    around = half * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    eyes = centre + around @ axes + np.mean(offsets @ up) * up
+    return np.stack([look_at_pose(eye, centre, up) for eye in eyes])
 
 
 def spiral(
-    poses: Poses, focus: float, frames: int = 120, rotations: int = 2, zoom: float = 0.5
+    poses: Poses,
+    focus: float,
+    frames: int = 120,
+    rotations: int = 2,
+    zoom: float = 0.5,
+    up=None,
 ) -> Path:
     """A small closed spiral about the mean pose, for forward-facing captures (LLFF, 2019).
 
@@ -84,19 +125,23 @@ def spiral(
       frames: how many poses.
       rotations: turns in the picture's plane.
       zoom: turns of the movement back and forth for each in the picture's plane.
+      up: the direction that is upward in the pictures; by default the mean of the poses' own.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     position = poses[:, :, 3].mean(axis=0)
     back = poses[:, :, 2].mean(axis=0)
-    mean = look_at_pose(position, position - back, poses[:, :, 1].mean(axis=0))
+    mean = look_at_pose(
+        position, position - back, poses[:, :, 1].mean(axis=0) if up is None else up
+    )
     axes = mean[:, :3]
+    upward = axes[:, 1] if up is None else up
     extent = np.percentile(np.abs((poses[:, :, 3] - position) @ axes), 90.0, axis=0)
     target = position - focus * axes[:, 2]
     path = []
     for turn in np.linspace(0.0, 1.0, frames, endpoint=False):
         angle = 2.0 * np.pi * rotations * turn
         offset = extent * np.array([np.cos(angle), -np.sin(angle), -np.sin(angle * zoom)])
-        path.append(look_at_pose(position + axes @ offset, target, axes[:, 1]))
+        path.append(look_at_pose(position + axes @ offset, target, upward))
     return np.stack(path)
 
 
@@ -128,6 +173,54 @@ def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Path:
     return np.concatenate([rotations, positions[:, :, None]], axis=-1)
 
 
+def level(poses: Poses, up) -> Path:
+    """Poses turned upright where they stand, each with the heading that it had.
+
+    Args:
+      poses: of cameras; one that looks straight up or down heads to where the picture's upper or lower
+        edge is.
+      up: the direction that becomes their upward axis.
+    """
+    poses = np.asarray(poses, np.float64)[:, :3]
+    up = _unit(up)
+    turned = []
+    for pose in poses:
+        ahead = -pose[:, 2]
+        if np.linalg.norm(np.cross(ahead, up)) < 1e-6:
+            ahead = -np.sign(ahead @ up) * pose[:, 1]
+        turned.append(look_at_pose(pose[:, 3], pose[:, 3] + ahead - (ahead @ up) * up, up))
+    return np.stack(turned)
+
+
+def up_of(poses: Poses) -> Float[np.ndarray, "3"]:
+    """The scene's upward direction, of unit length: people hold cameras level.
+
+    It is the direction that is most nearly across the right axes of all poses, on the side of their
+    upward axes. Where the right axes are all alike, as of cameras that look the same way, it is the mean
+    of the upward axes, turned to be across them.
+    """
+    poses = np.asarray(poses, np.float64)[:, :3]
+    rights, mean = poses[:, :, 0], poses[:, :, 1].mean(axis=0)
+    spread, directions = np.linalg.eigh(rights.T @ rights / len(rights))
+    if spread[1] > _LEAST_TURN and abs(mean @ directions[:, 0]) > 1e-6:
+        return directions[:, 0] * np.sign(mean @ directions[:, 0])
+    mean = mean - (mean @ directions[:, 2]) * directions[:, 2]
+    length = np.linalg.norm(mean)
+    return mean / length if length > 1e-6 else np.array([0.0, 0.0, 1.0])
+
+
+def surround(poses: Poses, up=None) -> bool:
+    """Whether poses stand all around what they look at, without a gap of more than a third.
+
+    Args:
+      poses: the captured ones.
+      up: from where it is seen; by default `up_of` the poses.
+    """
+    poses = np.asarray(poses, np.float64)[:, :3]
+    up = _unit(up_of(poses) if up is None else up)
+    return bool(_widest_gap(poses[:, :, 3] - focus_point(poses), up) <= _MOST_GAP)
+
+
 def focus_point(poses: Poses) -> Float[np.ndarray, "3"]:
     """The point nearest to the viewing axes of all poses, in the least-squares sense.
 
@@ -152,7 +245,14 @@ def _widest_gap(offsets: np.ndarray, up: np.ndarray) -> float:
     return float(np.max(np.diff([*azimuths, azimuths[0] + 2.0 * np.pi])))
 
 
-def _mean_up(poses: np.ndarray) -> np.ndarray:
-    up = poses[:, :, 1].mean(axis=0)
-    norm = np.linalg.norm(up)
-    return up / norm if norm > 1e-6 else np.array([0.0, 0.0, 1.0])
+def _start(poses: np.ndarray, offsets: np.ndarray, up: np.ndarray) -> np.ndarray | None:
+    """Where the first pose stands, seen from above; where it looks from, if it stands overhead."""
+    start = offsets[0] - (offsets[0] @ up) * up
+    if np.linalg.norm(start) < 1e-6 * np.linalg.norm(offsets[0]) or not np.isfinite(start).all():
+        return poses[0, :, 2] if abs(poses[0, :, 2] @ up) < 0.999 else None
+    return start
+
+
+def _unit(direction) -> np.ndarray:
+    direction = np.asarray(direction, np.float64)
+    return direction / np.linalg.norm(direction)

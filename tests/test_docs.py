@@ -19,6 +19,8 @@ PAGES = {str(path.relative_to(DOCS).with_suffix("")): path for path in sorted(DO
 # Whose public names the reference has, each once: those of __all__, or else what they define.
 MODULES = (
     "jaxnerf", "jaxnerf.cameras", "jaxnerf.lenses", "jaxnerf.distortion", "jaxnerf.paths",
+    "jaxnerf.stereo", "jaxnerf.exports.depth", "jaxnerf.exports.spherical",
+    "jaxnerf.exports.frames", "jaxnerf.exports.pictures",
     "jaxnerf.sampling", "jaxnerf.sampling.intervals", "jaxnerf.fields", "jaxnerf.contraction",
     "jaxnerf.encoding", "jaxnerf.compositing", "jaxnerf.rendering", "jaxnerf.training",
     "jaxnerf.training.losses", "jaxnerf.training.optimizers", "jaxnerf.methods", "jaxnerf.spaces",

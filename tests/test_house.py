@@ -14,7 +14,7 @@ ORDER = [
     ("distortion",),
     ("lenses",),
     ("cameras",),
-    ("paths", "encoding"),
+    ("paths", "stereo", "encoding"),
     ("contraction",),
     ("sampling", "fields", "compositing"),
     ("rendering",),

@@ -5,7 +5,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import look_at_pose
-from jaxnerf.paths import focus_point, orbit, orbit_of, spiral, spline
+from jaxnerf.paths import (
+    ellipse_of,
+    focus_point,
+    level,
+    orbit,
+    orbit_of,
+    spiral,
+    spline,
+    surround,
+    up_of,
+)
 
 UPS = [(0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.3, -0.5, 0.8)]
 
@@ -199,3 +209,85 @@ def test_focus_point_of_parallel_axes_is_finite_and_among_the_cameras(count):
     positions = np.random.default_rng(7).uniform(-1.0, 1.0, (count, 3))
     poses = np.stack([look_at_pose(p, p + [0.0, 5.0, 0.0]) for p in positions])
     np.testing.assert_allclose(focus_point(poses), positions.mean(axis=0), atol=1e-4)
+
+
+def _stretched(up, axes=(3.0, 2.0), height=0.7, count=40) -> tuple[np.ndarray, np.ndarray]:
+    """Captured poses on an ellipse around a point, and that point."""
+    up, centre = _unit(up), np.array([0.4, 3.0, -1.0])
+    first = np.cross(up, np.roll(up, 1) + 0.1)
+    first /= np.linalg.norm(first)
+    angles = 2 * np.pi * np.arange(count) / count
+    flat = axes[0] * np.cos(angles)[:, None] * first
+    flat += axes[1] * np.sin(angles)[:, None] * np.cross(up, first)
+    return np.stack([look_at_pose(p, centre, up) for p in centre + flat + height * up]), centre
+
+
+@pytest.mark.parametrize("up", UPS)
+def test_ellipse_of_fits_an_ellipse_in_even_steps_and_looks_at_its_middle(up):
+    captured, centre = _stretched(up)
+    poses = ellipse_of(captured, 60)
+    _assert_rigid(poses, 60)
+    _assert_looks_at(poses, centre, atol=1e-5)
+    offsets = poses[:, :, 3] - centre
+    np.testing.assert_allclose(offsets @ _unit(up), 0.7, atol=1e-6)
+    across = offsets - 0.7 * _unit(up)
+    # The 90th percentile of |cos| at 40 even angles is a little less than 1, on both axes.
+    known = captured[:, :, 3] - centre - 0.7 * _unit(up)
+    directions = np.linalg.svd(known)[2][:2]
+    half = np.percentile(np.abs(known @ directions.T), 90.0, axis=0)
+    assert (half > 0.95 * np.array([3.0, 2.0])).all()
+    np.testing.assert_allclose(np.sum((across @ directions.T / half) ** 2, axis=-1), 1.0, atol=1e-6)
+    steps = np.linalg.norm(np.roll(across, -1, axis=0) - across, axis=-1)
+    np.testing.assert_allclose(steps, steps.mean(), rtol=0.01)
+
+
+@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("shape", ["ring", "half a ring", "fan"])
+def test_up_is_found_from_cameras_that_are_held_level(up, shape):
+    """However they are pitched: their mean upward axis leans where they do not stand all around."""
+    up = _unit(up)
+    if shape == "fan":  # all look the same way, from side to side
+        forward = np.cross(up, np.roll(up, 1) + 0.1)
+        right = np.cross(forward, up)
+        eyes = np.linspace(-0.1, 0.1, 9)[:, None] * right
+        poses = np.stack([look_at_pose(eye, eye + forward, up) for eye in eyes])
+    else:
+        turns = 24 if shape == "ring" else 12
+        poses = orbit((1, 2, 3), 2.0, 50.0, 24, up)[:turns]
+    np.testing.assert_allclose(up_of(poses), up, atol=1e-6)
+    if shape == "half a ring":
+        assert _unit(poses[:, :, 1].mean(axis=0)) @ up < 0.95
+
+
+@pytest.mark.parametrize("make", [orbit_of, ellipse_of])
+def test_paths_stand_upright_by_the_direction_that_is_said(make):
+    captured, centre = _stretched((0, 0, 1))
+    up = _unit(np.array([0.2, 0.1, 1.0]))
+    poses = make(captured, 20, up)
+    np.testing.assert_allclose(poses[:, :, 0] @ up, 0.0, atol=1e-9)
+    heights = (poses[:, :, 3] - centre) @ up
+    np.testing.assert_allclose(heights, heights.mean(), atol=1e-6)
+    tilted = spiral(_forward_facing(np.random.default_rng(0)), 4.0, 20, up=up)
+    np.testing.assert_allclose(tilted[:, :, 0] @ up, 0.0, atol=1e-9)
+
+
+def test_level_keeps_places_and_headings_and_turns_what_is_tilted_upright():
+    up = _unit(np.array([1.0, 2.0, 3.0]))
+    captured = orbit((1, 2, 3), 2.0, 35.0, 12, up)
+    poses = level(captured, up)
+    _assert_rigid(poses, 12)
+    np.testing.assert_allclose(poses[:, :, 3], captured[:, :, 3])
+    np.testing.assert_allclose(poses[:, :, 1], np.broadcast_to(up, (12, 3)), atol=1e-9)
+    np.testing.assert_allclose(poses[:, :, 0], captured[:, :, 0], atol=1e-9)
+    # Straight down and straight up, with +y above and below in the picture: both head for +y.
+    down = np.array([[1.0, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7]])
+    above = np.array([[1.0, 0, 0, 5], [0, -1, 0, 6], [0, 0, -1, 7]])
+    for pose in level(np.stack([down, above]), (0, 0, 1)):
+        np.testing.assert_allclose(-pose[:, 2], [0, 1, 0], atol=1e-9)
+
+
+def test_surround_wants_no_gap_of_more_than_a_third():
+    ring = orbit((1, 2, 3), 2.0, 20.0, 36)
+    assert surround(ring)
+    assert surround(ring[:25])
+    assert not surround(ring[:20])

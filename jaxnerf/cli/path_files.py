@@ -50,7 +50,11 @@ _KINDS: dict[str, Lens] = {
     "perspective": "pinhole",
     "fisheye": "fisheye",
     "equirectangular": "equirectangular",
+    "omnidirectional": "equirectangular",
+    "vr180": "equirectangular",
 }
+# Those of two eyes, of which each has a picture of the size that the file says.
+_PICTURES = {"omnidirectional": "ods", "vr180": "vr180"}
 _OF_PATHS = {
     *("camera_path", "camera_type", "render_width", "render_height", "fps", "seconds", "is_cycle"),
     *("keyframes", "smoothness_value", "default_fov", "default_transition_sec", "path_name"),
@@ -65,9 +69,12 @@ class PathFile:
     Attributes:
       cameras: at its poses, in the frame of the scene's own files.
       frames_per_second: None if it does not say.
-      seconds: that a flight through the poses takes, however many frames it has; None if it does not say.
       cycle: whether a flight returns to where it began.
       notes: what a person should know, each a line.
+      seconds: that a flight through the poses takes, however many frames it has; None if it does not say.
+      picture: what the cameras make: "camera" for what each sees; "ods" or "vr180" for two eyes around
+        each, which is equirectangular.
+      from_file: whether the poses are a file's own.
     """
 
     cameras: Camera
@@ -75,6 +82,8 @@ class PathFile:
     cycle: bool = False
     notes: tuple[str, ...] = ()
     seconds: float | None = None
+    picture: str = "camera"
+    from_file: bool = True
 
 
 def read_path(path: Path, training: Camera) -> PathFile:
@@ -209,8 +218,9 @@ def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
             pose = read_pose(where, matrix)
         except SceneError as error:
             raise SceneError(str(error).replace("transform_matrix", "camera_to_world")) from None
-        focal = (width / (2.0 * math.pi), height / math.pi)
-        if kind != "equirectangular":
+        around = math.pi if kind == "vr180" else 2.0 * math.pi
+        focal = (width / around, height / math.pi)
+        if _KINDS[kind] != "equirectangular":
             length = _focal(where, entry, height)
             focal = (length, length)
         picture = Picture(path, (width, height))
@@ -225,7 +235,14 @@ def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
     rate, seconds = _rate(path, contents), number(path, contents, "seconds", 0.0)
     if seconds > 0.0:
         rate = len(views) / seconds
-    return PathFile(_cameras(path, views), rate, cycle, (note,), seconds if seconds > 0.0 else None)
+    return PathFile(
+        _cameras(path, views),
+        rate,
+        cycle,
+        (note,),
+        seconds if seconds > 0.0 else None,
+        _PICTURES.get(kind, "camera"),
+    )
 
 
 def _focal(where: str, entry: Mapping[str, Any], height: int) -> float:

@@ -1,61 +1,70 @@
-"""`jaxnerf render`: make a video from a run."""
+"""`jaxnerf render`: make a video, or numbered pictures, of a camera path through a run."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from jaxnerf import paths
 from jaxnerf.cameras import Camera
-from jaxnerf.cli import common
-from jaxnerf.cli.path_files import flight, read_path, repeated
-from jaxnerf.evaluation import to_8bit
-from jaxnerf.exports import video
+from jaxnerf.cli import camera_paths, common
+from jaxnerf.cli.path_files import repeated
+from jaxnerf.cli.shares import render_in_processes
+from jaxnerf.exports import depth, video
+from jaxnerf.exports.frames import Frames, assemble, begin, remove, render_frames
+from jaxnerf.exports.pictures import Eyes, Look, depth_range, frame_size
 from jaxnerf.exports.video import SUFFIXES
 from jaxnerf.runs.files import disk_errors
-from jaxnerf.runs.run import load_run
+from jaxnerf.runs.run import Run, load_run
 
 _HELP = """
-usage: jaxnerf render RUN [--path orbit|spiral|FILE] [--out video.mp4] [flags]
+usage: jaxnerf render RUN [--path PATH] [--out video.mp4] [flags]
 
-Renders a camera path from the run's folder alone; the photographs are not needed. FILE is a JSON file
-with poses in the frame of the scene's own files, laid out as NeRF's Blender transforms: {"frames":
-[{"transform_matrix": [[...], ...]}, ...]}; and if pictures should not be as those of the training
-cameras, with camera_angle_x, camera_angle_y, fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2 or camera_model
-for all or for a frame. Or it is nerfstudio's camera_path.json. What else would change the pictures is
-refused. The suffix of the output decides its kind: .mp4, .gif or .webp.
+Renders a camera path from the run's folder alone; the photographs are not needed. PATH is orbit, ellipse
+or spiral, cameras:0,5,9 for a flight through training cameras, or a FILE: JSON with poses in the frame of
+the scene's own files, laid out as NeRF's Blender transforms: {"frames": [{"transform_matrix":
+[[...], ...]}, ...]}; and if pictures should not be as those of the training cameras, with
+camera_angle_x, camera_angle_y, fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2 or camera_model for all or for
+a frame. Or it is nerfstudio's camera_path.json. What else would change the pictures is refused.
+
+The suffix of the output decides its kind: .mp4, .gif or .webp; without one it is a folder of numbered
+PNGs. A path that was stopped goes on with the same command: frames that are there are kept.
 
 Examples:
   jaxnerf render runs/lego --path orbit --out lego.mp4
   jaxnerf render runs/lego --path orbit --frames 60 --width 320 --panels rgb,depth,normals --out lego.gif
   jaxnerf render runs/lego --path keys.json --frames 240 --out flight.mp4
+  jaxnerf render runs/lego --path cameras:0,20,40 --out frames --bits 16 --depth exr
+  jaxnerf render runs/garden --path cameras:12 --picture ods --eye_distance 0.063 --out here
 """
 
 _PANELS = ("rgb", "depth", "normals")
 _FRAMES_PER_SECOND = 30.0
+_EYES: dict[str, Eyes] = {
+    "stereo": "side_by_side",
+    "vr180": "side_by_side",
+    "ods": "omnidirectional",
+}
+# What players take for the kind of a video, by its name.
+_NAMES = {"camera": "", "panorama": "_360", "stereo": "_LR", "ods": "_360_TB", "vr180": "_180_LR"}
+_LARGEST_WEBP = 16_383
+_KEPT = "; frames that are whole are kept, and the same command goes on"
 
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
+    camera_paths.define_flags(values)
     flags.DEFINE_string(
-        "path", "orbit", "orbit, spiral, or a JSON file of poses", flag_values=values
-    )
-    flags.DEFINE_string("out", None, "the video; RUN/PATH.mp4 by default", flag_values=values)
-    flags.DEFINE_integer(
-        "frames",
+        "out",
         None,
-        "how many; 120 by default. For a FILE: a smooth flight of so many frames through its poses; "
-        "by default just its poses",
+        "the video, or a folder of numbered PNGs; RUN/PATH.mp4 by default, with the endings by which "
+        "players know pictures for headsets: _360, _360_TB, _180_LR, _LR",
         flag_values=values,
-        lower_bound=2,
     )
-    flags.DEFINE_integer(
-        "width",
-        0,
-        "of a panel in pixels; by default that of FILE or of the photographs",
-        flag_values=values,
-        lower_bound=0,
+    flags.DEFINE_bool(
+        "overwrite", False, "begin anew where frames of other settings are", flag_values=values
     )
     flags.DEFINE_float(
         "fps",
@@ -67,6 +76,40 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_list(
         "panels", ["rgb"], f"side by side: any of {','.join(_PANELS)}", flag_values=values
     )
+    flags.DEFINE_enum("bits", "8", ["8", "16"], "of a colour; 16 in PNGs", flag_values=values)
+    flags.DEFINE_enum(
+        "depth",
+        None,
+        ["exr", "png"],
+        "of a folder of PNGs: depth too, in the unit of the scene's files, as OpenEXR in floating point "
+        "or as PNG of 16 bits; 0 where nothing is",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "depth_level",
+        None,
+        "what one level of a PNG of depth is, in the unit of the scene's files; by default the power of "
+        "ten that suits the scene, which is said",
+        flag_values=values,
+        lower_bound=1e-12,
+    )
+    flags.DEFINE_integer(
+        "supersampling",
+        None,
+        "rays along a pixel's side, of which so many squared are averaged; by default one ray, and four "
+        "at edges if the run's configuration says so",
+        flag_values=values,
+        lower_bound=1,
+        upper_bound=16,
+    )
+    flags.DEFINE_integer(
+        "processes",
+        1,
+        "how many share the frames, each with its part of the cores; accelerators are all used by one",
+        flag_values=values,
+        lower_bound=1,
+        upper_bound=256,
+    )
     return values
 
 
@@ -74,51 +117,45 @@ def main(arguments: Sequence[str]) -> None:
     """Render; see the help.
 
     Raises:
-      RunError, flags.Error: in one line what is wrong.
+      RunError, SceneError, flags.Error: in one line what is wrong.
     """
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
-
-    if not values.panels:
-        raise flags.Error(f"--panels: name at least one of {', '.join(_PANELS)}")
-    for panel in values.panels:
-        if panel not in _PANELS:
-            raise flags.Error(f"--panels: {panel!r} is not one of {', '.join(_PANELS)}")
-    out = Path(values.out) if values.out else Path(folder) / f"{Path(values.path).stem}.mp4"
-    if out.suffix not in SUFFIXES:
-        raise flags.Error(f"--out: {out} does not end in one of {', '.join(SUFFIXES)}")
-    if missing := video.missing_encoder(out):
-        raise flags.Error(f"--out: {out} needs the package {missing}; .gif and .webp do not")
-    if values.out and not out.parent.is_dir():
-        raise flags.Error(f"--out: {out.parent}: no such folder")
+    _check(values)
+    _check_out(_out(folder, values, "camera"), values)
+    if values.processes > 1:
+        # One that reserves an accelerator's memory would leave none to the others.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     common.prepare_cpu()
     common.use_compilation_cache()
 
     run = load_run(folder)
-    trained = np.asarray(run.cameras().camera_to_world)
-    frames, rate = values.frames or 120, None
-    if values.path == "orbit":
-        cameras = path_cameras(run, paths.orbit_of(trained, frames), values.width)
-    elif values.path == "spiral":
-        middle = 0.5 * (run.scene.near + run.scene.far) * run.scene.to_user.scale
-        cameras = path_cameras(run, paths.spiral(trained, middle, frames), values.width)
-    else:
-        found = read_path(Path(values.path), run.cameras()[0])
-        cameras, rate = found.cameras, found.frames_per_second
-        for note in found.notes:
-            print(note)
-        if values.frames:
-            if len(cameras) < 2:
-                raise flags.Error(f"--frames: {values.path} has one pose, a flight needs two")
-            cameras = flight(cameras, values.frames, found.cycle)
-            rate = len(cameras) / found.seconds if found.seconds else rate
-        if values.width:
-            cameras = _of_width(cameras, values.width)
-    render_video(run, cameras, out, values.panels, values.fps or rate or _FRAMES_PER_SECOND)
-    print(f"left {out}: {len(cameras)} frames")
+    found = camera_paths.chosen_path(run, values)
+    out = _out(folder, values, found.picture)
+    notes, eyes, distance = list(found.notes), _EYES.get(found.picture, "one"), 0.0
+    if eyes != "one":
+        distance, said = camera_paths.eye_distance(run, values)
+        notes += [said] if said else []
+    elif values.eye_distance is not None:
+        raise flags.Error(f"--eye_distance: has no effect with --picture {found.picture}")
+    look = Look(tuple(values.panels), eyes, distance, values.supersampling or 0)
+    if out.suffix == ".webp" and max(frame_size(found.cameras[0], look)) > _LARGEST_WEBP:
+        raise flags.Error(f"--out: {out}: a WebP has at most {_LARGEST_WEBP:,} pixels along a side")
+    level = values.depth_level or depth.fitting_level(_farthest(run, found.cameras))
+    if values.depth:
+        notes.append(_said_depth(values.depth, level))
+    for note in notes:
+        print(note)
+    frames = _frames(
+        run, found.cameras, out, look, bits=int(values.bits), depth=values.depth or "",
+        depth_level=level,
+    )  # fmt: skip
+    rate = values.fps or found.frames_per_second or _FRAMES_PER_SECOND
+    _render(run, frames, out, rate, values.processes, overwrite=values.overwrite)
+    print(f"left {out}: {len(frames)} frame{'s' if len(frames) > 1 else ''}")
 
 
-def path_cameras(run, poses: np.ndarray, width: int = 0) -> Camera:
+def path_cameras(run: Run, poses: np.ndarray, width: int = 0) -> Camera:
     """Cameras for poses, with the lens of the first training camera.
 
     Args:
@@ -126,42 +163,118 @@ def path_cameras(run, poses: np.ndarray, width: int = 0) -> Camera:
       poses: [N, 3, 4].
       width: of the pictures, whose shape is that of the photographs; 0 for that of the photographs.
     """
-    first = run.cameras()[0]
-    return repeated(_of_width(first, width) if width else first, poses)
+    return repeated(camera_paths.of_shape(run.cameras()[0], width or None, None), poses)
 
 
-def _of_width(cameras: Camera, width: int) -> Camera:
-    """Cameras, of one size, with pictures of another width and the same shape."""
-    full_width, full_height = (int(side) for side in np.asarray(cameras.size).reshape(-1, 2)[0])
-    return cameras.resized(width, max(1, round(full_height * width / full_width)))
+def render_video(run: Run, cameras: Camera, out: Path) -> None:
+    """Render cameras one after the other into a video, with a progress line.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    _render(run, _frames(run, cameras, out, Look()), out, _FRAMES_PER_SECOND, overwrite=True)
 
 
-def render_video(
-    run,
-    cameras: Camera,
+def _frames(run: Run, cameras: Camera, out: Path, look: Look, **files: Any) -> Frames:
+    """The frames of an output: in its folder, or until a video is made of them in one beside it."""
+    if "depth" in look.panels:
+        values = depth_range(run, cameras[0])
+        look = Look(look.panels, look.eyes, look.eye_distance, look.supersampling, values)
+    folder = out.with_name(f"{out.name}.frames") if out.suffix else out
+    return Frames(folder, cameras, look, **files)
+
+
+def _render(
+    run: Run,
+    frames: Frames,
     out: Path,
-    panels: Sequence[str] = ("rgb",),
-    frames_per_second: float = 30.0,
+    frames_per_second: float,
+    processes: int = 1,
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Render cameras one after the other into a video, with a progress line."""
-    line = common.LiveLine()
-    scale = run.scene.to_user.scale
-    range_of_depth = run.scene.near * scale, run.scene.far * scale
-    with disk_errors(out), video.open_video(out, frames_per_second) as write:
-        for index in range(len(cameras)):
-            seen = run.render(cameras[index], with_normals="normals" in panels)
-            if index == 0 and run.scene.unbounded:
-                # Where depths have no end, the colours are for those of the first picture.
-                shown = seen.depth[seen.opacity > 0.5]
-                low, high = np.percentile(shown, (2, 98)) if shown.size else range_of_depth
-                range_of_depth = float(low), max(float(high), float(low) * 1.001)
-            pictures = {
-                "rgb": lambda s=seen: s.colour,
-                "depth": lambda s=seen, r=range_of_depth: video.colour_depth(
-                    s.depth, s.opacity, *r
-                ),
-                "normals": lambda s=seen: video.colour_normals(s.normals, s.opacity),
-            }
-            write(to_8bit(np.concatenate([pictures[panel]() for panel in panels], axis=1)))
-            done = index + 1
-            line.show(f"{out.name} {common.bar(done, len(cameras))}", last=done == len(cameras))
+    """Render what is missing of some frames, and make the video of them if one is asked for."""
+    line, total = common.LiveLine(), len(frames)
+    with disk_errors(out, _KEPT):
+        left = begin(frames, run, overwrite=overwrite)
+        done = total - len(left)
+        if done:
+            print(f"{frames.folder}: {done} of {total} frames are there already")
+
+        def one_more(count: int = 1) -> None:
+            nonlocal done
+            done += count
+            line.show(f"{out.name} {common.bar(done, total)}", last=done == total)
+
+        try:
+            if processes > 1 and len(left) > 1:
+                render_in_processes(frames, run, left, min(processes, len(left)), one_more)
+            else:
+                render_frames(frames, run, left, one_more)
+        except KeyboardInterrupt:
+            print(f"\n{frames.folder} has {done} of {total} frames; the same command goes on")
+            raise
+        if out.suffix:
+            assemble(frames, out, frames_per_second)
+            remove(frames.folder)
+
+
+def _check(values: flags.FlagValues) -> None:
+    if not values.panels:
+        raise flags.Error(f"--panels: name at least one of {', '.join(_PANELS)}")
+    for panel in values.panels:
+        if panel not in _PANELS:
+            raise flags.Error(f"--panels: {panel!r} is not one of {', '.join(_PANELS)}")
+    if values.depth_level is not None and values.depth != "png":
+        raise flags.Error("--depth_level: has an effect with --depth png only")
+
+
+def _out(folder: str, values: flags.FlagValues, picture: str) -> Path:
+    name = Path(str(values.path).partition(":")[0]).stem
+    return Path(values.out) if values.out else Path(folder) / f"{name}{_NAMES[picture]}.mp4"
+
+
+def _check_out(out: Path, values: flags.FlagValues) -> None:
+    if out.suffix not in (*SUFFIXES, ""):
+        raise flags.Error(
+            f"--out: {out} does not end in one of {', '.join(SUFFIXES)}, or in nothing for a folder of "
+            "PNGs"
+        )
+    if missing := video.missing_encoder(out):
+        raise flags.Error(f"--out: {out} needs the package {missing}; .gif and .webp do not")
+    if out.suffix:
+        for name, given in (("bits", values.bits == "16"), ("depth", values.depth)):
+            if given:
+                raise flags.Error(
+                    f"--{name}: not in a video; name a folder as --out, without a suffix"
+                )
+    elif values.fps:
+        raise flags.Error("--fps: a folder of PNGs has no speed")
+    if values.bits == "16" and (missing := video.missing_ffmpeg()):
+        raise flags.Error(f"--bits: 16 needs the package {missing}")
+    if values.depth and (missing := depth.missing_package(values.depth)):
+        raise flags.Error(
+            f"--depth: exr needs the package {missing}: pip install 'jaxnerf[export]'; png does not"
+        )
+    if values.out and not out.parent.is_dir():
+        raise flags.Error(f"--out: {out.parent}: no such folder")
+    if out.suffix and out.is_dir():
+        raise flags.Error(f"--out: {out} is a folder, and has the name of a video")
+
+
+def _farthest(run: Run, cameras: Camera) -> float:
+    """A distance beyond which no camera of a path sees a surface, in the user's unit."""
+    positions, trained = (
+        np.asarray(each.camera_to_world, np.float64)[:, :3, 3] for each in (cameras, run.cameras())
+    )
+    apart = np.linalg.norm(positions[:, None] - trained[None], axis=-1).min(axis=1)
+    return float(run.scene.far * run.scene.to_user.scale + apart.max())
+
+
+def _said_depth(kind: str, level: float) -> str:
+    if kind == "exr":
+        return "depth: channel Z of OpenEXR, in the unit of the scene's files; 0 where nothing is"
+    return (
+        f"depth: PNG of 16 bits in levels of {level:g} (--depth_level), in the unit of the scene's "
+        f"files; 0 where nothing is, and {65_535 * level:g} for what is farther"
+    )

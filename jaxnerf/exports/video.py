@@ -1,16 +1,17 @@
 """Moving pictures: frames out as mp4, gif or webp, and colours for depth and normals."""
 
 import errno
+import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
 # From far to near: black, violet, red, orange, pale yellow, of even steps in lightness.
@@ -23,8 +24,30 @@ SUFFIXES = (".mp4", ".gif", ".webp")
 
 def missing_encoder(path: Path) -> str:
     """What must be installed before `open_video` can write a file of this name; empty if nothing."""
-    missing = path.suffix == ".mp4" and not find_spec("imageio_ffmpeg")
-    return "imageio-ffmpeg" if missing else ""
+    return missing_ffmpeg() if path.suffix == ".mp4" else ""
+
+
+def missing_ffmpeg() -> str:
+    """The package that must be installed for mp4 and for PNGs of 16 bits; empty if it is there."""
+    return "" if find_spec("imageio_ffmpeg") else "imageio-ffmpeg"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file under another name, which takes the place of a path if the block ends without an exception.
+
+    Args:
+      path: of the file that appears whole or not at all.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        # Else a machine that stops may leave the name without the contents.
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class FrameSink(Protocol):
@@ -34,11 +57,22 @@ class FrameSink(Protocol):
 
 
 @contextmanager
-def open_video(path: Path, frames_per_second: float = 30.0) -> Iterator[FrameSink]:
+def open_video(
+    path: Path,
+    frames_per_second: float = 30.0,
+    *,
+    finish: Callable[[Path], None] | None = None,
+) -> Iterator[FrameSink]:
     """Write a video frame by frame; its kind follows from the file's suffix.
 
     The file appears whole, when the block ends without an exception, or not at all. mp4 is H.264 with
     4:2:0 chroma, which every player shows; a last odd row or column of pixels is repeated.
+
+    Args:
+      path: of the file.
+      frames_per_second: how fast it is shown.
+      finish: called with a file that holds all frames, before it appears under its name
+        (`jaxnerf.exports.spherical.mark_spherical`).
 
     Raises:
       ValueError: the suffix is not .mp4, .gif or .webp, or there was no frame.
@@ -53,14 +87,36 @@ def open_video(path: Path, frames_per_second: float = 30.0) -> Iterator[FrameSin
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a video's name must end in one of {', '.join(SUFFIXES)}")
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        writer = _mp4 if path.suffix == ".mp4" else _animated_image
+    writer = _mp4 if path.suffix == ".mp4" else _animated_image
+    with replacing(path) as partial:
         with writer(partial, frames_per_second) as write:
             yield write
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if finish:
+            finish(partial)
+
+
+def write_png_16(path: Path, picture: UInt16[np.ndarray, "height width 3"]) -> None:
+    """Write a picture as a PNG of 16 bits a channel. The file appears whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+      ImportError: see `missing_ffmpeg`.
+    """
+    import imageio_ffmpeg
+
+    height, width = picture.shape[:2]
+    taken = f"-f rawvideo -pix_fmt rgb48le -s {width}x{height} -i -"
+    made = "-frames:v 1 -pix_fmt rgb48be -c:v png -f image2pipe -"
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *taken.split(), *made.split()],
+        input=np.ascontiguousarray(picture, "<u2").tobytes(),
+        capture_output=True,
+        start_new_session=True,
+    )
+    if done.returncode:
+        raise OSError(errno.EIO, f"ffmpeg failed: {done.stderr.decode(errors='replace')[-200:]}")
+    with replacing(path) as partial:
+        partial.write_bytes(done.stdout)
 
 
 @contextmanager

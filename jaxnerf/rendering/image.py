@@ -75,7 +75,8 @@ def render_image(
 
     Args:
       field, params, extras, normals, compositing: as for `render_rays`.
-      camera: a single one, of any size.
+      camera: a single one, of any size; or a batch of as many as the picture has columns, each of which
+        sees its own (`jaxnerf.stereo.omnidirectional_eye`).
       sampler: of a first try.
       near, far: the range of t.
       horizon: the depth where a ray that has no end meets nothing.
@@ -92,11 +93,13 @@ def render_image(
       A `Rendering` of NumPy arrays with leading shape (height, width).
 
     Raises:
-      ValueError: the camera's picture has no pixels.
+      ValueError: the camera's picture has no pixels, or a batch does not have as many as columns.
     """
-    width, height = (int(side) for side in np.asarray(camera.size))
+    width, height = (int(side) for side in np.reshape(camera.size, (-1, 2))[0])
     if width < 1 or height < 1:
         raise ValueError(f"render_image: camera.size is {width} x {height}, which has no pixels")
+    if np.ndim(camera.focal) == 2 and len(camera) != width:
+        raise ValueError(f"render_image: {len(camera)} cameras for {width} columns")
     devices = tuple(jax.local_devices() if devices is None else devices)
     mesh = Mesh(np.asarray(devices), ("rays",))
     behind = np.broadcast_to(np.asarray(background, np.float32), (3,))
@@ -190,7 +193,7 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
 @functools.lru_cache(maxsize=16)
 def _compiled_chunk(kind, extras, normals: bool, compositing: Compositing, mesh: Mesh):
     def chunk(sampler, pixels, arrays, params, camera, background, bounds):
-        rays = cast_rays(camera, pixels, bounds[0], bounds[1])
+        rays = cast_rays(_that_see(camera, pixels), pixels, bounds[0], bounds[1])
         seen = render_rays(
             join_field(arrays, kind), params, rays, sampler, None, background, extras,
             normals=normals, compositing=compositing,
@@ -259,6 +262,8 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
 
 def _pixels_that_show(sampler: OccupancySampler, camera: Camera, width: int, height: int):
     """Which pixels [height, width] have an occupied cell behind them, by squares."""
+    if camera.focal.ndim == 2:
+        return np.ones((height, width), bool)
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], camera)
     (tiles,) = tiles_that_show(sampler.occupancy, batch, (width, height), _TILE)
     return tiles.repeat(_TILE, axis=0)[:height].repeat(_TILE, axis=1)[:, :width]
@@ -302,7 +307,15 @@ def _contrast(colour: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
 @jax.jit
 def _lengths(camera: Camera, pixels: Array) -> Array:
     """The lengths of the directions of rays."""
-    return jnp.linalg.norm(cast_rays(camera, pixels).directions, axis=-1)
+    return jnp.linalg.norm(cast_rays(_that_see(camera, pixels), pixels).directions, axis=-1)
+
+
+def _that_see(camera: Camera, pixels: Array) -> Camera:
+    """The camera of a picture; the one of each pixel where every column has its own."""
+    if camera.focal.ndim == 1:
+        return camera
+    column = jnp.clip(pixels[..., 0].astype(jnp.int32), 0, len(camera) - 1)
+    return camera[column]
 
 
 def _nothing_seen(

@@ -70,8 +70,8 @@ class Run:
         """The picture that a camera sees; poses, depths and normals in the frame of the user's files.
 
         Args:
-          camera: a single one, for instance from `Camera.look_at`; a pose in float64 stays that until
-            it is in the scene's own frame.
+          camera: a single one, for instance from `Camera.look_at`, or one for each column of the picture
+            (`render_image`); a pose in float64 stays that until it is in the scene's own frame.
           background: behind the scene; by default the one that the run was trained on.
           with_normals: whether to compute normals.
           progress: see `render_image`.
@@ -179,7 +179,10 @@ class Run:
         """
         near, far = bounds_of(self.config, self.scene)
         poses = np.asarray(self.scene.splits["train"].cameras.camera_to_world, np.float64)
-        position = np.asarray(camera.camera_to_world, np.float64)[:, 3]
+        # The middle of the circle, where each column of the picture has a camera of its own.
+        position = (
+            np.reshape(camera.camera_to_world, (-1, 3, 4)).astype(np.float64)[:, :, 3].mean(0)
+        )
         if self.config.scene.space == "forward":
             # All look along -z.
             nearer = max(float(poses[:, 2, 3].min() - position[2]), 0.0)

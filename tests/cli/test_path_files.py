@@ -132,6 +132,15 @@ def test_nerfstudios_other_lenses(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("kind", "picture"), [("omnidirectional", "ods"), ("vr180", "vr180")])
+def test_nerfstudios_pictures_for_headsets(tmp_path, kind, picture):
+    path = nerfstudio(tmp_path / "p.json", camera_type=kind, render_height=20)
+    found = read_path(path, TRAINING)
+    assert (found.picture, found.cameras.lens) == (picture, "equirectangular")
+    quarter = 10.0 if picture == "ods" else 20.0  # a quarter of a turn, of 40 pixels
+    np.testing.assert_allclose(ray(found.cameras[0], 20.0 + quarter, 10.0), [1, 0, 0], atol=1e-6)
+
+
 def test_a_flight_goes_through_its_keys_and_back_if_it_is_a_cycle(tmp_path):
     own = ({"fov": 90.0}, {"fov": 60.0}, {"fov": 30.0})
     found = read_path(nerfstudio(tmp_path / "p.json", *own, is_cycle=True), TRAINING)
@@ -163,7 +172,7 @@ def test_a_flight_goes_through_its_keys_and_back_if_it_is_a_cycle(tmp_path):
         (transforms, {}, {"camera_model": "OMNI", "fl_x": 9}, "camera_model 'OMNI' is not one of"),
         (transforms, {}, {"fl_x": 9, "fps": -1}, "fps -1 is not above 0"),
         (transforms, {"is_fisheye": True}, {"fl_x": 9}, "mixes fisheye and pinhole"),
-        (nerfstudio, {}, {"camera_type": "vr180"}, "camera_type 'vr180' is not one of perspective"),
+        (nerfstudio, {}, {"camera_type": "orthophoto"}, "camera_type 'orthophoto' is not one of"),
         (nerfstudio, {}, {"crop": {"crop_scale": [1, 1, 1]}}, "'crop' is not honoured"),
         (nerfstudio, {"fov": 0}, {}, "camera_path[1]: fov 0 is not between"),
         (nerfstudio, {"camera_to_world": [1, 2]}, {}, "camera_path[1]: camera_to_world must be"),

@@ -1,0 +1,239 @@
+"""The frames of a camera path as numbered files, made once each: a path goes on where it stopped.
+
+A folder has 0000.png, 0001.png, ..., if asked for depth/0000.exr or depth/0000.png and so on, and
+render.json with all that decides what the frames show. A file appears whole or not at all, so whatever
+stands under a frame's name is kept, by whichever process it was made.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxnerf.cameras import Camera
+from jaxnerf.evaluation import to_8bit
+from jaxnerf.exports.depth import is_whole_exr, write_depth_exr, write_depth_png
+from jaxnerf.exports.pictures import Look, look_through, panels_of, surface_depth
+from jaxnerf.exports.spherical import mark_spherical
+from jaxnerf.exports.video import open_video, replacing, write_png_16
+from jaxnerf.runs.files import RunError, write_json
+from jaxnerf.runs.run import Run
+
+SETTINGS = "render.json"
+_DIGITS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """The frames of a path, and the files that hold them.
+
+    Attributes:
+      folder: of the files.
+      cameras: one a frame.
+      look: how the frames are made.
+      bits: of a colour: 8 or 16.
+      depth: the kind of the files of depth; "" for none.
+      depth_level: what one level of a 16-bit PNG of depth is in the user's unit.
+    """
+
+    folder: Path
+    cameras: Camera
+    look: Look = Look()
+    bits: Literal[8, 16] = 8
+    depth: Literal["", "exr", "png"] = ""
+    depth_level: float = 1e-3
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The file of a frame's picture, and that of its depth if there is one."""
+        name = f"{index:0{max(_DIGITS, len(str(len(self) - 1)))}d}"
+        picture = self.folder / f"{name}.png"
+        return (
+            (picture, self.folder / "depth" / f"{name}.{self.depth}") if self.depth else (picture,)
+        )
+
+    def missing(self) -> list[int]:
+        """The frames that are not there, or whose files are damaged."""
+        return [index for index in range(len(self)) if not all(map(_is_whole, self.files(index)))]
+
+
+def begin(frames: Frames, run: Run, *, overwrite: bool = False) -> list[int]:
+    """Make the folder of frames, or find what is there already.
+
+    Args:
+      frames: of a path.
+      run: that they show.
+      overwrite: whether frames of other settings are removed; else they are refused.
+
+    Returns:
+      The frames that are to be rendered.
+
+    Raises:
+      RunError: the folder holds frames of other settings, or other files.
+      OSError: it cannot be written.
+    """
+    path, settings = frames.folder / SETTINGS, settings_of(frames, run)
+    if frames.folder.exists():
+        before = _read(path)
+        if before is None and any(frames.folder.iterdir()):
+            raise RunError(f"{frames.folder}: is there already, and not a folder of frames")
+        change = "" if before is None else _change(before, settings)
+        if change and not overwrite:
+            raise RunError(
+                f"{frames.folder}: holds frames of other settings: {change}; name another --out, or say "
+                "--overwrite to begin anew"
+            )
+        if change:
+            remove(frames.folder)
+    frames.files(0)[-1].parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json(path, settings)
+    return frames.missing()
+
+
+def render_frames(
+    frames: Frames, run: Run, indices: Iterable[int], progress: Callable[[], None] | None = None
+) -> None:
+    """Render some frames of a path, each into its files.
+
+    Args:
+      frames: of a path; `begin` has made their folder.
+      run: that they show.
+      indices: of the frames.
+      progress: called after each.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    for index in indices:
+        seen = look_through(run, frames.cameras[index], frames.look)
+        picture, *depth = frames.files(index)
+        # The picture last: where it is, all of the frame is.
+        for file in depth:
+            if frames.depth == "exr":
+                write_depth_exr(file, surface_depth(seen))
+            else:
+                write_depth_png(file, surface_depth(seen), frames.depth_level)
+        values = panels_of(seen, frames.look)
+        if frames.bits == 16:
+            write_png_16(picture, np.rint(np.clip(values, 0.0, 1.0) * 65535.0).astype(np.uint16))
+        else:
+            with replacing(picture) as partial:
+                Image.fromarray(to_8bit(values)).save(partial, compress_level=1)
+        if progress:
+            progress()
+
+
+def assemble(frames: Frames, out: Path, frames_per_second: float) -> None:
+    """Make a video of frames that are all there; one for headsets says so to players, if it is an mp4.
+
+    Raises:
+      ValueError, ImportError, OSError: see `open_video`.
+    """
+    with open_video(out, frames_per_second, finish=_mark_of(frames, out)) as write:
+        for index in range(len(frames)):
+            with Image.open(frames.files(index)[0]) as image:
+                write(np.asarray(image))
+
+
+def _mark_of(frames: Frames, out: Path) -> Callable[[Path], None] | None:
+    """What marks a video as one for headsets, if it is: of one panel, for two eyes or of a sphere."""
+    eyes, cameras = frames.look.eyes, frames.cameras
+    is_sphere = cameras.lens == "equirectangular"
+    if out.suffix != ".mp4" or len(frames.look.panels) > 1 or (eyes == "one" and not is_sphere):
+        return None
+    turn = float(cameras.size[0, 0] / cameras.focal[0, 0]) if is_sphere else None
+    degrees = None if turn is None else min(math.degrees(turn), 360.0)
+    return lambda path: mark_spherical(path, eyes, degrees)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder's frames and settings, and the folder if it holds nothing else."""
+    for file in _files_in(folder):
+        file.unlink(missing_ok=True)
+    for part in (folder / "depth", folder):
+        if part.is_dir() and not any(part.iterdir()):
+            part.rmdir()
+
+
+def settings_of(frames: Frames, run: Run) -> dict[str, Any]:
+    """All that decides what the frames show, as render.json has it."""
+    size = np.asarray(frames.cameras.size)[0]
+    look = dataclasses.asdict(frames.look)
+    cameras = {
+        key: np.asarray(getattr(frames.cameras, key)).tolist()
+        for key in ("camera_to_world", "focal", "centre", "distortion", "size")
+    }
+    known = {
+        "run": run.folder.name,
+        "step": run.step,
+        "weights": _digest((run.params, run.occupancy)),
+        "frames": len(frames),
+        "width": int(size[0]),
+        "height": int(size[1]),
+        "bits": frames.bits,
+        "depth": frames.depth,
+        "depth_level": frames.depth_level if frames.depth == "png" else None,
+        **look,
+        "lens": frames.cameras.lens,
+        "cameras": cameras,
+    }
+    return json.loads(json.dumps(known))  # tuples are lists in the file
+
+
+def _change(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first setting that differs, in words; empty if none does."""
+    for key, value in now.items():
+        if before.get(key) != value:
+            short = all(isinstance(x, int | float | str | None) for x in (value, before.get(key)))
+            told = short and key != "weights"
+            changed = f"{key} was {before.get(key) or 'none'}, now {value or 'none'}"
+            return changed if told else f"{key} changed"
+    return ""
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        raise RunError(f"{path}: broken JSON; remove the folder, or name another --out") from None
+    return contents if isinstance(contents, dict) else {}
+
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file can be read to its end."""
+    if file.suffix == ".exr":
+        return is_whole_exr(file)
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):  # Pillow has all of these for a damaged PNG
+        return False
+    return True
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """The files in a folder that are frames, or of their making."""
+    yield folder / SETTINGS
+    for part in (folder, folder / "depth"):
+        for file in part.glob("*"):
+            if file.suffix in (".png", ".exr") and file.stem.strip(".").partition(".")[0].isdigit():
+                yield file
