@@ -21,6 +21,14 @@ setup(
     extras_require={
         "check": ["pycolmap>=4.0"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
+        "export": [
+            "fast-simplification>=0.1.7",
+            "nibabel>=5.2",
+            "pynrrd>=1.0",
+            "scikit-image>=0.24",
+            "scipy>=1.11",
+            "trimesh>=4.4",
+        ],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
         "test": [
