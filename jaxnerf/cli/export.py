@@ -18,6 +18,9 @@ from jaxnerf.runs.run import load_run
 KINDS = {
     "cameras": "transforms.json of nerfstudio, or a folder with a model of COLMAP",
     "mesh": "surfaces as triangles with colours: .ply, .obj or .glb",
+    "points": "points of surfaces with normals and colours: .ply, or points3D.txt or .bin of COLMAP",
+    "splats": "Gaussians in the layout of 3D Gaussian splatting: .ply",
+    "volume": "density and colour on a grid: .npz, .nii, .nii.gz or .nrrd",
 }
 
 _HELP = """
@@ -33,6 +36,10 @@ The end of FILE decides its format. The packages that this takes come with pip i
 Examples:
   jaxnerf export runs/lego mesh --out lego.glb
   jaxnerf export runs/lego mesh --out lego.ply --resolution 512 --faces 0
+  jaxnerf export runs/lego points --out lego.ply --spacing 0.01
+  jaxnerf export runs/lego splats --out splats.ply
+  jaxnerf export runs/lego volume --out lego.nii.gz --box=-1,-1,-1,1,1,1
+  jaxnerf export runs/lego cameras --out lego/transforms.json
 """
 
 

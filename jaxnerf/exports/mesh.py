@@ -57,7 +57,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
-        in_range(self, floaters=(0.0, 1.0), metres=(1e-9, 1e9))
+        in_range(self, floaters=(0.0, 1.0), metres=(1e-9, 1e9), threshold=(0.0, 1e12))
+        in_range(self, faces=(0, 1 << 31), views=(0, 1 << 31))
         if self.up and (len(self.up) != 3 or not np.linalg.norm(self.up) > 0.0):
             raise ValueError(f"up: {','.join(map(str, self.up))} is not x,y,z, a direction")
 
@@ -130,11 +131,9 @@ def mesh_of(run: Run, settings: Settings = Settings(), report: Report = Report()
     for name, pip in (("skimage.measure", "scikit-image"), ("fast_simplification", "")):
         package(name, pip or name.replace("_", "-"))
     box = box_of(run, settings.box)
-    views = render_views(
-        run, 0.5 * (box.low + box.high), count=settings.views, progress=report.of("view")
-    )
+    views = render_views(run, 0.5 * (box.low + box.high), count=settings.views, report=report)
     if not settings.box:
-        box = seen_part(views, box, settings.resolution)
+        box = _seen_part(run, views, box, settings.resolution)
     grid = Grid.of(box, settings.resolution)
     make = _fused if settings.how == "tsdf" else _dense
     vertices, faces = make(run, views, grid, settings, report)
@@ -150,7 +149,7 @@ def mesh_of(run: Run, settings: Settings = Settings(), report: Report = Report()
     return Mesh(vertices, faces, colours, views.origin)
 
 
-def seen_part(views: Views, box: Box, resolution: int) -> Box:
+def _seen_part(run: Run, views: Views, box: Box, resolution: int) -> Box:
     """The part of a box where views see surfaces, and a few voxels around it.
 
     Raises:
@@ -163,7 +162,7 @@ def seen_part(views: Views, box: Box, resolution: int) -> Box:
         low = np.minimum(low, points[inside].min(axis=0, initial=np.inf))
         high = np.maximum(high, points[inside].max(axis=0, initial=-np.inf))
     if not (low < high).all():
-        raise RunError("the scene has no surface: no training camera sees one in the box")
+        raise RunError(f"{run.folder}: the scene has no surface: no training camera sees one")
     seen = Box(low + views.origin, high + views.origin)
     return seen.grown(_MARGIN * float(seen.size.max()) / resolution)
 

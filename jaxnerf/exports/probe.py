@@ -94,7 +94,7 @@ def finest_voxel(run: Run) -> float | None:
     return float(np.asarray(field.spacing)) * scale
 
 
-def in_chunks(function: Any, *arrays: np.ndarray) -> np.ndarray:
+def in_chunks(function: Any, *arrays: np.ndarray) -> Any:
     """A compiled function of arrays with one leading dimension, called on some rows at a time."""
     count, parts = len(arrays[0]), []
     for begin in range(0, max(count, 1), CHUNK):

@@ -153,20 +153,20 @@ def grown(bricks: Bool[np.ndarray, "X Y Z"], by: int) -> Bool[np.ndarray, "X Y Z
 
 def without_floaters(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], share: float
-) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"], int]:
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"], int]:
     """A mesh without its small connected parts, those with less than a share of the largest's faces.
 
     Returns:
       Vertices and faces that stay, and how many parts were left out.
     """
-    sparse = package("scipy.sparse", "scipy")
-    csgraph = package("scipy.sparse.csgraph", "scipy")
+    from scipy import sparse
+
     if not len(faces):
         return vertices, faces, 0
     pairs = np.concatenate([faces[:, :2], faces[:, 1:]])
     ones = np.ones(len(pairs), bool)
     graph = sparse.coo_matrix((ones, tuple(pairs.T)), shape=(len(vertices),) * 2)
-    _, part = csgraph.connected_components(graph, directed=False)
+    _, part = sparse.csgraph.connected_components(graph, directed=False)
     counts = np.bincount(part[faces[:, 0]], minlength=part.max() + 1)
     large = counts >= max(1.0, share * counts.max())
     removed = int(np.count_nonzero((counts > 0) & ~large))
@@ -175,7 +175,7 @@ def without_floaters(
 
 def used_only(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
-) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
     """A mesh without the vertices that none of its faces has."""
     used = np.zeros(len(vertices), bool)
     used[faces.reshape(-1)] = True
@@ -184,7 +184,7 @@ def used_only(
 
 def decimated(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], count: int
-) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
     """A mesh with about so many faces or fewer, by quadric error (Garland and Heckbert, SIGGRAPH 1997).
 
     Raises:

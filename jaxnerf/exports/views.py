@@ -5,7 +5,7 @@ is enough for survey coordinates too.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres, project
+from jaxnerf.exports.files import Report
 from jaxnerf.exports.probe import in_chunks
 from jaxnerf.lenses import FLAT
 from jaxnerf.runs.run import Run
@@ -64,12 +65,11 @@ class Views:
         return in_chunks(lambda *rays: _points(camera, *rays), pixels, depth)
 
     def footprint(self) -> float:
-        """How wide what a pixel shows is, in the median of the surfaces."""
+        """How wide what a pixel shows is, in the median of the surfaces; 0 where there are none."""
         focal = np.asarray(self.cameras.focal).mean(axis=-1)
-        depths = [
-            np.median(d[np.isfinite(d)]) if np.isfinite(d).any() else np.nan for d in self.depth
-        ]
-        return float(np.nanmedian(np.asarray(depths) / focal))
+        seen = [depth[np.isfinite(depth)] for depth in self.depth]
+        widths = [np.median(d) / f for d, f in zip(seen, focal, strict=True) if len(d)]
+        return float(np.median(widths)) if widths else 0.0
 
 
 def render_views(
@@ -79,7 +79,7 @@ def render_views(
     count: int = 0,
     most_pixels: int = MOST_PIXELS,
     with_normals: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = Report(),
 ) -> Views:
     """Render the training cameras, as they were refined.
 
@@ -89,7 +89,7 @@ def render_views(
       count: of the views, evenly spread over the training cameras; 0 for all.
       most_pixels: of all of them together: larger pictures are rendered smaller.
       with_normals: whether to render normals.
-      progress: called with (views done, views in all).
+      report: told how many views are done, and whether they are smaller than the photographs.
     """
     evaluation = dataclasses.replace(run.config.evaluation, edge_supersampling=0.0)
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluation=evaluation))
@@ -101,6 +101,7 @@ def render_views(
     if shrink < 1.0:
         sizes = np.maximum(np.floor(sizes * shrink), 1).astype(np.int64)
         cameras = _resized(cameras, sizes)
+        report.say(f"{len(cameras)} views, rendered at {shrink:.0%} of the photographs' size")
     width, height = sizes.max(axis=0)
     shape = len(cameras), int(height), int(width)
     depth = np.full(shape, np.nan, np.float32)
@@ -114,8 +115,7 @@ def render_views(
         colour[inside] = np.rint(np.clip(lit, 0.0, 1.0) * 255.0)
         if normals is not None:
             normals[inside] = seen.normals
-        if progress:
-            progress(number + 1, len(cameras))
+        report.progress("view", number + 1, len(cameras))
     poses = np.array(cameras.camera_to_world, np.float64)
     poses[..., 3] -= origin
     moved = dataclasses.replace(cameras, camera_to_world=poses.astype(np.float32))
@@ -172,6 +172,29 @@ def fused_distance(
 
 
 @jax.jit
+def agreement(
+    views: tuple[Camera, Array], reach: Array, points: Float[Array, "N 3"]
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """How many views see points where they are, and how many see through them.
+
+    Args:
+      views: a batch of cameras, and their depths [V, H, W] as in `Views`.
+      reach: how far before or behind the depth of a view a point may lie to be what it sees.
+      points: around the views' origin.
+    """
+
+    def add(carry, view):
+        pixel, t, stretch = _seen_from(view[0], points)
+        seen, inside = _depth_at(view[1], pixel, reach)
+        distance = jnp.where(inside & (t > 0.0), (seen - t) * stretch, -jnp.inf)
+        here, beyond = jnp.abs(distance) < reach, distance >= reach
+        return (carry[0] + here.astype(points.dtype), carry[1] + beyond.astype(points.dtype)), None
+
+    zeros = jnp.zeros(points.shape[:1], points.dtype)
+    return jax.lax.scan(add, (zeros, zeros), views)[0]
+
+
+@jax.jit
 def seen_colours(
     views: tuple[Camera, Array, Array],
     reach: Array,
@@ -190,17 +213,29 @@ def seen_colours(
     """
 
     def add(carry, view):
-        camera, depth, colour = view
-        pixel, t, stretch = _seen_from(camera, points)
-        seen, inside = _depth_at(depth, pixel, reach)
-        visible = inside & (t > 0.0) & (jnp.abs((seen - t) * stretch) < reach)
-        weight = jnp.where(visible, _facing(camera, points, normals), 0.0)
-        shade = _bilinear(colour, pixel).astype(points.dtype) / 255.0
+        shade, visible = seen_by(*view, points, reach)
+        weight = jnp.where(visible, _facing(view[0], points, normals), 0.0)
         return (carry[0] + weight[:, None] * shade, carry[1] + weight), None
 
     zeros = jnp.zeros_like(points), jnp.zeros(points.shape[:1], points.dtype)
     (total, weight), _ = jax.lax.scan(add, zeros, views)
     return total / jnp.maximum(weight, 1e-9)[:, None], weight
+
+
+def seen_by(
+    camera: Camera, depth: Array, colour: Array, points: Float[Array, "N 3"], reach: Array
+) -> tuple[Float[Array, "N 3"], Bool[Array, " N"]]:
+    """The colours in [0, 1] that a view shows where points appear, and whether they are what it sees.
+
+    Args:
+      camera, depth, colour: of one view, as in `Views`.
+      points: around the views' origin.
+      reach: how far before or behind the view's depth a point may lie.
+    """
+    pixel, t, stretch = _seen_from(camera, points)
+    seen, inside = _depth_at(depth, pixel, reach)
+    visible = inside & (t > 0.0) & (jnp.abs((seen - t) * stretch) < reach)
+    return _bilinear(colour, pixel).astype(points.dtype) / 255.0, visible
 
 
 def _facing(camera: Camera, points: Array, normals: Array) -> Array:
