@@ -19,13 +19,7 @@ import trimesh
 from truth import compare, pictures, silhouettes, true_surfaces
 
 HERE = Path(__file__).parent
-ROWS = [
-    {"how": "tsdf", "resolution": 128},
-    {"how": "tsdf", "resolution": 256},
-    {"how": "tsdf", "resolution": 512},
-    {"how": "density", "resolution": 256},
-    {"how": "density", "resolution": 512},
-]
+ROWS = "tsdf:128,tsdf:256,tsdf:512,density:128,density:256,density:512"
 
 
 def export(run: Path, out: Path, row: dict) -> dict:
@@ -34,28 +28,38 @@ def export(run: Path, out: Path, row: dict) -> dict:
     command = [sys.executable, "-m", "jaxnerf", "export", str(run), "mesh", f"--out={out}", *flags]
     begin = time.monotonic()
     subprocess.run(command, check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"seconds": time.monotonic() - begin, "peak_gb_so_far": peak}
+    seconds = time.monotonic() - begin
+    return {"seconds": round(seconds, 1), "peak_gb": round(peak_memory(), 2)}
+
+
+def peak_memory() -> float:
+    """The most memory of any program that was started and has ended, in GB: rows grow finer."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
 
 
 def main() -> None:
     """Make and compare the meshes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of a run on the demo scene")
-    run = parser.parse_args().run
-    truth, results = true_surfaces(), []
-    for row in ROWS:
+    parser.add_argument(
+        "--rows", default=ROWS, help="way:resolution, ...; others stay as they were"
+    )
+    given = parser.parse_args()
+    run, path, truth = given.run, HERE / "results.json", true_surfaces()
+    known = json.loads(path.read_text()) if path.exists() else []
+    results = {(row["how"], row["resolution"]): row for row in known}
+    for how, resolution in (text.split(":") for text in given.rows.split(",")):
+        row = {"how": how, "resolution": int(resolution)}
         out = run / f"mesh_{row['how']}_{row['resolution']}.ply"
         made = export(run, out, row)
         mesh = trimesh.load(out, process=False)
         found = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-        results.append(
-            {**row, **made, **found, **compare(mesh, truth), "silhouette_iou": silhouettes(mesh)}
-        )
+        row |= {**made, **found, **compare(mesh, truth), "silhouette_iou": silhouettes(mesh)}
+        results[how, row["resolution"]] = row
         pictures(mesh, out.with_suffix(".png"))
-        print(json.dumps(results[-1]), flush=True)
-        (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    for row in results:
+        ordered = [results[key] for key in sorted(results, key=lambda k: (k[0] != "tsdf", k[1]))]
+        path.write_text(json.dumps(ordered, indent=2) + "\n")
+    for row in json.loads(path.read_text()):
         shown = [row[name] for name in ("precision", "recall", "f_score", "silhouette_iou")]
         print(f"| {row['how']} | {row['resolution']} |", *(f"{x:.3f} |" for x in shown),
               f"{row['chamfer']:.4f} | {row['faces']:,} | {row['seconds']:.0f} |")  # fmt: skip

@@ -279,7 +279,18 @@ def write_mesh(mesh: Mesh, path: Path, root: Float[np.ndarray, "4 4"] | None = N
         return
     scene = trimesh.Scene()
     scene.add_geometry(body, node_name="scene", geom_name="scene", transform=root)
-    path.write_bytes(scene.export(file_type="glb", include_normals=True))
+    path.write_bytes(
+        scene.export(file_type="glb", include_normals=True, tree_postprocessor=_with_material)
+    )
+
+
+def _with_material(tree: dict[str, Any]) -> None:
+    """Give a glTF's meshes a matte material seen from both sides: without one they are metal."""
+    matte = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 1.0}
+    tree["materials"] = [{"pbrMetallicRoughness": matte, "doubleSided": True}]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0
 
 
 def _linear(colours: UInt8[np.ndarray, "V 3"]) -> UInt8[np.ndarray, "V 3"]:

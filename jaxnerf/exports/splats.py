@@ -32,8 +32,8 @@ from jaxnerf.runs.run import Run
 SUFFIXES = (".ply",)
 # Degree of the harmonics that all readers of the layout know; what is not fitted is 0.
 DEGREE = 3
-# The standard deviations in voxels, along the surface and across it, and the opacity. Neighbours add up: with
-# more of each, silhouettes grow, which costs 2 dB on the demo scene; with less, surfaces are seen through.
+# The standard deviations in voxels, along the surface and across it, and the opacity. Neighbours add up:
+# with more of each silhouettes grow, which costs 2 dB on the demo scene; with less one sees through.
 _ALONG, _ACROSS, _OPACITY = 0.5, 0.1, 0.7
 # How much the colours of a view's pixels must agree on a harmonic, in views, before it is believed.
 _RIDGE = 1.0

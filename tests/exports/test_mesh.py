@@ -1,6 +1,7 @@
 """Meshes of surfaces that are known by formulas: radius, size, normals, colours, and what files hold."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,16 @@ from jaxnerf.cameras import Camera
 from jaxnerf.contraction import SphereContraction
 from jaxnerf.exports import surfaces
 from jaxnerf.exports.grids import Box, Grid, box_of
-from jaxnerf.exports.mesh import Mesh, Settings, export, mesh_of, turn_to_y, upward, vertex_normals
+from jaxnerf.exports.mesh import (
+    Mesh,
+    Settings,
+    export,
+    mesh_of,
+    turn_to_y,
+    upward,
+    vertex_normals,
+    write_mesh,
+)
 from jaxnerf.exports.views import fused_distance
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling import Occupancy
@@ -163,6 +173,8 @@ def test_files_hold_the_mesh(tmp_path, fused):
         found = trimesh.load(tmp_path / name, process=False)
         if name.endswith("glb"):
             assert isinstance(found, trimesh.Scene)
+            (one,) = found.geometry.values()
+            assert one.visual.kind == "vertex"
             found = found.to_geometry()
             # The cameras' up is mapped to +y, and the unit is a centimetre.
             turn = turn_to_y(upward(run))
@@ -178,6 +190,29 @@ def test_files_hold_the_mesh(tmp_path, fused):
         np.testing.assert_allclose(found.vertices, expected, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(found.faces, made.faces)
         np.testing.assert_allclose(found.visual.vertex_colors[:, :3], colours, atol=1)
+
+
+def test_a_glb_is_matte_and_keeps_the_users_axes_in_its_data(tmp_path):
+    box = trimesh.creation.box()
+    white = np.full((len(box.vertices), 3), 255, np.uint8)
+    mesh = Mesh(
+        box.vertices.astype(np.float32),
+        box.faces.astype(np.int32),
+        white,
+        np.array([1.0, 2.0, 3.0]),
+    )
+    root = np.diag([2.0, 2.0, 2.0, 1.0])
+    write_mesh(mesh, tmp_path / "box.glb", root)
+    contents = (tmp_path / "box.glb").read_bytes()
+    length = int.from_bytes(contents[12:16], "little")
+    tree = json.loads(contents[20 : 20 + length])
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert {"POSITION", "NORMAL", "COLOR_0"} <= primitive["attributes"].keys()
+    material = tree["materials"][primitive["material"]]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0.0
+    assert material["doubleSided"]
+    assert tree["accessors"][primitive["attributes"]["POSITION"]]["max"] == [0.5, 0.5, 0.5]
+    assert tree["nodes"][0]["matrix"] == root.T.reshape(-1).tolist()
 
 
 def test_a_mesh_at_survey_coordinates_keeps_its_shape(tmp_path):

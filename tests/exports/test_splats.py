@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from ball import RADIUS
 from ball_run import FRAME, SHEEN, ball_run, centre
+from documents import as_users_have_it
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cli import main
 from jaxnerf.exports.splat_drawing import draw
 from jaxnerf.exports.splats import (
     Settings,
@@ -19,6 +21,7 @@ from jaxnerf.exports.splats import (
     turned_to,
     write_splats,
 )
+from jaxnerf.runs.run import load_run
 
 # As the released code of 3D Gaussian splatting has them (utils/sh_utils.py).
 C0, C1 = 0.28209479177387814, 0.4886025119029199
@@ -158,3 +161,14 @@ def test_the_layout_has_the_properties_of_3d_gaussian_splatting(tmp_path):
         *(f"f_rest_{index}" for index in range(45)),
         *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
     ]
+
+
+@pytest.mark.slow
+def test_gaussians_of_the_demo_scene_are_at_least_25_db_from_the_field(tmp_path):
+    with as_users_have_it():
+        train = ["train", f"--out={tmp_path}/run", "--max_steps=600", "--noevaluate"]
+        assert main(train) == 0
+        run = load_run(tmp_path / "run")
+        export(run, tmp_path / "demo.ply", Settings())
+        loss, _ = compared(run, read(PlyData.read(tmp_path / "demo.ply")))
+    assert loss > 25.0
