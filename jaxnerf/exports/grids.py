@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.runs.files import RunError
@@ -117,17 +117,20 @@ def _corners(run: Run) -> Float[np.ndarray, "N 3"]:
     space = space_of(run.config, run.scene)
     if run.occupancy is not None:
         space = run.occupancy.space
-        cells = np.argwhere(np.asarray(occupied(run.occupancy)))
+        mask = np.asarray(occupied(run.occupancy))
         origin, cell = np.asarray(run.occupancy.origin, np.float64), float(run.occupancy.cell)
     elif space is None:
         origin, cell = scene_cube(run.scene.splits["train"])
-        cells = np.zeros((1, 3), int)
+        mask = np.ones((1, 1, 1), bool)
     else:
         origin, side, mask = space.cells(_CELLS)
-        cell, cells = side / _CELLS, np.argwhere(mask)
+        cell = side / _CELLS
     if space is not None:
-        middles = origin + (cells + 0.5) * cell
-        cells = cells[_kept(run, space, middles)]
+        axes = np.ogrid[tuple(slice(0, side) for side in mask.shape)]
+        mask = mask & _kept(
+            run, space, *(x * cell + o + 0.5 * cell for x, o in zip(axes, origin, strict=True))
+        )
+    cells = _outermost(mask)
     offsets = np.array(list(np.ndindex(2, 2, 2)))
     places = (origin + (cells[:, None] + offsets) * cell).reshape(-1, 3)
     if space is None:
@@ -137,13 +140,22 @@ def _corners(run: Run) -> Float[np.ndarray, "N 3"]:
     return np.asarray(space.world(jnp.asarray(places, jnp.float32)), np.float64)
 
 
-def _kept(run: Run, space: SphereContraction | NdcSpace, middles: np.ndarray) -> np.ndarray:
-    """Which cells lie in the part of an endless space that is exported."""
+def _outermost(cells: Bool[np.ndarray, "X Y Z"]) -> Int[np.ndarray, "N 3"]:
+    """The first and the last cell of each column that has any: the hull of all is that of these."""
+    columns = np.argwhere(cells.any(axis=2))
+    shown = cells[tuple(columns.T)]
+    ends = shown.argmax(axis=-1), shown.shape[-1] - 1 - shown[:, ::-1].argmax(axis=-1)
+    return np.concatenate([np.concatenate([columns, end[:, None]], axis=1) for end in ends])
+
+
+def _kept(
+    run: Run, space: SphereContraction | NdcSpace, x: np.ndarray, y: np.ndarray, z: np.ndarray
+) -> np.ndarray:
+    """Which cells with these middles lie in the part of an endless space that is exported."""
     if isinstance(space, SphereContraction):
-        return (middles**2).sum(axis=-1) <= 1.0
+        return x * x + y * y + z * z <= 1.0
     # Beside the frustum's own picture lies what only the outermost cameras see.
-    aside = np.abs(middles[:, :2]).max(axis=-1, initial=0.0)
-    return (middles[:, 2] <= _farthest(run, space)) & (aside <= 1.0)
+    return (z <= _farthest(run, space)) & (np.abs(x) <= 1.0) & (np.abs(y) <= 1.0)
 
 
 def _farthest(run: Run, space: NdcSpace) -> float:

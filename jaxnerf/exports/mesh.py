@@ -13,14 +13,14 @@ from jaxnerf.exports import surfaces
 from jaxnerf.exports.files import Report, package, whole_file
 from jaxnerf.exports.grids import Box, Grid, box_of, check_resolution
 from jaxnerf.exports.ply import coloured_points, write_ply
-from jaxnerf.exports.probe import Probe, finest_voxel, in_chunks
+from jaxnerf.exports.probe import Probe, finest_voxel, in_chunks, replicated
 from jaxnerf.exports.views import Views, fused_distance, render_views, seen_colours
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 
 SUFFIXES = (".ply", ".obj", ".glb")
-# Voxels: where distances are cut, and how far from the depths that views have a surface is looked for.
-_TRUNCATION, _REACH = 5.0, 3.0
+# Voxels: where distances are cut, and how far at least from the depths of views a surface is looked for.
+_TRUNCATION, _REACH = 5.0, 2.0
 # The extent of a mesh in voxels beyond the points that the views see.
 _MARGIN = 3.0
 _LEAST_VIEWS = 1.0
@@ -61,6 +61,8 @@ class Settings:
         in_range(self, faces=(0, 1 << 31), views=(0, 1 << 31))
         if self.up and (len(self.up) != 3 or not np.linalg.norm(self.up) > 0.0):
             raise ValueError(f"up: {','.join(map(str, self.up))} is not x,y,z, a direction")
+        if self.threshold and self.how != "density":
+            raise ValueError("threshold: has no effect on fused distances, only with how=density")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,9 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     """
     if out.suffix != ".ply":
         package("trimesh")
+    for name in ("metres", "up"):
+        if out.suffix != ".glb" and getattr(settings, name) != getattr(Settings(), name):
+            raise ValueError(f"{name}: has no effect on {out.suffix}, only on .glb")
     mesh = mesh_of(run, settings, report)
     with whole_file(out) as partial:
         write_mesh(mesh, partial, _root(run, settings, mesh.origin))
@@ -173,11 +178,13 @@ def _fused(
     """Vertices and faces, in voxels, where the fused distance is 0."""
     bricks = _bricks(grid)
     offset = (grid.origin - views.origin).astype(np.float32)
+    # Between neighbouring pixels there are bricks of a fine grid that no pixel hits.
+    reach = max(_REACH, 0.5 * views.footprint() / grid.voxel)
     for _, _, points in views.surface():
-        surfaces.bricks_around((points - offset) / np.float32(grid.voxel), _REACH, bricks)
-    # Between neighbouring pixels of fine grids there are bricks that no pixel hits.
-    bricks = surfaces.grown(bricks, int(views.footprint() / (grid.voxel * surfaces.BRICK)))
-    seen = views.cameras, jnp.asarray(views.depth)
+        places = (points - offset) / np.float32(grid.voxel)
+        surfaces.bricks_around(places, min(reach, surfaces.BRICK), bricks)
+    bricks = surfaces.grown(bricks, int(reach / surfaces.BRICK))
+    seen = replicated((views.cameras, views.depth))
     truncation = jnp.float32(_TRUNCATION * grid.voxel)
 
     def level(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +223,7 @@ def _colours(
     run: Run, views: Views, vertices: np.ndarray, normals: np.ndarray, voxel: float
 ) -> UInt8[np.ndarray, "V 3"]:
     """What the views that see vertices show there; of others the field's colour, seen from outside."""
-    seen = views.cameras, jnp.asarray(views.depth), jnp.asarray(views.colour)
+    seen = replicated((views.cameras, views.depth, views.colour))
     reach = jnp.float32(max(_TRUNCATION * voxel, 2.0 * views.footprint()))
     colours, weight = in_chunks(lambda p, n: seen_colours(seen, reach, p, n), vertices, normals)
     unseen = weight <= 0.0

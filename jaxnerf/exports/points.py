@@ -11,7 +11,7 @@ from jaxnerf.checks import in_range
 from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.exports.grids import Box, box_of
 from jaxnerf.exports.ply import coloured_points, write_ply
-from jaxnerf.exports.probe import in_chunks
+from jaxnerf.exports.probe import in_chunks, replicated
 from jaxnerf.exports.views import Views, agreement, render_views
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
@@ -134,7 +134,7 @@ def thinned(views: Views, box: Box, spacing: float) -> Points:
     length = np.linalg.norm(mean[:, 4:7], axis=-1, keepdims=True)
     normals = mean[:, 4:7] / np.maximum(length, 1e-12)
     positions = mean[:, 1:4].astype(np.float32)
-    pictures = views.cameras, jnp.asarray(views.depth)
+    pictures = replicated((views.cameras, views.depth))
     reach = jnp.float32(max(_REACH * spacing, views.footprint()))
     here, beyond = in_chunks(lambda p: agreement(pictures, reach, p), positions)
     kept = here > beyond

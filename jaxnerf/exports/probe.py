@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from jaxnerf.fields import Params, join_field, split_field
@@ -61,7 +62,7 @@ class Probe:
         if isinstance(field, tuple):
             field, params = field[-1], params[-1]
         arrays, self._kind = split_field(field)
-        self._constant = jax.device_put((arrays, params, run.occupancy))
+        self._constant = replicated((arrays, params, run.occupancy))
 
     def density(self, offsets: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
         """Density in 1/length of the user's unit."""
@@ -95,14 +96,30 @@ def finest_voxel(run: Run) -> float | None:
 
 
 def in_chunks(function: Any, *arrays: np.ndarray) -> Any:
-    """A compiled function of arrays with one leading dimension, called on some rows at a time."""
+    """A compiled function of arrays with one leading dimension, called on some rows at a time.
+
+    The devices share the rows of a call. What else the function is given should be `replicated`.
+    """
     count, parts = len(arrays[0]), []
+    shared = NamedSharding(_devices(), PartitionSpec("rows"))
     for begin in range(0, max(count, 1), CHUNK):
         rows = [array[begin : begin + CHUNK] for array in arrays]
         short = CHUNK - len(rows[0])
         padded = [np.pad(row, [(0, short), *[(0, 0)] * (row.ndim - 1)]) for row in rows]
-        parts.append(jax.tree.map(lambda x, n=len(rows[0]): np.asarray(x)[:n], function(*padded)))
+        found = function(*jax.device_put(padded, shared))
+        parts.append(jax.tree.map(lambda x, n=len(rows[0]): np.asarray(x)[:n], found))
     return jax.tree.map(lambda *found: np.concatenate(found), *parts)
+
+
+def replicated(tree: Any) -> Any:
+    """Arrays on each of the devices that `in_chunks` uses."""
+    return jax.device_put(tree, NamedSharding(_devices(), PartitionSpec()))
+
+
+def _devices() -> Mesh:
+    """As many local devices as divide `CHUNK`."""
+    devices = jax.local_devices()
+    return Mesh(np.asarray(devices[: 1 << (len(devices).bit_length() - 1)]), ("rows",))
 
 
 @functools.partial(jax.jit, static_argnums=0)

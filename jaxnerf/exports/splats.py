@@ -23,7 +23,7 @@ from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.exports.grids import box_of, check_resolution
 from jaxnerf.exports.ply import write_ply
 from jaxnerf.exports.points import Points, thinned
-from jaxnerf.exports.probe import in_chunks
+from jaxnerf.exports.probe import in_chunks, replicated
 from jaxnerf.exports.splat_drawing import draw
 from jaxnerf.exports.views import Views, render_views, seen_by
 from jaxnerf.runs.files import RunError
@@ -175,7 +175,7 @@ def fitted(views: Views, points: Points, degree: int) -> Float[np.ndarray, "N 16
       points: on them, around the same origin.
       degree: of the harmonics that are fitted; others are 0.
     """
-    seen = views.cameras, jnp.asarray(views.depth), jnp.asarray(views.colour)
+    seen = replicated((views.cameras, views.depth, views.colour))
     reach = jnp.float32(_REACH * points.spacing)
     own = points.colours.astype(np.float32) / 255.0
     solve = functools.partial(_least_squares, degree, seen, reach)

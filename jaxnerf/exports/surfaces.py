@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from jaxnerf.exports.files import package
 from jaxnerf.sampling.occupancy import dilate
 
-BRICK = 8  # voxels along a side of what is either looked at or not
-_BLOCK = 8  # bricks along a side of what is done at once
+BRICK = 4  # voxels along a side of what is either looked at or not
+_BLOCK = 16  # bricks along a side of what is done at once
 # Values of less are moved away from 0, so that every vertex lies within an edge of the lattice.
 _NUDGE = 1e-3
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres, project
 from jaxnerf.exports.files import Report
-from jaxnerf.exports.probe import in_chunks
+from jaxnerf.exports.probe import in_chunks, replicated
 from jaxnerf.lenses import FLAT
 from jaxnerf.runs.run import Run
 
@@ -61,7 +61,7 @@ class Views:
         self, number: int, pixels: Float[np.ndarray, "N 2"], depth: Float[np.ndarray, " N"]
     ) -> Float[np.ndarray, "N 3"]:
         """The points at depths of a view's pixels."""
-        camera = self.cameras[number]
+        camera = replicated(self.cameras[number])
         return in_chunks(lambda *rays: _points(camera, *rays), pixels, depth)
 
     def footprint(self) -> float:

@@ -76,6 +76,14 @@ WRONG = {
     "a box of words": (["run", "volume", "--out=x.npz", "--box=a,b"], "--box: a,b are not numbers"),
     "a box without an end": (["run", "mesh", "--out=x.ply", "--box=0,0,0,1,1,inf"], "--box:"),
     "no up": (["run", "mesh", "--out=x.glb", "--up=0,0,0"], "--up: 0.0,0.0,0.0"),
+    "an up for a format that has none": (
+        ["run", "mesh", "--out=x.ply", "--up=0,0,1"],
+        "--up: has no effect on .ply",
+    ),
+    "a threshold of distances": (
+        ["run", "mesh", "--out=x.ply", "--threshold=3"],
+        "--threshold: has no effect on fused distances",
+    ),
     "an unknown way": (["run", "mesh", "--out=x.ply", "--how=poisson"], "how"),
     "a flag of another kind": (
         ["run", "points", "--out=x.ply", "--faces=9"],

@@ -67,7 +67,8 @@ def test_its_normals_point_outward_and_its_colours_are_those_of_the_ball(fused):
 @pytest.mark.parametrize("threshold", [0.0, 20.0])
 def test_the_mesh_of_a_density_lies_where_the_density_has_the_threshold(threshold):
     mesh = mesh_of(
-        ball_run(), Settings(how="density", resolution=100, faces=0, threshold=threshold)
+        ball_run(count=6),
+        Settings(how="density", resolution=100, faces=0, threshold=threshold),
     )
     body = body_of(mesh)
     assert body.is_watertight
@@ -169,7 +170,8 @@ def test_the_distance_is_measured_along_the_rays_of_a_wall(lens):
 def test_files_hold_the_mesh(tmp_path, fused):
     run = ball_run(count=6, pixels=24)
     for name in ("ball.ply", "ball.obj", "ball.glb"):
-        made = export(run, tmp_path / name, Settings(resolution=40, faces=2000, metres=0.01))
+        unit = {"metres": 0.01} if name.endswith("glb") else {}
+        made = export(run, tmp_path / name, Settings(resolution=40, faces=2000, **unit))
         found = trimesh.load(tmp_path / name, process=False)
         if name.endswith("glb"):
             assert isinstance(found, trimesh.Scene)
