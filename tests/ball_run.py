@@ -17,6 +17,7 @@ from jaxnerf.scenes import Scene, Similarity
 # The density inside, and how fast it falls across the surface, in 1/unit of the scene: half of the light
 # of a ray to the middle is stopped 0.001 below the radius.
 INSIDE, SHARPNESS = 350.0, 500.0
+STEP = 0.004  # of samples, within which a depth is not known better
 FRAME = Similarity(
     3.7, Rotation.from_rotvec([0.5, -1.1, 0.8]).as_matrix(), np.array([10.0, -20.0, 5.0])
 )
@@ -56,7 +57,7 @@ def ball_run(
     cells, side = 32, 1.4
     middles = (np.indices((cells,) * 3).transpose(1, 2, 3, 0) + 0.5) * (side / cells) - 0.7
     away = np.linalg.norm(middles, axis=-1)
-    occupancy = Occupancy.of(away < RADIUS + 0.08, CENTRE - 0.7, side / cells, 0.004)
+    occupancy = Occupancy.of(away < RADIUS + 0.08, CENTRE - 0.7, side / cells, STEP)
     config = override(
         Config(), {"method": "own", "scene.space": "bounded", "training.background": "white"}
     )

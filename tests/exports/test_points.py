@@ -19,8 +19,10 @@ def test_points_lie_on_the_ball_with_its_normals_and_colours(tmp_path):
     cloud = trimesh.load(tmp_path / "ball.ply", process=False)
     offset = np.asarray(cloud.vertices) - centre()
     away = np.linalg.norm(offset, axis=-1)
-    # The mean of a cube's points lies within the ball, by no more than the cap that fits into a cube.
-    np.testing.assert_allclose(away, SIZE, rtol=0.015)
+    # Half of the light of a ray that passes by is stopped up to 0.0074 above the radius of 0.5, where
+    # 350 exp(-500 h) sqrt(2 pi 0.5 / 500) is ln 2; a step of samples is 0.004.
+    np.testing.assert_allclose(away, SIZE, rtol=0.025)
+    assert np.median(np.abs(away / SIZE - 1.0)) < 0.008
     outward = offset / away[:, None]
     data = cloud.metadata["_ply_raw"]["vertex"]["data"]
     normals = np.stack([data[name].reshape(-1) for name in ("nx", "ny", "nz")], axis=-1)
