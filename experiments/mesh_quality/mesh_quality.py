@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import trimesh
 from truth import compare, pictures, silhouettes, true_surfaces
@@ -39,7 +40,7 @@ def peak_memory() -> float:
 
 def main() -> None:
     """Make and compare the meshes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of a run on the demo scene")
     parser.add_argument(
         "--rows", default=ROWS, help="way:resolution, ...; others stay as they were"
@@ -52,7 +53,7 @@ def main() -> None:
         row = {"how": how, "resolution": int(resolution)}
         out = run / f"mesh_{row['how']}_{row['resolution']}.ply"
         made = export(run, out, row)
-        mesh = trimesh.load(out, process=False)
+        mesh: Any = trimesh.load(out, process=False)
         found = {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}
         row |= {**made, **found, **compare(mesh, truth), "silhouette_iou": silhouettes(mesh)}
         results[how, row["resolution"]] = row

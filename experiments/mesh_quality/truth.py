@@ -3,13 +3,14 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import drjit as dr
 import mitsuba as mi
 import numpy as np
 import trimesh
 from PIL import Image
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 mi.set_variant("llvm_ad_rgb")
 sys.path.append(str(Path(__file__).parents[1] / "demo_scene"))
@@ -21,7 +22,7 @@ BOX, SHARE = 2.3, 0.01
 _LIFT = 1e-3  # off a surface, where rays begin
 
 
-def true_surfaces() -> trimesh.Trimesh:
+def true_surfaces() -> Any:
     """All surfaces of the scene as one mesh, those that nobody sees too."""
     parts = []
     for _, shape in build_parts():
@@ -42,7 +43,7 @@ def true_surfaces() -> trimesh.Trimesh:
 class Rays:
     """What rays meet in a mesh."""
 
-    def __init__(self, mesh: trimesh.Trimesh):
+    def __init__(self, mesh: Any):
         shape = mi.Mesh("mesh", len(mesh.vertices), len(mesh.faces))
         values = mi.traverse(shape)
         values["vertex_positions"] = np.asarray(mesh.vertices, np.float32).ravel()
@@ -50,11 +51,10 @@ class Rays:
         values.update()
         self._scene = mi.load_dict({"type": "scene", "mesh": shape})
 
-    def meet(self, origins: np.ndarray, directions: np.ndarray, longest: float = np.inf):
+    def meet(self, origins: np.ndarray, directions: np.ndarray):
         """How far along rays the mesh is met first: infinite where never; and which triangle is."""
         begin, along = (np.array(x.T, np.float32, order="C") for x in (origins, directions))
         ray = mi.Ray3f(mi.Point3f(begin), mi.Vector3f(along))
-        ray.maxt = longest
         found = self._scene.ray_intersect_preliminary(ray, coherent=False)
         t = np.array(dr.select(found.is_valid(), found.t, np.inf))
         return t, np.array(found.prim_index)
@@ -81,16 +81,16 @@ def is_seen(rays: Rays, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     return seen
 
 
-def compare(found: trimesh.Trimesh, truth: trimesh.Trimesh, count: int = 200_000) -> dict:
+def compare(found: Any, truth: Any, count: int = 200_000) -> dict:
     """Precision, recall, F-score and chamfer distance of points sampled uniformly on both surfaces.
 
     Recall is of what training cameras see of the true surfaces.
     """
-    points, face = trimesh.sample.sample_surface(truth, count, seed=0)
+    points, face = trimesh.sample.sample_surface(truth, count, seed=0)[:2]
     seen = is_seen(Rays(truth), points, truth.face_normals[face])
-    mine, _ = trimesh.sample.sample_surface(found, count, seed=1)
-    there, _ = cKDTree(points).query(mine, workers=2)
-    here, _ = cKDTree(mine).query(points[seen], workers=2)
+    mine = trimesh.sample.sample_surface(found, count, seed=1)[0]
+    there, _ = KDTree(points).query(mine, workers=2)
+    here, _ = KDTree(mine).query(points[seen], workers=2)
     limit = SHARE * BOX
     precision, recall = float((there < limit).mean()), float((here < limit).mean())
     return {
@@ -103,7 +103,7 @@ def compare(found: trimesh.Trimesh, truth: trimesh.Trimesh, count: int = 200_000
     }
 
 
-def silhouettes(found: trimesh.Trimesh) -> float:
+def silhouettes(found: Any) -> float:
     """The mean intersection over union of a mesh's silhouettes and the test views' alpha masks."""
     rays, (poses, directions) = Rays(found), cameras("test")
     shares = []
@@ -116,7 +116,7 @@ def silhouettes(found: trimesh.Trimesh) -> float:
     return float(np.mean(shares))
 
 
-def pictures(found: trimesh.Trimesh, path: Path, numbers=(0, 12), size: int = 512) -> None:
+def pictures(found: Any, path: Path, numbers=(0, 12), size: int = 512) -> None:
     """A picture of a mesh from test cameras: its colours and, below, its normals."""
     rays, (poses, _) = Rays(found), cameras("test")
     axis = (np.arange(size) + 0.5 - size / 2) / (size / 2) * np.tan(0.35)

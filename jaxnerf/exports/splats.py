@@ -140,7 +140,9 @@ def splats_of(run: Run, settings: Settings = Settings(), report: Report = Report
     return Splats(
         points.positions,
         points.normals,
-        np.tile(np.float32([_ALONG, _ALONG, _ACROSS]) * np.float32(points.spacing), (count, 1)),
+        np.tile(np.array([_ALONG, _ALONG, _ACROSS]) * points.spacing, (count, 1)).astype(
+            np.float32
+        ),
         turned_to(points.normals),
         np.full(count, _OPACITY, np.float32),
         fitted(views, points, settings.sh_degree),
@@ -193,8 +195,9 @@ def _least_squares(
 
     def add(carry, view):
         squares, products = carry
-        shade, visible = seen_by(*view, points, reach)
-        along = points - jnp.broadcast_to(view[0].camera_to_world[:, 3], points.shape)
+        camera, depth, colour = view
+        shade, visible = seen_by(camera, depth, colour, points, reach)
+        along = points - jnp.broadcast_to(camera.camera_to_world[:, 3], points.shape)
         along = along / jnp.linalg.norm(along, axis=-1, keepdims=True)
         values = jnp.where(visible[:, None], harmonics(along, degree), 0.0)
         squares = squares + values[:, :, None] * values[:, None, :]

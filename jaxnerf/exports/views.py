@@ -213,8 +213,9 @@ def seen_colours(
     """
 
     def add(carry, view):
-        shade, visible = seen_by(*view, points, reach)
-        weight = jnp.where(visible, _facing(view[0], points, normals), 0.0)
+        camera, depth, colour = view
+        shade, visible = seen_by(camera, depth, colour, points, reach)
+        weight = jnp.where(visible, _facing(camera, points, normals), 0.0)
         return (carry[0] + weight[:, None] * shade, carry[1] + weight), None
 
     zeros = jnp.zeros_like(points), jnp.zeros(points.shape[:1], points.dtype)
