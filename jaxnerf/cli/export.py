@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     module = _module(kind)
     out = _file(values, module.SUFFIXES)
     settings = _chosen(values, kind, module.Settings)
-    common.prepare_cpu()
+    common.prepare_cpu(keep_memory=False)
     common.use_compilation_cache()
     try:
         module.export(load_run(folder), out, settings, _Lines())

@@ -133,6 +133,17 @@ def test_small_parts_are_left_out_and_faces_are_as_many_as_wanted():
     assert body.volume == pytest.approx(large.volume, rel=0.03)
 
 
+def test_vertices_of_a_cell_are_made_one_at_their_mean():
+    ball = trimesh.creation.icosphere(5, 50.0)
+    vertices, faces = ball.vertices.astype(np.float32), ball.faces.astype(np.int32)
+    fewer, triangles = surfaces.clustered(vertices, faces, 6.0)
+    assert len(triangles) < 0.4 * len(faces)
+    # The mean of a cell's vertices lies within the ball, by no more than the cap that fits into a cell.
+    assert np.linalg.norm(fewer, axis=-1) == pytest.approx(50.0, abs=6.0**2 * 3 / 8 / 50.0)
+    body = trimesh.Trimesh(fewer, triangles, process=False)
+    assert body.volume == pytest.approx(ball.volume, rel=0.02)
+
+
 @pytest.mark.parametrize("lens", ["pinhole", "fisheye"])
 def test_the_distance_is_measured_along_the_rays_of_a_wall(lens):
     """A wall at depth 4, before a camera at the origin that looks along -z."""
