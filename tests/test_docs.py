@@ -25,7 +25,8 @@ MODULES = (
     "jaxnerf.encoding", "jaxnerf.compositing", "jaxnerf.rendering", "jaxnerf.training",
     "jaxnerf.training.losses", "jaxnerf.training.optimizers", "jaxnerf.methods", "jaxnerf.spaces",
     "jaxnerf.scenes", "jaxnerf.evaluation", "jaxnerf.exports.cameras",
-    "jaxnerf.exports.video", "jaxnerf.kernels", "jaxnerf.capture.inspection",
+    "jaxnerf.exports.mesh", "jaxnerf.exports.points", "jaxnerf.exports.splats",
+    "jaxnerf.exports.volume", "jaxnerf.exports.video", "jaxnerf.kernels", "jaxnerf.capture.inspection",
 )  # fmt: skip
 _DIRECTIVE = re.compile(r"^\.\. auto(?:class|function|exception):: (\S+)$", re.MULTILINE)
 

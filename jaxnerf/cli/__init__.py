@@ -13,6 +13,7 @@ VERBS = {
     "train": "photographs in, a scene out",
     "eval": "measure a run on held-out photographs",
     "render": "make a video from a run",
+    "export": "a run as mesh, points, splats, volume or cameras, for other programs",
 }
 
 

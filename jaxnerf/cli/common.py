@@ -213,14 +213,17 @@ def check_same_scene(out: Path, trained: Scene, scene: Scene) -> None:
         raise SceneError(f"{scene.source}: not the scene that {out} was trained on")
 
 
-def prepare_cpu(rays: int | None = None) -> None:
+def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
     """On a CPU, one JAX device for each core, and memory kept; call it before JAX does anything.
 
     Args:
       rays: of a batch; then at most as many devices as divide it evenly. Settings of the user's own
         (XLA_FLAGS, JAX_NUM_CPU_DEVICES, MALLOC_*) stand.
+      keep_memory: whether freed memory is kept, which makes steps faster, and the peak higher where
+        arrays of many sizes come and go.
     """
-    _keep_freed_memory()
+    if keep_memory:
+        _keep_freed_memory()
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
         return

@@ -4,6 +4,7 @@ What is written belongs to the pictures as the scene holds them: a scene read wi
 focal lengths and sizes of its shrunk photographs. Masks, near and far have no place in these files.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
+from jaxnerf.exports.files import Report
 from jaxnerf.lenses import COEFFICIENTS
-from jaxnerf.runs.files import RunError, write_json
+from jaxnerf.runs.files import RunError, disk_errors, write_json
+from jaxnerf.runs.run import Run
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.colmap_cameras import Intrinsics, from_pose, model_of
 from jaxnerf.scenes.colmap_files import ModelCamera, ModelImage, ModelPoints, SparseModel
@@ -26,6 +29,46 @@ _TRANSFORMS_LENSES = {
 }
 _COLMAP_FILES = ("cameras", "images", "points3D")
 _IMAGES = "images"
+
+
+SUFFIXES = (".json", "")
+_TRANSFORMS = "transforms.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How cameras are exported: there is only one way."""
+
+
+def export(run: Run, out: Path, settings: Settings = Settings(), report: Report = Report()) -> None:
+    """Write a run's cameras; those of training as they were refined.
+
+    Args:
+      run: from `jaxnerf.load_run`.
+      out: a transforms.json, or a folder for a model of COLMAP.
+      settings, report: those of all exports.
+
+    Raises:
+      SceneError, RunError: see `write_transforms` and `write_colmap`.
+      ValueError: a file of another name, for which other programs would not look.
+    """
+    if out.suffix and out.name != _TRANSFORMS:
+        raise ValueError(f"out: {out.name} should be {_TRANSFORMS}, which other programs look for")
+    splits = dict(run.scene.splits)
+    train = splits["train"]
+    splits["train"] = dataclasses.replace(train, cameras=run.adjusted(train.cameras))
+    scene = dataclasses.replace(run.scene, splits=splits)
+    with disk_errors(out):
+        if out.suffix:
+            write_transforms(scene, out.parent)
+        else:
+            write_colmap(scene, out)
+    count = sum(map(len, splits.values()))
+    report.say(
+        f"{count} cameras, those of training as they were refined"
+        if run.calibration
+        else f"{count} cameras"
+    )
 
 
 def write_transforms(scene: Scene, folder: str | Path) -> Path:
@@ -46,7 +89,7 @@ def write_transforms(scene: Scene, folder: str | Path) -> Path:
       RunError: there is such a file already.
       OSError: it cannot be written.
     """
-    path = Path(folder) / "transforms.json"
+    path = Path(folder) / _TRANSFORMS
     _check_free(path)
     frames, lenses, filenames = [], [], {}
     for split, (name, camera, pose) in _views(scene):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnerf.scenes.colmap_cameras import MODELS
-from jaxnerf.scenes.colmap_files import FEATURE, PARTS, SparseModel
+from jaxnerf.scenes.colmap_files import FEATURE, PARTS, ModelPoints, SparseModel
 
 Track = list[tuple[int, int]]
 
@@ -32,6 +32,11 @@ def write_model(folder: Path, model: SparseModel, text: bool = False) -> None:
             (folder / f"{part}{suffix}").unlink(missing_ok=True)
     for part, contents in zip(PARTS, written, strict=True):
         (folder / f"{part}{'.txt' if text else '.bin'}").write_bytes(contents)
+
+
+def points_file(points: ModelPoints, text: bool = False) -> bytes:
+    """What the third of a model's files holds, of points that no image sees."""
+    return (_texts if text else _binaries)(SparseModel({}, {}, points))[2]
 
 
 def _seen(model: SparseModel) -> dict[int, np.ndarray]:

@@ -1,0 +1,159 @@
+"""A run's surfaces as points with normals and colours: PLY, or COLMAP's points3D, in the user's frame."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxnerf.checks import in_range
+from jaxnerf.exports.files import Report, whole_file
+from jaxnerf.exports.grids import Box, box_of
+from jaxnerf.exports.ply import coloured_points, write_ply
+from jaxnerf.exports.probe import in_chunks, replicated
+from jaxnerf.exports.views import Views, agreement, render_views
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.run import Run
+from jaxnerf.scenes.colmap_files import ModelPoints
+from jaxnerf.scenes.colmap_writing import points_file
+
+SUFFIXES = (".ply", ".txt", ".bin")
+# Cubes along the longest side of the box, of each of which one point is kept.
+_RESOLUTION = 512
+# Cubes before and behind the depth of a view in which a point is what it sees.
+_REACH = 2.0
+# Rows of sums that are waiting to be added up.
+_WAITING = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How points are made.
+
+    Attributes:
+      spacing: the side of cubes, in the unit of your files, in each of which points become one; 0 for a
+        512th of the box.
+      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default where the scene is.
+      views: training cameras that are looked from; 0 for all.
+    """
+
+    spacing: float = 0.0
+    box: tuple[float, ...] = ()
+    views: int = 0
+
+    def __post_init__(self) -> None:
+        in_range(self, spacing=(0.0, 1e9), views=(0, 1 << 30))
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Points of surfaces, in the user's unit.
+
+    Attributes:
+      positions: around the origin.
+      normals: unit vectors of the user's frame that point out of the surface.
+      colours: 8-bit sRGB.
+      origin: in the user's frame.
+      spacing: the side of the cubes in each of which there is one point.
+    """
+
+    positions: Float[np.ndarray, "N 3"]
+    normals: Float[np.ndarray, "N 3"]
+    colours: UInt8[np.ndarray, "N 3"]
+    origin: Float[np.ndarray, "3"]
+    spacing: float
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Points:
+    """Write the points that a run's training cameras see, as PLY or as COLMAP's points3D.
+
+    Other programs look for COLMAP's under the names points3D.txt and points3D.bin.
+
+    Args:
+      run: from `jaxnerf.load_run`.
+      out: the file, whose suffix is one of `SUFFIXES`.
+      settings: how.
+      report: told what a person should know.
+
+    Raises:
+      RunError: the scene has no surface, or the file cannot be written.
+      ValueError: a setting is wrong; the message begins with its name.
+    """
+    box = box_of(run, settings.box)
+    views = render_views(
+        run,
+        0.5 * (box.low + box.high),
+        count=settings.views,
+        with_normals=True,
+        report=report,
+    )
+    points = thinned(views, box, settings.spacing or float(box.size.max()) / _RESOLUTION)
+    if not len(points):
+        raise RunError(f"{run.folder}: the scene has no surface in the box that is looked at")
+    positions = points.positions + points.origin
+    with whole_file(out) as partial:
+        if out.suffix == ".ply":
+            write_ply(partial, coloured_points(positions, points.normals, points.colours))
+        else:
+            numbers = np.arange(1, len(positions) + 1)
+            model = ModelPoints(numbers, positions, points.colours, np.zeros(len(positions)))
+            partial.write_bytes(points_file(model, text=out.suffix == ".txt"))
+    report.say(f"{len(points):,} points, {points.spacing:.4g} apart in the unit of your files")
+    return points
+
+
+def thinned(views: Views, box: Box, spacing: float) -> Points:
+    """The points that the pixels of views show in a box, all those of a cube made one.
+
+    A point that more views see through than see is left out: it floats, or lies on an edge that was
+    taken for a surface.
+
+    Args:
+      views: with normals.
+      box: in the user's frame.
+      spacing: the side of a cube.
+    """
+    assert views.normals is not None
+    low, high = box.low - views.origin, box.high - views.origin
+    count = np.ceil((high - low) / spacing).astype(np.int64) + 1
+    sums: list[tuple[np.ndarray, np.ndarray]] = []
+    for number, shown, places in views.surface():
+        inside = ((places >= low) & (places <= high)).all(axis=-1)
+        values = [np.ones_like(places[:, :1]), places, views.normals[number][shown]]
+        rows = np.concatenate([*values, views.colour[number][shown]], axis=-1)[inside]
+        x, y, z = np.floor((places[inside] - low) / spacing).astype(np.int64).T
+        sums.append(_summed((x * count[1] + y) * count[2] + z, rows))
+        if sum(len(keys) for keys, _ in sums) > _WAITING:
+            sums = [_merged(sums)]
+    _, total = _merged(sums)
+    mean = total / total[:, :1]
+    length = np.linalg.norm(mean[:, 4:7], axis=-1, keepdims=True)
+    normals = mean[:, 4:7] / np.maximum(length, 1e-12)
+    positions = mean[:, 1:4].astype(np.float32)
+    pictures = replicated((views.cameras, views.depth))
+    reach = jnp.float32(max(_REACH * spacing, views.footprint()))
+    here, beyond = in_chunks(lambda p: agreement(pictures, reach, p), positions)
+    kept = here > beyond
+    return Points(
+        positions[kept],
+        normals[kept].astype(np.float32),
+        np.rint(mean[kept, 7:10]).astype(np.uint8),
+        views.origin,
+        spacing,
+    )
+
+
+def _merged(sums: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    keys, rows = zip(*sums, strict=True)
+    return _summed(np.concatenate(keys), np.concatenate(rows))
+
+
+def _summed(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the same key, added up."""
+    kept, which = np.unique(keys, return_inverse=True)
+    columns = [np.bincount(which, column, len(kept)) for column in rows.T]
+    return kept, np.stack(columns, axis=-1)

@@ -1,0 +1,214 @@
+"""Density and colour of a run on a regular grid: NPZ, NIfTI or NRRD, in the user's frame and unit."""
+
+import dataclasses
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxnerf.checks import in_range
+from jaxnerf.exports.files import Report, package, whole_file
+from jaxnerf.exports.grids import Grid, box_of, check_resolution
+from jaxnerf.exports.probe import CHUNK, Probe
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.run import Run
+
+SUFFIXES = (".npz", ".nii", ".nii.gz", ".nrrd")
+BLOCK = 16
+_AT_ONCE = CHUNK // BLOCK**3
+# Voxels of a dense grid: 1.9 GB with their colours.
+_MOST_VOXELS = 1 << 28
+# Of a voxel's light: what stops less has no colour.
+_LEAST_OPACITY = 1e-3
+# Of the training cameras, from so many directions colours are the mean.
+_DIRECTIONS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a volume is made.
+
+    Attributes:
+      resolution: voxels along the longest side of the box.
+      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default where the scene is.
+      occupied: whether an NPZ has only the blocks of 16 x 16 x 16 voxels that hold something.
+    """
+
+    resolution: int = 256
+    box: tuple[float, ...] = ()
+    occupied: bool = False
+
+    def __post_init__(self) -> None:
+        check_resolution(self.resolution)
+        in_range(self, occupied=(0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """Density and colour in blocks of voxels; the last along an axis may reach beyond the grid.
+
+    Attributes:
+      grid: the voxels.
+      blocks: the index of the first voxel of each block that holds something.
+      density: at the middles of voxels, in 1/length of the user's unit.
+      colour: 8-bit sRGB, the mean of what some training cameras see; 0 where there is nothing.
+    """
+
+    grid: Grid
+    blocks: np.ndarray
+    density: Float[np.ndarray, "N 16 16 16"]
+    colour: UInt8[np.ndarray, "N 16 16 16 3"]
+
+    def dense(self) -> tuple[Float[np.ndarray, "X Y Z"], UInt8[np.ndarray, "X Y Z 3"]]:
+        """Density and colour of all voxels."""
+        shape = self.grid.shape
+        density, colour = np.zeros(shape, np.float32), np.zeros((*shape, 3), np.uint8)
+        for first, some, shades in zip(self.blocks, self.density, self.colour, strict=True):
+            where = tuple(slice(begin, begin + BLOCK) for begin in first)
+            x, y, z = density[where].shape
+            density[where], colour[where] = some[:x, :y, :z], shades[:x, :y, :z]
+        return density, colour
+
+
+def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Volume:
+    """Write a run's density and colour on a regular grid along the axes of the user's frame.
+
+    An NPZ has `density` (in 1/unit), `colour` (8-bit sRGB) and `affine`, which takes the index of a voxel
+    to its middle in the user's frame; with `Settings.occupied` the first two are of blocks of 16 cubed,
+    whose first voxels are `blocks`, in a grid of `shape`. NIfTI and NRRD have the density in the file
+    that is named, and the colour beside it: in NAME.colour.nii, as RGB24, and in NAME.colour.nrrd.
+
+    Args:
+      run: from `jaxnerf.load_run`.
+      out: the file, whose end is one of `SUFFIXES`.
+      settings: how.
+      report: told what a person should know.
+
+    Raises:
+      RunError: a package is missing, the box is empty, or the file cannot be written.
+      ValueError: a setting is wrong; the message begins with its name.
+    """
+    write = _writer(out, settings)
+    grid = Grid.of(box_of(run, settings.box), settings.resolution)
+    if not settings.occupied and np.prod(grid.shape, dtype=np.int64) > _MOST_VOXELS:
+        shape = " x ".join(map(str, grid.shape))
+        raise ValueError(
+            f"resolution: {shape} voxels are too many at once; try --occupied or fewer"
+        )
+    volume = volume_of(run, grid, report)
+    if not len(volume.blocks):
+        raise RunError(f"{run.folder}: nothing is in the box that is looked at")
+    write(volume, out)
+    share = len(volume.blocks) / np.prod([-(-side // BLOCK) for side in grid.shape])
+    report.say(
+        f"{' x '.join(map(str, grid.shape))} voxels of {grid.voxel:.4g} in the unit of your files, "
+        f"{share:.1%} of them in blocks that hold something"
+    )
+    return volume
+
+
+def volume_of(run: Run, grid: Grid, report: Report = Report()) -> Volume:
+    """What a run's field has at the middles of a grid's voxels, where its pictures show it."""
+    probe = Probe(run, grid.origin)
+    eyes = np.asarray(run.cameras().camera_to_world, np.float64)[:, :, 3] - grid.origin
+    eyes = eyes[np.linspace(0, len(eyes) - 1, min(_DIRECTIONS, len(eyes))).astype(int)]
+    first, densities, colours = [], [], []
+    for blocks, places in _blocks(grid, report):
+        density = probe.density(places.reshape(-1, 3)).reshape(places.shape[:-1])
+        shown = 1.0 - np.exp(-density * grid.voxel) > _LEAST_OPACITY
+        some = shown.any(axis=(1, 2, 3))
+        if not some.any():
+            continue
+        colour = np.zeros(places.shape, np.uint8)
+        mean = np.mean([_seen_by(probe, places[shown], eye) for eye in eyes], axis=0)
+        colour[shown] = np.rint(np.clip(mean, 0.0, 1.0) * 255.0)
+        first.append(blocks[some])
+        densities.append(density[some])
+        colours.append(colour[some])
+    cube = (BLOCK,) * 3
+    return Volume(
+        grid,
+        np.concatenate([np.zeros((0, 3), np.int32), *first]),
+        np.concatenate([np.zeros((0, *cube), np.float32), *densities]),
+        np.concatenate([np.zeros((0, *cube, 3), np.uint8), *colours]),
+    )
+
+
+def _seen_by(probe: Probe, places: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    along = places - eye.astype(np.float32)
+    return probe.colour(places, along / np.linalg.norm(along, axis=-1, keepdims=True))
+
+
+def _blocks(grid: Grid, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some blocks at a time: their first voxels, and the middles of all voxels around the origin."""
+    middles = np.argwhere(np.ones((BLOCK,) * 3, bool)).reshape(*(BLOCK,) * 3, 3) + 0.5
+    first = BLOCK * np.argwhere(np.ones([-(-side // BLOCK) for side in grid.shape], bool))
+    for begin in range(0, len(first), _AT_ONCE):
+        some = first[begin : begin + _AT_ONCE].astype(np.int32)
+        places = (some[:, None, None, None] + middles) * grid.voxel
+        yield some, places.astype(np.float32)
+        report.progress("block", begin + len(some), len(first))
+
+
+def _writer(out: Path, settings: Settings) -> Callable[[Volume, Path], None]:
+    """The function that writes a file of this name.
+
+    Raises:
+      RunError: its package is missing.
+      ValueError: its format has no blocks.
+    """
+    if out.name.endswith(".npz"):
+        return _write_blocks if settings.occupied else _write_npz
+    if settings.occupied:
+        raise ValueError(f"occupied: only an .npz has blocks, not {out.name}")
+    if out.name.endswith(".nrrd"):
+        nrrd = package("nrrd", "pynrrd")
+        return lambda volume, path: _write_nrrd(nrrd, volume, path)
+    nibabel = package("nibabel")
+    return lambda volume, path: _write_nifti(nibabel, volume, path)
+
+
+def _write_npz(volume: Volume, out: Path) -> None:
+    density, colour = volume.dense()
+    with whole_file(out) as partial:
+        np.savez_compressed(partial, density=density, colour=colour, affine=volume.grid.affine)
+
+
+def _write_blocks(volume: Volume, out: Path) -> None:
+    arrays = {name: getattr(volume, name) for name in ("blocks", "density", "colour")}
+    shape = np.array(volume.grid.shape)
+    with whole_file(out) as partial:
+        np.savez_compressed(partial, **arrays, affine=volume.grid.affine, shape=shape)
+
+
+def _beside(out: Path) -> Path:
+    """The name of the file with the colours: lego.colour.nii.gz of lego.nii.gz."""
+    end = next(suffix for suffix in sorted(SUFFIXES, key=len)[::-1] if out.name.endswith(suffix))
+    return out.with_name(f"{out.name.removesuffix(end)}.colour{end}")
+
+
+def _write_nifti(nibabel: Any, volume: Volume, out: Path) -> None:
+    density, colour = volume.dense()
+    rgb = np.ascontiguousarray(colour).view([(name, "u1") for name in "RGB"])[..., 0]
+    with whole_file(_beside(out)) as other, whole_file(out) as partial:
+        for values, path in ((density, partial), (rgb, other)):
+            contents = nibabel.Nifti1Image(values, volume.grid.affine).to_bytes()
+            path.write_bytes(gzip.compress(contents) if out.suffix == ".gz" else contents)
+
+
+def _write_nrrd(nrrd: Any, volume: Volume, out: Path) -> None:
+    density, colour = volume.dense()
+    affine = volume.grid.affine
+    space = {"space dimension": 3, "space origin": affine[:3, 3], "encoding": "gzip"}
+    axes, nothing = affine[:3, :3].T, np.full((1, 3), np.nan)
+    with whole_file(_beside(out)) as other, whole_file(out) as partial:
+        nrrd.write(
+            str(partial), density, {**space, "space directions": axes, "kinds": ["domain"] * 3}
+        )
+        kinds = {"kinds": ["RGB-color", *["domain"] * 3]}
+        directions = np.concatenate([nothing, axes])
+        first = np.moveaxis(colour, -1, 0)
+        nrrd.write(str(other), first, {**space, "space directions": directions, **kinds})
