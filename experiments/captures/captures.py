@@ -16,12 +16,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from jaxnerf.evaluation import psnr
-from jaxnerf.scenes import load_scene
-
 HERE = Path(__file__).parent
 # Where in the folder of scenes each lies, and by which factor its photographs are shrunk.
 CAPTURES = {
@@ -51,30 +45,11 @@ def measure(data: Path, downscale: int, run: Path, flags: list[str]) -> dict:
         "steps": last["step"],
         "train_psnr": round(last["psnr"], 2),
         "psnr": round(results["psnr"], 2),
-        "psnr_of_squares": round(of_squares(data, downscale, run, results["images"]), 2),
         "ssim": round(results["ssim"], 3),
         "views": results["protocol"]["images"],
         "seconds": round(last["seconds_since_process_start"]),
         "rays": results["train_rays"],
     }
-
-
-def of_squares(data: Path, downscale: int, run: Path, rows: list[dict], side: int = 4) -> float:
-    """PSNR of the means of squares of pixels: what is left of an error that is no lack of detail."""
-    photographs = load_scene(data, downscale=downscale, images=("test",)).splits["test"]
-    assert photographs.images is not None
-
-    def means(picture: np.ndarray) -> np.ndarray:
-        height, width = (length // side * side for length in picture.shape[:2])
-        squares = picture[:height, :width, :3].astype(np.float64) / 255.0
-        return squares.reshape(height // side, side, width // side, side, 3).mean(axis=(1, 3))
-
-    found = []
-    for row in rows:
-        picture = np.asarray(Image.open(run / row["file"]))
-        whole = photographs.images[photographs.names.index(row["image"])]
-        found.append(psnr(means(picture), means(whole[: picture.shape[0], : picture.shape[1]])))
-    return float(np.mean(found))
 
 
 def main() -> None:

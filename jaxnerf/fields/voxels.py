@@ -233,13 +233,12 @@ class VoxelField:
 
 
 def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
-    """Parameters whose features are moved towards the mean of those of the six points around.
+    """Parameters whose lattice points are moved towards the mean of their six neighbours.
 
     A step of diffusion, with nothing flowing to where there is no lattice point. Where photographs say
     much they hold against it; where few of them see a place, what one of them would put there by itself
     is spread, and what its surroundings are goes on. As the decay of density it is outside of Adam, which
     would make as much of a total variation's gradient as of the photographs' wherever these say little.
-    Density stays as it is: spread, it is fog.
 
     Args:
       field: whose lattice it is.
@@ -266,9 +265,7 @@ def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> Vo
             face = jnp.where((near > 0).reshape(-1, 1, 1, 1, 1), face, edge)
             parts = (face, inner[0]) if step < 0 else (inner[1], face)
             total = total + jnp.concatenate(parts, axis=axis + 1)
-    column = jnp.arange(values.shape[-1]).reshape(1, 1, 1, 1, -1)
-    is_feature = known.reshape(-1, 1, 1, 1, 1) & (column > 0)
-    after = jnp.where(is_feature, values + by * (total / 6.0 - values), values)
+    after = jnp.where(known.reshape(-1, 1, 1, 1, 1), values + by * (total / 6.0 - values), values)
     return dataclasses.replace(params, table=after.reshape(table.shape))
 
 

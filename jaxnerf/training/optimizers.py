@@ -56,9 +56,9 @@ class VoxelOptimizerConfig:
       final_fraction: of them, at the last step; they decay exponentially.
       density_decay: how far all density falls in each step, as a fraction of its learning rate: empty
         stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
-      smoothing: every 20 steps the features of lattice points are moved so far towards the mean of
-        their neighbours', as a fraction of the way, at first; it decays as the rates do. Of scenes
-        without an end, where some of what is seen is seen by few photographs.
+      smoothing: every 20 steps lattice points are moved so far towards the mean of their neighbours, as
+        a fraction of the way, at first; it decays as the rates do, and is less with more than 40
+        photographs, in proportion. Of scenes without an end, where few photographs see some places.
       beta1, beta2, epsilon: of Adam.
     """
 

@@ -256,11 +256,11 @@ def slow_smoothing(field: VoxelField, params: VoxelParams, by: float) -> np.ndar
             for step in (-1, 1):
                 near = (*point[:axis], point[axis] + step, *point[axis + 1 :])
                 mean = mean + before[places.get(near, row)] / 6.0
-        after[row, 1:] += by * (mean - before[row])[1:]
+        after[row] += by * (mean - before[row])
     return after
 
 
-def test_smoothing_moves_features_towards_the_mean_of_their_neighbours_across_bricks():
+def test_smoothing_moves_points_towards_the_mean_of_their_neighbours_across_bricks():
     field, params = random_field(random_cells(1))
     after = jax.jit(smoothed)(field, params, jnp.float32(0.7))
     np.testing.assert_allclose(after.table, slow_smoothing(field, params, 0.7), atol=1e-5)
