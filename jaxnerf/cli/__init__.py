@@ -13,6 +13,8 @@ VERBS = {
     "train": "photographs in, a scene out",
     "eval": "measure a run on held-out photographs",
     "render": "make a video from a run",
+    "view": "walk through a run in the browser",
+    "export": "take a run away: a page to send",
 }
 
 
