@@ -95,9 +95,9 @@ def _coded(numbers: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _highest_around(
-    bricks: Int[np.ndarray, "X Y Z"], logits: Float[np.ndarray, "N+1 64"]
+    bricks: Int[np.ndarray, "X Y Z"], logits: Float[np.ndarray, "B 64"]
 ) -> Float[np.ndarray, "N 64"]:
-    """The greatest of the logits of each point and its 26 neighbours."""
+    """The greatest logit of each point and its 26 neighbours, of all bricks but the first, nothing."""
     places, padded = np.argwhere(bricks > 0), np.pad(bricks, 1)
     cubes = logits.reshape(-1, BRICK, BRICK, BRICK)
     around = np.empty((len(places), *(BRICK + 2,) * 3), logits.dtype)

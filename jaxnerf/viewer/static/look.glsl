@@ -152,28 +152,30 @@ float differs(vec3 colour, ivec2 pixel) {
   return max(by.r, max(by.g, by.b));
 }
 
-// Four rays where a pixel differs from one beside it: a square that is turned, so that no two share a row.
-vec3 smooth_edges() {
-  ivec2 pixel = ivec2(gl_FragCoord.xy);
-  vec3 colour = first_at(pixel);
+// By how much the picture differs, in a channel, from the pixel beside, above or below at most.
+float contrast(vec3 colour, ivec2 pixel) {
   float across = max(differs(colour, pixel + ivec2(1, 0)), differs(colour, pixel - ivec2(1, 0)));
   float along = max(differs(colour, pixel + ivec2(0, 1)), differs(colour, pixel - ivec2(0, 1)));
-  if (max(across, along) <= u_rough) return colour;
-  vec2 turned[4] = vec2[4](vec2(-1.0, 3.0), vec2(3.0, 1.0), vec2(1.0, -3.0), vec2(-3.0, -1.0));
-  vec3 sum = vec3(0.0);
-  for (int ray = 0; ray < 4; ray++) {
-    sum += over_background(look_through(gl_FragCoord.xy + turned[ray] / 8.0));
-  }
-  return 0.25 * sum;
+  return max(across, along);
 }
 
+// Four rays where the first picture is rough: a square that is turned, so that no two share a row.
 void main() {
+  vec2 turned[4] = vec2[4](vec2(-1.0, 3.0), vec2(3.0, 1.0), vec2(1.0, -3.0), vec2(-3.0, -1.0));
+  int rays = 1;
   if (u_rough > 0.0) {
-    result = vec4(smooth_edges(), 1.0);
-    return;
+    vec3 colour = first_at(ivec2(gl_FragCoord.xy));
+    result = vec4(colour, 1.0);
+    if (contrast(colour, ivec2(gl_FragCoord.xy)) <= u_rough) return;
+    rays = 4;
   }
-  Seen seen = look_through(gl_FragCoord.xy);
-  result = vec4(over_background(seen), 1.0);
+  Seen seen;
+  vec3 sum = vec3(0.0);
+  for (int ray = 0; ray < rays; ray++) {
+    seen = look_through(gl_FragCoord.xy + (rays > 1 ? turned[ray] / 8.0 : vec2(0.0)));
+    sum += over_background(seen);
+  }
+  result = vec4(sum / float(rays), 1.0);
   if (u_view == DEPTH) result.rgb = colour_of_depth(seen.depth) * seen.opacity;
   if (u_view == NORMALS) result.rgb = 0.5 + 0.5 * (u_to_user * seen.normal) * seen.opacity;
   if (u_view == OPACITY) result.rgb = vec3(seen.opacity);

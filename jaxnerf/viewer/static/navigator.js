@@ -153,7 +153,8 @@ class Navigator {
   wheel(event) {
     event.preventDefault();
     this.flight = null;
-    const pixels = event.deltaY * [1, 16, 400][event.deltaMode];
+    // Touchpads say of a pinch that it is a wheel with the control key, turned a little.
+    const pixels = event.deltaY * [1, 16, 400][event.deltaMode] * (event.ctrlKey ? 6 : 1);
     this.zoom(Math.exp(clamp(pixels, -400, 400) * 1e-3));
     this.on.moved();
   }

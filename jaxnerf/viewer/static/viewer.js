@@ -137,6 +137,7 @@ class Viewer {
   show(view) {
     this.view = view;
     this.controls.showView(view);
+    if (view === "depth") this.settle();
     this.wake();
   }
 
@@ -161,8 +162,12 @@ class Viewer {
   }
 
   flyToPhotograph(x, y) {
-    const camera = this.photographs.cameras[this.photographs.at(x, y, this.navigator.look)];
-    if (camera) this.navigator.flyTo({ pose: camera.pose, half: this.navigator.halfFor(camera) });
+    const { navigator, scene } = this;
+    const camera = this.photographs.cameras[this.photographs.at(x, y, navigator.look)];
+    if (!camera) return;
+    const ahead = dot(add(camera.pose.position, scene.middle, -1), camera.pose.back);
+    const distance = scene.space.kind !== "ndc" && ahead > 0 ? ahead : navigator.distance;
+    navigator.flyTo({ pose: camera.pose, distance, half: navigator.halfFor(camera) });
   }
 
   // Turn towards what is seen somewhere, and move around it from now on.
