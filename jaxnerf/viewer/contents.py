@@ -147,7 +147,6 @@ def _viewpoints(run: Run) -> dict[str, Any]:
         "near": near,
         "nearest": float(nearest),
         "middle": _list(middle),
-        "horizon": float(scene.far),
         "toUser": {
             "scale": float(frame.scale),
             "rotation": np.asarray(frame.rotation, np.float64).tolist(),

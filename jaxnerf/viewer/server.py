@@ -1,13 +1,13 @@
 """A page served to the browser of this machine, and to nobody else."""
 
-import socket
+import os
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
-# Ports to try before any is taken that is free.
-_TRIES = 20
+# Ports that are tried, one after the other.
+_TRIES, _MOST_PORTS = 20, 1 << 16
 
 
 class PageServer(ThreadingHTTPServer):
@@ -22,8 +22,8 @@ class PageServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    # Else two servers would share a port where one has just ended.
-    allow_reuse_address = False
+    # A port whose server has just ended is free; on Windows the option would let two share one.
+    allow_reuse_address = os.name == "posix"
 
     def __init__(self, page: str, port: int):
         """Listen on a port of 127.0.0.1; on the next that is free where it is taken.
@@ -36,30 +36,19 @@ class PageServer(ThreadingHTTPServer):
           OSError: no port can be had.
         """
         self.page = page.encode()
-        super().__init__((HOST, _free(port)), _Handler)
+        last = min(port + _TRIES, _MOST_PORTS) - 1
+        for each in range(port, last + 1):
+            try:
+                super().__init__((HOST, each), _Handler)
+                break
+            except OSError:
+                if each == last:
+                    raise
         self.url = f"http://{HOST}:{self.server_port}/"
 
     def knows(self, name: str) -> bool:
         """Whether a host and port, as a browser writes them, are this server's."""
         return name in (f"{HOST}:{self.server_port}", f"localhost:{self.server_port}")
-
-
-def _free(port: int) -> int:
-    """The first free port from one on.
-
-    Raises:
-      OSError: none is.
-    """
-    last = min(port + _TRIES, 1 << 16)
-    for each in range(port, last):
-        with socket.socket() as trial:
-            try:
-                trial.bind((HOST, each))
-                return each
-            except OSError:
-                if each == last - 1:
-                    raise
-    raise OSError(f"no port {port}")
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -71,7 +71,8 @@ def test_pictures_depths_and_normals_are_those_of_the_run(shown, visit):
     found, solid = np.reshape(found, (HEIGHT, WIDTH)), expected.opacity > 0.99
     assert solid.mean() > 0.1
     off = np.abs(found / expected.depth - 1.0)[solid]
-    assert np.median(off) < 1e-3
+    # In a forward-facing scene the wall's voxels are half as deep as they are far away.
+    assert np.median(off) < (5e-3 if run.scene.ndc else 1e-3)
     assert np.quantile(off, 0.99) < 0.03
 
     normals = 2.0 * draw(page, camera, "normals") - 1.0

@@ -25,7 +25,7 @@ class Renderer {
     this.setScene();
   }
 
-  // Shaders are compiled while the browser goes on, and looked at where they are needed.
+  // A program of the page's shaders, one text after the other.
   program(names, defined) {
     const { gl } = this, program = gl.createProgram();
     const defines = Object.entries(defined).map(([name, value]) => `#define ${name} ${value}\n`);

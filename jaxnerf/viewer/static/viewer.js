@@ -29,6 +29,11 @@ class Viewer {
     this.readHash();
   }
 
+  // Whether rough edges are seen by more rays.
+  get smooths() {
+    return this.view === "colour" && this.scene.edgeSupersampling > 0;
+  }
+
   // Something changed: draw at once, and all of it later.
   wake() {
     this.movedAt = performance.now();
@@ -96,7 +101,7 @@ class Viewer {
     const target = renderer.target("whole", width, height);
     yield* this.inRows(target, look, {});
     this.put(target);
-    if (this.view === "colour" && this.scene.edgeSupersampling > 0) {
+    if (this.smooths) {
       const smooth = renderer.target("smooth", width, height);
       yield* this.inRows(smooth, look, { first: target });
       this.put(smooth);
@@ -228,11 +233,11 @@ class Interface {
 
   // Draw all of the picture, in the size that was set.
   draw() {
-    const { viewer, viewer: { renderer, scene, view, depths, navigator: { look } } } = this;
-    const first = renderer.target("first", ...this.size);
-    renderer.draw(first, look, view, { depths });
-    this.drawn = first;
-    if (view === "colour" && scene.edgeSupersampling > 0) {
+    const { viewer } = this, { renderer, view, depths, navigator: { look } } = viewer;
+    this.drawn = renderer.target("first", ...this.size);
+    renderer.draw(this.drawn, look, view, { depths });
+    if (viewer.smooths) {
+      const first = this.drawn;
       this.drawn = renderer.target("drawn", ...this.size);
       renderer.draw(this.drawn, look, view, { first });
     }
