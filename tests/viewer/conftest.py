@@ -17,6 +17,15 @@ ARGUMENTS = (
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
 )
+# What a page draws, from its first picture on, and whether it moves or rests.
+WATCH = """
+window.sizes = [];
+window.states = [];
+new MutationObserver((changes) => changes.forEach(({ target, attributeName }) => {
+  if (attributeName === "data-drawn") sizes.push(target.dataset.drawn.split(" x ").map(Number));
+  else states.push(target.dataset.state);
+})).observe(document, { subtree: true, attributeFilter: ["data-drawn", "data-state"] });
+"""
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +44,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser) -> Iterator[Callable[..., Any]]:
-    """A function that opens a file, and waits until its picture is drawn.
+    """A function that opens a file or an address, and waits until its picture is drawn.
 
     When the test ends, no page may have complained or asked for anything but itself.
     """
     contexts, complaints, asked, opened = [], [], [], set()
 
-    def visit(path: Path, hash: str = "", **options: Any) -> Any:
+    def visit(what: Path | str, hash: str = "", **options: Any) -> Any:
         options = {"viewport": {"width": 480, "height": 360}} | options
         context = browser.new_context(**options)
         contexts.append(context)
@@ -49,8 +58,10 @@ def visit(browser) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        opened.add(path.as_uri())
-        page.goto(path.as_uri() + hash)
+        page.add_init_script(WATCH)
+        address = what.as_uri() if isinstance(what, Path) else what
+        opened.add(address)
+        page.goto(address + hash)
         rest(page)
         return page
 

@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from viewer_factory import run_of
 
+from jaxnerf.viewer.page import page
 from jaxnerf.viewer.server import PageServer
 
 PAGE = "<!DOCTYPE html><title>käse</title>"
@@ -69,6 +71,16 @@ def test_nothing_else_is_there(server, path):
 
 def test_nothing_is_taken_but_get(server):
     assert answer(server, method="POST")[0] == 501
+
+
+def test_a_browser_shows_what_is_served(visit):
+    with PageServer(page(run_of("bounded")), 0) as serving:
+        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread.start()
+        shown = visit(serving.url)
+        assert shown.evaluate("jaxnerf.photographs.length") == 7
+        serving.shutdown()
+        thread.join()
 
 
 def test_a_port_that_is_taken_leaves_the_next(server):
