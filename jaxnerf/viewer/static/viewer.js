@@ -54,7 +54,8 @@ class Viewer {
   }
 
   step(now) {
-    const goesOn = this.navigator.advance((now - (this.before ?? now)) / 1000);
+    // The first picture after a rest counts as one of a fast device, so that a tap of a key moves.
+    const goesOn = this.navigator.advance((now - (this.before ?? now - 16)) / 1000);
     this.before = now;
     if (goesOn) this.movedAt = now;
     if (goesOn || this.refining === null) {
