@@ -132,7 +132,7 @@ def _viewpoints(run: Run) -> dict[str, Any]:
     """Where one may stand: in the scene's frame, with how that lies in the user's."""
     scene, cameras = run.scene, run.adjusted(run.scene.splits["train"].cameras)
     poses = np.asarray(cameras.camera_to_world, np.float64)[:, :3]
-    middle, forward = focus_point(poses), isinstance(run.sampler.occupancy.space, NdcSpace)
+    middle, forward = focus_point(poses), run.config.scene.space == "forward"
     known = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
     near, _ = bounds_of(run.config, scene)
     nearest = poses[:, 2, 3].min() if forward else known.min()

@@ -67,9 +67,9 @@ def pack_table(bricks: Int[np.ndarray, "X Y Z"], table: Float[np.ndarray, "V C"]
     count = int(bricks.max())
     points = np.asarray(table[: BRICK**3 * (count + 1)]).reshape(count + 1, BRICK**3, -1)
     logits = np.maximum(points[..., 0], NOTHING)
-    shows = _highest_around(bricks, logits) >= _SHOWS
+    shows = np.greater_equal(_highest_around(bricks, logits), _SHOWS)
     of_brick = shows.any(axis=-1)
-    kept = bricks > 0
+    kept = np.greater(bricks, 0)
     kept[kept] = of_brick[bricks[kept] - 1]
     chosen = bricks[kept]
     shows, points, logits = shows[chosen - 1], points[chosen], logits[chosen]
@@ -126,12 +126,10 @@ def pack_cells(code: UInt8[np.ndarray, "M M M"]) -> tuple[UInt8[np.ndarray, "L L
       The cells, and how many of the occupancy's make up one of them along each side: more than 1 where
       those would be too many for a texture.
     """
-    occupied, factor = code >= OCCUPIED, 1
-    while occupied.shape[0] > _MOST_CELLS:
-        side = occupied.shape[0]
-        even = np.pad(occupied, [(0, side % 2)] * 3)
-        half = even.shape[0] // 2
-        occupied = even.reshape(half, 2, half, 2, half, 2).any(axis=(1, 3, 5))
+    occupied, side, factor = np.greater_equal(code, OCCUPIED), len(code), 1
+    while side > _MOST_CELLS:
+        even, side = np.pad(occupied, [(0, side % 2)] * 3), -(-side // 2)
+        occupied = even.reshape(side, 2, side, 2, side, 2).any(axis=(1, 3, 5))
         factor *= 2
     if not occupied.any():
         return np.full(occupied.shape, _FARTHEST, np.uint8), factor
