@@ -68,7 +68,7 @@ def pack_table(bricks: Int[np.ndarray, "X Y Z"], table: Float[np.ndarray, "V C"]
     points = np.asarray(table[: BRICK**3 * (count + 1)]).reshape(count + 1, BRICK**3, -1)
     logits = np.maximum(points[..., 0], NOTHING)
     shows = np.greater_equal(_highest_around(bricks, logits), _SHOWS)
-    of_brick = shows.any(axis=-1)
+    of_brick: Any = shows.any(axis=-1)
     kept = np.greater(bricks, 0)
     kept[kept] = of_brick[bricks[kept] - 1]
     chosen = bricks[kept]
