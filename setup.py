@@ -16,7 +16,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jaxnerf", "jaxnerf.*"]),
-    package_data={"jaxnerf": ["py.typed"], "jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"]},
+    package_data={
+        "jaxnerf": ["py.typed"],
+        "jaxnerf.scenes": ["demo/*.json", "demo/*/*.png"],
+        "jaxnerf.viewer": ["static/*"],
+    },
     install_requires=requirements,
     extras_require={
         "check": ["pycolmap>=4.0"],
@@ -38,6 +42,7 @@ setup(
             "nibabel>=5.2",
             "plyfile>=1.0",
             "OpenEXR>=3.3",
+            "playwright>=1.50",
             "pycolmap>=4.2",
             "pynrrd>=1.0",
             "pyright[nodejs]>=1.1.390",

@@ -26,7 +26,7 @@ ORDER = [
     ("presets", "spaces"),
     ("runs",),
     ("methods",),
-    ("capture", "exports"),
+    ("capture", "exports", "viewer"),
     ("cli",),
 ]
 
@@ -106,7 +106,7 @@ def test_packages_that_only_some_may_know():
         flax = {other for other in imports(path, everywhere=True) if other.split(".")[0] == "flax"}
         assert not flax or name == "fields.nerf_layers", name
         training = {other for other in top if other.startswith("jaxnerf.training")}
-        if folder in ("capture", "exports"):
+        if folder in ("capture", "exports", "viewer"):
             assert not training, name
         if folder == "runs":
             values = ("state", "calibration", "coarse_to_fine", "keep_occupancy")

@@ -13,7 +13,8 @@ VERBS = {
     "train": "photographs in, a scene out",
     "eval": "measure a run on held-out photographs",
     "render": "make a video from a run",
-    "export": "a run as mesh, points, splats, volume or cameras, for other programs",
+    "view": "walk through a run in the browser",
+    "export": "a run as page, mesh, points, splats, volume or cameras, to send or for other programs",
 }
 
 

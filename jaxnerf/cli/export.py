@@ -13,9 +13,10 @@ from jaxnerf.cli import common
 from jaxnerf.exports.files import Report
 from jaxnerf.runs.run import load_run
 
-# What can be exported: a module of jaxnerf.exports with the class Settings, whose fields are flags, the
-# function export, and SUFFIXES, how a name may end; "" is a folder.
+# What can be exported: by a module with the class Settings, whose fields are flags, the function export, and
+# SUFFIXES, how a name may end; "" is a folder.
 KINDS = {
+    "page": "one HTML file that shows the scene in any browser, to be sent to somebody: .html",
     "cameras": "transforms.json of nerfstudio, or a folder with a model of COLMAP",
     "mesh": "surfaces as triangles with colours: .ply, .obj or .glb",
     "points": "points of surfaces with normals and colours: .ply, or points3D.txt or .bin of COLMAP",
@@ -34,6 +35,7 @@ KIND is one of:
 The end of FILE decides its format. The packages that this takes come with pip install 'jaxnerf[export]'.
 
 Examples:
+  jaxnerf export runs/lego page --out lego.html
   jaxnerf export runs/lego mesh --out lego.glb
   jaxnerf export runs/lego mesh --out lego.ply --resolution 512 --faces 0
   jaxnerf export runs/lego points --out lego.ply --spacing 0.01
@@ -88,7 +90,9 @@ def _define(values: flags.FlagValues, name: str, kind: Any, about: str) -> None:
 
 
 def _module(kind: str) -> Any:
-    return importlib.import_module(f"jaxnerf.exports.{kind}")
+    return importlib.import_module(
+        "jaxnerf.viewer.page" if kind == "page" else f"jaxnerf.exports.{kind}"
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,0 +1,85 @@
+"""A page served to the browser of this machine, and to nobody else."""
+
+import os
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+HOST = "127.0.0.1"
+# Ports that are tried, one after the other.
+_TRIES, _MOST_PORTS = 20, 1 << 16
+
+
+class PageServer(ThreadingHTTPServer):
+    """Serves one page at /, and nothing else.
+
+    A request is refused (403) unless its Host, and its Origin where it has one, name this server: pages
+    of other sites, also of names that resolve to 127.0.0.1, read nothing.
+
+    Attributes:
+      page: what is served.
+      url: where.
+    """
+
+    daemon_threads = True
+    # A port whose server has just ended is free; on Windows the option would let two share one.
+    allow_reuse_address = os.name == "posix"
+
+    def __init__(self, page: str, port: int):
+        """Listen on a port of 127.0.0.1; on the next that is free where it is taken.
+
+        Args:
+          page: HTML.
+          port: the first to try; 0 is any.
+
+        Raises:
+          OSError: no port can be had.
+        """
+        self.page = page.encode()
+        last = min(port + _TRIES, _MOST_PORTS) - 1
+        for each in range(port, last + 1):
+            try:
+                super().__init__((HOST, each), _Handler)
+                break
+            except OSError:
+                if each == last:
+                    raise
+        self.url = f"http://{HOST}:{self.server_port}/"
+
+    def knows(self, name: str) -> bool:
+        """Whether a host and port, as a browser writes them, are this server's."""
+        return name in (f"{HOST}:{self.server_port}", f"localhost:{self.server_port}")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: PageServer  # pyright: ignore[reportIncompatibleVariableOverride]
+    server_version, sys_version = "jaxnerf", ""
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        origin = self.headers.get("Origin")
+        known = self.server.knows(self.headers.get("Host", ""))
+        if not known or (origin is not None and not self.server.knows(urlsplit(origin).netloc)):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        if urlsplit(self.path).path != "/":
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(self.server.page)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(self.server.page)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of requests."""

@@ -1,0 +1,110 @@
+"""The page in a browser shows what `Run.render` does."""
+
+import base64
+import dataclasses
+
+import numpy as np
+import pytest
+from viewer_factory import KINDS, run_of
+
+from jaxnerf.cameras import Camera
+from jaxnerf.viewer.page import write_page
+
+WIDTH, HEIGHT, ANGLE = 200, 150, 44.0
+BYTES = """() => {
+  const bytes = jaxnerf.pixels(), part = 4096;
+  let text = "";
+  for (let i = 0; i < bytes.length; i += part)
+    text += String.fromCharCode(...bytes.subarray(i, i + part));
+  return btoa(text);
+}"""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shown(request, tmp_path_factory):
+    """A run, and its page."""
+    run = run_of(request.param)
+    path = tmp_path_factory.mktemp("page") / "scene.html"
+    assert write_page(run, path) == path.stat().st_size
+    return run, path
+
+
+def camera_of(run, number: int = 1) -> Camera:
+    """Where a photograph was taken, with another lens and shape of picture."""
+    focal = 0.5 * WIDTH / np.tan(np.deg2rad(0.5 * ANGLE))
+    return Camera.pinhole(run.cameras()[number].camera_to_world, focal, WIDTH, HEIGHT)
+
+
+def draw(page, camera: Camera, view: str = "colour") -> np.ndarray:
+    """The page's picture [height, width, 3], in [0, 1]."""
+    pose = np.asarray(camera.camera_to_world).tolist()
+    page.evaluate(
+        "([pose, angle, width, height, view]) => {"
+        "jaxnerf.show(view); jaxnerf.setPose(pose, angle, width, height); jaxnerf.draw(); }",
+        [pose, ANGLE, WIDTH, HEIGHT, view],
+    )
+    levels = np.frombuffer(base64.b64decode(page.evaluate(BYTES)), np.uint8)
+    return levels.reshape(HEIGHT, WIDTH, 4)[..., :3] / 255.0
+
+
+def decibels(one: np.ndarray, other: np.ndarray) -> float:
+    return float(-10.0 * np.log10(np.mean((one - other) ** 2)))
+
+
+def test_pictures_depths_and_normals_are_those_of_the_run(shown, visit):
+    run, path = shown
+    page, camera = visit(path), camera_of(run)
+    expected = run.render(camera, with_normals=True)
+    colour = draw(page, camera)
+    assert decibels(colour, expected.colour) > 40.0
+    # That of another camera, or one the wrong way around, is not.
+    for other in (colour[:, ::-1], colour[::-1], draw(page, camera_of(run, 3))):
+        assert decibels(other, expected.colour) < 30.0
+
+    edges = run.config.evaluation.edge_supersampling
+    opacity = draw(page, camera, "opacity")[..., 0]
+    inside = np.abs(opacity - expected.opacity) < 0.01
+    # Edges, which the run sees by four rays, are the page's by four in colour alone.
+    assert inside.mean() > (0.9 if edges else 0.999)
+
+    found = page.evaluate("Array.from(jaxnerf.depths(), (x) => Number.isFinite(x) ? x : -1)")
+    found, solid = np.reshape(found, (HEIGHT, WIDTH)), expected.opacity > 0.99
+    assert solid.mean() > 0.1
+    off = np.abs(found / expected.depth - 1.0)[solid]
+    # In a forward-facing scene the wall's voxels are half as deep as they are far away.
+    assert np.median(off) < (5e-3 if run.scene.ndc else 1e-3)
+    assert np.quantile(off, 0.99) < 0.03
+
+    normals = 2.0 * draw(page, camera, "normals") - 1.0
+    cosine = np.sum(normals * expected.normals, axis=-1)[solid]
+    assert np.median(cosine) > 0.98
+    assert np.mean(cosine > 0.9) > 0.9
+
+
+def test_the_far_side_of_a_scene_and_a_camera_inside_of_it(visit, tmp_path):
+    """Rays that begin beyond the ball, beside the cube, and nearer than all photographs."""
+    run = run_of("unbounded")
+    write_page(run, tmp_path / "scene.html")
+    page, pose = visit(tmp_path / "scene.html"), np.array(run.cameras()[2].camera_to_world)
+    for back in (-1.8, 6.0):
+        moved = pose.copy()
+        moved[:, 3] += back * run.scene.to_user.scale * pose[:, 2]
+        camera = dataclasses.replace(camera_of(run), camera_to_world=moved)
+        assert decibels(draw(page, camera), run.render(camera).colour) > 40.0
+
+
+def test_names_are_words_and_not_html(shown, visit):
+    run, path = shown
+    page = visit(path)
+    assert page.title() == run.scene.name == page.inner_text("h1") == "by hand <b>"
+
+
+def test_a_page_without_anything_to_see_shows_the_background(visit, tmp_path):
+    run = run_of("bounded")
+    table = np.array(run.params.table)
+    table[:, 0] = -15.0
+    empty = dataclasses.replace(run, params=dataclasses.replace(run.params, table=table))
+    write_page(empty, tmp_path / "scene.html")
+    page = visit(tmp_path / "scene.html")
+    seen = draw(page, camera_of(run))
+    np.testing.assert_allclose(seen, np.broadcast_to(run.background, seen.shape), atol=1e-6)
