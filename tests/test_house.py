@@ -26,7 +26,8 @@ ORDER = [
     ("presets", "spaces"),
     ("runs",),
     ("methods",),
-    ("capture", "exports", "viewer"),
+    ("capture", "exports"),
+    ("viewer",),
     ("cli",),
 ]
 

@@ -13,8 +13,8 @@ from jaxnerf.cli import common
 from jaxnerf.exports.files import Report
 from jaxnerf.runs.run import load_run
 
-# What can be exported: by a module with the class Settings, whose fields are flags, the function export, and
-# SUFFIXES, how a name may end; "" is a folder.
+# What can be exported: by a module with the class Settings, whose fields are flags, the function export,
+# and SUFFIXES, how a name may end; "" is a folder.
 KINDS = {
     "page": "one HTML file that shows the scene in any browser, to be sent to somebody: .html",
     "cameras": "transforms.json of nerfstudio, or a folder with a model of COLMAP",
