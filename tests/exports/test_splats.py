@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball import RADIUS
-from ball_run import FRAME, SHEEN, ball_run, centre
+from ball_run import FRAME, SHEEN, STEP, ball_run, centre
 from documents import as_users_have_it
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation
@@ -79,7 +79,9 @@ def test_another_reader_draws_the_field_from_the_file(splats):
     assert loss > 25.0
     np.testing.assert_allclose(again.positions, made.positions + made.origin, atol=1e-5)
     off = np.linalg.norm(again.positions - centre(), axis=-1) / FRAME.scale - RADIUS
-    assert np.abs(off).max() < 0.01
+    # Rays that pass by see a surface up to 0.0074 above the radius (see the test of points).
+    assert np.abs(off).max() < 0.0074 + STEP
+    assert np.median(np.abs(off)) < 0.002
 
 
 def test_colours_change_with_the_direction_as_the_field_does(splats):
