@@ -137,7 +137,9 @@ for name in ("load-config", "output-path", "split", "image-format", "rendered-ou
     add("--" + name, required=True)
 options = parser.parse_args()
 data = Path(Path(options.load_config).read_text())
-folder = Path(options.output_path) / options.split / options.rendered_output_names
+output = "rgb_fine" if Path(options.load_config).parts[-3] == "vanilla-nerf" else "rgb"
+assert options.rendered_output_names == output
+folder = Path(options.output_path) / options.split / output
 pictures(data, folder, "{stem}." + options.image_format)
 """
 

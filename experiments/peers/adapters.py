@@ -85,13 +85,16 @@ def _jaxnerf() -> Peer:
     )
 
 
-def _nerfstudio(method: str, about: str, rays: int, settings: Sequence[str] = ()) -> Peer:
+def _nerfstudio(
+    method: str, about: str, rays: int, output: str = "rgb", settings: Sequence[str] = ()
+) -> Peer:
     """A method of nerfstudio, on the CPU and in plain PyTorch (nerfstudio 1.1).
 
     Args:
       method: its name.
       about: what it is.
       rays: of a batch; its own batches take many seconds each on a few cores.
+      output: what it calls the colours of its pictures.
       settings: further ones.
     """
 
@@ -113,12 +116,12 @@ def _nerfstudio(method: str, about: str, rays: int, settings: Sequence[str] = ()
             [
                 str(place.tool / "ns-render"), "dataset", f"--load-config={run}/config.yml",
                 f"--output-path={place.work}/pictures", "--split=test", "--image-format=png",
-                "--rendered-output-names=rgb",
+                f"--rendered-output-names={output}",
             ]
         ]  # fmt: skip
 
     def pictures(place: Place) -> list[Path]:
-        return _numbered(list((place.work / "pictures/test/rgb").rglob("*.png")))
+        return _numbered(list((place.work / "pictures/test" / output).rglob("*.png")))
 
     return Peer(about, lambda place: place.tool / "ns-train", train, render, pictures)
 
@@ -250,9 +253,11 @@ _SYNTHETIC = (
 PEERS = {
     "jaxnerf": _jaxnerf(),
     "nerfacto": _nerfstudio(
-        "nerfacto", "instant-ngp's hash grid in plain PyTorch (nerfstudio)", 512, _SYNTHETIC
+        "nerfacto", "instant-ngp's hash grid in plain PyTorch (nerfstudio)", 512, "rgb", _SYNTHETIC
     ),
-    "vanilla-nerf": _nerfstudio("vanilla-nerf", "NeRF in plain PyTorch (nerfstudio)", 256),
+    "vanilla-nerf": _nerfstudio(
+        "vanilla-nerf", "NeRF in plain PyTorch (nerfstudio)", 256, "rgb_fine"
+    ),
     "nerf-pytorch": _nerf_pytorch(),
     "dvgo": _dvgo(),
     "opensplat": _opensplat(),
