@@ -1,6 +1,7 @@
 """`jaxnerf export`: a run's scene as files that other programs read."""
 
 import dataclasses
+import difflib
 import importlib
 import typing
 from collections.abc import Sequence
@@ -105,7 +106,9 @@ def main(arguments: Sequence[str]) -> None:
     kinds = "\n".join(f"  {name:9}{about}" for name, about in KINDS.items())
     folder, kind = common.parse(values, arguments, _HELP.format(kinds=kinds), ["RUN", "KIND"])
     if kind not in KINDS:
-        raise flags.Error(f"nothing to export is called {kind!r}: one of {', '.join(KINDS)}")
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(KINDS)}"
+        raise flags.Error(f"nothing to export is called {kind!r}; {hint}")
     module = _module(kind)
     out = _file(values, module.SUFFIXES)
     settings = _chosen(values, kind, module.Settings)

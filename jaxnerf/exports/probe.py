@@ -95,13 +95,19 @@ def finest_voxel(run: Run) -> float | None:
     return float(np.asarray(field.spacing)) * scale
 
 
-def in_chunks(function: Any, *arrays: np.ndarray) -> Any:
+def in_chunks(function: Any, *arrays: np.ndarray, on_one: bool = False) -> Any:
     """A compiled function of arrays with one leading dimension, called on some rows at a time.
 
     The devices share the rows of a call. What else the function is given should be `replicated`.
+
+    Args:
+      function: of as many arrays.
+      arrays: with as many rows.
+      on_one: whether the first device does it all. For what holds a linear solver, since XLA does not
+        divide those: it gathers all rows on each device, and on a CPU that can wait for ever.
     """
     count, parts = len(arrays[0]), []
-    shared = NamedSharding(_devices(), PartitionSpec("rows"))
+    shared = None if on_one else NamedSharding(_devices(), PartitionSpec("rows"))
     for begin in range(0, max(count, 1), CHUNK):
         rows = [array[begin : begin + CHUNK] for array in arrays]
         short = CHUNK - len(rows[0])

@@ -23,7 +23,7 @@ from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.exports.grids import box_of, check_resolution
 from jaxnerf.exports.ply import write_ply
 from jaxnerf.exports.points import Points, thinned
-from jaxnerf.exports.probe import in_chunks, replicated
+from jaxnerf.exports.probe import in_chunks
 from jaxnerf.exports.splat_drawing import draw
 from jaxnerf.exports.views import Views, render_views, seen_by
 from jaxnerf.runs.files import RunError
@@ -177,11 +177,11 @@ def fitted(views: Views, points: Points, degree: int) -> Float[np.ndarray, "N 16
       points: on them, around the same origin.
       degree: of the harmonics that are fitted; others are 0.
     """
-    seen = replicated((views.cameras, views.depth, views.colour))
+    seen = jax.device_put((views.cameras, views.depth, views.colour))
     reach = jnp.float32(_REACH * points.spacing)
     own = points.colours.astype(np.float32) / 255.0
     solve = functools.partial(_least_squares, degree, seen, reach)
-    found = in_chunks(solve, points.positions, own)
+    found = in_chunks(solve, points.positions, own, on_one=True)
     whole = np.zeros((len(points), (DEGREE + 1) ** 2, 3), np.float32)
     whole[:, : found.shape[1]] = found
     return whole

@@ -8,7 +8,7 @@ from jaxnerf.cameras import Camera
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelField, VoxelParams
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.paths import focus_point, orbit_of
+from jaxnerf.paths import focus_point, orbit_of, up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling import OccupancySampler
@@ -140,8 +140,6 @@ def _viewpoints(run: Run) -> dict[str, Any]:
     distance = float((home[:, 3] - middle) @ home[:, 2])
     if forward or not distance > 0.0:
         distance = 0.5 * (scene.near + min(scene.far, 10.0 * scene.near))
-    up = poses[:, :, 1].mean(axis=0)
-    up = up / np.linalg.norm(up) if np.linalg.norm(up) > 1e-6 else np.array([0.0, 0.0, 1.0])
     frame = scene.to_user
     return {
         "near": near,
@@ -152,7 +150,7 @@ def _viewpoints(run: Run) -> dict[str, Any]:
             "rotation": np.asarray(frame.rotation, np.float64).tolist(),
             "translation": np.asarray(frame.translation, np.float64).tolist(),
         },
-        "up": _list(up),
+        "up": _list(up_of(poses)),
         "home": {"pose": _rounded(home), "distance": distance, **_angles(cameras[0])},
         "size": float(np.median(known)) if not forward else distance,
         "cameras": [

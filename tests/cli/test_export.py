@@ -65,7 +65,7 @@ WRONG = {
     "no run": (["nowhere", "mesh", "--out=x.ply"], "nowhere: no such run folder"),
     "not a run": ([".", "mesh", "--out=x.ply"], ".: not a run folder"),
     "nothing named": (["nowhere"], "expected RUN KIND"),
-    "an unknown kind": (["run", "mush", "--out=x.ply"], "'mush': one of cameras, mesh"),
+    "an unknown kind": (["run", "mush", "--out=x.ply"], "'mush'; did you mean 'mesh'?"),
     "no file": (["run", "mesh"], "--out: name what is written; it ends in .ply"),
     "another format": (["run", "mesh", "--out=x.stl"], "x.stl does not end in .ply, .obj, .glb"),
     "a folder that is not there": (["run", "mesh", "--out=no/x.ply"], "no: no such folder"),

@@ -7,6 +7,7 @@ import pytest
 from pages import rest
 from viewer_factory import run_of
 
+from jaxnerf.paths import up_of
 from jaxnerf.viewer.page import write_page
 
 LEAST = 256
@@ -56,10 +57,7 @@ def test_dragging_goes_around_what_is_looked_at(run, path, visit):
     # What one drags goes with the hand: the camera to the left.
     assert (after[:, 3] - before[:, 3]) @ before[:, 0] < 0.0
     # And stays upright: what is to its right lies level.
-    up = run.scene.to_user.rotation @ np.asarray(run.scene.splits["train"].cameras.camera_to_world)[
-        :, :3, 1
-    ].mean(axis=0)
-    assert abs(after[:, 0] @ up) < 1e-4
+    assert abs(after[:, 0] @ up_of(run.cameras().camera_to_world)) < 1e-4
     drag(page, 0, 400)
     assert pose(page)[:, 2] @ up > 0.95 * np.linalg.norm(up)  # from straight above, and not beyond
 

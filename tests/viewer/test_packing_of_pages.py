@@ -99,7 +99,7 @@ def test_the_command_writes_a_page_or_says_what_instead(method, tmp_path, capfd)
     out, err = capfd.readouterr()
     if method == "voxels":
         assert (status, err) == (0, "")
-        assert re.fullmatch(rf"left {tmp_path}/scene\.html: \d\.\d MB; .*\n", out)
+        assert re.fullmatch(rf"\d\.\d MB; .*\nleft {tmp_path}/scene\.html\n", out)
         assert os.listdir(tmp_path) == ["scene.html"]
         return
     assert (status, out) == (1, "")
@@ -110,7 +110,7 @@ def test_the_command_writes_a_page_or_says_what_instead(method, tmp_path, capfd)
 
 
 COMMANDS = {
-    "no run": (["nowhere", "page"], "nowhere: no such run folder"),
+    "no run": (["nowhere", "page", "--out=x.html"], "nowhere: no such run folder"),
     "an unknown kind": ([str(OLD / "voxels"), "pages"], "did you mean 'page'?"),
     "no kind": ([str(OLD / "voxels")], "expected RUN KIND"),
     "another suffix": ([str(OLD / "voxels"), "page", "--out=x.txt"], "does not end in .html"),
@@ -138,7 +138,7 @@ def test_a_view_of_what_a_page_cannot_hold_is_refused(capfd):
 def test_a_full_disk_leaves_the_page_that_was_there(tmp_path):
     path = tmp_path / "scene.html"
     path.write_text("before")
-    (tmp_path / ".scene.html.partial").symlink_to("/dev/full")
+    (tmp_path / ".partial.scene.html").symlink_to("/dev/full")
     with pytest.raises(RunError, match="the disk is full"):
         write_page(run_of("bounded"), path)
     assert path.read_text() == "before"
