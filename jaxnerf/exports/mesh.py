@@ -15,6 +15,7 @@ from jaxnerf.exports.grids import Box, Grid, box_of, check_resolution
 from jaxnerf.exports.ply import coloured_points, write_ply
 from jaxnerf.exports.probe import Probe, finest_voxel, in_chunks, replicated
 from jaxnerf.exports.views import Views, fused_distance, render_views, seen_colours
+from jaxnerf.paths import up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 
@@ -309,26 +310,13 @@ def _linear(colours: UInt8[np.ndarray, "V 3"]) -> UInt8[np.ndarray, "V 3"]:
 
 def _root(run: Run, settings: Settings, origin: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
     """From around an origin in the user's frame to glTF's: +y is up, the unit a metre."""
-    up = np.asarray(settings.up, np.float64) if settings.up else upward(run)
+    up = (
+        np.asarray(settings.up, np.float64) if settings.up else up_of(run.cameras().camera_to_world)
+    )
     matrix = np.eye(4)
     matrix[:3, :3] = settings.metres * turn_to_y(up / np.linalg.norm(up))
     matrix[:3, 3] = matrix[:3, :3] @ origin
     return matrix
-
-
-def upward(run: Run) -> Float[np.ndarray, "3"]:
-    """The direction of the user's frame that is up: the mean of the cameras', or an axis near to it.
-
-    Cameras that look down from one side have a mean that leans: an axis within 30 degrees is meant.
-    """
-    mean = np.asarray(run.cameras().camera_to_world, np.float64)[:, :3, 1].mean(axis=0)
-    if not np.linalg.norm(mean) > 1e-6:
-        return np.array([0.0, 0.0, 1.0])
-    mean /= np.linalg.norm(mean)
-    axis = int(np.abs(mean).argmax())
-    if abs(mean[axis]) < np.cos(np.deg2rad(30.0)):
-        return mean
-    return np.sign(mean[axis]) * np.eye(3)[axis]
 
 
 def turn_to_y(up: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:

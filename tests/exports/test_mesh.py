@@ -22,11 +22,11 @@ from jaxnerf.exports.mesh import (
     export,
     mesh_of,
     turn_to_y,
-    upward,
     vertex_normals,
     write_mesh,
 )
 from jaxnerf.exports.views import fused_distance
+from jaxnerf.paths import up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Similarity
@@ -191,8 +191,9 @@ def test_files_hold_the_mesh(tmp_path, fused):
             shown = one.visual.vertex_attributes["color"]
             found = found.to_geometry()
             # The cameras' up is mapped to +y, and the unit is a centimetre.
-            turn = turn_to_y(upward(run))
-            np.testing.assert_allclose(turn @ upward(run), [0, 1, 0], atol=1e-12)
+            up = up_of(run.cameras().camera_to_world)
+            turn = turn_to_y(up)
+            np.testing.assert_allclose(turn @ up, [0, 1, 0], atol=1e-12)
             expected = 0.01 * (made.vertices + made.origin) @ turn.T
             levels = np.where(
                 (c := made.colours / 255) <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4
