@@ -310,9 +310,8 @@ def _linear(colours: UInt8[np.ndarray, "V 3"]) -> UInt8[np.ndarray, "V 3"]:
 
 def _root(run: Run, settings: Settings, origin: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
     """From around an origin in the user's frame to glTF's: +y is up, the unit a metre."""
-    up = (
-        np.asarray(settings.up, np.float64) if settings.up else up_of(run.cameras().camera_to_world)
-    )
+    poses = np.asarray(run.cameras().camera_to_world)
+    up = np.asarray(settings.up, np.float64) if settings.up else up_of(poses)
     matrix = np.eye(4)
     matrix[:3, :3] = settings.metres * turn_to_y(up / np.linalg.norm(up))
     matrix[:3, 3] = matrix[:3, :3] @ origin
