@@ -188,18 +188,18 @@ def test_a_process_that_fails_is_one_line(trained, tmp_path, capfd):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_path_that_was_stopped_goes_on_where_it_was(trained, tmp_path, end, capfd):
     out = tmp_path / "v.gif"
-    command, folder = render(trained, out, "--frames=200"), tmp_path / "v.gif.frames"
+    command, folder = render(trained, out, "--frames=500"), tmp_path / "v.gif.frames"
     code = "import sys; from jaxnerf.cli import main; sys.exit(main(sys.argv[1:]))"
     begun = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL)
-    for _ in range(1000):
+    for _ in range(5000):
         if (folder / "0003.png").exists() or begun.poll() is not None:
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
     begun.send_signal(end)
     assert begun.wait() in (-end, 130)
     assert os.listdir(tmp_path) == ["v.gif.frames"]
     kept = {file.name: file.stat().st_mtime_ns for file in folder.glob("0*.png")}
-    assert 4 <= len(kept) < 200
+    assert 4 <= len(kept) < 500
     capfd.readouterr()
     assert main([*command, "--width=5"]) == 1
     assert "cameras changed" in (said := capfd.readouterr().err) or "width was 16, now 5" in said
@@ -207,10 +207,10 @@ def test_a_path_that_was_stopped_goes_on_where_it_was(trained, tmp_path, end, ca
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxnerf.cli.render.remove", lambda folder: None)
         assert main(command) == 0
-    assert f"v.gif.frames: {len(kept)} of 200 frames are there already" in capfd.readouterr().out
+    assert f"v.gif.frames: {len(kept)} of 500 frames are there already" in capfd.readouterr().out
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
-    assert len(list(folder.glob("0*.png"))) == 200
-    assert main(render(trained, tmp_path / "again", "--frames=200")) == 0
+    assert len(list(folder.glob("0*.png"))) == 500
+    assert main(render(trained, tmp_path / "again", "--frames=500")) == 0
     whole = pictures_of(tmp_path / "again")
     assert np.abs(pictures_of(folder) - whole).max() <= 1
     with Image.open(out) as image:
