@@ -68,9 +68,10 @@ class VoxelsConfig:
         surfaces do at first: densities must grow slowly. Rays take ten times as many samples there, so
         one a voxel must do; and what few of them meet must not sink.
 
-        What is seen is many times larger than the voxels of other scenes are small, so where there is
-        time there is a finer stage. It begins late, when fog is gone, and its lattice has so many points
-        as the memory has room for.
+        A scene without an end has many times the surface of an object that stands alone, so its voxels
+        are wider than pixels when the last stage of other scenes ends. Where there is time another stage
+        follows. It begins in the middle of the steps, when fog is gone, and its number of lattice points
+        bounds the memory. A configuration that has this stage already keeps it.
         """
         changes: dict[str, Any] = {
             "voxels.field.features": 3,
@@ -82,12 +83,14 @@ class VoxelsConfig:
             "voxels.optimizer.smoothing": 0.9,
             "voxels.optimizer.beta1": 0.9,
             "voxels.stages.samples_per_voxel": 1,
-            "voxels.stages.points": 0,
             "voxels.stages.most_cells": 256,
             "training.background": "random",
             "evaluation.edge_supersampling": 0.0,
         }
-        if self.stages.resolutions[-1] >= _LONG_ENOUGH:
+        finest = self.stages.resolutions[-1]
+        if finest < _LONG_ENOUGH:
+            changes["voxels.stages.points"] = 0
+        elif finest < _FINEST:
             changes |= {
                 "voxels.stages.resolutions": (*self.stages.resolutions, _FINEST),
                 "voxels.stages.fractions": (*self.stages.fractions, _FINEST_FROM),

@@ -49,8 +49,9 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         chosen = set(chosen) - {"training.background"}
         changes["training.background"] = background_of(split) if space == "bounded" else "white"
     # A configuration that names its space is that of a run, unless the user names it now.
-    is_adapted = space == "bounded" or not (is_new or "scene.space" in chosen)
-    needed = {} if is_adapted else dict(config.section.without_end)
+    needed: dict[str, Any] = {}
+    if space != "bounded" and (is_new or "scene.space" in chosen):
+        needed |= config.section.without_end
     if not _STAGES.isdisjoint(chosen):
         # There is a fraction for each resolution but the first: who names ones keeps the others.
         needed = {key: value for key, value in needed.items() if key not in _STAGES}

@@ -168,7 +168,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 def test_a_full_disk_leaves_the_json_that_was_there(tmp_path):
     path = tmp_path / "results.json"
     write_json(path, {"a": 1})
-    (tmp_path / "results.json.partial").symlink_to("/dev/full")
+    (tmp_path / ".partial.results.json").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space") as caught:
         write_json(path, {"a": 2})
     assert caught.value.errno == errno.ENOSPC

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, PngImagePlugin
 
-from jaxnerf.exports.video import replacing
+from jaxnerf.runs.files import replacing
 
 _MOST = 65_535
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxnerf.runs.files import RunError, disk_errors
+from jaxnerf.runs.files import RunError, disk_errors, replacing
 
 
 class Report:
@@ -26,26 +26,13 @@ class Report:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden name beside a file, to write to; it gets the file's own name when the block has ended.
-
-    With an exception in the block there is no new file, and an older one of that name stays.
+    """A hidden name for a file until it is whole (`jaxnerf.runs.files.replacing`).
 
     Raises:
       RunError: the disk is full, or the folder cannot be written.
-
-    Example::
-
-      with whole_file(Path("scene.ply")) as partial:
-          partial.write_bytes(contents)
     """
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        with disk_errors(path):
-            yield partial
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with disk_errors(path), replacing(path) as partial:
+        yield partial
 
 
 def package(name: str, installed_as: str = "") -> Any:

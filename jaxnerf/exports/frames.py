@@ -22,8 +22,8 @@ from jaxnerf.evaluation import to_8bit
 from jaxnerf.exports.depth import is_whole_exr, write_depth_exr, write_depth_png
 from jaxnerf.exports.pictures import Look, look_through, panels_of, surface_depth
 from jaxnerf.exports.spherical import mark_spherical
-from jaxnerf.exports.video import open_video, replacing, write_png_16
-from jaxnerf.runs.files import RunError, write_json
+from jaxnerf.exports.video import open_video, write_png_16
+from jaxnerf.runs.files import PARTIAL, RunError, replacing, write_json
 from jaxnerf.runs.run import Run
 
 SETTINGS = "render.json"
@@ -235,5 +235,5 @@ def _files_in(folder: Path) -> Iterator[Path]:
     yield folder / SETTINGS
     for part in (folder, folder / "depth"):
         for file in part.glob("*"):
-            if file.suffix in (".png", ".exr") and file.stem.strip(".").partition(".")[0].isdigit():
+            if file.suffix in (".png", ".exr") and file.stem.removeprefix(PARTIAL).isdigit():
                 yield file

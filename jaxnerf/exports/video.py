@@ -1,7 +1,6 @@
 """Moving pictures: frames out as mp4, gif or webp, and colours for depth and normals."""
 
 import errno
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
+
+from jaxnerf.runs.files import replacing
 
 # From far to near: black, violet, red, orange, pale yellow, of even steps in lightness.
 _DEPTH_COLOURS = np.array(
@@ -30,24 +31,6 @@ def missing_encoder(path: Path) -> str:
 def missing_ffmpeg() -> str:
     """The package that must be installed for mp4 and for PNGs of 16 bits; empty if it is there."""
     return "" if find_spec("imageio_ffmpeg") else "imageio-ffmpeg"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file under another name, which takes the place of a path if the block ends without an exception.
-
-    Args:
-      path: of the file that appears whole or not at all.
-    """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        # Else a machine that stops may leave the name without the contents.
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class FrameSink(Protocol):

@@ -251,22 +251,27 @@ def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> Vo
     place = jnp.full(count, -1, jnp.int32)
     place = place.at[bricks.reshape(-1)].set(jnp.arange(bricks.size, dtype=jnp.int32))
     known = (place >= 0) & (jnp.arange(count, dtype=jnp.int32) > 0)
-    at = jnp.stack(jnp.unravel_index(place, sides))
+    at, limits = jnp.stack(jnp.unravel_index(place, sides)), np.array(sides)[:, None] - 1
     values = table.reshape(count, BRICK, BRICK, BRICK, -1)
-    total, limits = jnp.zeros_like(values), np.array(sides)[:, None] - 1
-    for axis in range(3):
-        inner = [jax.lax.slice_in_dim(values, *ends, axis=axis + 1) for ends in ((0, 3), (1, 4))]
-        for step, own, other in ((-1, 0, BRICK - 1), (1, BRICK - 1, 0)):
-            moved = at.at[axis].add(step)
-            inside = known & (moved[axis] >= 0) & (moved[axis] < sides[axis])
-            near = jnp.where(inside, bricks[tuple(jnp.clip(moved, 0, limits))], 0)
-            face = jax.lax.slice_in_dim(values, other, other + 1, axis=axis + 1)[near]
-            edge = jax.lax.slice_in_dim(values, own, own + 1, axis=axis + 1)
-            face = jnp.where((near > 0).reshape(-1, 1, 1, 1, 1), face, edge)
-            parts = (face, inner[0]) if step < 0 else (inner[1], face)
-            total = total + jnp.concatenate(parts, axis=axis + 1)
-    after = jnp.where(known.reshape(-1, 1, 1, 1, 1), values + by * (total / 6.0 - values), values)
-    return dataclasses.replace(params, table=after.reshape(table.shape))
+
+    def beside(axis: int, step: int) -> Array:
+        """What each point's neighbour along an axis has; the point's own where there is none."""
+        moved = at.at[axis].add(step)
+        inside = known & (moved[axis] >= 0) & (moved[axis] < sides[axis])
+        near = jnp.where(inside, bricks[tuple(jnp.clip(moved, 0, limits))], 0)
+        part = functools.partial(jax.lax.slice_in_dim, values, axis=axis + 1)
+        first, last = part(0, 1), part(BRICK - 1, BRICK)
+        own, other = (last, first) if step > 0 else (first, last)
+        face = jnp.where((near > 0).reshape(-1, 1, 1, 1, 1), other[near], own)
+        both = [part(1, BRICK), face] if step > 0 else [face, part(0, BRICK - 1)]
+        return jnp.concatenate(both, axis=axis + 1)
+
+    total = (
+        beside(0, -1) + beside(0, 1) + beside(1, -1) + beside(1, 1) + beside(2, -1) + beside(2, 1)
+    )
+    moved = values + by * (total / 6.0 - values)
+    table = jnp.where(known.reshape(-1, 1, 1, 1, 1), moved, values).reshape(table.shape)
+    return dataclasses.replace(params, table=table)
 
 
 def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:

@@ -11,6 +11,8 @@ from typing import Any
 
 # What to do when there is room again, in training.
 KEPT = " and resume the run (the last whole checkpoint is kept)"
+# How the names of files begin that are being written.
+PARTIAL = ".partial."
 
 
 class RunError(Exception):
@@ -61,9 +63,28 @@ def write_json(path: Path, contents: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden file beside another, to write to; it gets the other's name when the block has ended.
+
+    With an exception in the block there is no new file, and an older one of that name stays.
+
+    Example::
+
+      with replacing(Path("scene.ply")) as partial:
+          partial.write_bytes(contents)
+    """
+    partial = path.with_name(PARTIAL + path.name)
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        yield partial
+        # Else a machine that stops may leave the name without the contents.
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

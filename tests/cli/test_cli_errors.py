@@ -278,10 +278,10 @@ needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev
 @pytest.mark.parametrize(
     ("command", "file"),
     [
-        (["eval", "RUN"], "results.json.partial"),
-        (["render", "RUN", "--frames=40"], ".orbit.partial.mp4"),
-        (["train", "--resume", "--max_steps=9", "--out=RUN"], "config.json.partial"),
-        (["train", "--resume", "--max_steps=9", "--out=RUN"], "metrics.jsonl.partial"),
+        (["eval", "RUN"], ".partial.results.json"),
+        (["render", "RUN", "--frames=40"], ".partial.orbit.mp4"),
+        (["train", "--resume", "--max_steps=9", "--out=RUN"], ".partial.config.json"),
+        (["train", "--resume", "--max_steps=9", "--out=RUN"], ".partial.metrics.jsonl"),
     ],
 )
 def test_a_full_disk_is_one_line_and_what_was_there_stays(command, file, run_folder, capfd):

@@ -176,7 +176,7 @@ def test_a_process_that_fails_is_one_line(trained, tmp_path, capfd):
     assert main(render(trained, out, "--frames=4", "--width=4")) == 0
     (out / "0002.png").unlink()
     (out / "0003.png").unlink()
-    (out / ".0003.partial.png").symlink_to("/dev/full")
+    (out / ".partial.0003.png").symlink_to("/dev/full")
     capfd.readouterr()
     assert main(render(trained, out, "--frames=4", "--width=4", "--processes=2")) == 1
     (line,) = capfd.readouterr().err.splitlines()

@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_no_half_file_and_the_frame_to_be_rendered(tmp_path, 
         frames = of(tmp_path / f"f{kind}", depth=kind)
         left = begin(frames, run)
         file = frames.files(1)[-1]
-        (file.parent / f".{file.stem}.partial{file.suffix}").symlink_to("/dev/full")
+        (file.parent / f".partial.{file.name}").symlink_to("/dev/full")
         with pytest.raises(OSError, match="No space left"):
             render_frames(frames, run, left)
         assert begin(frames, run) == [1, 2, 3, 4]

@@ -95,7 +95,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_file_that_was_there(
 ):
     path = tmp_path / f"v{suffix}"
     path.write_text("earlier")
-    (tmp_path / f".v.partial{suffix}").symlink_to("/dev/full")
+    (tmp_path / f".partial.v{suffix}").symlink_to("/dev/full")
     with pytest.raises(OSError) as caught, open_video(path) as write:  # noqa: PT012
         for frame in frames_of(64, 64, count):
             write(frame)

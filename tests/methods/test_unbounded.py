@@ -122,6 +122,9 @@ def test_longer_runs_have_a_finer_stage_which_a_user_s_stages_are_not():
     assert adapt_to_scene(short, capture).voxels.stages.resolutions == (
         short.voxels.stages.resolutions
     )
+    # A run that goes on has the stage already, and gets no other.
+    adapted = adapt_to_scene(long, capture)
+    assert adapt_to_scene(adapted, capture, {"scene.space"}) == adapted
     for key, value in (("resolutions", (32, 64, 96)), ("fractions", (0.2, 0.4))):
         own = override(long, {f"voxels.stages.{key}": value})
         kept = adapt_to_scene(own, capture, {f"voxels.stages.{key}"}).voxels.stages

@@ -335,7 +335,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_run(tmp_path, scene):
     folder = tmp_path / "run"
     folder.mkdir()
     create_folder(folder, CONFIG, scene)
-    (folder / "config.json.partial").symlink_to("/dev/full")
+    (folder / ".partial.config.json").symlink_to("/dev/full")
     with pytest.raises(RunError, match="the disk is full"):
         create_folder(folder, CONFIG, scene, overwrite=True)
     assert not list(folder.iterdir())

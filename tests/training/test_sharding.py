@@ -16,9 +16,10 @@ def numbers(*shape: int) -> np.ndarray:
 
 
 def tree() -> dict:
-    """An array that is divided, and three that are not: short, uneven, a scalar."""
+    """Arrays that are divided, one of them long, and three that are not: short, uneven, a scalar."""
     return {
         "table": numbers(ROWS, 3),
+        "long": numbers(3 << 14, 2),
         "kernel": numbers(64, 64),
         "uneven": numbers(ROWS + 1, 2),
         "step": np.int32(7),
