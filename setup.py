@@ -25,6 +25,7 @@ setup(
     extras_require={
         "check": ["pycolmap>=4.0"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
+        "experiments": ["matplotlib>=3.8"],
         "export": [
             "fast-simplification>=0.1.7",
             "nibabel>=5.2",
