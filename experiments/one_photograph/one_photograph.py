@@ -73,10 +73,20 @@ def only(split: Split, chosen: Sequence[int] | np.ndarray) -> Split:
 
 
 def train(scene: Scene, chosen: np.ndarray, steps: int, seed: int) -> Run:
-    """A field of these photographs alone."""
-    split = only(scene.splits["train"], chosen)
-    part = dataclasses.replace(scene, splits={**scene.splits, "train": split})
-    return fit("minute", part, steps=steps, report_every=steps, training__seed=seed, **SETTINGS)
+    """A field of these photographs alone; where the scene lies is known from all cameras."""
+    split = scene.splits["train"]
+    assert split.images is not None
+    masks = np.zeros(split.images.shape[:3], bool)
+    masks[chosen] = True
+    part = {**scene.splits, "train": dataclasses.replace(split, masks=masks)}
+    return fit(
+        "minute",
+        dataclasses.replace(scene, splits=part),
+        steps=steps,
+        report_every=steps,
+        training__seed=seed,
+        **SETTINGS,
+    )
 
 
 def quality(run: Run, split: Split) -> float:
