@@ -23,9 +23,9 @@ from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.exports.grids import box_of, check_resolution
 from jaxnerf.exports.ply import write_ply
 from jaxnerf.exports.points import Points, thinned
-from jaxnerf.exports.probe import in_chunks
 from jaxnerf.exports.splat_drawing import draw
 from jaxnerf.exports.views import Views, render_views, seen_by
+from jaxnerf.rendering.chunks import in_chunks
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 
