@@ -39,7 +39,8 @@ class Rendering:
       extras: whatever else the field says of its samples, accumulated along the rays as colours are,
         on nothing: a pytree of [*batch, ...]; None where it says nothing else.
       samples, weights: where the field was asked (`jaxnerf.Samples`), and how much each sample
-        contributes; None in an image.
+        contributes; None in an image. Of a composed field weights are a tuple, one for each part, and
+        samples may be (`jaxnerf.sampling.ComposedSamples`).
       proposals: the same of the levels of sampling before the last; empty unless asked for.
     """
 
