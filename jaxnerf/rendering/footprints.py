@@ -4,7 +4,9 @@ Pictures are cut into square tiles. Everything here errs on one side: a tile tha
 marked, a ball that some camera does not see entirely outside of a silhouette stays.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.cameras import Camera, project
+from jaxnerf.fields.composed import ComposedField, PlacedField
+from jaxnerf.geometry import parts_of
 from jaxnerf.lenses import FLAT
+from jaxnerf.sampling import ComposedSampler, OccupancySampler
 from jaxnerf.sampling.occupancy import Occupancy, occupied
 
 # Balls at a time, so that one program serves for any number.
 _AT_ONCE = 1 << 14
+_TILE = 8  # pixels
 
 
 def carve(
@@ -167,3 +173,40 @@ def tiles_that_show(
     cell = 2.0 * float(occupancy.cell)
     centres = (np.asarray(occupancy.origin) + (coarse + 0.5) * cell).astype(np.float32)
     return footprint(centres, 0.87 * cell, cameras, shape, tile)
+
+
+def pixels_that_show(
+    field: Any, sampler: Any, camera: Camera, width: int, height: int
+) -> Bool[np.ndarray, "height width"]:
+    """Which pixels of a picture a field may be seen in, by squares; all where a sampler does not say.
+
+    Args:
+      field: of any kind; of a `ComposedField` the parts' placements count.
+      sampler: an `OccupancySampler`, or a `ComposedSampler` of such, says.
+      camera: a single one, or a batch of one for each column, which sees everything.
+      width, height: of the picture.
+    """
+    everything = np.ones((height, width), bool)
+    if isinstance(sampler, ComposedSampler) and isinstance(field, ComposedField):
+        pairs = zip(field.fields, sampler.samplers, strict=True)
+        parts = [
+            pixels_that_show(part, one, _seen_from(camera, part), width, height)
+            for part, one in pairs
+        ]
+        return np.any(parts, axis=0)
+    if not isinstance(sampler, OccupancySampler) or camera.focal.ndim == 2:
+        return everything
+    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], camera)
+    (tiles,) = tiles_that_show(sampler.occupancy, batch, (width, height), _TILE)
+    return tiles.repeat(_TILE, axis=0)[:height].repeat(_TILE, axis=1)[:, :width]
+
+
+def _seen_from(camera: Camera, part: Any) -> Camera:
+    """A camera in the frame of a placed field."""
+    if not isinstance(part, PlacedField):
+        return camera
+    rotation, scale, shift = parts_of(part.placement)
+    pose = np.array(camera.camera_to_world, np.float64)[..., :3, :]
+    pose[..., 3] = (pose[..., 3] - shift) @ rotation / scale
+    pose[..., :3] = rotation.T @ pose[..., :3]
+    return dataclasses.replace(camera, camera_to_world=pose.astype(np.float32))

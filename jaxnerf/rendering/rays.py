@@ -12,7 +12,10 @@ from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params
-from jaxnerf.sampling import Hierarchical, Sampler, Samples
+from jaxnerf.fields.composed import ComposedField
+from jaxnerf.rendering.parts import light_of_parts
+from jaxnerf.rendering.shading import accumulated_colour
+from jaxnerf.sampling import ComposedSamples, Hierarchical, Sampler, Samples
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
@@ -36,7 +39,8 @@ class Rendering:
       extras: whatever else the field says of its samples, accumulated along the rays as colours are,
         on nothing: a pytree of [*batch, ...]; None where it says nothing else.
       samples, weights: where the field was asked (`jaxnerf.Samples`), and how much each sample
-        contributes; None in an image.
+        contributes; None in an image. Of a composed field weights are a tuple, one for each part, and
+        samples may be (`jaxnerf.sampling.ComposedSamples`).
       proposals: the same of the levels of sampling before the last; empty unless asked for.
     """
 
@@ -105,7 +109,7 @@ def render_rays(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
     samples = sampler(field, params, rays, key)
-    if samples.packing is not None or not samples.proposals:
+    if isinstance(samples, ComposedSamples) or not samples.proposals:
         fields, all_params = levels_of(field, params, 1)
     else:
         fields, all_params = levels_of(field, params, 1 + len(samples.proposals))
@@ -118,7 +122,8 @@ def render_rays(
                 fields[:-1], all_params[:-1], samples.proposals, strict=True
             )
         )
-    last = _shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
+    shaded = _composed if isinstance(fields[-1], ComposedField) else _shaded
+    last = shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
     return dataclasses.replace(last, proposals=earlier)
 
 
@@ -156,13 +161,7 @@ def _shaded(
         density, features = field.density(params, positions)
     weights = comp.weights_of(samples, density, compositing)
     opacity = comp.opacity_of(samples, weights)
-    if getattr(field, "shading", "sample") == "ray":
-        mean = comp.accumulated(samples, weights, features)
-        mean = mean / jnp.maximum(opacity, 1e-3)[..., None]
-        colour = opacity[..., None] * field.colour(params, mean, rays.view_directions)
-    else:
-        colours = field.colour(params, features, samples.view_directions(rays))
-        colour = comp.accumulated(samples, weights, colours)
+    colour = accumulated_colour(field, params, rays, samples, weights, opacity, features)
     extras = extras or getattr(field, "extras", None)
     if extras is not None:
         extras = comp.accumulated(samples, weights, extras(params, features))
@@ -179,4 +178,41 @@ def _shaded(
         extras=extras,
         samples=samples,
         weights=weights,
+    )
+
+
+def _composed(
+    field: ComposedField,
+    params: Params,
+    rays: Rays,
+    samples: Samples | ComposedSamples,
+    background: Any,
+    found: Any,
+    *,
+    extras: Callable[[Params, Any], Any] | None,
+    normals: bool,
+    compositing: Compositing,
+) -> Rendering:
+    """What rays see of a composed field; as `_shaded`.
+
+    Raises:
+      ValueError: it is not composited as a volume, or asked for extras.
+    """
+    if compositing != "volume":
+        raise ValueError(
+            f"compositing: a composed field is rendered by 'volume', not {compositing!r}"
+        )
+    if extras is not None:
+        raise ValueError("extras: those of a composed field are the shares of its parts")
+    light = light_of_parts(field, params, rays, samples, normals=normals)
+    return Rendering(
+        colour=comp.over(light.colour, light.opacity, background),
+        opacity=light.opacity,
+        depth=light.depth,
+        depth_median=light.depth_median,
+        distance=light.depth * jnp.linalg.norm(rays.directions, axis=-1),
+        normals=light.normals,
+        extras={"parts": light.shares},
+        samples=samples,
+        weights=light.weights,
     )
