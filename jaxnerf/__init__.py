@@ -6,6 +6,8 @@ from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config
 from jaxnerf.fields import Field
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fields.transfer import TransferFunction
+from jaxnerf.fields.volume import VolumeField
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.kernels import compiler
@@ -41,6 +43,8 @@ __all__ = [
     "Samples",
     "Scene",
     "Stratified",
+    "TransferFunction",
+    "VolumeField",
     "VoxelField",
     "WarpedField",
     "cast_rays",
