@@ -53,6 +53,7 @@ setup(
             "scikit-image>=0.24",
             "trimesh>=4.4",
         ],
+        "volumes": ["nibabel>=5.2", "pynrrd>=1.0"],
     },
     entry_points={"console_scripts": ["jaxnerf=jaxnerf.cli:entry_point"]},
     classifiers=[

@@ -8,6 +8,8 @@ from jaxnerf.fields import Field
 from jaxnerf.fields.composed import ComposedField, PlacedField
 from jaxnerf.fields.cropped import CroppedField, Region
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.fields.transfer import TransferFunction
+from jaxnerf.fields.volume import VolumeField
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.geometry import Placement
@@ -65,6 +67,8 @@ __all__ = [
     "Samples",
     "Scene",
     "Stratified",
+    "TransferFunction",
+    "VolumeField",
     "VoxelField",
     "WarpedField",
     "cast_rays",

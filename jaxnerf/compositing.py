@@ -13,7 +13,7 @@ they take dense and packed samples alike.
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,12 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Rays
 from jaxnerf.kernels import march_weights
 from jaxnerf.kernels.compositing import march_distortion
+from jaxnerf.kernels.weights import SURFACE, densest, emission_absorption, first_opaque, mixed
 from jaxnerf.sampling.samples import LONGEST, Samples
 
-Compositing = Literal["volume", "surface"]
-# The opacity from which on the surface renderer takes a sample for the surface.
-_SURFACE = 0.5
+Compositing = Literal["volume", "surface", "maximum", "mean", "attenuation"]
+# Those for which what lies behind an opaque sample counts too, so that no ray may be ended early.
+TO_THE_END = ("maximum", "mean", "attenuation")
 
 
 def _per_ray(signature: str):
@@ -85,7 +86,7 @@ def volume_weights(
 
 @functools.partial(jax.jit, static_argnames="threshold")
 def surface_weights(
-    density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"], threshold: float = 0.5
+    density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"], threshold: float = SURFACE
 ) -> Float[Array, "*batch S"]:
     """The hard renderer that `volume_weights` softens: the first opaque sample decides the pixel.
 
@@ -211,38 +212,69 @@ def optical_depths_of(
 def weights_of(
     samples: Samples, density: Float[Array, "*answers"], compositing: Compositing = "volume"
 ) -> Float[Array, "*layout"]:
-    """The weight of each sample in its ray's pixel (NeRF, eq. 3); 0 where there is no sample.
+    """The weight of each sample in its ray's pixel; 0 where there is no sample.
+
+    With optical depths tau_i (density times length) of a ray's samples, front to back, and tau their sum:
+
+    - "volume": exp(-sum of tau_j for j < i) (1 - exp(-tau_i)) (NeRF, eq. 3).
+    - "surface": the first opaque sample has all the weight, see `surface_weights`.
+    - "maximum": the densest sample has all the weight, the first of equals; a ray without density has
+      none. No gradient goes to the densities (see `greatest_density_of`).
+    - "mean": (1 - exp(-tau)) tau_i / tau. The ray is as opaque as in a volume, and shows the mean of the
+      colours along it, weighted by density: what is in front hides nothing.
+    - "attenuation": as of a volume. These weights say where light is stopped; none is emitted, and a
+      pixel is the background times `transmittance_of`.
 
     Args:
       samples: dense or packed.
       density: what a field answered at their positions.
-      compositing: "volume", or "surface": the first opaque sample has all the weight, see
-        `surface_weights`.
+      compositing: which of these.
 
     Raises:
       ValueError: there is no such compositing.
     """
-    if compositing not in ("volume", "surface"):
-        raise ValueError(f"compositing: must be 'volume' or 'surface', got {compositing!r}")
-    depth, is_packed = optical_depths_of(samples, density), samples.packing is not None
-    if is_packed and compositing == "volume":
-        return march_weights(depth)
-    if is_packed:
-        return _first_opaque(depth, 0)
-    return _dense_weights(depth) if compositing == "volume" else _first_opaque(depth, -1)
+    if compositing not in get_args(Compositing):
+        known = ", ".join(map(repr, get_args(Compositing)))
+        raise ValueError(f"compositing: must be one of {known}, got {compositing!r}")
+    packing = samples.packing
+    axis = -1 if packing is None else 0
+    if compositing == "maximum":
+        return densest(
+            density if packing is None else packing.by_slot(density, samples.t.shape[0]), axis
+        )
+    depth = optical_depths_of(samples, density)
+    if compositing == "mean":
+        return mixed(jnp.minimum(depth, LONGEST), axis)
+    if compositing == "surface":
+        return first_opaque(depth, axis)
+    return emission_absorption(depth) if packing is None else march_weights(depth)
 
 
-@jax.jit
-def _dense_weights(depth: Array) -> Array:
-    before = jnp.cumsum(depth, axis=-1)[..., :-1]
-    before = jnp.concatenate([jnp.zeros_like(depth[..., :1]), before], axis=-1)
-    return jnp.exp(-before) * -jnp.expm1(-depth)
+def transmittance_of(samples: Samples, density: Float[Array, "*answers"]) -> Float[Array, "*batch"]:
+    """The share of light that passes along each whole ray: exp of minus its optical depth.
+
+    Args:
+      samples: dense or packed.
+      density: what a field answered at their positions.
+    """
+    depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
+    total = jnp.sum(depth, axis=-1 if samples.packing is None else 0)
+    return jnp.exp(-total).reshape(samples.complete.shape)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def _first_opaque(depth: Array, axis: int) -> Array:
-    opaque = -jnp.expm1(-depth) >= _SURFACE
-    return (opaque & (jnp.cumsum(opaque, axis=axis) == 1)).astype(depth.dtype)
+def greatest_density_of(
+    samples: Samples, density: Float[Array, "*answers"]
+) -> Float[Array, "*batch"]:
+    """The greatest density on each ray: what "maximum" looks for, with a gradient to the densities.
+
+    Args:
+      samples: dense or packed.
+      density: what a field answered at their positions.
+    """
+    if samples.packing is not None:
+        density = samples.packing.by_slot(density, samples.t.shape[0])
+    greatest = jnp.max(density, axis=-1 if samples.packing is None else 0)
+    return greatest.reshape(samples.complete.shape)
 
 
 def opacity_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Array, "*batch"]:
@@ -304,19 +336,34 @@ def median_depth_of(
     Exact for densities that are constant within intervals. A ray that stops less than half gets the t
     where its sampling ends.
     """
-    axis, end = -1 if samples.packing is None else 0, samples.end(rays)
     depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
-    half = jnp.log(2.0).astype(depth.dtype)
-    reached = jnp.cumsum(depth, axis=axis)
-    place = jnp.expand_dims(jnp.argmax(reached >= half, axis=axis), axis)
+    return _where_reached(samples, depth, jnp.log(2.0).astype(depth.dtype), rays)
+
+
+def median_place_of(
+    samples: Samples, weights: Float[Array, "*layout"], rays: Rays
+) -> Float[Array, "*batch"]:
+    """The t at which half of each ray's weight is reached; where its sampling ends, if it has none."""
+    total = jnp.sum(weights, axis=-1 if samples.packing is None else 0)
+    return _where_reached(samples, weights, jnp.where(total > 0.0, 0.5 * total, jnp.inf), rays)
+
+
+def _where_reached(samples: Samples, amounts: Array, wanted: Array, rays: Rays) -> Array:
+    """The t where the sum of amounts, spread evenly over their intervals, reaches what is wanted."""
+    axis, end = -1 if samples.packing is None else 0, samples.end(rays)
+    reached = jnp.cumsum(amounts, axis=axis)
+    if wanted.ndim:
+        wanted = jnp.expand_dims(wanted, axis)
+    place = jnp.expand_dims(jnp.argmax(reached >= wanted, axis=axis), axis)
 
     def at(values: Array) -> Array:
         return jnp.take_along_axis(values, place, axis=axis).reshape(end.shape)
 
-    own, begin, over_half = at(depth), at(samples.t0), at(reached) - half
-    part = jnp.clip(1.0 - over_half / jnp.where(own > 0.0, own, 1.0), 0.0, 1.0)
+    own, begin = at(amounts), at(samples.t0)
+    over_it = at(reached - wanted)
+    part = jnp.clip(1.0 - over_it / jnp.where(own > 0.0, own, 1.0), 0.0, 1.0)
     crossing = begin + part * jnp.minimum(at(samples.t1) - begin, LONGEST)
-    return jnp.where(over_half >= 0.0, jnp.minimum(crossing, end), end)
+    return jnp.where(over_it >= 0.0, jnp.minimum(crossing, end), end)
 
 
 def deviation_of(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxnerf import paths, stereo
 from jaxnerf.cameras import Camera
 from jaxnerf.cli.path_files import PathFile, flight, read_path, repeated
+from jaxnerf.exports.pictures import Shown
 from jaxnerf.runs.run import Run
 from jaxnerf.scenes.frames import looked_at
 
@@ -98,7 +99,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def chosen_path(run: Run, values: Any) -> PathFile:
+def chosen_path(run: Shown, values: Any) -> PathFile:
     """The cameras that the flags ask for, in the user's frame; of one eye or both, `eye_distance` apart.
 
     Raises:
@@ -116,7 +117,7 @@ def chosen_path(run: Run, values: Any) -> PathFile:
             cameras, camera_to_world=paths.level(np.asarray(cameras.camera_to_world), up_here)
         )
         notes.append(_said_up(up_here, up is None))
-    if picture in SPHERES and run.config.scene.space == "forward":
+    if picture in SPHERES and isinstance(run, Run) and run.config.scene.space == "forward":
         notes.append("the scene was seen from one side: most of a panorama shows nothing")
     cameras = _through_lens(cameras, picture, values)
     return dataclasses.replace(
@@ -180,11 +181,11 @@ def of_shape(cameras: Camera, width: int | None, height: int | None) -> Camera:
     )
 
 
-def _path(run: Run, values: Any, up: np.ndarray | None) -> PathFile:
+def _path(run: Shown, values: Any, up: np.ndarray | None) -> PathFile:
     trained = run.cameras()
     poses, count = np.asarray(trained.camera_to_world, np.float64), values.frames or _FRAMES
     kind, _, names = values.path.partition(":")
-    if kind == "cameras":
+    if kind == "cameras" and isinstance(run, Run):
         return _through_cameras(run, values, names)
     if kind not in ("orbit", "ellipse", "spiral") or names:
         return _of_file(Path(values.path), values, trained[0])
@@ -199,7 +200,7 @@ def _path(run: Run, values: Any, up: np.ndarray | None) -> PathFile:
                 "spiral among them instead",
             )
     try:
-        if kind == "spiral":
+        if kind == "spiral" and isinstance(run, Run):
             made = paths.spiral(poses, middle_distance(run), count, up=up)
         else:
             made = (paths.orbit_of if kind == "orbit" else paths.ellipse_of)(poses, count, here)

@@ -9,18 +9,21 @@ import numpy as np
 from absl import flags
 
 from jaxnerf.cameras import Camera
-from jaxnerf.cli import camera_paths, common
+from jaxnerf.cli import camera_paths, common, volumes
 from jaxnerf.cli.path_files import repeated
 from jaxnerf.cli.shares import render_in_processes
 from jaxnerf.exports import depth, video
 from jaxnerf.exports.frames import Frames, assemble, begin, remove, render_frames
-from jaxnerf.exports.pictures import Eyes, Look, depth_range, frame_size
+from jaxnerf.exports.pictures import Eyes, Look, Shown, depth_range, frame_size
+from jaxnerf.exports.scans import Scan
 from jaxnerf.exports.video import SUFFIXES
 from jaxnerf.runs.files import disk_errors
 from jaxnerf.runs.run import Run, load_run
+from jaxnerf.scenes.volume_files import is_volume, without_suffix
 
 _HELP = """
 usage: jaxnerf render RUN [--path PATH] [--out video.mp4] [flags]
+       jaxnerf render VOLUME [--compositing HOW] [--window LOW,HIGH] [--out video.mp4] [flags]
 
 Renders a camera path from the run's folder alone; the photographs are not needed. PATH is orbit, ellipse
 or spiral, cameras:0,5,9 for a flight through training cameras, or a FILE: JSON with poses in the frame of
@@ -28,6 +31,9 @@ the scene's own files, laid out as NeRF's Blender transforms: {"frames": [{"tran
 [[...], ...]}, ...]}; and if pictures should not be as those of the training cameras, with
 camera_angle_x, camera_angle_y, fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2 or camera_model for all or for
 a frame. Or it is nerfstudio's camera_path.json. What else would change the pictures is refused.
+
+VOLUME is a scanner's, .nii, .nii.gz, .nrrd, .npy or .npz, shown from an orbit or along a FILE of poses in
+its own frame.
 
 The suffix of the output decides its kind: .mp4, .gif or .webp; without one it is a folder of numbered
 PNGs. A path that was stopped goes on with the same command: frames that are there are kept.
@@ -38,6 +44,7 @@ Examples:
   jaxnerf render runs/lego --path keys.json --frames 240 --out flight.mp4
   jaxnerf render runs/lego --path cameras:0,20,40 --out frames --bits 16 --depth exr
   jaxnerf render runs/garden --path cameras:12 --picture ods --eye_distance 0.063 --out here
+  jaxnerf render head.nii.gz --compositing attenuation --out xray.mp4
 """
 
 _PANELS = ("rgb", "depth", "normals")
@@ -56,6 +63,7 @@ _KEPT = "; frames that are whole are kept, and the same command goes on"
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     camera_paths.define_flags(values)
+    volumes.define_flags(values)
     flags.DEFINE_string(
         "out",
         None,
@@ -122,6 +130,7 @@ def main(arguments: Sequence[str]) -> None:
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
     _check(values)
+    volumes.check(folder, values)
     _check_out(_out(folder, values, "camera"), values)
     if values.processes > 1:
         # One that reserves an accelerator's memory would leave none to the others.
@@ -129,11 +138,11 @@ def main(arguments: Sequence[str]) -> None:
     common.prepare_cpu()
     common.use_compilation_cache()
 
-    run = load_run(folder)
+    run, said = volumes.opened(folder, values) or (load_run(folder), ())
     found = camera_paths.chosen_path(run, values)
     out = _out(folder, values, found.picture)
-    notes, eyes, distance = list(found.notes), _EYES.get(found.picture, "one"), 0.0
-    if eyes != "one":
+    notes, eyes, distance = [*said, *found.notes], _EYES.get(found.picture, "one"), 0.0
+    if eyes != "one" and isinstance(run, Run):
         distance, said = camera_paths.eye_distance(run, values)
         notes += [said] if said else []
     elif values.eye_distance is not None:
@@ -175,7 +184,7 @@ def render_video(run: Run, cameras: Camera, out: Path) -> None:
     _render(run, _frames(run, cameras, out, Look()), out, _FRAMES_PER_SECOND, overwrite=True)
 
 
-def _frames(run: Run, cameras: Camera, out: Path, look: Look, **files: Any) -> Frames:
+def _frames(run: Shown, cameras: Camera, out: Path, look: Look, **files: Any) -> Frames:
     """The frames of an output: in its folder, or until a video is made of them in one beside it."""
     if "depth" in look.panels:
         values = depth_range(run, cameras[0])
@@ -185,7 +194,7 @@ def _frames(run: Run, cameras: Camera, out: Path, look: Look, **files: Any) -> F
 
 
 def _render(
-    run: Run,
+    run: Shown,
     frames: Frames,
     out: Path,
     frames_per_second: float,
@@ -207,7 +216,7 @@ def _render(
             line.show(f"{out.name} {common.bar(done, total)}", last=done == total)
 
         try:
-            if processes > 1 and len(left) > 1:
+            if processes > 1 and len(left) > 1 and isinstance(run, Run):
                 render_in_processes(frames, run, left, min(processes, len(left)), one_more)
             else:
                 render_frames(frames, run, left, one_more)
@@ -231,7 +240,11 @@ def _check(values: flags.FlagValues) -> None:
 
 def _out(folder: str, values: flags.FlagValues, picture: str) -> Path:
     name = Path(str(values.path).partition(":")[0]).stem
-    return Path(values.out) if values.out else Path(folder) / f"{name}{_NAMES[picture]}.mp4"
+    if values.out:
+        return Path(values.out)
+    if is_volume(folder):
+        return Path(f"{without_suffix(folder)}_{name}.mp4")
+    return Path(folder) / f"{name}{_NAMES[picture]}.mp4"
 
 
 def _check_out(out: Path, values: flags.FlagValues) -> None:
@@ -262,8 +275,10 @@ def _check_out(out: Path, values: flags.FlagValues) -> None:
         raise flags.Error(f"--out: {out} is a folder, and has the name of a video")
 
 
-def _farthest(run: Run, cameras: Camera) -> float:
+def _farthest(run: Shown, cameras: Camera) -> float:
     """A distance beyond which no camera of a path sees a surface, in the user's unit."""
+    if isinstance(run, Scan):
+        return run.farthest(cameras)
     positions, trained = (
         np.asarray(each.camera_to_world, np.float64)[:, :3, 3] for each in (cameras, run.cameras())
     )

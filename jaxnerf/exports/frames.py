@@ -20,11 +20,11 @@ from PIL import Image
 from jaxnerf.cameras import Camera
 from jaxnerf.evaluation import to_8bit
 from jaxnerf.exports.depth import is_whole_exr, write_depth_exr, write_depth_png
-from jaxnerf.exports.pictures import Look, look_through, panels_of, surface_depth
+from jaxnerf.exports.pictures import Look, Shown, look_through, panels_of, surface_depth
+from jaxnerf.exports.scans import Scan
 from jaxnerf.exports.spherical import mark_spherical
 from jaxnerf.exports.video import open_video, write_png_16
 from jaxnerf.runs.files import PARTIAL, RunError, replacing, write_json
-from jaxnerf.runs.run import Run
 
 SETTINGS = "render.json"
 _DIGITS = 4
@@ -66,7 +66,7 @@ class Frames:
         return [index for index in range(len(self)) if not all(map(_is_whole, self.files(index)))]
 
 
-def begin(frames: Frames, run: Run, *, overwrite: bool = False) -> list[int]:
+def begin(frames: Frames, run: Shown, *, overwrite: bool = False) -> list[int]:
     """Make the folder of frames, or find what is there already.
 
     Args:
@@ -101,7 +101,7 @@ def begin(frames: Frames, run: Run, *, overwrite: bool = False) -> list[int]:
 
 
 def render_frames(
-    frames: Frames, run: Run, indices: Iterable[int], progress: Callable[[], None] | None = None
+    frames: Frames, run: Shown, indices: Iterable[int], progress: Callable[[], None] | None = None
 ) -> None:
     """Render some frames of a path, each into its files.
 
@@ -165,7 +165,7 @@ def remove(folder: Path) -> None:
             part.rmdir()
 
 
-def settings_of(frames: Frames, run: Run) -> dict[str, Any]:
+def settings_of(frames: Frames, run: Shown) -> dict[str, Any]:
     """All that decides what the frames show, as render.json has it."""
     size = np.asarray(frames.cameras.size)[0]
     look = dataclasses.asdict(frames.look)
@@ -177,6 +177,7 @@ def settings_of(frames: Frames, run: Run) -> dict[str, Any]:
         "run": run.folder.name,
         "step": run.step,
         "weights": _digest((run.params, run.occupancy)),
+        **(_of_scan(run) if isinstance(run, Scan) else {}),
         "frames": len(frames),
         "width": int(size[0]),
         "height": int(size[1]),
@@ -188,6 +189,10 @@ def settings_of(frames: Frames, run: Run) -> dict[str, Any]:
         "cameras": cameras,
     }
     return json.loads(json.dumps(known))  # tuples are lists in the file
+
+
+def _of_scan(scan: Scan) -> dict[str, Any]:
+    return {"volume": _digest(scan.field), "compositing": scan.compositing}
 
 
 def _change(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -10,11 +10,14 @@ from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
 from jaxnerf.config import override
+from jaxnerf.exports.scans import Scan
 from jaxnerf.exports.video import colour_depth, colour_normals
 from jaxnerf.rendering import Rendering
 from jaxnerf.runs.run import Run
 from jaxnerf.stereo import eyes, omnidirectional_eye
 
+# What frames show: a run, or a volume.
+Shown = Run | Scan
 Panel = Literal["rgb", "depth", "normals"]
 Eyes = Literal["one", "side_by_side", "omnidirectional"]
 
@@ -43,7 +46,7 @@ class Look:
     depth_range: tuple[float, float] = (0.0, 1.0)
 
 
-def look_through(run: Run, camera: Camera, look: Look) -> Rendering:
+def look_through(run: Shown, camera: Camera, look: Look) -> Rendering:
     """What a camera of a path sees, with both eyes if it has two; in the user's frame and unit.
 
     Args:
@@ -55,7 +58,7 @@ def look_through(run: Run, camera: Camera, look: Look) -> Rendering:
       A `Rendering` of NumPy arrays [height, width, ...], with normals if a panel shows them.
     """
     rays = look.supersampling
-    if rays:
+    if rays and isinstance(run, Run):
         config = override(run.config, {"evaluation.edge_supersampling": 0.0})
         run = dataclasses.replace(run, config=config)
     width, height = (int(side) for side in np.asarray(camera.size))
@@ -108,7 +111,7 @@ def surface_depth(seen: Rendering) -> Float[np.ndarray, "height width"]:
     return np.where(seen.opacity >= 0.5, seen.depth_median, 0.0).astype(np.float32)
 
 
-def depth_range(run: Run, camera: Camera) -> tuple[float, float]:
+def depth_range(run: Shown, camera: Camera) -> tuple[float, float]:
     """The depths between which colours of depth lie, in the user's unit.
 
     They are near and far of the scene. In one without an end they are what a small picture of the camera
@@ -118,6 +121,8 @@ def depth_range(run: Run, camera: Camera) -> tuple[float, float]:
       run: from `jaxnerf.load_run`.
       camera: a single one: the first of a path.
     """
+    if isinstance(run, Scan):
+        return run.depths(camera)
     scale = run.scene.to_user.scale
     low, high = run.scene.near * scale, run.scene.far * scale
     if run.scene.unbounded:

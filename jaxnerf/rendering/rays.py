@@ -15,7 +15,13 @@ from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
 from jaxnerf.rendering.shading import accumulated_colour
-from jaxnerf.sampling import ComposedSamples, Hierarchical, Sampler, Samples
+from jaxnerf.sampling import (
+    ComposedSamples,
+    Hierarchical,
+    OccupancySampler,
+    Sampler,
+    Samples,
+)
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
@@ -33,7 +39,8 @@ class Rendering:
       colour: RGB in [0, 1], over the background.
       opacity: the sum of the weights, in [0, 1].
       depth: the expected t at which light was stopped (for a pinhole camera the depth along its axis).
-      depth_median: the t at which half of the light has been stopped.
+      depth_median: the t at which half of the light has been stopped; with the compositings "maximum" and
+        "mean" that at which half of the weight is reached.
       distance: the expected depth as a length in the world.
       normals: unit vectors in the world, or zero; None unless asked for.
       extras: whatever else the field says of its samples, accumulated along the rays as colours are,
@@ -95,7 +102,12 @@ def render_rays(
       extras: (params, features) -> a pytree of arrays, of each sample; by default the field's own
         method of that name, if it has one.
       normals: whether to compute normals, which costs a backward pass through the density.
-      compositing: "volume" (NeRF, eq. 3), or "surface": the first opaque sample decides the pixel.
+      compositing: how light adds up along a ray (`jaxnerf.compositing.weights_of` has the formulas).
+        "volume": emission and absorption (NeRF, eq. 3). "surface": the first opaque sample decides the
+        pixel. "maximum": the densest sample does; the ray's opacity is 1 where it meets any density.
+        "mean": the colours along the ray, mixed by how much there is of each. "attenuation": an X-ray,
+        the background times exp of minus the integral of density; the field's colour is not asked.
+        With the last three an `OccupancySampler` ends no ray early.
       proposals: whether to render the sampler's levels before the last one too, which are trained as
         the last is.
 
@@ -108,6 +120,8 @@ def render_rays(
     field, params, rays, sampler = jax.tree.map(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
+    if compositing in comp.TO_THE_END and isinstance(sampler, OccupancySampler):
+        sampler = dataclasses.replace(sampler, max_optical_depth=0.0)
     samples = sampler(field, params, rays, key)
     if isinstance(samples, ComposedSamples) or not samples.proposals:
         fields, all_params = levels_of(field, params, 1)
@@ -160,8 +174,14 @@ def _shaded(
     else:
         density, features = field.density(params, positions)
     weights = comp.weights_of(samples, density, compositing)
-    opacity = comp.opacity_of(samples, weights)
-    colour = accumulated_colour(field, params, rays, samples, weights, opacity, features)
+    if compositing == "attenuation":
+        # Not by the sum of the weights, in which little light would be lost to rounding.
+        through = comp.transmittance_of(samples, density)
+        opacity, colour = 1.0 - through, _behind(through, background)
+    else:
+        opacity = comp.opacity_of(samples, weights)
+        emitted = accumulated_colour(field, params, rays, samples, weights, opacity, features)
+        colour = comp.over(emitted, opacity, background)
     extras = extras or getattr(field, "extras", None)
     if extras is not None:
         extras = comp.accumulated(samples, weights, extras(params, features))
@@ -169,10 +189,12 @@ def _shaded(
         gradient = comp.unit(-comp.accumulated(samples, weights, comp.unit(gradient)))
     depth = comp.depth_of(samples, weights, rays)
     return Rendering(
-        colour=comp.over(colour, opacity, background),
+        colour=colour,
         opacity=opacity,
         depth=depth,
-        depth_median=comp.median_depth_of(samples, density, rays),
+        depth_median=comp.median_place_of(samples, weights, rays)
+        if compositing in ("maximum", "mean")
+        else comp.median_depth_of(samples, density, rays),
         distance=depth * jnp.linalg.norm(rays.directions, axis=-1),
         normals=gradient,
         extras=extras,
@@ -216,3 +238,9 @@ def _composed(
         samples=samples,
         weights=light.weights,
     )
+
+
+def _behind(through: Array, background: Any) -> Array:
+    """What is left of a background's colour."""
+    background = jnp.asarray(background, through.dtype)
+    return through[..., None] * jnp.broadcast_to(background, (*through.shape, 3))

@@ -65,6 +65,28 @@ class Occupancy:
         origin = jnp.asarray(origin, jnp.float32)
         return cls(code, origin, jnp.float32(cell), jnp.float32(step), space)
 
+    @classmethod
+    def with_density(
+        cls,
+        cells: Cells,
+        density: Float[Array | np.ndarray, "M M M"],
+        origin: Float[Array | np.ndarray, "3"],
+        cell: float,
+        step: float,
+    ) -> "Occupancy":
+        """An occupancy that ends rays where the densities of its cells leave no light.
+
+        Args:
+          cells: by x, y, z.
+          density: in 1/length, that is counted on in each cell.
+          origin, cell, step: see the attributes.
+        """
+        known = cls.of(cells, origin, cell, step)
+        # Codes are rounded, and a ray must not be ended too early.
+        a_side = jnp.asarray(density, jnp.float32) * (jnp.float32(cell) * 2.0 ** (-0.5 / OCTAVES))
+        code = jnp.where(jnp.asarray(cells), code_of(a_side), known.cells)
+        return dataclasses.replace(known, cells=code)
+
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world lie in the space of the cube."""
         return points if self.space is None else self.space.place(points)

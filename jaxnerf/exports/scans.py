@@ -1,0 +1,182 @@
+"""A scanner's volume as something that frames of a camera path can show."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnerf.cameras import Camera
+from jaxnerf.compositing import Compositing
+from jaxnerf.fields.transfer import TransferFunction
+from jaxnerf.fields.volume import VolumeField
+from jaxnerf.paths import orbit
+from jaxnerf.rendering import Rendering, render_image
+from jaxnerf.sampling import Occupancy, OccupancySampler
+from jaxnerf.sampling.occupancy import occupied
+from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.volume_files import VolumeFile, read_volume
+
+# Of a picture through the lens that is chosen where nobody says.
+_SIDE, _DEGREES, _ELEVATION, _AROUND = 512, 40.0, 15.0, 60
+# Of the values of all voxels; the window begins at a fifth of the way between them.
+_PERCENTILES, _FIRST = (1.0, 99.5), 0.2
+_SAMPLED = 1 << 20
+# What stops light: of it, the share that a hundredth of the longest side stops at the window's end.
+OPACITY: dict[Compositing, float] = {"volume": 0.6, "mean": 0.03, "attenuation": 0.03}
+# From the window's beginning to its end: as tissue, and as a film shows it.
+_TISSUE = ((0.45, 0.16, 0.1), (0.9, 0.65, 0.45), (1.0, 1.0, 0.94))
+_FILM = ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """A volume and how it is shown; it renders as a `jaxnerf.Run` does, in its file's frame and unit.
+
+    Attributes:
+      folder: its file.
+      field, params, occupancy: the volume.
+      compositing: how light adds up; behind an X-ray is white, behind all else black.
+      centre, radius: a ball around all that shows.
+      step: 0: nothing was trained.
+    """
+
+    folder: Path
+    field: VolumeField
+    params: Any
+    occupancy: Occupancy
+    compositing: Compositing
+    centre: np.ndarray
+    radius: float
+    step: int = 0
+
+    def render(self, camera: Camera, *, with_normals: bool = False) -> Rendering:
+        """The picture that a camera sees.
+
+        Args:
+          camera: a single one.
+          with_normals: whether to compute normals.
+
+        Returns:
+          A `Rendering` of NumPy arrays [height, width, ...].
+        """
+        return render_image(
+            self.field,
+            self.params,
+            camera,
+            OccupancySampler(self.occupancy, samples=256, mean_samples=48.0),
+            horizon=self.farthest(camera),
+            background=1.0 if self.compositing == "attenuation" else 0.0,
+            normals=with_normals,
+            compositing=self.compositing,
+        )
+
+    def cameras(self) -> Camera:
+        """Cameras in a circle around the volume, through a lens that sees all of it."""
+        away = 1.02 * self.radius / math.sin(math.radians(0.5 * _DEGREES))
+        poses = orbit(self.centre, away, _ELEVATION, _AROUND)
+        focal = 0.5 * _SIDE / math.tan(math.radians(0.5 * _DEGREES))
+        return Camera.pinhole(poses, focal, _SIDE, _SIDE)
+
+    def farthest(self, cameras: Camera) -> float:
+        """A distance beyond which no camera sees anything."""
+        positions = np.reshape(np.asarray(cameras.camera_to_world, np.float64), (-1, 3, 4))[:, :, 3]
+        return float(np.linalg.norm(positions - self.centre, axis=-1).max() + self.radius)
+
+    def depths(self, camera: Camera) -> tuple[float, float]:
+        """The least and the greatest depth at which a camera sees anything."""
+        far = self.farthest(camera)
+        return max(far - 2.0 * self.radius, 1e-3 * far), far
+
+
+def open_scan(
+    path: Path,
+    compositing: Compositing = "volume",
+    window: tuple[float, float] | None = None,
+    opacity: float | None = None,
+) -> tuple[Scan, tuple[str, ...]]:
+    """A volume's file, ready to be shown.
+
+    Args:
+      path: see `jaxnerf.scenes.volume_files.read_volume`.
+      compositing: see `jaxnerf.render_rays`.
+      window: the values between which density rises from nothing and colour from dark to bright; by
+        default from percentiles. Colours of an .npz are shown as they are, and its densities too, unless
+        there is a window.
+      opacity: the share of light that a hundredth of the volume's longest side stops where values are at
+        the window's end or above; by default what suits the compositing.
+
+    Returns:
+      The scan, and what should be said of it.
+
+    Raises:
+      SceneError: the file cannot be read as a volume, or nothing of it shows.
+    """
+    found = read_volume(path)
+    sides = " x ".join(map(str, found.values.shape))
+    notes = [f"{path.name}: {sides} voxels of {found.values.dtype}; {'; '.join(found.notes)}"]
+    transfer = None
+    if found.colours is None or window is not None:
+        transfer, said = _transfer(found, compositing, window, opacity)
+        notes.append(said)
+    try:
+        field, params = VolumeField.from_array(
+            found.values, found.colours, transfer, found.to_world
+        )
+    except ValueError as error:
+        raise SceneError(f"{path}: {error}") from None
+    occupancy = field.occupancy(params)
+    full = np.argwhere(np.asarray(occupied(occupancy)))
+    if not len(full):
+        raise SceneError(
+            f"{path}: nothing shows: no value is above the window's beginning (--window)"
+        )
+    cell, origin = float(occupancy.cell), np.asarray(occupancy.origin, np.float64)
+    low, high = origin + full.min(axis=0) * cell, origin + (full.max(axis=0) + 1) * cell
+    radius = 0.5 * float(np.linalg.norm(high - low))
+    return Scan(path, field, params, occupancy, compositing, 0.5 * (low + high), radius), tuple(
+        notes
+    )
+
+
+def default_window(values: np.ndarray) -> tuple[float, float]:
+    """The values between which a volume shows: from a fifth of the way between two percentiles.
+
+    Args:
+      values: of all voxels, of which at most a million are looked at, evenly spread.
+    """
+    flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
+    some = np.asarray(flat[:: max(1, flat.size // _SAMPLED)], np.float64)
+    low, high = (float(each) for each in np.percentile(some, _PERCENTILES))
+    if not high > low:
+        low, high = float(values.min()), float(values.max())
+    return low + _FIRST * (high - low), high
+
+
+def _transfer(
+    found: VolumeFile,
+    compositing: Compositing,
+    window: tuple[float, float] | None,
+    opacity: float | None,
+) -> tuple[TransferFunction, str]:
+    """From values to density and colour, and what is said of it."""
+    low, high = default_window(found.values) if window is None else window
+    if not high > low:  # all values are one
+        low, high = low - 1.0, low
+    lengths = np.linalg.norm(found.to_world[:3, :3], axis=0)
+    longest = float(np.max(lengths * found.values.shape))
+    said = f"window {low:.6g},{high:.6g}" + (" (--window)" if window is None else "")
+    if compositing in OPACITY:
+        share = OPACITY[compositing] if opacity is None else opacity
+        density = -math.log1p(-share) * 100.0 / longest
+        said += f", opacity {share:g} a hundredth of the longest side"
+        said += " (--opacity)" if opacity is None else ""
+    else:
+        # A surface is where a step is half opaque: in the middle of the window.
+        density = 2.0 * math.log(2.0) / float(lengths.min())
+    colours = None
+    if found.colours is None:
+        colours = _TISSUE if compositing in ("volume", "surface") else _FILM
+    middle = 0.5 * (low + high)
+    return TransferFunction.of([low, middle, high], [0.0, 0.5 * density, density], colours), said
