@@ -35,6 +35,7 @@ setup(
         ],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
+        "view": ["viser>=1.1"],
         "test": [
             "beartype>=0.19",
             "fast-simplification>=0.1.7",
@@ -51,6 +52,7 @@ setup(
             "ruff>=0.8",
             "scikit-image>=0.24",
             "trimesh>=4.4",
+            "viser>=1.1",
         ],
     },
     entry_points={"console_scripts": ["jaxnerf=jaxnerf.cli:entry_point"]},
