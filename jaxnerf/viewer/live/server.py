@@ -54,7 +54,7 @@ def _begun(port: int, title: str) -> Any:
             """Refuse: the scene stays on this machine."""
 
     with contextlib.redirect_stdout(io.StringIO()), guarded():
-        server = Server(host=HOST, port=free_port(port), label=title)
+        server = Server(host=HOST, port=free_port(port), label=title, verbose=False)
     server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
     return server
 
