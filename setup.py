@@ -36,6 +36,7 @@ setup(
         ],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
+        "view": ["viser>=1.1"],
         "test": [
             "beartype>=0.19",
             "fast-simplification>=0.1.7",
@@ -52,6 +53,7 @@ setup(
             "ruff>=0.8",
             "scikit-image>=0.24",
             "trimesh>=4.4",
+            "viser>=1.1",
         ],
         "volumes": ["nibabel>=5.2", "pynrrd>=1.0"],
     },

@@ -101,6 +101,18 @@ def _flags() -> flags.FlagValues:
         "or as the environment's JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "view",
+        False,
+        "show training in the browser, at an address of this machine that is printed (pip install "
+        "'jaxnerf[view]'). Pictures take a quarter of the time while somebody looks, which is added to "
+        "--max_seconds; what is trained is the same",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "port", 7007, "for --view; the next one that is free where it is taken, and 0 for any",
+        flag_values=values, lower_bound=0, upper_bound=65535,
+    )  # fmt: skip
     common.define_scene_flags(values)
     common.define_config_flags(values)
     return values
@@ -119,6 +131,14 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(values.out) if values.out else Path("runs") / data.resolve().name
     if values.resume and values.overwrite:
         raise flags.Error("--resume and --overwrite exclude each other")
+    if values["port"].present and not values.view:
+        raise flags.Error("--port: has an effect with --view only")
+    if values.view and values.distributed:
+        raise flags.Error("--view: shows the training of one process, not of --distributed")
+    if values.view:
+        from jaxnerf.viewer.live.server import viser_package
+
+        viser_package()
     if values.resume:
         saved = folder.read_config(out)
         data = data if values.data else read_scene(out).source
@@ -220,7 +240,10 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         begins = restored is None
         budget = config.training.max_seconds if begins or _names_seconds(values) else 0.0
         plan = begins and budget > 0.0
-        state = _loop(state, scene, out, checkpoints, config, (budget, plan), values, stopped)
+        with _viewed(out, config, scene, values) as view:
+            state = _loop(
+                state, scene, out, checkpoints, config, (budget, plan), values, stopped, view
+            )
     if stopped:
         if leader:
             print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
@@ -228,6 +251,21 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
         _finish(run_of(out, config, read_scene(out), state), values)
+
+
+@contextlib.contextmanager
+def _viewed(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> Iterator[Any]:
+    """The live viewer, if it is wanted; else None."""
+    if not values.view:
+        yield None
+        return
+    from jaxnerf.viewer.live.show import training_view
+
+    with training_view(out, config, scene, port=values.port) as view:
+        if values.port and view.viewer.port != values.port:
+            print(f"port {values.port} is taken")
+        print(f"shown at {view.viewer.url} while it trains", flush=True)
+        yield view
 
 
 def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
@@ -268,6 +306,7 @@ def _loop(
     time_budget: tuple[float, bool],
     values: flags.FlagValues,
     stopped: list[int],
+    view: Any,
 ) -> Any:
     """Train; log, show and checkpoint what `train` reports; return the last state."""
     leader, (budget, plan) = jax.process_index() == 0, time_budget
@@ -275,7 +314,11 @@ def _loop(
     def left() -> float:
         if stopped:
             return 0.0
-        return budget - common.seconds_since_process_start() if budget else float("inf")
+        watched = view.training.seconds if view else 0.0
+        return budget + watched - common.seconds_since_process_start() if budget else float("inf")
+
+    def between(state: Any, number: int) -> float:
+        return view.training.between(state, number, lambda: bool(stopped))
 
     before = _seconds_trained(read_metrics(out), int(state.step))
     log = MetricsLog(out, int(state.step)) if leader else None
@@ -285,7 +328,9 @@ def _loop(
     compiling = _compile_seconds()
     trainer, progress = trainer_of(config, scene), None
     try:
-        for progress in train(state, trainer, seconds_left=left, plan=plan):
+        for progress in train(
+            state, trainer, seconds_left=left, plan=plan, between=between if view else None
+        ):
             state, now = progress.state, time.perf_counter()
             done = progress.step == progress.total_steps
             if log:
@@ -299,6 +344,8 @@ def _loop(
                     "compile_seconds": compiling[0],
                 }
                 log.write(progress.step, measured)
+                if view:
+                    view.panel.tell(progress.step, progress.total_steps, progress.metrics)
                 if plan and progress.fixed:
                     plan = False
                     if coarser := how_fine(config, progress.total_steps):
