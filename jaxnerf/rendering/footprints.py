@@ -111,9 +111,12 @@ def footprint(
     stretch = 1.0 + np.sum((0.5 * np.asarray(cameras.size) / focal) ** 2, axis=-1)
     pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
     grow = np.ceil(pixels / tile).astype(np.int32)
-    marked = np.zeros((len(cameras), *shape), bool)
+    marked, sides = np.zeros((len(cameras), *shape), bool), np.array(shape, np.int32)
     for part in _parts(centres):
-        marked |= np.asarray(_footprint(part, cameras, grow, shape, tile))
+        for each, places in zip(
+            marked, np.asarray(_footprint(part, cameras, grow, sides, tile)), strict=True
+        ):
+            each.reshape(-1)[places[places >= 0]] = True
     for index in range(len(marked)):
         # A camera among the balls: what is close to it may be anywhere in its picture.
         inside = nearest[index] <= 2.0 * radius
@@ -123,9 +126,13 @@ def footprint(
     return marked
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "tile"))
-def _footprint(centres, cameras, margins, shape, tile):
-    rows, columns = shape
+@functools.partial(jax.jit, static_argnames=("tile",))
+def _footprint(centres, cameras, margins, sides, tile):
+    """The square in which each ball's centre is seen, or the nearest to it; -1 far outside.
+
+    As numbers, and not as a picture of squares, of whose shape there would be a program each.
+    """
+    rows, columns = sides
 
     def look(_, seen_by):
         camera, margin = seen_by
@@ -134,9 +141,7 @@ def _footprint(centres, cameras, margins, shape, tile):
         inside = (depth > 0.0) & (column >= -margin) & (column < columns + margin)
         inside &= (row >= -margin) & (row < rows + margin)
         row, column = jnp.clip(row, 0, rows - 1), jnp.clip(column, 0, columns - 1)
-        place = jnp.where(inside, row * columns + column, rows * columns)
-        flat = jnp.zeros(rows * columns, bool).at[place].set(True, mode="drop")
-        return None, flat.reshape(rows, columns)
+        return None, jnp.where(inside, row * columns + column, -1)
 
     return jax.lax.scan(look, None, (cameras, margins))[1]
 

@@ -35,6 +35,7 @@ _USUAL_SAMPLES = 128
 _EVALUATIONS_ON_CPU = 1 << 14
 _EVALUATIONS_ON_ACCELERATOR = 1 << 18
 _FEWEST_RAYS = 64
+_PIXELS_AT_ONCE = 1 << 14
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
 _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.0
 
@@ -119,7 +120,7 @@ def render_image(
     visible = np.flatnonzero(shown)
     end = np.broadcast_to(np.where(np.isfinite(ends), ends, np.float32(horizon)), shown.shape)
     end = end.reshape(-1)
-    lengths = np.asarray(_lengths(camera, pixels))
+    lengths = _lengths(camera, pixels)
     whole = _nothing_seen(lengths, np.broadcast_to(behind, (height, width, 3)), end, normals)
     if len(visible):
         seen = _look_at(look, pixels[visible], len(pixels))
@@ -332,9 +333,15 @@ def _contrast(colour: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
     return found
 
 
+def _lengths(camera: Camera, pixels: np.ndarray) -> np.ndarray:
+    """The lengths of the directions of rays: of so many at a time, in one program for all sizes."""
+    padded = np.pad(pixels, ((0, -len(pixels) % _PIXELS_AT_ONCE), (0, 0)), mode="edge")
+    parts = np.split(padded, len(padded) // _PIXELS_AT_ONCE)
+    return np.concatenate([_lengths_of_part(camera, part) for part in parts])[: len(pixels)]
+
+
 @jax.jit
-def _lengths(camera: Camera, pixels: Array) -> Array:
-    """The lengths of the directions of rays."""
+def _lengths_of_part(camera: Camera, pixels: Array) -> Array:
     return jnp.linalg.norm(cast_rays(_that_see(camera, pixels), pixels).directions, axis=-1)
 
 

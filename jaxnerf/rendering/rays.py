@@ -81,7 +81,7 @@ def render_rays(
     rays: Rays,
     sampler: Sampler = Hierarchical(),
     key: Keys | None = None,
-    background: Float[Array, "*batch 3"] | Float[Array, "3"] | float = 1.0,
+    background: Float[Array, "*batch 3"] | Float[Array, "3"] | Float[Array, ""] | float = 1.0,
     extras: Callable[[Params, Any], Any] | None = None,
     *,
     normals: bool = False,
@@ -89,6 +89,14 @@ def render_rays(
     proposals: bool = False,
 ) -> Rendering:
     """Render rays with a field. Pure: works under jit, vmap, grad, and for any leading shape.
+
+    Derivatives, to the parameters, the rays (so to poses, focal lengths, distortion) and the background,
+    are those of reverse mode, of any order. Where samples lie is not differentiated but for near and
+    far: nodes of a quadrature do not change its result. Forward mode (`jax.jvp`, `jax.jacfwd`,
+    `jax.hessian`) is refused by JAX for packed samples and for fields that interpolate in a table,
+    whose gradients are written by hand: take `jax.jacrev` of `jax.jacrev`, or, for the product of the
+    Hessian and a vector v, the gradient of `jnp.vdot(jax.grad(loss)(x), v)`. "surface" has no gradient
+    to densities. The precision is that of the rays and parameters: float64 with `jax_enable_x64`.
 
     Args:
       field: any field; or, for a sampler of several levels, a sequence of one for each (the paper's
