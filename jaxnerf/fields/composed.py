@@ -109,7 +109,8 @@ class ComposedField:
     ) -> tuple[Float[Array, "*batch"], Any]:
         """The sum of the parts' densities; and, for `colour`, each part's density and features."""
         found = self.densities(params, positions)
-        return sum(density for density, _ in found), found
+        first, *others = (density for density, _ in found)
+        return sum(others, start=first), found
 
     def densities(self, params: Params, positions: Float[Array, "*batch 3"]) -> Any:
         """The density and the features of each part."""

@@ -148,6 +148,7 @@ def first_hit(
       field, params, rays, sampler, key: as for `jaxnerf.render_rays`.
     """
     seen = render_rays(field, params, rays, sampler, key, normals=True)
+    assert seen.normals is not None
     hit = seen.opacity >= 0.5
     t = jnp.where(hit, seen.depth_median, 0.0)
     points = rays.origins + t[..., None] * rays.directions
@@ -199,7 +200,7 @@ class GridBlocks:
     def __iter__(self) -> Iterator[Block]:
         full = self._full()
         for number in np.ndindex(*full.shape):
-            where = tuple(
+            where: Any = tuple(
                 slice(i * BLOCK, min((i + 1) * BLOCK, side))
                 for i, side in zip(number, self.shape, strict=True)
             )
@@ -347,7 +348,8 @@ def cells_that_hold(
     opacity = np.zeros(cells.mask.shape)
     opacity[tuple(index.T)] = total
     held = opacity > max(_FOG * opacity.max(), 1e-6)
-    groups, count = ndimage.label(held, np.ones((3, 3, 3)))
+    labelled: Any = ndimage.label(held, np.ones((3, 3, 3)))
+    groups, count = labelled
     sums = np.bincount(groups.reshape(-1), opacity.reshape(-1), count + 1)
     sums[0] = 0.0
     return dataclasses.replace(cells, mask=held & (sums >= least_share * sums.max())[groups])

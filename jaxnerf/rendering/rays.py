@@ -144,7 +144,7 @@ def render_rays(
                 fields[:-1], all_params[:-1], samples.proposals, strict=True
             )
         )
-    shaded = _composed if isinstance(fields[-1], ComposedField) else _shaded
+    shaded: Any = _composed if isinstance(fields[-1], ComposedField) else _shaded
     last = shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
     return dataclasses.replace(last, proposals=earlier)
 
