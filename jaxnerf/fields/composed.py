@@ -109,8 +109,10 @@ class ComposedField:
     ) -> tuple[Float[Array, "*batch"], Any]:
         """The sum of the parts' densities; and, for `colour`, each part's density and features."""
         found = self.densities(params, positions)
-        first, *others = (density for density, _ in found)
-        return sum(others, start=first), found
+        total = found[0][0]
+        for density, _ in found[1:]:
+            total = total + density
+        return total, found
 
     def densities(self, params: Params, positions: Float[Array, "*batch 3"]) -> Any:
         """The density and the features of each part."""
