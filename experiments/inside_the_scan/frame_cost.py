@@ -15,6 +15,8 @@ import numpy as np
 from scan import made
 
 from jaxnerf import Camera, OccupancySampler, TransferFunction, VolumeField, render_image
+from jaxnerf.compositing import TO_THE_END
+from jaxnerf.sampling.traversal import most_samples
 
 SIDE, PICTURE, HERE = 512, 800, Path(__file__).parent
 
@@ -43,6 +45,9 @@ def main(side: int = SIDE, picture: int = PICTURE) -> None:
         occupancy = field.occupancy(params)
         made_in = time.monotonic() - begin
         sampler = OccupancySampler(occupancy, samples=256, mean_samples=48.0)
+        if how in TO_THE_END:
+            most = most_samples(occupancy)
+            sampler = OccupancySampler(occupancy, samples=most, mean_samples=most / 4.0)
         seconds = []
         for _ in range(3):
             begin = time.monotonic()
