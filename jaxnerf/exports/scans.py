@@ -125,16 +125,17 @@ def open_scan(
     found = read_volume(path)
     sides = " x ".join(map(str, found.values.shape))
     notes = [f"{path.name}: {sides} voxels of {found.values.dtype}; {'; '.join(found.notes)}"]
-    transfer = None
+    try:
+        field, params = VolumeField.from_array(found.values, found.colours, None, found.to_world)
+    except ValueError as error:
+        raise SceneError(f"{path}: {error}") from None
     if found.colours is None or window is not None:
+        found = dataclasses.replace(found, values=field.values_of(params))
         transfer, said = _transfer(found, compositing, window, opacity)
         notes.append(said)
-    try:
         field, params = VolumeField.from_array(
             found.values, found.colours, transfer, found.to_world
         )
-    except ValueError as error:
-        raise SceneError(f"{path}: {error}") from None
     occupancy = field.occupancy(params)
     full = np.argwhere(np.asarray(occupied(occupancy)))
     if not len(full):

@@ -146,10 +146,10 @@ class VolumeField:
         rows, weights = self._corners(
             [jnp.clip(at, 0.0, side - 1.0) for at, side in zip(axes, self.shape, strict=True)]
         )
-        value = _interpolated(_either(params.values, self.values), 1, rows, weights)
+        value = _interpolated(self.values_of(params), 1, rows, weights)
         features = [value]
         if self.colour_dtype:
-            colours = _either(params.colours, self.colours)
+            colours = self.colours if params.colours is None else params.colours
             colour = _interpolated(colours, 3, rows, weights)
             features.append(colour / np.asarray(_white(colours.dtype), dtype))
         value = value[:, 0]
@@ -172,6 +172,10 @@ class VolumeField:
         if features.shape[-1] == 4:
             return features[..., 1:]
         return jnp.ones((*features.shape[:-1], 3), features.dtype)
+
+    def values_of(self, params: VolumeParams) -> Array | np.ndarray:
+        """The values of the voxels [X, Y, Z]: those that learn, or those that do not."""
+        return self.values if params.values is None else params.values
 
     def to_lattice(self, positions: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where positions of the world lie among the voxels' indices."""
@@ -227,7 +231,7 @@ class VolumeField:
         side, shortest = float((high - low).max()) * (1.0 + 1e-5), float(self.spacing.min())
         cells = cells or int(np.clip(math.ceil(side / (4.0 * shortest)), 1, 128))
         origin = 0.5 * (low + high) - 0.5 * side
-        values = np.asarray(_either(params.values, self.values))
+        values = np.asarray(self.values_of(params))
         least, greatest = cells_of(
             values, params.transfer, np.asarray(self.to_world, np.float64), origin, side / cells,
             cells, nearest=self.interpolation == "nearest",
@@ -284,10 +288,6 @@ def _inverse(matrix: Float[Array, "3 3"]) -> list[Float[Array, "3"]]:
     across = jnp.cross(b, c)
     volume = jnp.sum(a * across)
     return [across / volume, jnp.cross(c, a) / volume, jnp.cross(a, b) / volume]
-
-
-def _either(learned: Any, fixed: Any) -> Any:
-    return fixed if learned is None else learned
 
 
 def _is_float(array: Any) -> bool:
