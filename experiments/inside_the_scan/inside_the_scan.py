@@ -59,9 +59,10 @@ def main() -> None:
             if views == CONFIG["shown"]:
                 slices[name] = values
         rows.append(row)
-        print(row, f"{time.monotonic() - begin:.0f} s", flush=True)
-    results = {"psnr": rows, "seconds": round(time.monotonic() - begin)}
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        seconds = round(time.monotonic() - begin)
+        print(row, f"{seconds} s", flush=True)
+        results = {"psnr": rows, "seconds": seconds}
+        (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     draw_slices(slices)
     draw_plot(rows)
 
