@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
-from jaxnerf.compositing import Compositing
+from jaxnerf.compositing import TO_THE_END, Compositing
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume import VolumeField
 from jaxnerf.paths import orbit
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.sampling import Occupancy, OccupancySampler
 from jaxnerf.sampling.occupancy import occupied
+from jaxnerf.sampling.traversal import most_samples
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.volume_files import VolumeFile, read_volume
 
@@ -65,12 +66,20 @@ class Scan:
             self.field,
             self.params,
             camera,
-            OccupancySampler(self.occupancy, samples=256, mean_samples=48.0),
+            self.sampler,
             horizon=self.farthest(camera),
             background=1.0 if self.compositing == "attenuation" else 0.0,
             normals=with_normals,
             compositing=self.compositing,
         )
+
+    @property
+    def sampler(self) -> OccupancySampler:
+        """What places the samples of pictures, with room for as many as most rays take."""
+        if self.compositing in TO_THE_END:
+            most = most_samples(self.occupancy)
+            return OccupancySampler(self.occupancy, samples=most, mean_samples=most / 4.0)
+        return OccupancySampler(self.occupancy, samples=256, mean_samples=48.0)
 
     def cameras(self) -> Camera:
         """Cameras in a circle around the volume, through a lens that sees all of it."""
@@ -116,16 +125,17 @@ def open_scan(
     found = read_volume(path)
     sides = " x ".join(map(str, found.values.shape))
     notes = [f"{path.name}: {sides} voxels of {found.values.dtype}; {'; '.join(found.notes)}"]
-    transfer = None
+    try:
+        field, params = VolumeField.from_array(found.values, found.colours, None, found.to_world)
+    except ValueError as error:
+        raise SceneError(f"{path}: {error}") from None
     if found.colours is None or window is not None:
+        found = dataclasses.replace(found, values=field.values_of(params))
         transfer, said = _transfer(found, compositing, window, opacity)
         notes.append(said)
-    try:
         field, params = VolumeField.from_array(
             found.values, found.colours, transfer, found.to_world
         )
-    except ValueError as error:
-        raise SceneError(f"{path}: {error}") from None
     occupancy = field.occupancy(params)
     full = np.argwhere(np.asarray(occupied(occupancy)))
     if not len(full):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume_cells import cells_of
-from jaxnerf.kernels import trilinear_corners, weighted_rows
+from jaxnerf.kernels import weighted_rows
 from jaxnerf.sampling.occupancy import Occupancy
 
 Interpolation = Literal["trilinear", "nearest"]
@@ -139,14 +139,17 @@ class VolumeField:
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:
         """Density of interpolated values, 0 outside of the array; and values and colours as features."""
         batch, dtype = positions.shape[:-1], positions.dtype
-        lattice = self.to_lattice(positions).reshape(-1, 3)
-        sides = jnp.asarray(self.shape, dtype)[None, :]
-        inside = jnp.all((lattice >= -0.5) & (lattice <= sides - 0.5), axis=-1)
-        rows, weights = self._corners(jnp.clip(lattice, 0.0, sides - 1.0))
-        value = _interpolated(_either(params.values, self.values), 1, rows, weights)
+        axes = self._lattice_axes(positions.reshape(-1, 3))
+        inside = jnp.ones(axes[0].shape, bool)
+        for at, side in zip(axes, self.shape, strict=True):
+            inside &= (at >= -0.5) & (at <= side - 0.5)
+        rows, weights = self._corners(
+            [jnp.clip(at, 0.0, side - 1.0) for at, side in zip(axes, self.shape, strict=True)]
+        )
+        value = _interpolated(self.values_of(params), 1, rows, weights)
         features = [value]
         if self.colour_dtype:
-            colours = _either(params.colours, self.colours)
+            colours = self.colours if params.colours is None else params.colours
             colour = _interpolated(colours, 3, rows, weights)
             features.append(colour / np.asarray(_white(colours.dtype), dtype))
         value = value[:, 0]
@@ -170,13 +173,13 @@ class VolumeField:
             return features[..., 1:]
         return jnp.ones((*features.shape[:-1], 3), features.dtype)
 
+    def values_of(self, params: VolumeParams) -> Array | np.ndarray:
+        """The values of the voxels [X, Y, Z]: those that learn, or those that do not."""
+        return self.values if params.values is None else params.values
+
     def to_lattice(self, positions: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where positions of the world lie among the voxels' indices."""
-        matrix = jnp.asarray(self.to_world).astype(positions.dtype)
-        flat = positions.reshape(-1, 3) - matrix[None, :3, 3]
-        inverse = _inverse(matrix[:3, :3])
-        # Not a product of matrices, which accelerators round to fewer bits.
-        axes = [jnp.sum(flat * row[None, :], axis=1) for row in inverse]
+        axes = self._lattice_axes(positions.reshape(-1, 3))
         return jnp.stack(axes, axis=-1).reshape(positions.shape)
 
     def corners_of_box(self) -> Float[np.ndarray, "8 3"]:
@@ -228,7 +231,7 @@ class VolumeField:
         side, shortest = float((high - low).max()) * (1.0 + 1e-5), float(self.spacing.min())
         cells = cells or int(np.clip(math.ceil(side / (4.0 * shortest)), 1, 128))
         origin = 0.5 * (low + high) - 0.5 * side
-        values = np.asarray(_either(params.values, self.values))
+        values = np.asarray(self.values_of(params))
         least, greatest = cells_of(
             values, params.transfer, np.asarray(self.to_world, np.float64), origin, side / cells,
             cells, nearest=self.interpolation == "nearest",
@@ -237,24 +240,32 @@ class VolumeField:
             greatest > threshold, least, origin, side / cells, step or shortest
         )
 
-    def _corners(self, place: Float[Array, "N 3"]) -> tuple[Array, Array]:
-        """The rows [C, N] of the voxels around places of the lattice, and their weights."""
-        if self.interpolation == "nearest":
-            near = jax.lax.stop_gradient(jnp.floor(place + 0.5)).astype(jnp.int32)
-            return self._row(near.T)[None], jnp.ones((1, place.shape[0]), place.dtype)
-        _, weights = trilinear_corners(place)
-        lower = jax.lax.stop_gradient(jnp.floor(place)).astype(jnp.int32).T
-        digits = jnp.asarray(list(np.ndindex(2, 2, 2)), jnp.int32)
-        # A loop, lest XLA:CPU computes the rows again for each number that is gathered.
-        rows = jax.lax.scan(
-            lambda _, digit: (None, self._row(lower + digit[:, None])), None, digits
-        )
-        return rows[1], weights
+    def _lattice_axes(self, positions: Float[Array, "N 3"]) -> list[Float[Array, " N"]]:
+        """Where positions lie among the voxels' indices, an axis after the other.
 
-    def _row(self, index: Array) -> Array:
-        """The numbers of voxels by their indices [3, N], those beyond an end by the last ones."""
-        x, y, z = (jnp.minimum(at, side - 1) for at, side in zip(index, self.shape, strict=True))
-        return (x * self.shape[1] + y) * self.shape[2] + z
+        Not as a product of matrices, which accelerators round to fewer bits.
+        """
+        matrix = jnp.asarray(self.to_world).astype(positions.dtype)
+        x, y, z = (positions - matrix[None, :3, 3]).T
+        return [x * row[0] + y * row[1] + z * row[2] for row in _inverse(matrix[:3, :3])]
+
+    def _corners(self, place: list[Float[Array, " N"]]) -> tuple[Array, Array]:
+        """The rows [C, N] of the voxels around places of the lattice, and their weights."""
+        strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
+        if self.interpolation == "nearest":
+            near = [jax.lax.stop_gradient(jnp.floor(at + 0.5)).astype(jnp.int32) for at in place]
+            rows = sum(at * stride for at, stride in zip(near, strides, strict=True))
+            return jnp.stack([rows]), jnp.ones((1, *place[0].shape), place[0].dtype)
+        row, weight = [], []
+        for at, side, stride in zip(place, self.shape, strides, strict=True):
+            lower = jax.lax.stop_gradient(jnp.floor(at))
+            low = lower.astype(jnp.int32)
+            # Beyond the last voxel there is none, and its weight is 0.
+            row.append((low * stride, jnp.minimum(low + 1, side - 1) * stride))
+            weight.append((1.0 - (at - lower), at - lower))
+        rows = jnp.stack([a + b + c for a in row[0] for b in row[1] for c in row[2]])
+        weights = jnp.stack([a * b * c for a in weight[0] for b in weight[1] for c in weight[2]])
+        return rows, weights
 
 
 def _interpolated(array: Any, columns: int, rows: Array, weights: Array) -> Array:
@@ -277,10 +288,6 @@ def _inverse(matrix: Float[Array, "3 3"]) -> list[Float[Array, "3"]]:
     across = jnp.cross(b, c)
     volume = jnp.sum(a * across)
     return [across / volume, jnp.cross(c, a) / volume, jnp.cross(a, b) / volume]
-
-
-def _either(learned: Any, fixed: Any) -> Any:
-    return fixed if learned is None else learned
 
 
 def _is_float(array: Any) -> bool:
