@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,7 @@ from jaxnerf.viewer.live.views import View
 _IDLE = 0.1
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the run comes from that is drawn.
 
