@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scene_factory import TINY, write_scene
 from viewer_factory import run_of
 
 from jaxnerf.cli import main
@@ -260,6 +261,23 @@ def test_the_command_shows_what_a_page_cannot_hold_and_says_that_a_port_is_taken
     assert lines[1] == f"port {port} is taken\n"
     assert lines[2].startswith(f"{NERF} at http://127.0.0.1:")
     assert int(lines[2].partition("127.0.0.1:")[2].partition("/")[0]) > port
+
+
+def test_training_is_shown_and_what_cannot_be_shown_is_refused(tmp_path, capfd):
+    data = write_scene(tmp_path / "balls", 16, 16)
+    command = ["train", f"--data={data}", f"--out={tmp_path}/run", *TINY, "--max_steps=3"]
+    assert main([*command, "--noevaluate", "--view", "--port=0"]) == 0
+    out, err = capfd.readouterr()
+    assert "shown at http://127.0.0.1:" in out
+    assert err == ""
+    for more, said in (
+        (["--port=7007"], "--port: has an effect with --view only"),
+        (["--view", "--distributed"], "--view: shows the training of one process"),
+    ):
+        assert main([*command, *more]) == 1
+        err = capfd.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
 
 
 def test_without_viser_one_line_says_what_to_install(monkeypatch, capfd):
