@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxnerf.cli import common, render
+from jaxnerf.cli import common, render, watching
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
@@ -101,18 +101,7 @@ def _flags() -> flags.FlagValues:
         "or as the environment's JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say",
         flag_values=values,
     )
-    flags.DEFINE_bool(
-        "view",
-        False,
-        "show training in the browser, at an address of this machine that is printed (pip install "
-        "'jaxnerf[view]'). Pictures take a quarter of the time while somebody looks, which is added to "
-        "--max_seconds; what is trained is the same",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "port", 7007, "for --view; the next one that is free where it is taken, and 0 for any",
-        flag_values=values, lower_bound=0, upper_bound=65535,
-    )  # fmt: skip
+    watching.define_flags(values)
     common.define_scene_flags(values)
     common.define_config_flags(values)
     return values
@@ -131,14 +120,7 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(values.out) if values.out else Path("runs") / data.resolve().name
     if values.resume and values.overwrite:
         raise flags.Error("--resume and --overwrite exclude each other")
-    if values["port"].present and not values.view:
-        raise flags.Error("--port: has an effect with --view only")
-    if values.view and values.distributed:
-        raise flags.Error("--view: shows the training of one process, not of --distributed")
-    if values.view:
-        from jaxnerf.viewer.live.server import viser_package
-
-        viser_package()
+    watching.check(values)
     if values.resume:
         saved = folder.read_config(out)
         data = data if values.data else read_scene(out).source
@@ -240,7 +222,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         begins = restored is None
         budget = config.training.max_seconds if begins or _names_seconds(values) else 0.0
         plan = begins and budget > 0.0
-        with _viewed(out, config, scene, values) as view:
+        with watching.viewed(out, config, scene, values) as view:
             state = _loop(
                 state, scene, out, checkpoints, config, (budget, plan), values, stopped, view
             )
@@ -251,21 +233,6 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
         _finish(run_of(out, config, read_scene(out), state), values)
-
-
-@contextlib.contextmanager
-def _viewed(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> Iterator[Any]:
-    """The live viewer, if it is wanted; else None."""
-    if not values.view:
-        yield None
-        return
-    from jaxnerf.viewer.live.show import training_view
-
-    with training_view(out, config, scene, port=values.port) as view:
-        if values.port and view.viewer.port != values.port:
-            print(f"port {values.port} is taken")
-        print(f"shown at {view.viewer.url} while it trains", flush=True)
-        yield view
 
 
 def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:

@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     if values.live or not holds(run):
         _live(run, values)
         return
+    if values["allow_outside_paths"].present:
+        raise flags.Error("--allow_outside_paths: has an effect on the live viewer only (--live)")
     text = page(run)
     try:
         server = PageServer(text, values.port)

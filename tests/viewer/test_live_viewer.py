@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scene_factory import TINY, write_scene
 from viewer_factory import run_of
 
 from jaxnerf.cli import main
@@ -44,12 +45,12 @@ def viewer(run):
         yield viewer
 
 
-def until(holds: Callable[[], bool], page, seconds: float = 60.0) -> None:
-    """Wait for something, while the browser goes on."""
+def until(holds: Callable[[], bool], page=None, seconds: float = 60.0) -> None:
+    """Wait for something, while the browser goes on, if there is one."""
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends, "nothing came"
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(50) if page else time.sleep(0.05)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def page(viewer, browser):
     rest(viewer, page)
     yield page
     context.close()
-    until(lambda: not viewer.painter.is_watched, browser.new_page())
+    until(lambda: not viewer.painter.is_watched)
     assert complaints == []
     known = (viewer.url, f"blob:{viewer.url}", f"ws://127.0.0.1:{viewer.port}", "data:")
     assert [url for url in asked if not url.startswith(known)] == []
@@ -104,58 +105,71 @@ def press(page, text: str) -> None:
     )
 
 
-def hide_cameras(page) -> None:
-    page.get_by_label("Show them").first.click(force=True)
+def show_cameras(viewer, visible: bool, page) -> None:
+    for number in range(7):
+        viewer.server.scene.get_handle_by_name(f"/cameras/{number}").visible = visible
     page.wait_for_timeout(300)
+
+
+def places_of_frusta(run, viewer, view) -> dict[int, tuple[float, float]]:
+    """Where on the page the pictures of frusta are, of those beside the panel and all messages."""
+    camera, found = view.camera(), {}
+    half = np.tan(0.5 * 2.0 * np.arctan(48.0 / 110.0))
+    # viser's frusta have a volume that does not depend on the angle: scale cubed, but for a factor.
+    deep = 0.08 / np.cbrt(half * half / 3.0) * viewer.stage.size
+    for number, pose in enumerate(np.asarray(run.cameras().camera_to_world)):
+        point = pose[:, 3] - deep * pose[:, 2]
+        right, up, back = (point - camera.camera_to_world[:, 3]) @ camera.camera_to_world[:, :3]
+        if back < -viewer.stage.size:
+            flat = np.array([right, -up]) / -back
+            x, y = np.asarray(camera.centre) + np.asarray(camera.focal) * flat
+            if 5 < x < 300 and 170 < y < 395:
+                found[number] = (float(x), float(y))
+    return found
 
 
 def test_the_picture_is_the_runs_a_photograph_is_flown_to_and_a_path_recorded(
     run, viewer, page, tmp_path
 ):
     (client,) = viewer.clients()
-    view = viewer.view_of(client)
-    hide_cameras(page)
-    np.testing.assert_allclose(view.pose, viewer.stage.home, atol=1e-6)
+    view, poses = viewer.view_of(client), np.asarray(run.cameras().camera_to_world)
+    show_cameras(viewer, False, page)
+    np.testing.assert_allclose(view.pose, viewer.stage.home, atol=1e-5)
     assert view.size == (WIDTH, HEIGHT)
     expected = run.render(view.camera()).colour[CLEAR]
     assert decibels(shot(page), expected) > 45.0
-    hide_cameras(page)  # shown again
+    press(page, "Add key frame")
 
-    press(page, "Add key frame")
-    # A click on the frustum in the middle of those that are seen whole, beside the panel.
-    poses, camera = np.asarray(run.cameras().camera_to_world), view.camera()
-    places = {}
-    for number, pose in enumerate(poses):
-        here = (pose[:, 3] - camera.camera_to_world[:, 3]) @ camera.camera_to_world[:, :3]
-        if here[2] < -0.5 * viewer.stage.size:
-            x, y = np.asarray(camera.centre) + np.asarray(camera.focal) * here[:2] / [
-                -here[2],
-                here[2],
-            ]
-            if 10 < x < 295 and 175 < y < 390:
-                places[number] = (float(x), float(y))
-    assert places
-    number, (x, y) = next(iter(places.items()))
-    page.mouse.click(x, y)
-    until(lambda: viewer.view_of(client).photograph == number, page)
+    # From behind and above, where all frusta are in view.
+    show_cameras(viewer, True, page)
+    far = viewer.stage.home.copy()
+    far[:, 3] += 1.8 * viewer.stage.size * far[:, 2] + 0.6 * viewer.stage.size * far[:, 0]
+    viewer.fly(client, far, view.angle)
     rest(viewer, page)
-    np.testing.assert_allclose(viewer.view_of(client).pose, poses[number], atol=1e-6)
+    places = places_of_frusta(run, viewer, viewer.view_of(client))
+    assert places
+    page.mouse.click(*next(iter(places.values())))
+    until(lambda: viewer.view_of(client).photograph is not None, page)
+    rest(viewer, page)
+    here = viewer.view_of(client)
+    assert here.photograph in places
+    np.testing.assert_allclose(here.pose, poses[here.photograph], atol=1e-5)
     press(page, "Add key frame")
+    page.wait_for_timeout(300)
 
     with page.expect_download() as saved:
         press(page, "Save JSON")
     path = tmp_path / "camera_path.json"
     saved.value.save_as(path)
     cameras = read_path(path, run.cameras()[0]).cameras
-    np.testing.assert_allclose(
-        cameras.camera_to_world[[0, -1]], [viewer.stage.home, poses[number]], atol=1e-6
-    )
+    ends = [view.pose, here.pose]
+    np.testing.assert_allclose(cameras.camera_to_world[[0, -1]], ends, atol=1e-6)
     np.testing.assert_array_equal(cameras.size, [[96, 96]] * 60)
 
 
 def test_a_photograph_and_its_difference(run, viewer, page):
     (client,) = viewer.clients()
-    hide_cameras(page)
+    show_cameras(viewer, False, page)
     viewer.fly_to(client, 2)
     side = HEIGHT  # the photograph is square, and in the middle
     left = (WIDTH - side) // 2
@@ -171,7 +185,6 @@ def test_a_photograph_and_its_difference(run, viewer, page):
     viewer.restyle(dataclasses.replace(viewer.style, comparison="render"))
     press(page, "First view")
     until(lambda: viewer.view_of(client).photograph is None, page)
-    hide_cameras(page)
 
 
 def ask(port: int, *lines: str) -> bytes:
@@ -248,6 +261,23 @@ def test_the_command_shows_what_a_page_cannot_hold_and_says_that_a_port_is_taken
     assert lines[1] == f"port {port} is taken\n"
     assert lines[2].startswith(f"{NERF} at http://127.0.0.1:")
     assert int(lines[2].partition("127.0.0.1:")[2].partition("/")[0]) > port
+
+
+def test_training_is_shown_and_what_cannot_be_shown_is_refused(tmp_path, capfd):
+    data = write_scene(tmp_path / "balls", 16, 16)
+    command = ["train", f"--data={data}", f"--out={tmp_path}/run", *TINY, "--max_steps=3"]
+    assert main([*command, "--noevaluate", "--view", "--port=0"]) == 0
+    out, err = capfd.readouterr()
+    assert "shown at http://127.0.0.1:" in out
+    assert err == ""
+    for more, said in (
+        (["--port=7007"], "--port: has an effect with --view only"),
+        (["--view", "--distributed"], "--view: shows the training of one process"),
+    ):
+        assert main([*command, *more]) == 1
+        err = capfd.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
 
 
 def test_without_viser_one_line_says_what_to_install(monkeypatch, capfd):

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,7 @@ from jaxnerf.viewer.live.views import View
 _IDLE = 0.1
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the run comes from that is drawn.
 
@@ -52,6 +53,7 @@ class Painter:
         turns: Turns,
         show: Callable[[int, Order, UInt8[np.ndarray, "height width 3"]], None],
         photographs: Split | None = None,
+        complain: Callable[[int, str], None] = lambda name, error: None,
     ):
         """Prepare.
 
@@ -60,9 +62,11 @@ class Painter:
           turns: who has the devices.
           show: called with a watcher's name, what was drawn, and the picture.
           photographs: see the attributes.
+          complain: called with a watcher's name and an error, where a picture cannot be drawn.
         """
         self.photographs, self.error = photographs, ""
         self._source, self._turns, self._show = source, turns, show
+        self._complain = complain
         self._watchers: dict[int, Watcher] = {}
         self._changed, self._ends = threading.Condition(), False
         self._last_served = -1
@@ -104,17 +108,21 @@ class Painter:
     def _work(self) -> None:
         while (task := self._next()) is not None:
             name, watcher, order = task
+            pixels = None
             self._turns.acquire()
             try:
                 if not self._ends:
-                    self._draw(name, watcher, order)
+                    pixels = self._draw(watcher, order)
             except AbandonedError:
                 pass
             except Exception as error:  # said where somebody looks, who may change what is wrong
                 self.error = f"{type(error).__name__}: {error}".splitlines()[0]
                 watcher.showed(order, 1.0)
+                self._complain(name, self.error)
             finally:
                 self._turns.release()
+            if pixels is not None:  # sent while others have the devices
+                self._show(name, order, pixels)
 
     def _next(self) -> tuple[int, Watcher, Order] | None:
         """What to draw next, when there is something; None when the painter stops."""
@@ -138,7 +146,7 @@ class Painter:
                 self._changed.wait(_IDLE if self._watchers else None)
         return None
 
-    def _draw(self, name: int, watcher: Watcher, order: Order) -> None:
+    def _draw(self, watcher: Watcher, order: Order) -> UInt8[np.ndarray, "height width 3"]:
         run, drawn = self._source.run(), 0.0
         begun = time.perf_counter()
 
@@ -160,4 +168,4 @@ class Painter:
         )
         watcher.showed(order, drawn + time.perf_counter() - begun)
         self.error = ""
-        self._show(name, order, pixels)
+        return pixels

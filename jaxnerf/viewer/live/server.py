@@ -21,6 +21,7 @@ from jaxnerf.viewer.live.views import Stage, Style, View, angle_around, between,
 
 # Of a flight to a photograph.
 _FLIGHT_SECONDS, _FLIGHT_FRAMES = 0.6, 15
+_TRIES = 5
 # A camera is where a photograph was taken if it is no farther away, on the stage and in radians.
 _THERE = 2e-3
 _QUALITY = 80  # of JPEG, while pictures follow one another
@@ -99,7 +100,7 @@ class LiveViewer:
         self.server = _begun(port, run.scene.name)
         self.port = self.server.get_port()
         self.url = f"http://{HOST}:{self.port}/"
-        self.painter = Painter(source, turns, self._show, photographs)
+        self.painter = Painter(source, turns, self._show, photographs, self._complain)
         self._at: dict[int, int] = {}  # the photographs where clients stand
         self._stands: dict[int, np.ndarray] = {}
         self._flights: dict[int, int] = {}
@@ -133,7 +134,7 @@ class LiveViewer:
         camera, name = client.camera, client.client_id
         pose = self.stage.pose(camera.wxyz, camera.position)
         number = self._at.get(name)
-        if number is not None and not self._is_there(name, pose):
+        if number is not None and not self._is_near(pose, self._stands[name]):
             number = None
         size = max(int(camera.image_width), 1), max(int(camera.image_height), 1)
         return View(rows(pose), float(camera.fov), size, self.style, number)
@@ -166,6 +167,13 @@ class LiveViewer:
             self.place(client, between(first, pose, part), here)
             left = begun + _FLIGHT_SECONDS * frame / _FLIGHT_FRAMES - time.perf_counter()
             time.sleep(max(left, 0.0))
+        # What a browser says of an earlier place can come between, and be taken for the last.
+        for _ in range(_TRIES):
+            time.sleep(_FLIGHT_SECONDS / _FLIGHT_FRAMES)
+            here = self.stage.pose(client.camera.wxyz, client.camera.position)
+            if self._flights.get(name) != flight or self._is_near(here, pose):
+                return
+            self.place(client, pose, angle)
 
     def place(self, client: Any, pose: np.ndarray, angle: float) -> None:
         """Put a client at a pose of the user's frame."""
@@ -200,10 +208,9 @@ class LiveViewer:
         if client.client_id in self.server.get_clients():
             self.painter.look(client.client_id, self.view_of(client))
 
-    def _is_there(self, name: int, pose: np.ndarray) -> bool:
-        stands = self._stands[name]
-        away = np.linalg.norm(pose[:, 3] - stands[:, 3]) / self.stage.size
-        turned = np.linalg.norm(pose[:, :3] - stands[:, :3])
+    def _is_near(self, pose: np.ndarray, other: np.ndarray) -> bool:
+        away = np.linalg.norm(pose[:, 3] - other[:, 3]) / self.stage.size
+        turned = np.linalg.norm(pose[:, :3] - other[:, :3])
         return bool(max(away, turned) < _THERE)
 
     def _show(self, name: int, order: Order, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -215,6 +222,11 @@ class LiveViewer:
         else:
             client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=_QUALITY)
         client.flush()
+
+    def _complain(self, name: int, error: str) -> None:
+        client = self.server.get_clients().get(name)
+        if client is not None:
+            client.add_notification("This cannot be drawn", error, color="red")
 
 
 def in_thread(call: Callable[..., None], *arguments: Any) -> None:
