@@ -157,10 +157,11 @@ def recovered(
         params = optax.apply_updates(params, change)
         return VolumeParams(jnp.maximum(params.values, 0.0)), state
 
-    state = optimizer.init(params)
+    learned: Any = params
+    state = optimizer.init(learned)
     for number in range(steps):
-        params, state = step(params, state, jax.random.key(number))
-    return np.asarray(params.values) / CONFIG["density"]
+        learned, state = step(learned, state, jax.random.key(number))
+    return np.asarray(learned.values) / CONFIG["density"]
 
 
 def psnr(found: np.ndarray, truth: np.ndarray) -> float:
