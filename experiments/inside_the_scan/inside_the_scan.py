@@ -175,19 +175,25 @@ def draw_three_ways() -> None:
     values = np.rint(255.0 * made((side,) * 3, CONFIG["noise"])).astype(np.uint8)
     matrix = np.diag([2.0 / side, 2.0 / side, 2.0 / side, 1.0])
     matrix[:3, 3] = 1.0 / side - 1.0
-    camera = Camera.look_at((2.4, -2.6, 1.2), width=picture, height=picture)
+    camera = Camera.look_at((2.0, -2.1, 0.9), width=picture, height=picture)
     film = ((0.0,) * 3, (1.0,) * 3)
-    colours = [[0.55, 0.25, 0.15], [0.55, 0.25, 0.15], [0.95, 0.9, 0.75], [0.9, 0.1, 0.08]]
+    skin, bone, blood = [0.55, 0.25, 0.15], [0.95, 0.9, 0.75], [0.9, 0.1, 0.08]
     ways: dict[Compositing, TransferFunction] = {
         "attenuation": TransferFunction.window(10.0, 245.0, 2.2),
         "maximum": TransferFunction.window(40.0, 245.0, 1.0, film),
         # What is soft is a veil, bone a haze, and vessels are solid.
-        "volume": TransferFunction.of([35.0, 64.0, 140.0, 215.0], [0.0, 0.25, 1.2, 150.0], colours),
+        "volume": TransferFunction.of(
+            [35.0, 64.0, 140.0, 180.0, 215.0],
+            [0.0, 0.25, 1.0, 1.2, 150.0],
+            [skin, skin, bone, bone, blood],
+        ),
     }
     pictures = []
     for how, table in ways.items():
         field, params = VolumeField.from_array(values, transfer=table, to_world=matrix)
-        sampler = OccupancySampler(field.occupancy(params), samples=256, mean_samples=48.0)
+        sampler = OccupancySampler(
+            field.occupancy(params), samples=512, mean_samples=96.0, samples_per_voxel=2
+        )
         behind = 1.0 if how == "attenuation" else 0.0
         seen = render_image(field, params, camera, sampler, background=behind, compositing=how)
         pictures.append(np.asarray(seen.colour))

@@ -13,10 +13,10 @@ SHELLS = (
 VESSEL = 0.95
 
 
-def branches(seed: int = 0, levels: int = 5) -> list[tuple[np.ndarray, np.ndarray, float]]:
+def branches(seed: int = 0, levels: int = 6) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """The tree: (from, to, radius) of each branch, from the trunk to the twigs."""
     rng = np.random.default_rng(seed)
-    found, tips = [], [(np.array([0.0, 0.0, -0.7]), np.array([0.0, 0.0, 1.0]), 0.32, 0.055)]
+    found, tips = [], [(np.array([0.0, 0.0, -0.7]), np.array([0.0, 0.0, 1.0]), 0.4, 0.06)]
     for _ in range(levels):
         following = []
         for begin, along, length, radius in tips:

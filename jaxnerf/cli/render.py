@@ -19,7 +19,7 @@ from jaxnerf.exports.video import SUFFIXES
 from jaxnerf.runs.files import disk_errors
 from jaxnerf.runs.run import Run, load_run
 from jaxnerf.scenes.path_files import repeated
-from jaxnerf.scenes.volume_files import is_volume, without_suffix
+from jaxnerf.scenes.volume_files import without_suffix
 
 _HELP = """
 usage: jaxnerf render RUN [--path PATH] [--out video.mp4] [flags]
@@ -242,7 +242,7 @@ def _out(folder: str, values: flags.FlagValues, picture: str) -> Path:
     name = Path(str(values.path).partition(":")[0]).stem
     if values.out:
         return Path(values.out)
-    if is_volume(folder):
+    if volumes.names_volume(folder):
         return Path(f"{without_suffix(folder)}_{name}.mp4")
     return Path(folder) / f"{name}{_NAMES[picture]}.mp4"
 

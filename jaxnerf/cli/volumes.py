@@ -15,6 +15,11 @@ _OWN = ("compositing", "window", "opacity")
 _OF_RUNS = ("picture", "eye_distance", "level", "processes")
 
 
+def names_volume(path: str) -> bool:
+    """Whether a path is that of a volume; else it is that of a run, which is a folder."""
+    return Path(path).is_file() or (is_volume(path) and not Path(path).is_dir())
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The flags that say how a volume is shown."""
     flags.DEFINE_enum(
@@ -47,10 +52,10 @@ def check(path: str, values: Any) -> None:
     Raises:
       flags.Error: in one line.
     """
-    if not is_volume(path):
+    if not names_volume(path):
         for name in _OWN:
             if values[name].present:
-                raise flags.Error(f"--{name}: has an effect on a volume only, and {path} is a run")
+                raise flags.Error(f"--{name}: has an effect on a volume only, and {path} is none")
         return
     for name in _OF_RUNS:
         if values[name].present:
@@ -73,7 +78,7 @@ def opened(path: str, values: Any) -> tuple[Scan, tuple[str, ...]] | None:
     Raises:
       SceneError: see `open_scan`.
     """
-    if not is_volume(path):
+    if not names_volume(path):
         return None
     values.up = values.up or ["0", "0", "1"]
     return open_scan(Path(path), values.compositing or "volume", _window(values), values.opacity)

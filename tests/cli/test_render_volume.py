@@ -142,6 +142,9 @@ def test_a_volume_that_is_none_is_refused_in_one_line(tmp_path, capsys):
         assert main(["render", str(tmp_path / f"{name}.nii"), f"--out={tmp_path / 'o.gif'}"]) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith(f"jaxnerf: {tmp_path / name}.nii: ")
+    (tmp_path / "head.dcm").write_text("of another kind")
+    assert main(["render", str(tmp_path / "head.dcm"), f"--out={tmp_path / 'o.gif'}"]) == 1
+    assert "head.dcm: a volume's name ends in one of .nii" in capsys.readouterr().err
     singular = np.diag([1.0, 1.0, 0.0, 1.0])
     np.savez(tmp_path / "thin.npz", density=np.ones((3, 3, 3), np.float32), affine=singular)
     with pytest.raises(SceneError, match=r"thin.npz: to_world: the matrix is singular"):

@@ -45,6 +45,10 @@ def along_x(rays: int = 1, near: float = 0.0, far: float = 12.0) -> Rays:
     return Rays(origins, directions, directions, *ends)
 
 
+# Compiled, since what is not takes many small compilations.
+rendered = jax.jit(render_rays, static_argnames=("background", "compositing"))
+
+
 def world(lattice: np.ndarray, matrix: np.ndarray = OBLIQUE) -> np.ndarray:
     return lattice @ matrix[:3, :3].T + matrix[:3, 3]
 
@@ -100,12 +104,12 @@ def test_bounds_of_a_transfer_function_hold_and_are_reached():
 
 def test_a_constant_box_and_a_ramp_absorb_as_their_integrals_say(float64):
     box, params = VolumeField.from_array(np.full((4, 3, 3), 0.3))
-    seen = render_rays(box, params, _float64(along_x()), Stratified(1200), background=1.0)
+    seen = rendered(box, params, _float64(along_x()), Stratified(1200), background=1.0)
     # Four voxels of length 1, and white: light on white is white.
     np.testing.assert_allclose(seen.opacity, 1.0 - np.exp(-1.2), atol=1e-10)
     np.testing.assert_allclose(seen.colour, 1.0)
     ramp, params = VolumeField.from_array(np.arange(5.0)[:, None, None] * np.ones((1, 3, 3)) / 4)
-    seen = render_rays(
+    seen = rendered(
         ramp,
         params,
         _float64(along_x()),
@@ -155,11 +159,13 @@ def test_gradients_to_values_table_and_matrix_are_those_of_finite_differences(fl
 
     def loss(params, matrix):
         here = dataclasses.replace(field, to_world=matrix)
-        return jnp.sum((render_rays(here, params, rays, Stratified(16)).colour - target) ** 2)
+        return jnp.sum((rendered(here, params, rays, Stratified(16)).colour - target) ** 2)
 
     params = jax.tree.map(jnp.asarray, params)
     assert float(loss(params, jnp.asarray(OBLIQUE))) > 0.1
-    check_grads(loss, (params, jnp.asarray(OBLIQUE)), order=1, modes=["rev"], eps=1e-7, rtol=1e-4)
+    check_grads(
+        jax.jit(loss), (params, jnp.asarray(OBLIQUE)), order=1, modes=["rev"], eps=1e-7, rtol=1e-4
+    )
 
 
 def test_integers_have_no_part_in_the_parameters_and_the_table_learns():
@@ -169,9 +175,9 @@ def test_integers_have_no_part_in_the_parameters_and_the_table_learns():
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
 
     def loss(params):
-        return jnp.sum(render_rays(field, params, along_x(), Stratified(16)).colour)
+        return jnp.sum(rendered(field, params, along_x(), Stratified(16)).colour)
 
-    slopes = jax.grad(loss)(params)
+    slopes = jax.jit(jax.grad(loss))(params)
     assert slopes.values is None
     assert np.abs(np.asarray(slopes.transfer.density)).max() > 0.0
     assert jax.tree.structure(field.init(jax.random.key(0))) == jax.tree.structure(params)
@@ -185,7 +191,7 @@ def test_colours_of_voxels_of_either_kind():
     assert as_bytes[1].colours is None
     assert as_floats[1].colours is not None
     one, other = (
-        render_rays(*each, along_x(), Stratified(64)).colour for each in (as_bytes, as_floats)
+        rendered(*each, along_x(), Stratified(64)).colour for each in (as_bytes, as_floats)
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert np.ptp(np.asarray(one)) > 0.01
@@ -263,9 +269,9 @@ def test_several_volumes_at_once():
     field, _ = VolumeField.from_array(arrays[0])
 
     def opacity(values):
-        return render_rays(field, VolumeParams(values), along_x(), Stratified(32)).opacity
+        return rendered(field, VolumeParams(values), along_x(), Stratified(32)).opacity
 
-    together = jax.vmap(opacity)(jnp.asarray(arrays))
+    together = jax.jit(jax.vmap(opacity))(jnp.asarray(arrays))
     np.testing.assert_allclose(together, [opacity(each) for each in arrays], rtol=1e-5)
 
 

@@ -66,9 +66,13 @@ def occupancy(step: float = 0.01) -> Occupancy:
 def seen(how: str, packed: bool = False, backwards: bool = False, background=1.0, params=None):
     sampler = OccupancySampler(occupancy()) if packed else Stratified(600)
     params = Slabs().init(None) if params is None else params
-    return render_rays(
-        Slabs(), params, rays(backwards), sampler, background=background, compositing=how
+    # The sampler is not an argument: how many samples its rays can take must be known.
+    see = jax.jit(
+        lambda params, rays: render_rays(
+            Slabs(), params, rays, sampler, background=background, compositing=how
+        )
     )
+    return see(params, rays(backwards))
 
 
 @pytest.mark.parametrize("packed", [False, True])
