@@ -67,9 +67,9 @@ def same(one, other) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def a_view(number: int = 0) -> View:
+def a_view(number: int = 0, size: tuple[int, int] = (48, 36)) -> View:
     pose = np.asarray(parts()[1].splits["train"].cameras.camera_to_world)[number]
-    return View(rows(pose), 0.7, (48, 36))
+    return View(rows(pose), 0.7, size)
 
 
 class Watched:
@@ -117,7 +117,7 @@ def test_nobody_looks_and_nothing_is_drawn(alone, watched):
 
 
 def test_a_pause_waits_shows_all_pixels_and_goes_on_to_the_same_bits(alone, watched):
-    watched.painter.look(0, a_view())
+    watched.painter.look(0, a_view(size=(160, 120)))
     seconds, log = [], []
 
     def go_on():
@@ -137,7 +137,7 @@ def test_a_pause_waits_shows_all_pixels_and_goes_on_to_the_same_bits(alone, watc
     same(trained(between), alone)
     (ages,) = log
     assert ages[-1] == 5
-    assert any(order.size == (48, 36) for order, _ in watched.shown)
+    assert any(order.size == (160, 120) for order, _ in watched.shown)
     assert seconds[4] > 0.2, "a camera rests for so long before all pixels come"
 
 

@@ -111,6 +111,8 @@ class Painter:
             pixels = None
             self._turns.acquire()
             try:
+                # Until the devices came, the camera may have moved, and training gone on.
+                order = self._order(watcher, time.perf_counter()) or order
                 if not self._ends:
                     pixels = self._draw(watcher, order)
             except AbandonedError:
@@ -129,11 +131,10 @@ class Painter:
         with self._changed:
             while not self._ends:
                 now = time.perf_counter()
-                training, age = self._source.is_training, self._source.age
                 wanted = [
                     (name, watcher, order)
                     for name, watcher in self._watchers.items()
-                    if (order := watcher.next(now, age, training)) is not None
+                    if (order := self._order(watcher, now)) is not None
                 ]
                 if wanted:
                     # Cameras that move first, then whoever has waited.
@@ -145,6 +146,9 @@ class Painter:
                     return chosen
                 self._changed.wait(_IDLE if self._watchers else None)
         return None
+
+    def _order(self, watcher: Watcher, now: float) -> Order | None:
+        return watcher.next(now, self._source.age, self._source.is_training)
 
     def _draw(self, watcher: Watcher, order: Order) -> UInt8[np.ndarray, "height width 3"]:
         run, drawn = self._source.run(), 0.0
