@@ -25,6 +25,7 @@ setup(
     extras_require={
         "check": ["pycolmap>=4.0"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
+        "experiments": ["matplotlib>=3.8"],
         "export": [
             "fast-simplification>=0.1.7",
             "nibabel>=5.2",
@@ -35,6 +36,7 @@ setup(
         ],
         "lpips": ["lpips>=0.1.4"],
         "process": ["pycolmap>=4.0"],
+        "view": ["viser>=1.1"],
         "test": [
             "beartype>=0.19",
             "fast-simplification>=0.1.7",
@@ -51,6 +53,7 @@ setup(
             "ruff>=0.8",
             "scikit-image>=0.24",
             "trimesh>=4.4",
+            "viser>=1.1",
         ],
         "volumes": ["nibabel>=5.2", "pynrrd>=1.0"],
     },

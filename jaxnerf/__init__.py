@@ -5,17 +5,31 @@ import warnings
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config
 from jaxnerf.fields import Field
+from jaxnerf.fields.composed import ComposedField, PlacedField
+from jaxnerf.fields.cropped import CroppedField, Region
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume import VolumeField
 from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fields.warped import WarpedField
+from jaxnerf.geometry import Placement
 from jaxnerf.kernels import compiler
 from jaxnerf.methods.fit import fit
 from jaxnerf.presets import preset
-from jaxnerf.rendering import Rendering, render_image, render_rays
+from jaxnerf.rendering import (
+    Box,
+    Grid,
+    Rendering,
+    first_hit,
+    grid_blocks,
+    query,
+    render_image,
+    render_rays,
+)
+from jaxnerf.runs.composed import ComposedRun, Part, compose
 from jaxnerf.runs.run import Run, load_run
 from jaxnerf.sampling import (
+    ComposedSampler,
     Hierarchical,
     Occupancy,
     OccupancySampler,
@@ -29,14 +43,24 @@ if _danger := compiler.protect():
     warnings.warn(_danger, RuntimeWarning, stacklevel=2)
 
 __all__ = [
+    "Box",
     "Camera",
+    "ComposedField",
+    "ComposedRun",
+    "ComposedSampler",
     "Config",
+    "CroppedField",
     "Field",
+    "Grid",
     "Hierarchical",
     "NerfField",
     "Occupancy",
     "OccupancySampler",
+    "Part",
+    "PlacedField",
+    "Placement",
     "Rays",
+    "Region",
     "Rendering",
     "Run",
     "Sampler",
@@ -48,11 +72,15 @@ __all__ = [
     "VoxelField",
     "WarpedField",
     "cast_rays",
+    "compose",
+    "first_hit",
     "fit",
+    "grid_blocks",
     "load_run",
     "load_scene",
     "preset",
     "project",
+    "query",
     "render_image",
     "render_rays",
 ]

@@ -17,6 +17,8 @@ from jaxnerf.lenses import Lens, from_plane, greatest_angle, to_plane
 
 # In focal lengths: where what a lens cannot show is said to appear.
 _OUT_OF_THE_PICTURE = 1e5
+# What a direction's share along an axis counts as that has none.
+_LEAST = 1e-12
 
 
 @no_type_check
@@ -140,6 +142,37 @@ class Rays:
     def at(self, t: Float[Array, "*batch S"]) -> Float[Array, "*batch S 3"]:
         """The points at distances t."""
         return self.origins[..., None, :] + t[..., None] * self.directions[..., None, :]
+
+
+def within_box(
+    rays: Rays,
+    low: Float[Array | np.ndarray, "3"],
+    high: Float[Array | np.ndarray, "3"],
+) -> Rays:
+    """Rays with near and far narrowed to their way through a box.
+
+    The slabs of Kay and Kajiya ("Ray Tracing Complex Scenes", SIGGRAPH 1986). A ray that misses the box
+    has no way left: its far is its near.
+
+    Args:
+      rays: of any leading shape.
+      low, high: the box's corners with the smallest and the largest coordinates.
+
+    >>> rays = cast_rays(Camera.look_at((0.0, -4.0, 0.0), width=2, height=2), jnp.array([1.0, 1.0]))
+    >>> inside = within_box(rays, jnp.full(3, -1.0), jnp.full(3, 0.5))
+    >>> print(inside.near, inside.far)
+    3.0 4.5
+    """
+    along = rays.directions
+    low, high = (
+        jnp.broadcast_to(jnp.asarray(x, along.dtype), along.shape) - rays.origins
+        for x in (low, high)
+    )
+    slope = 1.0 / jnp.where(jnp.abs(along) < _LEAST, _LEAST, along)
+    near = jnp.max(jnp.minimum(low * slope, high * slope), axis=-1)
+    far = jnp.min(jnp.maximum(low * slope, high * slope), axis=-1)
+    near = jnp.maximum(near, rays.near)
+    return dataclasses.replace(rays, near=near, far=jnp.maximum(jnp.minimum(far, rays.far), near))
 
 
 def pixel_centres(width: int, height: int) -> Float[np.ndarray, "height width 2"]:

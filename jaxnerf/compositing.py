@@ -84,6 +84,24 @@ def volume_weights(
     return transmittance(density, t)[:-1] * opacities(density, t)
 
 
+@_per_ray("(s)->(s)")
+def opacity_weights(opacity: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
+    """`volume_weights` of samples whose opacities are given: w_i = a_i (1 - a_1) ... (1 - a_(i-1)).
+
+    For fields that answer an opacity for each sample, as PyTorch3D's ray marchers and NerfAcc's functions
+    "from alpha" take it, and have no length. Opacities of 1, behind which no light is left, are no
+    exception, and have the gradient of the formula.
+
+    Args:
+      opacity: in [0, 1], front to back.
+
+    >>> opacity_weights(jnp.array([0.5, 0.5, 1.0, 0.3])).tolist()
+    [0.5, 0.25, 0.25, 0.0]
+    """
+    left = jnp.cumprod(1.0 - opacity[:-1])
+    return opacity * jnp.concatenate([jnp.ones_like(opacity[:1]), left])
+
+
 @functools.partial(jax.jit, static_argnames="threshold")
 def surface_weights(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"], threshold: float = SURFACE
@@ -119,7 +137,7 @@ def accumulate(
 def over(
     colour: Float[Array, "*batch 3"],
     opacity: Float[Array, "*batch"],
-    background: Float[Array, "*batch 3"] | Float[Array, "3"] | float,
+    background: Float[Array, "*batch 3"] | Float[Array, "3"] | Float[Array, ""] | float,
 ) -> Float[Array, "*batch 3"]:
     """Lay an accumulated (premultiplied) colour over a background.
 

@@ -1,5 +1,6 @@
 """How good a picture is, and under which protocol that was said."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -190,67 +191,43 @@ def evaluate_split(
       "images" with a row each (with "counted", the share of pixels that count, if not all do),
       "protocol", and "render_seconds_per_image" (the median, so that compilation does not count).
     """
-    assert split.images is not None
     out.mkdir(parents=True, exist_ok=True)
-    fits = every == 0
-    candidates = range(0, len(split), max(every, 1))
-    without_ssim = _why_without_ssim(split, candidates)
-
-    def measured(index: int) -> tuple[dict[str, Any], float]:
-        """A picture's row, and the seconds that rendering took."""
-        assert split.images is not None
-        begun = time.perf_counter()
-        picture = np.clip(render(index), 0.0, 1.0)
-        spent = time.perf_counter() - begun
-        counted = _counted(split, index)
-        height, width = counted.shape
-        truth = blend(split.images[index, :height, :width], background)
-        rounded = to_8bit(picture)
-        file = out / f"{index:03d}.png"
-        Image.fromarray(rounded).save(file)
-        row = {
-            "image": split.names[index],
-            "file": f"{out.name}/{file.name}",
-            "psnr": psnr(picture[counted], truth[counted]),
-            "psnr_8bit": psnr(rounded[counted] / np.float32(255.0), truth[counted]),
-        }
-        if colour_corrected:
-            fitted = corrected(picture[counted], truth[counted])
-            row["psnr_colour_corrected"] = psnr(fitted, truth[counted])
-        if not counted.all():
-            row["counted"] = float(counted.mean())
-            picture = np.where(counted[..., None], picture, truth)
-        if not without_ssim:
-            row["ssim"] = ssim(picture, truth, None if counted.all() else counted)
-        if lpips is not None:
-            row["lpips"] = lpips(picture, truth)
-        return row, spent
-
+    fits, views = every == 0, range(0, len(split), max(every, 1))
+    without_ssim = _why_without_ssim(split, views)
+    measured = functools.partial(
+        _measured_view,
+        render,
+        split,
+        out,
+        background=background,
+        with_ssim=not without_ssim,
+        colour_corrected=colour_corrected,
+        lpips=lpips,
+    )
     done = {0: measured(0)}
-    if fits:
-        every = 1
-        if len(split) > 2:
-            begun = time.perf_counter()
-            done[0] = measured(0)
-            every = stride_that_fits(len(split), time.perf_counter() - begun, seconds)
-    chosen, rows, spent = range(0, len(split), every), [], []
-    for index in chosen:
+    if fits and len(split) > 2:
+        begun = time.perf_counter()
+        done[0] = measured(0)
+        views = views[:: stride_that_fits(len(split), time.perf_counter() - begun, seconds)]
+    rows, spent = [], []
+    for index in views:
         row, rendering = done[index] if index in done else measured(index)
         rows.append(row)
         spent.append(rendering)
         if progress:
-            progress(len(rows), len(chosen), row)
+            progress(len(rows), len(views), row)
     means = {
         metric: float(np.mean([row[metric] for row in rows]))
         for metric in ("psnr", "psnr_8bit", "psnr_colour_corrected", "ssim", "lpips")
         if metric in rows[0]
     }
+    sizes = _sizes(split, views)
     protocol = {
         "split": name,
         "images": len(rows),
         "of": len(split),
-        "every": every,
-        "resolution": _sizes(split, chosen)[-1],
+        "every": views.step,
+        "resolution": sizes[-1],
         "background": describe_colour(background),
         "alpha": "straight, blended in sRGB",
         "values": "sRGB in [0, 1]; psnr, ssim and lpips of unrounded pictures, psnr_8bit of saved ones",
@@ -260,18 +237,59 @@ def evaluate_split(
         "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
         "jaxnerf": own_version(),
     }
-    if fits and every > 1:
+    if fits and views.step > 1:
         protocol["chosen"] = "evenly spread, as many as fit into the time that training took"
     if colour_corrected:
         protocol["psnr_colour_corrected"] = _CORRECTED
-    if len(_sizes(split, chosen)) > 1:
-        protocol["resolutions"] = _sizes(split, chosen)
+    if len(sizes) > 1:
+        protocol["resolutions"] = sizes
     return {
         **means,
         "render_seconds_per_image": float(np.median(spent)),
         "protocol": protocol,
         "images": rows,
     }
+
+
+def _measured_view(
+    render: Callable[[int], Float[np.ndarray, "h w 3"]],
+    split: Split,
+    out: Path,
+    index: int,
+    *,
+    background: tuple[float, float, float] | float,
+    with_ssim: bool,
+    colour_corrected: bool,
+    lpips: Callable[[np.ndarray, np.ndarray], float] | None,
+) -> tuple[dict[str, Any], float]:
+    """Render a view, save the picture, measure it: its row, and the seconds that rendering took."""
+    assert split.images is not None
+    begun = time.perf_counter()
+    picture = np.clip(render(index), 0.0, 1.0)
+    spent = time.perf_counter() - begun
+    counted = _counted(split, index)
+    height, width = counted.shape
+    truth = blend(split.images[index, :height, :width], background)
+    rounded = to_8bit(picture)
+    file = out / f"{index:03d}.png"
+    Image.fromarray(rounded).save(file)
+    row = {
+        "image": split.names[index],
+        "file": f"{out.name}/{file.name}",
+        "psnr": psnr(picture[counted], truth[counted]),
+        "psnr_8bit": psnr(rounded[counted] / np.float32(255.0), truth[counted]),
+    }
+    if colour_corrected:
+        fitted = corrected(picture[counted], truth[counted])
+        row["psnr_colour_corrected"] = psnr(fitted, truth[counted])
+    if not counted.all():
+        row["counted"] = float(counted.mean())
+        picture = np.where(counted[..., None], picture, truth)
+    if with_ssim:
+        row["ssim"] = ssim(picture, truth, None if counted.all() else counted)
+    if lpips is not None:
+        row["lpips"] = lpips(picture, truth)
+    return row, spent
 
 
 def depth_errors(

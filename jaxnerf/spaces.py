@@ -21,6 +21,8 @@ from jaxnerf.scenes.silhouettes import background_of, scene_cube
 _HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
+# Of the largest coordinate: cameras that are no farther apart stand at one place.
+_SAME_PLACE = 1e-6
 _STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
@@ -41,6 +43,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
+    check_apart(scene)
     if space == "bounded":
         check_in_view(scene)
     changes: dict[str, Any] = {"scene.space": space}
@@ -127,6 +130,25 @@ def _reach(frustum: NdcSpace, cameras: Camera) -> float:
                 points = np.asarray(rays.origins + t * rays.directions)
                 farthest = max(farthest, float(np.abs(points[:, :2]).max()))
     return min(farthest, _MOST_REACH)
+
+
+def check_apart(scene: Scene) -> None:
+    """Refuse to train on photographs from a single place, which say nothing of depth.
+
+    Args:
+      scene: with the cameras to train on.
+
+    Raises:
+      ConfigError: there is one photograph only, or all cameras stand where the first does.
+    """
+    positions = np.asarray(scene.splits["train"].cameras.camera_to_world)[:, :, 3]
+    if np.ptp(positions, axis=0).max() > _SAME_PLACE * max(np.abs(positions).max(), 1.0):
+        return
+    taken = "one photograph" if len(positions) == 1 else f"{len(positions)} photographs"
+    raise ConfigError(
+        f"scene: {taken} to train on, from one place: nothing says how far anything is; photographs "
+        "from two places at least are needed"
+    )
 
 
 def check_in_view(scene: Scene) -> None:

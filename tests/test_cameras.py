@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from scipy.spatial.transform import Rotation
 
 from jaxnerf import cameras
-from jaxnerf.cameras import Camera, Rays, cast_rays, project, to_ndc
+from jaxnerf.cameras import Camera, Rays, cast_rays, project, to_ndc, within_box
 
 LENSES = ("pinhole", "opencv", "fisheye")
 
@@ -364,3 +364,27 @@ def test_ndc_is_the_papers_projective_map(float64, near):
     np.testing.assert_allclose(ndc.origins[:, 2], -1.0, atol=1e-12)
     for a, b in zip(*map(jax.tree.leaves, (jax.jit(jax.vmap(convert))(rays), ndc)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_way_through_a_box_is_that_of_a_walk(float64, seed):
+    random = np.random.default_rng(seed)
+    low, high = np.array([-1.0, -0.5, 0.2]), np.array([0.3, 0.9, 1.0])
+    origins = random.normal(size=(200, 3)) * 1.5
+    directions = random.uniform(low, high, (200, 3)) + 0.7 * random.normal(size=(200, 3)) - origins
+    directions[:20] *= [0.0, 1.0, 1.0]  # along walls
+    view = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    near, far = random.uniform(0.0, 0.5, 200), random.uniform(0.6, 2.0, 200)
+    rays = Rays(*(jnp.asarray(x) for x in (origins, directions, view, near, far)))
+    found = within_box(rays, low, high)
+    t = np.linspace(0.0, 1.0, 4001)[:, None] * (far - near) + near
+    points = origins + t[..., None] * directions
+    inside = ((points >= low) & (points <= high)).all(axis=-1)
+    hit = inside.any(axis=0)
+    assert 40 < hit.sum() < 180
+    step = (far - near) / 4000
+    first, last = (np.where(inside, t, fill) for fill in (np.inf, -np.inf))
+    np.testing.assert_array_less(np.abs(found.near - first.min(axis=0))[hit], 1.01 * step[hit])
+    np.testing.assert_array_less(np.abs(found.far - last.max(axis=0))[hit], 1.01 * step[hit])
+    short = (np.asarray(found.far - found.near) < step)[~hit]
+    assert short.all()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scene_factory import TINY, write_scene
 
-BLOCKED = ("dm_pix", "tensorboardX", "imageio_ffmpeg", "lpips", "pycolmap")
+BLOCKED = ("dm_pix", "tensorboardX", "imageio_ffmpeg", "lpips", "pycolmap", "viser")
 PROGRAM = f"""
 import sys
 for name in {BLOCKED!r}:

@@ -15,7 +15,7 @@ import numpy as np
 from scan import made
 
 from jaxnerf import Camera, OccupancySampler, TransferFunction, VolumeField, render_image
-from jaxnerf.compositing import TO_THE_END
+from jaxnerf.compositing import TO_THE_END, Compositing
 from jaxnerf.sampling.traversal import most_samples
 
 SIDE, PICTURE, HERE = 512, 800, Path(__file__).parent
@@ -25,7 +25,7 @@ def main(side: int = SIDE, picture: int = PICTURE) -> None:
     """Time frames."""
     jax.config.update("jax_num_cpu_devices", 2)
     values = np.empty((side,) * 3, np.uint8)
-    made_once = made((side,) * 3)
+    made_once = made((side, side, side))
     np.multiply(made_once, 255.0, out=made_once)
     values[...] = made_once
     del made_once
@@ -33,12 +33,10 @@ def main(side: int = SIDE, picture: int = PICTURE) -> None:
     matrix[:3, 3] = 1.0 / side - 1.0
     camera = Camera.look_at((2.4, -2.6, 1.2), width=picture, height=picture)
     results = {"voxels": side, "picture": picture, "peak_gb_before": peak()}
-    for how, density in (
-        ("volume", 60.0),
-        ("surface", 600.0),
-        ("maximum", 1.0),
-        ("attenuation", 2.0),
-    ):
+    ways: dict[Compositing, float] = {
+        "volume": 60.0, "surface": 600.0, "maximum": 1.0, "attenuation": 2.0
+    }  # fmt: skip
+    for how, density in ways.items():
         table = TransferFunction.window(0.35 * 255.0, 0.85 * 255.0, density)
         field, params = VolumeField.from_array(values, transfer=table, to_world=matrix)
         begin = time.monotonic()

@@ -11,6 +11,7 @@ results.json and pictures in this file's folder.
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from jaxnerf import (
     render_image,
     render_rays,
 )
+from jaxnerf.compositing import Compositing
 from jaxnerf.fields.volume import VolumeParams
 
 HERE = Path(__file__).parent
@@ -89,8 +91,8 @@ def parallel_rays(angles: np.ndarray, side: int, depth: int) -> Rays:
     origins = origins + height[..., None] * np.array([0.0, 0.0, 1.0])
     directions = np.broadcast_to(ahead, origins.shape)
     ends = np.zeros(origins.shape[:-1]), np.full(origins.shape[:-1], 2.0 * away)
-    arrays = origins, directions, directions, *ends
-    return Rays(*(np.ascontiguousarray(each, np.float32) for each in arrays))
+    arrays: tuple[Any, ...] = origins, directions, directions, *ends
+    return Rays(*(jnp.asarray(each, jnp.float32) for each in arrays))
 
 
 def x_rays(truth: np.ndarray, angles: np.ndarray) -> np.ndarray:
@@ -142,23 +144,24 @@ def recovered(
     optimizer = optax.adam(optax.cosine_decay_schedule(CONFIG["rate"] * CONFIG["density"], steps))
     count, total = min(CONFIG["rays"], wanted.shape[0]), wanted.shape[0]
 
-    def loss(params, chosen):
+    def loss(params: Any, chosen: jax.Array) -> jax.Array:
         light = attenuated(field, params, jax.tree.map(lambda leaf: leaf[chosen], rays), 1)
         values = params.values / CONFIG["density"]
         rough = sum(jnp.mean(jnp.abs(jnp.diff(values, axis=axis))) for axis in range(3))
         return jnp.mean((-jnp.log(light) - wanted[chosen]) ** 2) + variation * rough
 
     @jax.jit
-    def step(params, state, key):
+    def step(params: Any, state: Any, key: jax.Array) -> Any:
         chosen = jax.random.randint(key, (count,), 0, total)
         change, state = optimizer.update(jax.grad(loss)(params, chosen), state)
         params = optax.apply_updates(params, change)
         return VolumeParams(jnp.maximum(params.values, 0.0)), state
 
-    state = optimizer.init(params)
+    learned: Any = params
+    state = optimizer.init(learned)
     for number in range(steps):
-        params, state = step(params, state, jax.random.key(number))
-    return np.asarray(params.values) / CONFIG["density"]
+        learned, state = step(learned, state, jax.random.key(number))
+    return np.asarray(learned.values) / CONFIG["density"]
 
 
 def psnr(found: np.ndarray, truth: np.ndarray) -> float:
@@ -175,7 +178,7 @@ def draw_three_ways() -> None:
     camera = Camera.look_at((2.0, -2.1, 0.9), width=picture, height=picture)
     film = ((0.0,) * 3, (1.0,) * 3)
     skin, bone, blood = [0.55, 0.25, 0.15], [0.95, 0.9, 0.75], [0.9, 0.1, 0.08]
-    ways = {
+    ways: dict[Compositing, TransferFunction] = {
         "attenuation": TransferFunction.window(10.0, 245.0, 2.2),
         "maximum": TransferFunction.window(40.0, 245.0, 1.0, film),
         # What is soft is a veil, bone a haze, and vessels are solid.

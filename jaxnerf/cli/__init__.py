@@ -12,7 +12,7 @@ VERBS = {
     "check": "look for what would spoil training: poses, blur, missing files",
     "train": "photographs in, a scene out",
     "eval": "measure a run on held-out photographs",
-    "render": "make a video from a run",
+    "render": "make a video, or numbered pictures, of a camera path through a run",
     "view": "walk through a run in the browser",
     "export": "a run as page, mesh, points, splats, volume or cameras, to send or for other programs",
 }

@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from jaxnerf import paths, stereo
 from jaxnerf.cameras import Camera
-from jaxnerf.cli.path_files import PathFile, flight, read_path, repeated
 from jaxnerf.exports.pictures import Shown
 from jaxnerf.runs.run import Run
 from jaxnerf.scenes.frames import looked_at
+from jaxnerf.scenes.path_files import PathFile, flight, read_path, repeated
 
 PICTURES = ("camera", "panorama", "stereo", "ods", "vr180")
 SPHERES = ("panorama", "ods", "vr180")

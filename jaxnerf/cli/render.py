@@ -10,7 +10,6 @@ from absl import flags
 
 from jaxnerf.cameras import Camera
 from jaxnerf.cli import camera_paths, common, volumes
-from jaxnerf.cli.path_files import repeated
 from jaxnerf.cli.shares import render_in_processes
 from jaxnerf.exports import depth, video
 from jaxnerf.exports.frames import Frames, assemble, begin, remove, render_frames
@@ -19,6 +18,7 @@ from jaxnerf.exports.scans import Scan
 from jaxnerf.exports.video import SUFFIXES
 from jaxnerf.runs.files import disk_errors
 from jaxnerf.runs.run import Run, load_run
+from jaxnerf.scenes.path_files import repeated
 from jaxnerf.scenes.volume_files import without_suffix
 
 _HELP = """

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from jaxnerf.cli import common, render
+from jaxnerf.cli import common, render, watching
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
@@ -101,6 +101,7 @@ def _flags() -> flags.FlagValues:
         "or as the environment's JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say",
         flag_values=values,
     )
+    watching.define_flags(values)
     common.define_scene_flags(values)
     common.define_config_flags(values)
     return values
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(values.out) if values.out else Path("runs") / data.resolve().name
     if values.resume and values.overwrite:
         raise flags.Error("--resume and --overwrite exclude each other")
+    watching.check(values)
     if values.resume:
         saved = folder.read_config(out)
         data = data if values.data else read_scene(out).source
@@ -220,7 +222,10 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         begins = restored is None
         budget = config.training.max_seconds if begins or _names_seconds(values) else 0.0
         plan = begins and budget > 0.0
-        state = _loop(state, scene, out, checkpoints, config, (budget, plan), values, stopped)
+        with watching.viewed(out, config, scene, values) as view:
+            state = _loop(
+                state, scene, out, checkpoints, config, (budget, plan), values, stopped, view
+            )
     if stopped:
         if leader:
             print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
@@ -268,6 +273,7 @@ def _loop(
     time_budget: tuple[float, bool],
     values: flags.FlagValues,
     stopped: list[int],
+    view: Any,
 ) -> Any:
     """Train; log, show and checkpoint what `train` reports; return the last state."""
     leader, (budget, plan) = jax.process_index() == 0, time_budget
@@ -275,7 +281,11 @@ def _loop(
     def left() -> float:
         if stopped:
             return 0.0
-        return budget - common.seconds_since_process_start() if budget else float("inf")
+        watched = view.training.seconds if view else 0.0
+        return budget + watched - common.seconds_since_process_start() if budget else float("inf")
+
+    def between(state: Any, number: int) -> float:
+        return view.training.between(state, number, lambda: bool(stopped))
 
     before = _seconds_trained(read_metrics(out), int(state.step))
     log = MetricsLog(out, int(state.step)) if leader else None
@@ -285,7 +295,9 @@ def _loop(
     compiling = _compile_seconds()
     trainer, progress = trainer_of(config, scene), None
     try:
-        for progress in train(state, trainer, seconds_left=left, plan=plan):
+        for progress in train(
+            state, trainer, seconds_left=left, plan=plan, between=between if view else None
+        ):
             state, now = progress.state, time.perf_counter()
             done = progress.step == progress.total_steps
             if log:
@@ -299,6 +311,8 @@ def _loop(
                     "compile_seconds": compiling[0],
                 }
                 log.write(progress.step, measured)
+                if view:
+                    view.panel.tell(progress.step, progress.total_steps, progress.metrics)
                 if plan and progress.fixed:
                     plan = False
                     if coarser := how_fine(config, progress.total_steps):

@@ -1,21 +1,30 @@
 """`jaxnerf view`: walk through a run in the browser."""
 
+import threading
 import webbrowser
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from jaxnerf.cli import common
+from jaxnerf.config import ConfigError
 from jaxnerf.runs.files import RunError
-from jaxnerf.runs.run import load_run
+from jaxnerf.runs.run import Run, load_run
+from jaxnerf.scenes import SceneError, Split
+from jaxnerf.viewer.contents import holds
 from jaxnerf.viewer.page import page
 from jaxnerf.viewer.server import HOST, PageServer
 
 _HELP = """
-usage: jaxnerf view RUN [--port 7007] [--noopen]
+usage: jaxnerf view RUN [--live] [--port 7007] [--noopen]
 
 Opens RUN in the browser, as the page that `jaxnerf export RUN page` writes, served to this machine alone
 until it is interrupted. From another machine: ssh -L 7007:127.0.0.1:7007 HOST.
+
+What a page cannot hold (the paper's network, a hash grid) is rendered here, by the live viewer
+(pip install 'jaxnerf[view]'), which compares with photographs, crops, and changes the background. --live
+opens it for every field.
 """
 
 
@@ -30,6 +39,8 @@ def _flags() -> flags.FlagValues:
         upper_bound=65535,
     )
     flags.DEFINE_bool("open", True, "open the browser", flag_values=values)
+    flags.DEFINE_bool("live", False, "render here, and not in the browser", flag_values=values)
+    common.define_scene_flags(values)
     return values
 
 
@@ -42,15 +53,47 @@ def main(arguments: Sequence[str]) -> None:
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
     common.prepare_cpu()
-    text = page(load_run(folder))
+    run = load_run(folder)
+    if values.live or not holds(run):
+        _live(run, values)
+        return
+    if values["allow_outside_paths"].present:
+        raise flags.Error("--allow_outside_paths: has an effect on the live viewer only (--live)")
+    text = page(run)
     try:
         server = PageServer(text, values.port)
     except OSError as error:
         raise RunError(f"--port: {HOST}:{values.port}: {error.strerror or error}") from None
     with server:
-        if values.port and server.server_port != values.port:
-            print(f"port {values.port} is taken")
-        print(f"{folder} at {server.url} until interrupted (Ctrl-C)", flush=True)
-        if values.open:
-            webbrowser.open(server.url)
+        _say(run, values, server.server_port, server.url)
         server.serve_forever()
+
+
+def _live(run: Run, values: Any) -> None:
+    from jaxnerf.viewer.live.server import viser_package
+    from jaxnerf.viewer.live.show import live_view
+
+    viser_package()
+    common.use_compilation_cache()
+    with live_view(run, port=values.port, photographs=_photographs(run, values)) as viewer:
+        _say(run, values, viewer.port, viewer.url)
+        threading.Event().wait()
+
+
+def _photographs(run: Run, values: Any) -> Split | None:
+    """Those that the run was trained on, if they are still where they were."""
+    try:
+        scene = common.load(run.scene.source, run.config, ("train",), values.allow_outside_paths)
+        common.check_same_scene(run.folder, run.scene, scene)
+    except (SceneError, ConfigError) as error:
+        print(f"without photographs: {error}")
+        return None
+    return scene.splits["train"]
+
+
+def _say(run: Run, values: Any, port: int, url: str) -> None:
+    if values.port and port != values.port:
+        print(f"port {values.port} is taken")
+    print(f"{run.folder} at {url} until interrupted (Ctrl-C)", flush=True)
+    if values.open:
+        webbrowser.open(url)

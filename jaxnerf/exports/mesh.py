@@ -11,12 +11,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxnerf.checks import in_range
 from jaxnerf.exports import surfaces
 from jaxnerf.exports.files import Report, package, whole_file
-from jaxnerf.exports.grids import Box, Grid, box_of, check_resolution
+from jaxnerf.exports.grids import box_of
 from jaxnerf.exports.ply import coloured_points, write_ply
-from jaxnerf.exports.probe import Probe, finest_voxel, in_chunks, replicated
 from jaxnerf.exports.views import Views, fused_distance, render_views, seen_colours
 from jaxnerf.paths import up_of
+from jaxnerf.rendering.boxes import Box, Grid, check_resolution
+from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.files import RunError
+from jaxnerf.runs.probing import Probe, finest_voxel
 from jaxnerf.runs.run import Run
 
 SUFFIXES = (".ply", ".obj", ".glb")

@@ -9,10 +9,11 @@ from jaxtyping import Float, UInt8
 
 from jaxnerf.checks import in_range
 from jaxnerf.exports.files import Report, whole_file
-from jaxnerf.exports.grids import Box, box_of
+from jaxnerf.exports.grids import box_of
 from jaxnerf.exports.ply import coloured_points, write_ply
-from jaxnerf.exports.probe import in_chunks, replicated
 from jaxnerf.exports.views import Views, agreement, render_views
+from jaxnerf.rendering.boxes import Box
+from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 from jaxnerf.scenes.colmap_files import ModelPoints

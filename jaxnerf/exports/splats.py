@@ -20,12 +20,13 @@ from jaxnerf.checks import in_range
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.evaluation import psnr
 from jaxnerf.exports.files import Report, whole_file
-from jaxnerf.exports.grids import box_of, check_resolution
+from jaxnerf.exports.grids import box_of
 from jaxnerf.exports.ply import write_ply
 from jaxnerf.exports.points import Points, thinned
-from jaxnerf.exports.probe import in_chunks
 from jaxnerf.exports.splat_drawing import draw
 from jaxnerf.exports.views import Views, render_views, seen_by
+from jaxnerf.rendering.boxes import check_resolution
+from jaxnerf.rendering.chunks import in_chunks
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 

@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres, project
 from jaxnerf.exports.files import Report
-from jaxnerf.exports.probe import in_chunks, replicated
 from jaxnerf.lenses import FLAT
+from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.run import Run
 
 # Pixels of all views together, which takes 0.5 GB with their colours and normals.

@@ -11,9 +11,11 @@ from jaxtyping import Float, UInt8
 
 from jaxnerf.checks import in_range
 from jaxnerf.exports.files import Report, package, whole_file
-from jaxnerf.exports.grids import Grid, box_of, check_resolution
-from jaxnerf.exports.probe import CHUNK, Probe
+from jaxnerf.exports.grids import box_of
+from jaxnerf.rendering.boxes import Grid, check_resolution
+from jaxnerf.rendering.chunks import CHUNK
 from jaxnerf.runs.files import RunError
+from jaxnerf.runs.probing import Probe
 from jaxnerf.runs.run import Run
 
 SUFFIXES = (".npz", ".nii", ".nii.gz", ".nrrd")

@@ -1,8 +1,9 @@
-"""Any field, trained fast: `fit` joins an own field with an occupancy, the loop, and a run's folder."""
+"""Trained by one call: a field of one's own, or a method by its preset, with a run's folder."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import optax
 
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
-from jaxnerf.methods import occupied
+from jaxnerf.methods import first_state, occupied, state_like, trainer_of
+from jaxnerf.presets import preset
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import create_folder, refuse_changes, save_config
@@ -23,16 +25,21 @@ from jaxnerf.spaces import adapt_to_scene, with_bounds
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
-from jaxnerf.training.state import with_optimizer
+from jaxnerf.training.state import TrainState, with_optimizer
+from jaxnerf.training.trainer import Trainer
+
+_STEPS_OF_AN_OWN_FIELD = 2000
+_OPACITY_LOSS = 0.1
 
 
 def fit(
-    field: Field,
+    field: Field | Config | str,
     scene: Scene | str | Path | None = None,
     out: str | Path | None = None,
     *,
-    steps: int = 2000,
-    loss: Loss = PhotometricLoss(opacity=0.1),
+    steps: int | None = None,
+    seconds: float | None = None,
+    loss: Loss | None = None,
     optimizer: optax.GradientTransformation | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -41,19 +48,23 @@ def fit(
     report_every: int = 50,
     **settings: Any,
 ) -> Run:
-    """Train a field of one's own on photographs, with an occupancy that skips empty space.
+    """Train on photographs: a field of one's own, or what a preset or a configuration says.
 
-    A field with `init`, `density` and `colour` needs no more. In a scene without an end it is asked in
-    contracted space (a ball of radius 2) or in normalised device coordinates (a cube from -1 to 1), else
-    in the scene's own frame; see `jaxnerf.scenes.Scene`.
+    A field with `init`, `density` and `colour` needs no more; an occupancy skips empty space. In a scene
+    without an end it is asked in contracted space (a ball of radius 2) or in normalised device
+    coordinates (a cube from -1 to 1), else in the scene's own frame; see `jaxnerf.scenes.Scene`.
 
     Args:
-      field: see `jaxnerf.Field`.
+      field: see `jaxnerf.Field`; or a preset's name, or a `jaxnerf.Config`, for what `jaxnerf train`
+        trains.
       scene: loaded with its training photographs, or its folder; None is the demo scene.
-      out: the run's folder, from which `jaxnerf.load_run(out, field=field)` renders; None keeps nothing.
-      steps: of training.
-      loss: (rendering, target) -> a number, or a number and a dict of metrics.
-      optimizer: any of optax; None is Adam at 1e-2, which decays to a tenth of that.
+      out: the run's folder, from which `jaxnerf.load_run(out)` renders, of an own field
+        `jaxnerf.load_run(out, field=field)`; None keeps nothing.
+      steps: of training; by default those of the configuration, 2,000 for an own field.
+      seconds: from this call on, of which as many steps are made as fit, at most `steps`. By default the
+        budget of the configuration where `steps` are not given, none for an own field.
+      loss: (rendering, target) -> a number, or a number and a dict of metrics. Of an own field only.
+      optimizer: any of optax, of an own field only; None is Adam at 1e-2, which decays to a tenth.
       resume: go on from the last checkpoint in `out`, if there is one, to the same bits as without the
         interruption.
       overwrite: start anew where `out` holds a run.
@@ -61,56 +72,134 @@ def fit(
       report: called after the first step, every so many, and the last; where it returns True training
         stops, with a checkpoint.
       report_every: steps.
-      settings: of `jaxnerf.Config`, with "__" for a dot: those of "occupancy"; evaluation__chunk,
-        evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass, background, seed;
-        scene__space, ball, near, far.
+      settings: of the configuration, with "__" for a dot. Of an own field: those of "occupancy";
+        evaluation__chunk, evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass,
+        background, seed; scene__space, ball, near, far. In a scene without an end they stay as they are
+        named here, where those of a configuration give way to what such a scene needs.
 
     Raises:
       SceneError, RunError, ConfigError, FitError: in one line what is wrong.
 
-    Example::
+    Examples::
 
+      run = jaxnerf.fit("minute", "photographs", "runs/place")
       run = jaxnerf.fit(MyField(), "photographs", "runs/mine", steps=3000)
       picture = run.render(run.cameras("test")[0]).colour
     """
+    begun = time.perf_counter()
     named = {_key(name): value for name, value in settings.items()}
-    _check(field, named, out, resume)
+    config = _configuration(field, named, steps, seconds)
+    own = config.method == "own"
+    _check(field, config, out, resume=resume, brings=not own and (loss or optimizer))
     if not isinstance(scene, Scene):
         scene = load_scene(scene, images=("train",))
     if scene.splits["train"].images is None:
         raise ConfigError("fit: the scene has no photographs; load it with images=('train',)")
-    config = override(Config(method="own"), {"training.steps": steps} | named)
     scene = with_bounds(config, scene)
     config = adapt_to_scene(config, scene, named)
-    rays, devices = config.training.rays_per_batch, jax.device_count()
-    if rays % devices:
-        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
-    by_rows, optimizer = optimizer is None, optimizer or field_optimizer()
-    trainer = occupied.trainer(config, scene, loss, optimizer, by_rows=by_rows)
-    folder, state = Path(out or ""), None
+    if own:
+        method = _of_own_field(field, config, scene, loss, optimizer)
+    else:
+        method = _Method(
+            trainer_of(config, scene),
+            functools.partial(first_state, config, scene),
+            functools.partial(state_like, config),
+        )
+    folder, restored = Path(out or ""), None
     checkpoints = Checkpoints(folder) if out is not None else None
-    if checkpoints:
-        if resume and (folder / "config.json").exists():
-            refuse_changes(folder, config, "resume")
-            save_config(folder, config)
-            like = with_optimizer(structure_of(config, field), optimizer)
-            state = checkpoints.restore(config, like)
-        else:
-            create_folder(folder, config, scene, overwrite=overwrite)
-    if state is None:
-        state = occupied.first_state(config, scene, field, optimizer)
-    state = dataclasses.replace(state, total_steps=np.int32(steps))
+    if checkpoints and resume and (folder / "config.json").exists():
+        refuse_changes(folder, config, "resume")
+        save_config(folder, config)
+        restored = checkpoints.restore(config, method.state_like())
+    elif checkpoints:
+        create_folder(folder, config, scene, overwrite=overwrite)
+    state = restored or method.first_state()
+    if restored is None or steps is not None:
+        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
+    budget = config.training.max_seconds
+    if restored is not None and seconds is None:
+        budget = 0.0  # as many steps as were planned before
+    reports = train(
+        state,
+        method.trainer,
+        seconds_left=lambda: begun + budget - time.perf_counter() if budget else float("inf"),
+        plan=restored is None and budget > 0.0,
+        report_every=report_every,
+    )
+    state = _last_state(reports, state, method.trainer, checkpoints, checkpoint_seconds, report)
+    return run_of(folder, config, scene, state)
+
+
+def _last_state(
+    reports: Iterator[Progress],
+    state: TrainState,
+    trainer: Trainer,
+    checkpoints: Checkpoints | None,
+    checkpoint_seconds: float,
+    report: Callable[[Progress], bool | None] | None,
+) -> TrainState:
+    """Follow training to its end, with checkpoints; the state is on the host."""
     saved = time.perf_counter()
-    for progress in train(state, trainer, report_every=report_every):
+    for progress in reports:
         state = progress.state
         stopped = bool(report(progress)) if report else False
         done = stopped or progress.step == progress.total_steps
-        if checkpoints and (done or time.perf_counter() - saved >= checkpoint_seconds):
+        # No checkpoint before the steps are fixed: a resumed run would not know how many.
+        is_due = progress.fixed and time.perf_counter() - saved >= checkpoint_seconds
+        if checkpoints and (done or is_due):
             checkpoints.save(trainer.to_host(state))
             saved = time.perf_counter()
         if done:
             break
-    return run_of(folder, config, scene, trainer.to_host(state))
+    return trainer.to_host(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """What `fit` trains."""
+
+    trainer: Trainer
+    first_state: Callable[[], TrainState]
+    state_like: Callable[[], TrainState]
+
+
+def _of_own_field(
+    field: Any,
+    config: Config,
+    scene: Scene,
+    loss: Loss | None,
+    optimizer: optax.GradientTransformation | None,
+) -> _Method:
+    chosen = optimizer or field_optimizer()
+    loss = loss or PhotometricLoss(opacity=_OPACITY_LOSS)
+    return _Method(
+        occupied.trainer(config, scene, loss, chosen, by_rows=optimizer is None),
+        functools.partial(occupied.first_state, config, scene, field, chosen),
+        lambda: with_optimizer(structure_of(config, field), chosen),
+    )
+
+
+def _configuration(
+    field: Any, named: dict[str, Any], steps: int | None, seconds: float | None
+) -> Config:
+    """What a field, a preset's name or a configuration says, with what is named beside it."""
+    if seconds is not None and not 0.0 < seconds < float("inf"):
+        raise ConfigError(f"fit: seconds must be more than 0 and finite, got {seconds:g}")
+    given = preset(field) if isinstance(field, str) else field
+    length: dict[str, Any] = {}
+    if not isinstance(given, Config):
+        _check_own(field, named)
+        given = Config(method="own")
+        if seconds is None and steps is None:
+            steps = _STEPS_OF_AN_OWN_FIELD
+    if steps is not None:
+        length |= {"training.steps": steps, "training.max_seconds": 0.0}
+    if seconds is not None:
+        length["training.max_seconds"] = float(seconds)
+    for key in ("training.steps", "training.max_seconds"):
+        if key in named:
+            raise ConfigError(f"fit: {key} has no effect here; give it as steps or seconds")
+    return override(given, length | named)
 
 
 # What of a configuration `fit` listens to, beside the section "own".
@@ -127,15 +216,28 @@ def _key(name: str) -> str:
     return f"own.{key}" if key.startswith("occupancy.") else key
 
 
-def _check(field: Any, named: dict[str, Any], out: Any, resume: bool) -> None:
-    """Refuse in one line what would fail later, or do nothing."""
-    if jax.process_count() > 1:
-        raise ConfigError("fit: runs in one process, on all of its devices")
+def _check_own(field: Any, named: dict[str, Any]) -> None:
+    """Refuse what is no field, and settings that do nothing for one."""
     for name in ("init", "density", "colour"):
         if not callable(getattr(field, name, None)):
             raise ConfigError(f"fit: {type(field).__name__} is no field: it has no function {name}")
     for key in named:
         if key not in _SETTINGS and not key.startswith("own."):
             raise ConfigError(f"fit: {key} has no effect here")
+
+
+def _check(field: Any, config: Config, out: Any, *, resume: bool, brings: Any) -> None:
+    """Refuse in one line what would fail later, or do nothing."""
+    if jax.process_count() > 1:
+        raise ConfigError("fit: runs in one process, on all of its devices")
+    if isinstance(field, Config) and config.method == "own":
+        raise ConfigError("fit: a configuration of method own wants the field itself, and settings")
+    if brings:
+        raise ConfigError(
+            f"fit: loss and optimizer are for fields of one's own; {config.method} has its settings"
+        )
     if resume and out is None:
         raise RunError("fit: resume needs the run's folder, out")
+    rays, devices = config.training.rays_per_batch, jax.device_count()
+    if rays % devices:
+        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")

@@ -19,8 +19,9 @@ from jaxnerf.training.trainer import Trainer
 
 # Smoothing takes as long as a step or two. With so many photographs it is what the settings say, with
 # more it is less, in proportion: with the 161 of a garden the whole of it costs a quarter of a dB,
-# where captures of 17 to 43 gain from a quarter to one (experiments/captures).
-_SMOOTH_EVERY, _FEW = 20, 40
+# where captures of 17 to 43 gain from a quarter to one (experiments/captures). It is for geometry, which
+# stands in the middle of training; what it would take away later is detail.
+_SMOOTH_EVERY, _SMOOTH_UNTIL, _FEW = 20, 0.5, 40
 
 
 def trainer(config: Config, scene: Scene) -> Trainer:
@@ -64,9 +65,11 @@ def trainer_on(
         return step_calibration(calibration, gradients, cameras, (colours, motions))
 
     def smooth(field, params, step, total):
-        by = jnp.float32(rates.smoothing * min(1.0, _FEW / len(split))) * decay(step, total)
+        progress = step.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
+        left = jnp.maximum(1.0 - progress / _SMOOTH_UNTIL, 0.0)
+        by = rates.smoothing * min(1.0, _FEW / len(split)) * left * decay(step, total)
         return jax.lax.cond(
-            step % _SMOOTH_EVERY == 0,
+            (step % _SMOOTH_EVERY == 0) & (left > 0.0),
             lambda params: smoothed(stages.voxels_of(field), params, by),
             lambda params: params,
             params,

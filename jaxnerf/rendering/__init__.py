@@ -1,6 +1,33 @@
-"""Rays in, pixels out; cameras in, pictures out."""
+"""Rays in, pixels out; cameras in, pictures out; and fields asked at points."""
 
+from jaxnerf.rendering.boxes import Box, Grid
 from jaxnerf.rendering.image import rays_that_fit, render_image, render_places
+from jaxnerf.rendering.probing import (
+    Block,
+    GridBlocks,
+    Hits,
+    PointProperties,
+    cells_that_hold,
+    first_hit,
+    grid_blocks,
+    query,
+)
 from jaxnerf.rendering.rays import Rendering, render_rays
 
-__all__ = ["Rendering", "rays_that_fit", "render_image", "render_places", "render_rays"]
+__all__ = [
+    "Block",
+    "Box",
+    "Grid",
+    "GridBlocks",
+    "Hits",
+    "PointProperties",
+    "Rendering",
+    "cells_that_hold",
+    "first_hit",
+    "grid_blocks",
+    "query",
+    "rays_that_fit",
+    "render_image",
+    "render_places",
+    "render_rays",
+]

@@ -4,7 +4,9 @@ Pictures are cut into square tiles. Everything here errs on one side: a tile tha
 marked, a ball that some camera does not see entirely outside of a silhouette stays.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.cameras import Camera, project
+from jaxnerf.fields.composed import ComposedField, PlacedField
+from jaxnerf.geometry import parts_of
 from jaxnerf.lenses import FLAT
+from jaxnerf.sampling import ComposedSampler, OccupancySampler
 from jaxnerf.sampling.occupancy import Occupancy, occupied
 
 # Balls at a time, so that one program serves for any number.
 _AT_ONCE = 1 << 14
+_TILE = 8  # pixels
 
 
 def carve(
@@ -105,9 +111,12 @@ def footprint(
     stretch = 1.0 + np.sum((0.5 * np.asarray(cameras.size) / focal) ** 2, axis=-1)
     pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
     grow = np.ceil(pixels / tile).astype(np.int32)
-    marked = np.zeros((len(cameras), *shape), bool)
+    marked, sides = np.zeros((len(cameras), *shape), bool), np.array(shape, np.int32)
     for part in _parts(centres):
-        marked |= np.asarray(_footprint(part, cameras, grow, shape, tile))
+        for each, places in zip(
+            marked, np.asarray(_footprint(part, cameras, grow, sides, tile)), strict=True
+        ):
+            each.reshape(-1)[places[places >= 0]] = True
     for index in range(len(marked)):
         # A camera among the balls: what is close to it may be anywhere in its picture.
         inside = nearest[index] <= 2.0 * radius
@@ -117,9 +126,13 @@ def footprint(
     return marked
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "tile"))
-def _footprint(centres, cameras, margins, shape, tile):
-    rows, columns = shape
+@functools.partial(jax.jit, static_argnames=("tile",))
+def _footprint(centres, cameras, margins, sides, tile):
+    """The square in which each ball's centre is seen, or the nearest to it; -1 far outside.
+
+    As numbers, and not as a picture of squares, of whose shape there would be a program each.
+    """
+    rows, columns = sides
 
     def look(_, seen_by):
         camera, margin = seen_by
@@ -128,9 +141,7 @@ def _footprint(centres, cameras, margins, shape, tile):
         inside = (depth > 0.0) & (column >= -margin) & (column < columns + margin)
         inside &= (row >= -margin) & (row < rows + margin)
         row, column = jnp.clip(row, 0, rows - 1), jnp.clip(column, 0, columns - 1)
-        place = jnp.where(inside, row * columns + column, rows * columns)
-        flat = jnp.zeros(rows * columns, bool).at[place].set(True, mode="drop")
-        return None, flat.reshape(rows, columns)
+        return None, jnp.where(inside, row * columns + column, -1)
 
     return jax.lax.scan(look, None, (cameras, margins))[1]
 
@@ -167,3 +178,40 @@ def tiles_that_show(
     cell = 2.0 * float(occupancy.cell)
     centres = (np.asarray(occupancy.origin) + (coarse + 0.5) * cell).astype(np.float32)
     return footprint(centres, 0.87 * cell, cameras, shape, tile)
+
+
+def pixels_that_show(
+    field: Any, sampler: Any, camera: Camera, width: int, height: int
+) -> Bool[np.ndarray, "height width"]:
+    """Which pixels of a picture a field may be seen in, by squares; all where a sampler does not say.
+
+    Args:
+      field: of any kind; of a `ComposedField` the parts' placements count.
+      sampler: an `OccupancySampler`, or a `ComposedSampler` of such, says.
+      camera: a single one, or a batch of one for each column, which sees everything.
+      width, height: of the picture.
+    """
+    everything = np.ones((height, width), bool)
+    if isinstance(sampler, ComposedSampler) and isinstance(field, ComposedField):
+        pairs = zip(field.fields, sampler.samplers, strict=True)
+        parts = [
+            pixels_that_show(part, one, _seen_from(camera, part), width, height)
+            for part, one in pairs
+        ]
+        return np.any(parts, axis=0)
+    if not isinstance(sampler, OccupancySampler) or camera.focal.ndim == 2:
+        return everything
+    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], camera)
+    (tiles,) = tiles_that_show(sampler.occupancy, batch, (width, height), _TILE)
+    return tiles.repeat(_TILE, axis=0)[:height].repeat(_TILE, axis=1)[:, :width]
+
+
+def _seen_from(camera: Camera, part: Any) -> Camera:
+    """A camera in the frame of a placed field."""
+    if not isinstance(part, PlacedField):
+        return camera
+    rotation, scale, shift = parts_of(part.placement)
+    pose = np.array(camera.camera_to_world, np.float64)[..., :3, :]
+    pose[..., 3] = (pose[..., 3] - shift) @ rotation / scale
+    pose[..., :3] = rotation.T @ pose[..., :3]
+    return dataclasses.replace(camera, camera_to_world=pose.astype(np.float32))

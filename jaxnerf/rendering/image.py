@@ -15,9 +15,15 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params, join_field, split_field
-from jaxnerf.rendering.footprints import tiles_that_show
+from jaxnerf.rendering.footprints import pixels_that_show
 from jaxnerf.rendering.rays import Rendering, render_rays
-from jaxnerf.sampling import Hierarchical, OccupancySampler, Sampler, Stratified
+from jaxnerf.sampling import (
+    ComposedSampler,
+    Hierarchical,
+    OccupancySampler,
+    Sampler,
+    Stratified,
+)
 
 # Packed samples at a time on each device: more keep the caches from holding what one step leaves for
 # the next.
@@ -29,7 +35,7 @@ _USUAL_SAMPLES = 128
 _EVALUATIONS_ON_CPU = 1 << 14
 _EVALUATIONS_ON_ACCELERATOR = 1 << 18
 _FEWEST_RAYS = 64
-_TILE = 8  # pixels
+_PIXELS_AT_ONCE = 1 << 14
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
 _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.0
 
@@ -54,9 +60,9 @@ def render_image(
     sampler: Sampler = Hierarchical(),
     *,
     near: float = 0.0,
-    far: float = np.inf,
+    far: Float[np.ndarray, "_H _W"] | float = np.inf,
     horizon: float = np.inf,
-    background: tuple[float, float, float] | float = 1.0,
+    background: Float[np.ndarray, "_H _W 3"] | tuple[float, float, float] | float = 1.0,
     extras: Callable[[Params, Any], Any] | None = None,
     normals: bool = False,
     compositing: Compositing = "volume",
@@ -78,9 +84,11 @@ def render_image(
       camera: a single one, of any size; or a batch of as many as the picture has columns, each of which
         sees its own (`jaxnerf.stereo.omnidirectional_eye`).
       sampler: of a first try.
-      near, far: the range of t.
+      near, far: the range of t; far may be of each pixel. With the depth buffer of a rasterised picture
+        as far and that picture as background, what was rasterised stands in the field: hidden where the
+        field is nearer, and hiding what lies farther.
       horizon: the depth where a ray that has no end meets nothing.
-      background: one colour for the image.
+      background: one colour for the image, or one of each pixel.
       edge_supersampling: pixels whose colour differs by more than this from that of a pixel beside,
         above or below are seen by four rays instead of one, whose mean is their colour and opacity:
         0.35 dB more on lego, in twice the time, with 0.1. Depths, normals and extras stay those of the
@@ -93,7 +101,8 @@ def render_image(
       A `Rendering` of NumPy arrays with leading shape (height, width).
 
     Raises:
-      ValueError: the camera's picture has no pixels, or a batch does not have as many as columns.
+      ValueError: the camera's picture has no pixels, a batch does not have as many cameras as columns,
+        or far or the background has another shape than the picture.
     """
     width, height = (int(side) for side in np.reshape(camera.size, (-1, 2))[0])
     if width < 1 or height < 1:
@@ -102,18 +111,17 @@ def render_image(
         raise ValueError(f"render_image: {len(camera)} cameras for {width} columns")
     devices = tuple(jax.local_devices() if devices is None else devices)
     mesh = Mesh(np.asarray(devices), ("rays",))
-    behind = np.broadcast_to(np.asarray(background, np.float32), (3,))
+    behind, ends = _of_pixels(background, far, width, height)
     static = extras, normals, compositing
-    render = _renderer(field, params, camera, behind, (near, far), static, mesh)
+    render = _renderer(field, params, camera, behind, (near, ends), static, mesh)
     look = _Look(render, _limited(sampler), chunk, mesh.size, progress)
     pixels = pixel_centres(width, height).reshape(-1, 2)
-    shown = np.ones((height, width), bool)
-    if isinstance(sampler, OccupancySampler):
-        shown = _pixels_that_show(sampler, camera, width, height)
+    shown = pixels_that_show(field, sampler, camera, width, height)
     visible = np.flatnonzero(shown)
-    end = far if np.isfinite(far) else horizon
-    lengths = np.asarray(_lengths(camera, pixels))
-    whole = _nothing_seen(lengths, behind, end, normals)
+    end = np.broadcast_to(np.where(np.isfinite(ends), ends, np.float32(horizon)), shown.shape)
+    end = end.reshape(-1)
+    lengths = _lengths(camera, pixels)
+    whole = _nothing_seen(lengths, np.broadcast_to(behind, (height, width, 3)), end, normals)
     if len(visible):
         seen = _look_at(look, pixels[visible], len(pixels))
         whole = seen if len(visible) == len(pixels) else _put(whole, visible, seen)
@@ -122,7 +130,7 @@ def render_image(
         _supersample(look, whole, pixels, np.flatnonzero(rough & shown))
     for name in ("depth", "depth_median", "distance"):
         values = np.asarray(getattr(whole, name))
-        nothing = end * lengths if name == "distance" else np.full_like(lengths, end)
+        nothing = end * lengths if name == "distance" else end
         np.copyto(values, nothing, where=~np.isfinite(values))
     return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
 
@@ -149,9 +157,9 @@ def render_places(
       A `Rendering` of NumPy arrays with leading shape (R,), on black; without an end, depths of rays
       that meet nothing are not finite.
     """
-    mesh, behind = Mesh(np.asarray(jax.local_devices()), ("rays",)), np.zeros(3, np.float32)
-    static = None, False, compositing
-    render = _renderer(field, params, camera, behind, (near, far), static, mesh)
+    mesh, behind = Mesh(np.asarray(jax.local_devices()), ("rays",)), np.zeros((1, 1, 3), np.float32)
+    static, ends = (None, False, compositing), np.full((1, 1), far, np.float32)
+    render = _renderer(field, params, camera, behind, (near, ends), static, mesh)
     each = -(-len(places) // mesh.size)
     # Few rays want no whole chunk; powers of two, since each size is compiled.
     chunk = min(chunk or rays_that_fit(sampler), 1 << (each - 1).bit_length())
@@ -159,7 +167,30 @@ def render_places(
 
 
 def _limited(sampler: Sampler) -> Sampler:
-    return sampler.limited() if isinstance(sampler, OccupancySampler) else sampler
+    return sampler.limited() if isinstance(sampler, OccupancySampler | ComposedSampler) else sampler
+
+
+def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """The background [h, w, 3] and the far [h, w] of pixels; of all pixels at once [1, 1].
+
+    Raises:
+      ValueError: one of them has another shape than the picture.
+    """
+    behind, ends = np.asarray(background, np.float32), np.asarray(far, np.float32)
+    for name, found, inner in (("background", behind, (3,)), ("far", ends, ())):
+        if found.ndim > 1 and found.shape != (height, width, *inner):
+            raise ValueError(
+                f"render_image: {name} has the shape {found.shape}, the picture {width} x {height}"
+            )
+    behind = behind if behind.ndim == 3 else np.broadcast_to(behind, (1, 1, 3))
+    return behind, ends if ends.ndim == 2 else ends.reshape(1, 1)
+
+
+def _at_pixels(values: Array, pixels: Array) -> Array:
+    """What an image says of the pixels that places lie in; one of [1, 1] says the same of all."""
+    column, row = (jnp.floor(pixels[:, axis]).astype(jnp.int32) for axis in (0, 1))
+    height, width = values.shape[:2]
+    return values[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
 
 
 def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CPU) -> int:
@@ -170,6 +201,10 @@ def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CP
     that of the preset nerf_small 1.4 times as fast with 16,384 as with 65,536. An accelerator wants
     as many as its memory holds.
     """
+    if isinstance(sampler, ComposedSampler):
+        # Where samples of parts are cut at one another's ends, all of them are in memory at once.
+        fewest = min(rays_that_fit(part, evaluations_on_cpu) for part in sampler.samplers)
+        return max(fewest // len(sampler.samplers), 1)
     if isinstance(sampler, OccupancySampler):
         return max(int(_SAMPLES_AT_ONCE / sampler.limited().mean_samples), _FEWEST_RAYS)
     samples = _USUAL_SAMPLES
@@ -185,7 +220,8 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
     arrays, kind = split_field(field)
     compiled = _compiled_chunk(kind, *static, mesh)
     constant = jax.device_put(
-        (arrays, params, camera, behind, np.asarray(bounds, np.float32)), NamedSharding(mesh, P())
+        (arrays, params, camera, behind, (np.float32(bounds[0]), bounds[1])),
+        NamedSharding(mesh, P()),
     )
     return lambda sampler, pixels: compiled(sampler, pixels, *constant)
 
@@ -193,7 +229,9 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
 @functools.lru_cache(maxsize=16)
 def _compiled_chunk(kind, extras, normals: bool, compositing: Compositing, mesh: Mesh):
     def chunk(sampler, pixels, arrays, params, camera, background, bounds):
-        rays = cast_rays(_that_see(camera, pixels), pixels, bounds[0], bounds[1])
+        far = jnp.maximum(_at_pixels(bounds[1], pixels), bounds[0])
+        rays = cast_rays(_that_see(camera, pixels), pixels, bounds[0], far)
+        background = _at_pixels(background, pixels)
         seen = render_rays(
             join_field(arrays, kind), params, rays, sampler, None, background, extras,
             normals=normals, compositing=compositing,
@@ -247,26 +285,17 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
             waiting, short = np.concatenate(short), []
             if not len(waiting):
                 break
-            assert isinstance(sampler, OccupancySampler)
+            assert isinstance(sampler, OccupancySampler | ComposedSampler)
             sampler, size, is_stuck = (
                 sampler.with_longer_walks(),
                 max(size // 4, _FEWEST_RAYS),
                 True,
             )
         if is_stuck:
-            assert isinstance(sampler, OccupancySampler)
+            assert isinstance(sampler, OccupancySampler | ComposedSampler)
             sampler = sampler.with_more_room()
     assert whole is not None
     return whole
-
-
-def _pixels_that_show(sampler: OccupancySampler, camera: Camera, width: int, height: int):
-    """Which pixels [height, width] have an occupied cell behind them, by squares."""
-    if camera.focal.ndim == 2:
-        return np.ones((height, width), bool)
-    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], camera)
-    (tiles,) = tiles_that_show(sampler.occupancy, batch, (width, height), _TILE)
-    return tiles.repeat(_TILE, axis=0)[:height].repeat(_TILE, axis=1)[:, :width]
 
 
 def _supersample(look: _Look, whole: Rendering, pixels: np.ndarray, rough: np.ndarray) -> None:
@@ -304,9 +333,15 @@ def _contrast(colour: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
     return found
 
 
+def _lengths(camera: Camera, pixels: np.ndarray) -> np.ndarray:
+    """The lengths of the directions of rays: of so many at a time, in one program for all sizes."""
+    padded = np.pad(pixels, ((0, -len(pixels) % _PIXELS_AT_ONCE), (0, 0)), mode="edge")
+    parts = np.split(padded, len(padded) // _PIXELS_AT_ONCE)
+    return np.concatenate([_lengths_of_part(camera, part) for part in parts])[: len(pixels)]
+
+
 @jax.jit
-def _lengths(camera: Camera, pixels: Array) -> Array:
-    """The lengths of the directions of rays."""
+def _lengths_of_part(camera: Camera, pixels: Array) -> Array:
     return jnp.linalg.norm(cast_rays(_that_see(camera, pixels), pixels).directions, axis=-1)
 
 
@@ -319,15 +354,14 @@ def _that_see(camera: Camera, pixels: Array) -> Camera:
 
 
 def _nothing_seen(
-    lengths: np.ndarray, background: np.ndarray, far: float, with_normals: bool
+    lengths: np.ndarray, background: np.ndarray, end: np.ndarray, with_normals: bool
 ) -> Rendering:
     """What rays see that meet nothing."""
     count = len(lengths)
-    end = np.full(count, far, np.float32)
     arrays: dict[str, Any] = {
-        "colour": np.tile(background, (count, 1)),
+        "colour": np.array(background).reshape(count, 3),
         "opacity": np.zeros(count, np.float32),
-        "depth": end,
+        "depth": end.copy(),
         "depth_median": end.copy(),
         "distance": end * lengths,
         "normals": np.zeros((count, 3), np.float32) if with_normals else None,

@@ -12,7 +12,16 @@ from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params
-from jaxnerf.sampling import Hierarchical, OccupancySampler, Sampler, Samples
+from jaxnerf.fields.composed import ComposedField
+from jaxnerf.rendering.parts import light_of_parts
+from jaxnerf.rendering.shading import accumulated_colour
+from jaxnerf.sampling import (
+    ComposedSamples,
+    Hierarchical,
+    OccupancySampler,
+    Sampler,
+    Samples,
+)
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
@@ -37,7 +46,8 @@ class Rendering:
       extras: whatever else the field says of its samples, accumulated along the rays as colours are,
         on nothing: a pytree of [*batch, ...]; None where it says nothing else.
       samples, weights: where the field was asked (`jaxnerf.Samples`), and how much each sample
-        contributes; None in an image.
+        contributes; None in an image. Of a composed field weights are a tuple, one for each part, and
+        samples may be (`jaxnerf.sampling.ComposedSamples`).
       proposals: the same of the levels of sampling before the last; empty unless asked for.
     """
 
@@ -71,7 +81,7 @@ def render_rays(
     rays: Rays,
     sampler: Sampler = Hierarchical(),
     key: Keys | None = None,
-    background: Float[Array, "*batch 3"] | Float[Array, "3"] | float = 1.0,
+    background: Float[Array, "*batch 3"] | Float[Array, "3"] | Float[Array, ""] | float = 1.0,
     extras: Callable[[Params, Any], Any] | None = None,
     *,
     normals: bool = False,
@@ -79,6 +89,14 @@ def render_rays(
     proposals: bool = False,
 ) -> Rendering:
     """Render rays with a field. Pure: works under jit, vmap, grad, and for any leading shape.
+
+    Derivatives, to the parameters, the rays (so to poses, focal lengths, distortion) and the background,
+    are those of reverse mode, of any order. Where samples lie is not differentiated but for near and
+    far: nodes of a quadrature do not change its result. Forward mode (`jax.jvp`, `jax.jacfwd`,
+    `jax.hessian`) is refused by JAX for packed samples and for fields that interpolate in a table,
+    whose gradients are written by hand: take `jax.jacrev` of `jax.jacrev`, or, for the product of the
+    Hessian and a vector v, the gradient of `jnp.vdot(jax.grad(loss)(x), v)`. "surface" has no gradient
+    to densities. The precision is that of the rays and parameters: float64 with `jax_enable_x64`.
 
     Args:
       field: any field; or, for a sampler of several levels, a sequence of one for each (the paper's
@@ -113,7 +131,7 @@ def render_rays(
     if compositing in comp.TO_THE_END and isinstance(sampler, OccupancySampler):
         sampler = dataclasses.replace(sampler, max_optical_depth=0.0)
     samples = sampler(field, params, rays, key)
-    if samples.packing is not None or not samples.proposals:
+    if isinstance(samples, ComposedSamples) or not samples.proposals:
         fields, all_params = levels_of(field, params, 1)
     else:
         fields, all_params = levels_of(field, params, 1 + len(samples.proposals))
@@ -126,7 +144,8 @@ def render_rays(
                 fields[:-1], all_params[:-1], samples.proposals, strict=True
             )
         )
-    last = _shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
+    shaded: Any = _composed if isinstance(fields[-1], ComposedField) else _shaded
+    last = shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
     return dataclasses.replace(last, proposals=earlier)
 
 
@@ -169,7 +188,7 @@ def _shaded(
         opacity, colour = 1.0 - through, _behind(through, background)
     else:
         opacity = comp.opacity_of(samples, weights)
-        emitted = _emitted(field, params, rays, samples, weights, opacity, features)
+        emitted = accumulated_colour(field, params, rays, samples, weights, opacity, features)
         colour = comp.over(emitted, opacity, background)
     extras = extras or getattr(field, "extras", None)
     if extras is not None:
@@ -192,20 +211,44 @@ def _shaded(
     )
 
 
+def _composed(
+    field: ComposedField,
+    params: Params,
+    rays: Rays,
+    samples: Samples | ComposedSamples,
+    background: Any,
+    found: Any,
+    *,
+    extras: Callable[[Params, Any], Any] | None,
+    normals: bool,
+    compositing: Compositing,
+) -> Rendering:
+    """What rays see of a composed field; as `_shaded`.
+
+    Raises:
+      ValueError: it is not composited as a volume, or asked for extras.
+    """
+    if compositing != "volume":
+        raise ValueError(
+            f"compositing: a composed field is rendered by 'volume', not {compositing!r}"
+        )
+    if extras is not None:
+        raise ValueError("extras: those of a composed field are the shares of its parts")
+    light = light_of_parts(field, params, rays, samples, normals=normals)
+    return Rendering(
+        colour=comp.over(light.colour, light.opacity, background),
+        opacity=light.opacity,
+        depth=light.depth,
+        depth_median=light.depth_median,
+        distance=light.depth * jnp.linalg.norm(rays.directions, axis=-1),
+        normals=light.normals,
+        extras={"parts": light.shares},
+        samples=samples,
+        weights=light.weights,
+    )
+
+
 def _behind(through: Array, background: Any) -> Array:
     """What is left of a background's colour."""
     background = jnp.asarray(background, through.dtype)
     return through[..., None] * jnp.broadcast_to(background, (*through.shape, 3))
-
-
-def _emitted(
-    field: Field, params: Params, rays: Rays, samples: Samples, weights: Array, opacity: Array,
-    features: Any,
-) -> Array:  # fmt: skip
-    """The colours of the samples, added up along each ray."""
-    if getattr(field, "shading", "sample") != "ray":
-        colours = field.colour(params, features, samples.view_directions(rays))
-        return comp.accumulated(samples, weights, colours)
-    mean = comp.accumulated(samples, weights, features)
-    mean = mean / jnp.maximum(opacity, 1e-3)[..., None]
-    return opacity[..., None] * field.colour(params, mean, rays.view_directions)

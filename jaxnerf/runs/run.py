@@ -14,14 +14,23 @@ from jaxnerf.compositing import Compositing
 from jaxnerf.config import Config
 from jaxnerf.fields import Field
 from jaxnerf.paths import focus_point
-from jaxnerf.rendering import Rendering, render_image, render_places
+from jaxnerf.rendering import (
+    Box,
+    GridBlocks,
+    Hits,
+    PointProperties,
+    Rendering,
+    render_image,
+    render_places,
+)
+from jaxnerf.runs import probing
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
 from jaxnerf.sampling import Occupancy, Sampler
-from jaxnerf.scenes import Scene
+from jaxnerf.scenes import Scene, Similarity
 from jaxnerf.scenes.backgrounds import colour_of
 from jaxnerf.spaces import bounds_of
 from jaxnerf.training.calibration import Calibration
@@ -63,7 +72,8 @@ class Run:
         self,
         camera: Camera,
         *,
-        background: tuple[float, float, float] | float | None = None,
+        background: Float[np.ndarray, "_H _W 3"] | tuple[float, float, float] | float | None = None,
+        far: Float[np.ndarray, "_H _W"] | None = None,
         with_normals: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Rendering:
@@ -72,7 +82,10 @@ class Run:
         Args:
           camera: a single one, for instance from `Camera.look_at`, or one for each column of the picture
             (`render_image`); a pose in float64 stays that until it is in the scene's own frame.
-          background: behind the scene; by default the one that the run was trained on.
+          background: behind the scene, of all pixels or of each; by default the one that the run was
+            trained on.
+          far: the depth t at which the ray of each pixel ends, infinite where it does not: of what was
+            rasterised into the background (`render_image`).
           with_normals: whether to compute normals.
           progress: see `render_image`.
 
@@ -80,7 +93,9 @@ class Run:
           A `Rendering` of NumPy arrays [height, width, ...].
         """
         camera = self._in_scene(camera)
-        near, far = self._bounds(camera)
+        near, end = self._bounds(camera)
+        if far is not None:
+            end = np.minimum(np.asarray(far, np.float64) / self.scene.to_user.scale, end)
         behind = self.background if background is None else background
         rendering = render_image(
             self.field,
@@ -88,7 +103,7 @@ class Run:
             camera,
             self.config.section.sampler(self.occupancy, first=True),
             near=near,
-            far=far,
+            far=end,
             horizon=self.scene.far,
             background=behind,
             normals=with_normals,
@@ -97,7 +112,7 @@ class Run:
             chunk=self.config.evaluation.chunk,
             progress=progress,
         )
-        return self._to_user(rendering)
+        return in_users_frame(rendering, self.scene.to_user)
 
     def render_places(
         self,
@@ -129,19 +144,77 @@ class Run:
             compositing=compositing or self.config.section.compositing,
             chunk=self.config.evaluation.chunk,
         )
-        return self._to_user(rendering)
+        return in_users_frame(rendering, self.scene.to_user)
 
-    def _to_user(self, rendering: Rendering) -> Rendering:
-        """A rendering with lengths and normals in the frame of the user's files."""
-        frame, normals = self.scene.to_user, rendering.normals
-        scale = np.float32(frame.scale)
-        return dataclasses.replace(
-            rendering,
-            depth=rendering.depth * scale,
-            depth_median=rendering.depth_median * scale,
-            distance=rendering.distance * scale,
-            normals=None if normals is None else (normals @ frame.rotation.T).astype(np.float32),
-        )
+    def query(self, points: Any, directions: Any = None, *, length: float = 1.0) -> PointProperties:
+        """What the scene holds at points, in the frame and unit of the user's files.
+
+        Args:
+          points: [..., 3]; in float64 where they are far from the origin.
+          directions: [..., 3] along which colours are seen, which leave the eye; by default colours are
+            the mean over the six directions along the scene's axes.
+          length: on which opacity is told, in the user's unit.
+
+        Returns:
+          NumPy arrays [..., ...]; densities in 1/unit.
+
+        Raises:
+          ValueError: points have another shape, or a direction has no length.
+        """
+        return probing.query(self, points, directions, length)
+
+    def grid(self, resolution: int, box: Any = None, *, colours: bool = True) -> GridBlocks:
+        """The scene on a regular grid along the user's axes, block by block.
+
+        A grid of 1,024 voxels along each side never lies in memory: iterate over its blocks, or let it
+        fill arrays on disk::
+
+          grid = run.grid(1024)
+          density = np.memmap("density.f16", np.float16, "w+", shape=grid.shape)
+          grid.write(density=density)
+
+        Args:
+          resolution: voxels along the longest side of the box, which are cubes.
+          box: two corners in the user's frame, low and high; by default `bounding_box`.
+          colours: whether blocks have colours.
+
+        Raises:
+          RunError: no box is named, and the scene holds nothing.
+          ValueError: the box is inside out, or the resolution is not from 2 to 4,096.
+        """
+        return probing.grid(self, resolution, box, colours)
+
+    def first_hit(self, seen_by: Camera | Rays, pixels: Any = None) -> Hits:
+        """Where rays first meet something: where half of their light has been stopped.
+
+        Args:
+          seen_by: a single camera, or rays, in the frame of the user's files.
+          pixels: of the camera, coordinates [..., 2]; by default all pixels' centres [height, width].
+
+        Returns:
+          NumPy arrays of the pixels' or rays' leading shape, in the user's frame and unit.
+
+        Raises:
+          ValueError: pixels are given with rays.
+        """
+        return probing.first_hit(self, seen_by, pixels)
+
+    def bounding_box(self, *, least_share: float = 0.01) -> Box:
+        """The box, along the axes of the user's frame, around what the scene is found to hold.
+
+        Cells of the occupancy (or of the cube or the space that the scene was trained in) are asked for
+        their opacity. Fog does not count, nor do groups of cells that float apart and are small. Of a
+        scene without an end it is the box of what lies in the ball around which its cameras stand; of a
+        forward-facing one of what lies up to its far.
+
+        Args:
+          least_share: groups of cells whose opacities sum up to less than this share of the largest
+            group's are left out.
+
+        Raises:
+          RunError: the scene holds nothing.
+        """
+        return probing.bounding_box(self, least_share)
 
     @property
     def sampler(self) -> Sampler:
@@ -164,6 +237,10 @@ class Run:
         """
         camera = self._in_scene(camera)
         return cast_rays(camera, pixels, *self._bounds(camera))
+
+    def near_and_far(self, camera: Camera) -> tuple[float, float]:
+        """Where the rays of a camera of the user's frame begin and end, t in the scene's unit."""
+        return self._bounds(self._in_scene(camera))
 
     def _in_scene(self, camera: Camera) -> Camera:
         """A camera of the user's frame, in the scene's."""
@@ -223,6 +300,23 @@ class Run:
             cameras = self.adjusted(cameras)
         poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
         return dataclasses.replace(cameras, camera_to_world=poses)
+
+
+def in_users_frame(rendering: Rendering, frame: Similarity) -> Rendering:
+    """A rendering with lengths and normals in another frame than it was rendered in.
+
+    Args:
+      rendering: of NumPy arrays.
+      frame: from the frame of the rendering to that of the user.
+    """
+    scale, normals = np.float32(frame.scale), rendering.normals
+    return dataclasses.replace(
+        rendering,
+        depth=rendering.depth * scale,
+        depth_median=rendering.depth_median * scale,
+        distance=rendering.distance * scale,
+        normals=None if normals is None else (normals @ frame.rotation.T).astype(np.float32),
+    )
 
 
 def load_run(folder: str | Path, step: int | None = None, *, field: Field | None = None) -> Run:

@@ -110,7 +110,7 @@ class Hierarchical:
         """See `Sampler`; the levels before the last are the samples' `proposals`."""
         levels = len(self.samples)
         fields, params = levels_of(field, params, levels)
-        keys = [None] * levels if key is None else _split(key, levels)
+        keys = [None] * levels if key is None else split_keys(key, levels)
         samples = Stratified(self.samples[0], self.spacing, self.sample_at)(
             None, None, rays, keys[0]
         )
@@ -137,7 +137,7 @@ class Hierarchical:
         return intervals.merge(jax.lax.stop_gradient(samples.t0), drawn)
 
 
-def _split(key: intervals.Keys, count: int) -> list[intervals.Keys]:
+def split_keys(key: intervals.Keys, count: int) -> list[intervals.Keys]:
     """Keys for each level, from one or from one for each ray."""
     split = functools.partial(jax.random.split, num=count)
     for _ in range(key.ndim):

@@ -81,6 +81,10 @@ class Pace:
         """Leave out the time since the last arrival."""
         self._begun = time.perf_counter()
 
+    def leave_out(self, seconds: float) -> None:
+        """Say that so many seconds since the last arrival were not training's."""
+        self._begun += seconds
+
     def forget(self) -> None:
         """Measure anew from here, since steps are now others."""
         self.measured = 0.0

@@ -21,10 +21,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxnerf.cameras import Camera
 from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.geometry import rotations
 from jaxnerf.paths import focus_point
 
-# Below this squared angle the rotation's coefficients are told by their series.
-_SMALL = 1e-6
 # The rates were found with these moments.
 _ADAM = optax.scale_by_adam(0.9, 0.99, 1e-12)
 # Poses move when there is something to be seen, and their rate decays to this fraction of itself.
@@ -204,31 +203,6 @@ def without_common(motions: Float[Array, "N 6"], arms: Float[Array, "N 3"]) -> F
     away = arms - jnp.mean(arms, axis=0, keepdims=True)
     growth = jnp.sum(motions[:, 3:] * away) / jnp.maximum(jnp.sum(away * away), 1e-12)
     return motions.at[:, 3:].add(-growth * away)
-
-
-def rotations(turns: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
-    """Rotations by axes times angles (Rodrigues); differentiable at none too.
-
-    >>> print(rotations(jnp.array([0.0, 0.0, jnp.pi / 2])).round(3) + 0.0)
-    [[ 0. -1.  0.]
-     [ 1.  0.  0.]
-     [ 0.  0.  1.]]
-    """
-    square = jnp.sum(turns * turns, axis=-1)
-    small = square < _SMALL
-    angle = jnp.sqrt(jnp.where(small, 1.0, square))
-    sine = jnp.where(small, 1.0 - square / 6.0, jnp.sin(angle) / angle)
-    half = jnp.sin(0.5 * angle) / angle
-    versine = jnp.where(small, 0.5 - square / 24.0, 2.0 * half * half)
-    x, y, z = jnp.moveaxis(turns, -1, 0)
-    zero = jnp.zeros_like(x)
-    across = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
-    across = across.reshape(*turns.shape, 3)
-    # K^2 = w w^T - |w|^2 I.
-    squared = turns[..., :, None] * turns[..., None, :]
-    identity = jnp.broadcast_to(jnp.eye(3, dtype=turns.dtype), across.shape)
-    squared = squared - square[..., None, None] * identity
-    return identity + sine[..., None, None] * across + versine[..., None, None] * squared
 
 
 def _pivot(

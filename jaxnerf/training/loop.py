@@ -73,6 +73,7 @@ def train(
     seconds_left: Callable[[], float] = lambda: float("inf"),
     plan: bool = False,
     report_every: int = 50,
+    between: Callable[[Any, int], float] | None = None,
 ) -> Iterator[Progress]:
     """Train from wherever the state stands to its total of steps.
 
@@ -88,6 +89,9 @@ def train(
       seconds_left: the time budget; training stops when less than a step is left.
       plan: whether to fix the total of steps, at most to the state's, by what fits into the time.
       report_every: steps between reports, which are also made after the first and the last step.
+      between: called after each step but the last with the state and its number, and returns how many
+        seconds it took, which are not training's. It must wait for the state if it uses the devices, and
+        copy what it keeps.
 
     Yields:
       `Progress`; the first after the first step.
@@ -104,6 +108,9 @@ def train(
     while number < total:
         state, metrics = trainer.step(state, number, total)
         number += 1
+        if between and number < total and (seconds := between(state, number)):
+            pace.leave_out(seconds)
+            reported_at += seconds
         is_report = number == begun + 1 or number == total or number % report_every == 0
         if not is_report and number % _STEPS_BETWEEN_WAITS:
             continue

@@ -57,8 +57,9 @@ class VoxelOptimizerConfig:
       density_decay: how far all density falls in each step, as a fraction of its learning rate: empty
         stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
       smoothing: every 20 steps lattice points are moved so far towards the mean of their neighbours, as
-        a fraction of the way, at first; it decays as the rates do, and is less with more than 40
-        photographs, in proportion. Of scenes without an end, where few photographs see some places.
+        a fraction of the way, at first; it decays as the rates do and falls to 0 in the first half of
+        the steps, and is less with more than 40 photographs, in proportion. Of scenes without an end,
+        where few photographs see some places.
       beta1, beta2, epsilon: of Adam.
     """
 

@@ -1,1 +1,1 @@
-"""The page one can send: a trained fast field in one HTML file that renders itself in a browser."""
+"""A run in a browser: as one HTML file that renders a fast field itself, and live, rendered here."""

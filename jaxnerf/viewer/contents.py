@@ -69,6 +69,15 @@ def contents_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return header, arrays
 
 
+def holds(run: Run) -> bool:
+    """Whether a page can hold a run's field."""
+    try:
+        _voxels_of(run)
+    except RunError:
+        return False
+    return True
+
+
 def _voxels_of(run: Run) -> tuple[VoxelField, SphereContraction | NdcSpace | None]:
     """The field that a page shows, and the space of its lattice.
 
@@ -83,7 +92,7 @@ def _voxels_of(run: Run) -> tuple[VoxelField, SphereContraction | NdcSpace | Non
     ):
         raise RunError(
             f"{run.folder}: a page holds the fast field (method voxels), and not {run.config.method}; "
-            f"jaxnerf render {run.folder} makes a video of it"
+            f"jaxnerf render {run.folder} makes a video of it, jaxnerf view {run.folder} shows it"
         )
     if int(np.max(field.bricks)) > 255**3:
         raise RunError(

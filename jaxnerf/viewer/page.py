@@ -15,7 +15,7 @@ from jaxnerf.viewer.contents import contents_of
 # In the order in which they are run: each uses only what stands before it.
 _SCRIPTS = (
     "vectors.js", "scene.js", "renderer.js", "navigator.js", "photographs.js", "controls.js",
-    "viewer.js",
+    "path.js", "viewer.js",
 )  # fmt: skip
 _SHADERS = ("walk.glsl", "network.glsl", "look.glsl", "present.glsl")
 

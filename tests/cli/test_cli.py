@@ -25,13 +25,13 @@ from scene_factory import (
 )
 
 from jaxnerf.cli import VERBS, eval, main, process, render, train
-from jaxnerf.cli.path_files import read_path
 from jaxnerf.config import Config, flatten
 from jaxnerf.methods import state_like
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.metrics import read_metrics
 from jaxnerf.runs.run import load_run
+from jaxnerf.scenes.path_files import read_path
 
 
 @pytest.fixture(scope="module")

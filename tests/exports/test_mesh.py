@@ -15,7 +15,7 @@ from skimage import measure
 from jaxnerf.cameras import Camera
 from jaxnerf.contraction import SphereContraction
 from jaxnerf.exports import surfaces
-from jaxnerf.exports.grids import Box, Grid, box_of
+from jaxnerf.exports.grids import box_of
 from jaxnerf.exports.mesh import (
     Mesh,
     Settings,
@@ -27,6 +27,7 @@ from jaxnerf.exports.mesh import (
 )
 from jaxnerf.exports.views import fused_distance
 from jaxnerf.paths import up_of
+from jaxnerf.rendering.boxes import Box, Grid
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Similarity

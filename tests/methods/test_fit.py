@@ -5,6 +5,7 @@ import functools
 import re
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,11 +16,12 @@ import pytest
 from ball import CENTRE, RADIUS, photographs
 from documents import as_users_have_it
 
-from jaxnerf import Config, Scene, fit, load_run
+from jaxnerf import Config, Scene, fit, load_run, preset
 from jaxnerf.config import ConfigError, override
 from jaxnerf.contraction import BoxSpace, SphereContraction
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fields.warped import WarpedField
+from jaxnerf.methods import first_state, trainer_of
 from jaxnerf.methods import occupied as occupied_method
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import occupied
@@ -30,6 +32,7 @@ from jaxnerf.training.keep_occupancy import (
     OccupancyConfig,
     full_occupancy,
 )
+from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import begin
 from jaxnerf.training.strategy import Strategy
@@ -165,6 +168,65 @@ def test_the_occupancy_follows_the_field_and_forgets_slowly(space):
 def test_what_would_do_nothing_or_fail_later_is_refused_in_one_line(scene, given, named):
     with pytest.raises((ConfigError, RunError), match=re.escape(named)):
         fit(Sphere(), scene, steps=2, **given)
+
+
+TINY = {"voxels__stages__resolutions": (8, 12, 16), "training__rays_per_batch": 256}
+
+
+def test_a_preset_is_trained_as_its_parts_are_and_opened_without_a_field(scene, tmp_path):
+    run = fit("minute", scene, tmp_path / "run", steps=24, **TINY)
+    assert (run.step, run.config.training.max_seconds) == (24, 0.0)
+    config = override(preset("minute"), {key.replace("__", "."): x for key, x in TINY.items()})
+    config = override(config, {"training.steps": 24, "training.max_seconds": 0.0})
+    config = adapt_to_scene(config, scene, ["voxels.stages.resolutions"])
+    assert run.config == config
+    trainer = trainer_of(config, scene)
+    *_, last = train(first_state(config, scene), trainer)
+    expected = trainer.to_host(last.state)
+    jax.tree.map(np.testing.assert_array_equal, run.params, expected.params)
+    jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path / "run").params, run.params)
+
+
+def test_a_configuration_that_was_stopped_and_resumed_ends_with_the_same_bits(scene, tmp_path):
+    config = override(preset("hash_grid"), {"hash_grid.field.log2_rows": 10})
+    small = {"training__rays_per_batch": 256, "hash_grid__occupancy__cells": 16}
+    begin = functools.partial(fit, config, scene, steps=20, report_every=5, **small)
+    whole = begin(tmp_path / "whole")
+    assert begin(tmp_path / "stopped", report=lambda p: p.step == 10).step == 10
+    resumed = begin(tmp_path / "stopped", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    # What is named now is what counts, also for how long.
+    assert begin(tmp_path / "stopped", resume=True).step == 20
+    assert fit(config, scene, tmp_path / "stopped", steps=23, resume=True, **small).step == 23
+
+
+def test_a_budget_of_seconds_fixes_the_steps(scene):
+    seen = []
+    begun = time.perf_counter()
+    run = fit(Sphere(), scene, seconds=6.0, report=seen.append, **SMALL)
+    assert time.perf_counter() - begun < 20.0
+    assert run.step == seen[-1].total_steps < 1_000_000
+    assert seen[-1].fixed
+    assert not seen[0].fixed
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"loss": PhotometricLoss()}, "loss and optimizer are for fields of one's own"),
+        ({"optimizer": optax.sgd(0.1)}, "voxels has its settings"),
+        ({"steps": 0}, "training.steps"),
+        ({"seconds": 0.0}, "seconds must be more than 0"),
+        ({"training__max_seconds": 9.0}, "give it as steps or seconds"),
+        ({"voxels__stages__resolution": 9}, "unknown key 'voxels.stages.resolution'"),
+        ({"resume": True}, "resume needs the run's folder"),
+    ],
+)
+def test_what_a_preset_cannot_be_given_is_refused_in_one_line(scene, given, named):
+    with pytest.raises((ConfigError, RunError), match=re.escape(named)):
+        fit("minute", scene, **({"steps": 2} | given))
+    with pytest.raises(ConfigError, match="no preset 'minutes'"):
+        fit("minutes", scene, steps=2)
 
 
 def test_near_and_far_that_are_named_bound_the_rays(scene):

@@ -244,3 +244,29 @@ def test_a_run_whose_densities_meant_something_else_is_refused(tmp_path, space):
     else:
         with pytest.raises(RunError, match=r"config\.json: of an older version.*train again"):
             read_config(tmp_path)
+
+
+@pytest.mark.parametrize("space", ["auto", "bounded", "unbounded"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_photographs_from_one_place_are_refused(space, count):
+    split = photographs()
+    cameras = split.cameras[np.arange(count)]
+    poses = np.array(cameras.camera_to_world)
+    poses[:, :, 3] = poses[0, :, 3]
+    assert split.images is not None
+    alone = Split(
+        split.names[:count],
+        dataclasses.replace(cameras, camera_to_world=poses),
+        split.images[:count],
+    )
+    scene = Scene("ball", Path("ball"), "test", {"train": alone}, 1.0, 5.0)
+    config = dataclasses.replace(preset("minute"), scene=SceneConfig(space=space))
+    said = "one photograph to train" if count == 1 else "3 photographs to train on, from one place"
+    with pytest.raises(ConfigError, match=said):
+        adapt_to_scene(config, scene)
+    moved = np.array(poses)
+    moved[-1, 0, 3] += 0.5
+    if count == 3:
+        cameras = dataclasses.replace(cameras, camera_to_world=moved)
+        apart = dataclasses.replace(alone, cameras=cameras)
+        adapt_to_scene(config, dataclasses.replace(scene, splits={"train": apart}))

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from jaxnerf import Hierarchical, Rays, render_rays
+from jaxnerf.compositing import opacity_weights, volume_weights
 
 
 class Waves:
@@ -71,3 +73,24 @@ def test_weights_under_jit_are_those_of_a_slow_loop_and_sum_to_at_most_1(sample_
         np.testing.assert_allclose(level.weights, expected, rtol=0, atol=1e-6)
         assert float(level.opacity.max()) <= 1.0 + 2e-6
         assert np.asarray(level.weights, np.float64).sum(axis=-1).max() <= 1.0 + 2e-6
+
+
+def test_weights_of_opacities_are_a_loop_and_those_of_densities(float64):
+    opacity = np.random.default_rng(0).random((3, 9))
+    opacity[1, 4], opacity[2, 0] = 1.0, 0.0
+    expected = np.empty_like(opacity)
+    for ray, row in enumerate(opacity):
+        left = 1.0
+        for place, alpha in enumerate(row):
+            expected[ray, place] = left * alpha
+            left *= 1.0 - alpha
+    np.testing.assert_allclose(opacity_weights(jnp.asarray(opacity)), expected, atol=1e-15)
+    depth = jnp.asarray(-np.log1p(-opacity[0]))
+    weights = volume_weights(depth, jnp.arange(10.0))
+    np.testing.assert_allclose(weights, expected[0], atol=1e-14)
+    aim = jnp.asarray(np.random.default_rng(1).normal(size=9))
+    check_grads(lambda a: aim @ opacity_weights(a), (jnp.asarray(opacity[0]),), 2, rtol=1e-6)
+    # Behind what is opaque nothing counts, and in front of it the formula's slope does.
+    slope = jax.grad(lambda a: aim @ opacity_weights(a))(jnp.asarray(opacity[1]))
+    assert (slope[5:] == 0.0).all()
+    assert (slope[:5] != 0.0).all()

@@ -129,11 +129,6 @@ def test_a_wrong_export_is_refused_in_one_line(case, tmp_path, monkeypatch, capf
     assert os.listdir(tmp_path) == []
 
 
-def test_a_view_of_what_a_page_cannot_hold_is_refused(capfd):
-    assert main(["view", str(OLD / "nerf"), "--noopen"]) == 1
-    assert "a page holds the fast field" in capfd.readouterr().err
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_leaves_the_page_that_was_there(tmp_path):
     path = tmp_path / "scene.html"

@@ -14,7 +14,8 @@ class Controls {
       cameras: ["KeyC", () => this.press("cameras", viewer.toggleCameras())],
       link: ["KeyL", () => this.copyLink()],
       full: ["KeyF", () => this.fullScreen()],
-      help: ["Slash", () => this.press("help", !(find("helptext").hidden = !find("helptext").hidden))],
+      path: ["KeyP", () => this.open("path")],
+      help: ["Slash", () => this.open("help")],
     };
     for (const [name, [, act]] of Object.entries(actions)) find(name).addEventListener("click", act);
     find("full").hidden = !document.fullscreenEnabled;
@@ -28,6 +29,15 @@ class Controls {
     const view = this.views["1234".indexOf(event.key)];
     if (view) this.viewer.show(view.dataset.view);
     else this.keys[event.code]?.();
+  }
+
+  // Open one panel, or close it; the other gives way.
+  open(name) {
+    for (const each of ["path", "help"]) {
+      const panel = document.getElementById(`${each}text`);
+      panel.hidden = each !== name || !panel.hidden;
+      this.press(each, !panel.hidden);
+    }
   }
 
   press(name, pressed) {

@@ -8,7 +8,7 @@ const EDGES = [[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]];
 class Photographs {
   constructor(scene, canvas) {
     const depth = DEEP * scene.size;
-    Object.assign(this, { canvas, depth, shown: true, hovered: -1 });
+    Object.assign(this, { canvas, depth, shown: true, hovered: -1, line: [] });
     this.cameras = scene.cameras.map((camera) => {
       const pose = poseFromRows(camera.pose);
       const corner = (x, y) => {
@@ -55,9 +55,13 @@ class Photographs {
     const { canvas } = this, ratio = devicePixelRatio, context = canvas.getContext("2d");
     canvas.width = Math.round(canvas.clientWidth * ratio);
     canvas.height = Math.round(canvas.clientHeight * ratio);
-    if (!this.shown) return;
     context.scale(ratio, ratio);
     context.lineJoin = "round";
+    if (this.shown) this.drawFrusta(context, look);
+    this.drawLine(context, look);
+  }
+
+  drawFrusta(context, look) {
     const path = new Path2D(), chosen = new Path2D();
     this.cameras.forEach((camera, number) => {
       const seen = this.outline(camera, look);
@@ -74,5 +78,17 @@ class Photographs {
       Object.assign(context, { strokeStyle: colour, lineWidth: width });
       context.stroke(lines);
     }
+  }
+
+  // That of the camera path.
+  drawLine(context, look) {
+    const seen = this.line.map((point) => this.project(point, look)), lines = new Path2D();
+    seen.forEach((place, number) => {
+      if (!place || !seen[number - 1]) return;
+      lines.moveTo(...seen[number - 1]);
+      lines.lineTo(...place);
+    });
+    Object.assign(context, { strokeStyle: "#ffb454", lineWidth: 2 });
+    context.stroke(lines);
   }
 }

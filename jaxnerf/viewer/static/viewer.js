@@ -19,6 +19,7 @@ class Viewer {
     });
     this.photographs = new Photographs(scene, document.getElementById("frusta"));
     this.controls = new Controls(this);
+    this.path = new CameraPath(this);
     Object.assign(this, { view: "colour", scale: 0.5, refining: null, depths: [0, 1], settled: false });
     this.canvas.addEventListener("pointermove", (event) => this.hover(event));
     this.canvas.addEventListener("webglcontextlost", () =>
@@ -259,6 +260,11 @@ class Interface {
 
   show(view) {
     this.viewer.show(view);
+  }
+
+  // The camera path that was recorded, as it is saved.
+  get path() {
+    return this.viewer.path.contents();
   }
 
   // Camera-to-world of what is shown, in the user's frame.

@@ -1,4 +1,4 @@
-"""Camera paths in files: transforms as NeRF's Blender format has them, and nerfstudio's camera paths.
+"""Camera paths in files: NeRF's transforms, which are read, and nerfstudio's camera paths, written too.
 
 A transforms file has {"frames": [{"transform_matrix": [[...], ...]}, ...]}, and for the file or a frame
 whatever `jaxnerf.scenes.transforms` knows of a camera: fl_x, fl_y, cx, cy, w, h, camera_angle_x,
@@ -8,7 +8,8 @@ the training cameras.
 nerfstudio's camera_path.json has {"camera_path": [{"camera_to_world": 16 numbers, row by row, "fov":
 vertical, in degrees}, ...], "render_width", "render_height", "camera_type", "fps", "seconds",
 "is_cycle"}, as `nerfstudio.cameras.camera_paths.get_path_from_json` reads it. The aspect of a camera is
-that of the editor's window and has no say in the picture, there as here.
+that of the editor's window and has no say in the picture, there as here. `path_contents` writes one, with
+the "keyframes" that the camera path was made from, which nerfstudio's editor opens again.
 """
 
 import dataclasses
@@ -101,6 +102,58 @@ def read_path(path: Path, training: Camera) -> PathFile:
     if "camera_path" in contents:
         return _nerfstudio(path, contents)
     return _transforms(path, contents, training)
+
+
+def path_contents(
+    cameras: Camera, keys: Camera, *, frames_per_second: float, seconds_between: float, cycle: bool
+) -> dict[str, Any]:
+    """What a camera_path.json says of pinhole cameras; `read_path` gives them again.
+
+    Args:
+      cameras: of each picture, all of one size.
+      keys: the key frames between which they were placed.
+      frames_per_second: of the video.
+      seconds_between: how long the flight from a key frame to the next takes.
+      cycle: whether the flight returns to where it began.
+    """
+    width, height = (int(side) for side in np.asarray(cameras.size)[0])
+    angles, of_keys = _vertical_angles(cameras), _vertical_angles(keys)
+    return {
+        "camera_type": "perspective",
+        "render_width": width,
+        "render_height": height,
+        "fps": frames_per_second,
+        "seconds": len(cameras) / frames_per_second,
+        "is_cycle": cycle,
+        "smoothness_value": 0.0,
+        "default_fov": of_keys[0],
+        "default_transition_sec": seconds_between,
+        "keyframes": [
+            {
+                "matrix": _sixteen(pose),
+                "fov": angle,
+                "aspect": width / height,
+                "override_transition_enabled": False,
+                "override_transition_sec": None,
+            }
+            for pose, angle in zip(np.asarray(keys.camera_to_world), of_keys, strict=True)
+        ],
+        "camera_path": [
+            {"camera_to_world": _sixteen(pose), "fov": angle, "aspect": width / height}
+            for pose, angle in zip(np.asarray(cameras.camera_to_world), angles, strict=True)
+        ],
+    }
+
+
+def _vertical_angles(cameras: Camera) -> list[float]:
+    """Degrees from the upper to the lower edge."""
+    heights, focal = (np.asarray(x, np.float64)[:, 1] for x in (cameras.size, cameras.focal))
+    return np.rad2deg(2.0 * np.arctan(0.5 * heights / focal)).tolist()
+
+
+def _sixteen(pose: np.ndarray) -> list[float]:
+    """A pose with its fourth row, row by row."""
+    return [*np.asarray(pose, np.float64)[:3].ravel().tolist(), 0.0, 0.0, 0.0, 1.0]
 
 
 def flight(cameras: Camera, frames: int, cycle: bool = False) -> Camera:

@@ -11,8 +11,8 @@ from scene_factory import eyes, matrix
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.cli.path_files import flight, read_path
 from jaxnerf.scenes import SceneError, demo_path
+from jaxnerf.scenes.path_files import flight, read_path
 
 TRAINING = Camera.pinhole(np.array(matrix(eyes(1)[0]))[:3], 50.0, 40, 30)
 POSES = np.stack([np.array(matrix(eye)) for eye in eyes(3)])

@@ -1,0 +1,63 @@
+"""Training that is watched: the flags of `jaxnerf train --view`, and the viewer."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from jaxnerf.config import Config
+from jaxnerf.scenes import Scene
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Whether, and where, training is shown."""
+    flags.DEFINE_bool(
+        "view",
+        False,
+        "show training in the browser, at an address of this machine that is printed (pip install "
+        "'jaxnerf[view]'). Pictures take a quarter of the time while somebody looks, which is added to "
+        "--max_seconds; what is trained is the same",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "port",
+        7007,
+        "for --view; the next one that is free where it is taken, and 0 for any",
+        flag_values=values,
+        lower_bound=0,
+        upper_bound=65535,
+    )
+
+
+def check(values: Any) -> None:
+    """Refuse what cannot be shown, before anything else is done.
+
+    Raises:
+      flags.Error, RunError: in one line what is wrong.
+    """
+    if values["port"].present and not values.view:
+        raise flags.Error("--port: has an effect with --view only")
+    if not values.view:
+        return
+    if values.distributed:
+        raise flags.Error("--view: shows the training of one process, not of --distributed")
+    from jaxnerf.viewer.live.server import viser_package
+
+    viser_package()
+
+
+@contextlib.contextmanager
+def viewed(out: Path, config: Config, scene: Scene, values: Any) -> Iterator[Any]:
+    """The live viewer of training, a `TrainingView`, if it is wanted; else None."""
+    if not values.view:
+        yield None
+        return
+    from jaxnerf.viewer.live.show import training_view
+
+    with training_view(out, config, scene, port=values.port) as view:
+        if values.port and view.viewer.port != values.port:
+            print(f"port {values.port} is taken")
+        print(f"shown at {view.viewer.url} while it trains", flush=True)
+        yield view

@@ -1,0 +1,270 @@
+"""What is beside the picture of the live viewer: buttons, choices and words, and what they do."""
+
+import dataclasses
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from jaxnerf.evaluation import psnr_of_error
+from jaxnerf.viewer.live.key_frames import KeyFrames
+from jaxnerf.viewer.live.pictures import thumbnail
+from jaxnerf.viewer.live.server import LiveViewer, in_thread
+from jaxnerf.viewer.live.sources import Training
+from jaxnerf.viewer.live.views import COMPARISONS, LAYERS, Box, angle_around
+
+# Frusta that are drawn at most, evenly chosen; and their depth on the stage.
+_MOST_FRUSTA = 300
+_FRUSTUM = 0.08
+_MOST_SIDE = 16_384
+_GREY, _ORANGE = (150, 150, 150), (255, 180, 84)
+# Points of the line along which a path flies.
+_LINE = 200
+
+
+class StylePanel:
+    """What pictures show."""
+
+    def __init__(self, viewer: LiveViewer):
+        self._viewer, gui = viewer, viewer.server.gui
+        levels = tuple(round(255 * part) for part in viewer.run.background)
+        low, high = (
+            (viewer.stage.middle + sign * viewer.stage.size).round(6) for sign in (-0.5, 0.5)
+        )
+        step = float(f"{0.01 * viewer.stage.size:.0e}")
+        self._layer = gui.add_dropdown("Show", LAYERS, initial_value=LAYERS[0])
+        self._background = gui.add_rgb("Background", levels)
+        with gui.add_folder("Crop", expand_by_default=False):
+            self._crops = gui.add_checkbox("Show only this box", initial_value=False)
+            self._low = gui.add_vector3("From", tuple(low.tolist()), step=step)
+            self._high = gui.add_vector3("To", tuple(high.tolist()), step=step)
+        choices = (self._layer, self._background, self._crops, self._low, self._high)
+        for choice in choices:
+            choice.on_update(lambda _: self._restyle())
+        self.comparison: Any = None
+
+    def _restyle(self) -> None:
+        crop = Box(tuple(self._low.value), tuple(self._high.value)) if self._crops.value else None
+        red, green, blue = (level / 255.0 for level in self._background.value)
+        compared = COMPARISONS[0] if self.comparison is None else self.comparison.value
+        self._viewer.restyle(
+            dataclasses.replace(
+                self._viewer.style,
+                layer=self._layer.value,
+                background=(red, green, blue),
+                crop=crop,
+                comparison=compared,
+            )
+        )
+
+    def add_comparison(self) -> None:
+        """Let photographs be compared with."""
+        self.comparison = self._viewer.server.gui.add_dropdown(
+            "At a photograph",
+            COMPARISONS,
+            initial_value=COMPARISONS[0],
+            hint="after a click on a camera: the run's picture, the photograph, or their difference",
+        )
+        self.comparison.on_update(lambda _: self._restyle())
+
+
+class CameraPanel:
+    """The cameras of the photographs, which one can fly to."""
+
+    def __init__(self, viewer: LiveViewer, style: StylePanel):
+        self._viewer, gui = viewer, viewer.server.gui
+        names = viewer.run.scene.splits["train"].names
+        with gui.add_folder("Cameras"):
+            shown = gui.add_checkbox("Show them", initial_value=True)
+            home = gui.add_button("First view")
+            if viewer.photographs is not None:
+                style.add_comparison()
+        chosen = np.unique(np.linspace(0, len(names) - 1, _MOST_FRUSTA).round().astype(int))
+        self.frusta = [self._frustum(int(number)) for number in chosen]
+        shown.on_update(lambda _: self._show(shown.value))
+        home.on_click(lambda event: in_thread(self._go_home, event.client))
+
+    def _frustum(self, number: int) -> Any:
+        viewer = self._viewer
+        camera = viewer.run.cameras()[number]
+        width, height = (int(side) for side in np.asarray(camera.size))
+        quaternion, position = viewer.stage.placed(np.asarray(camera.camera_to_world)[:3])
+        taken = viewer.photographs
+        frustum = viewer.server.scene.add_camera_frustum(
+            f"/cameras/{number}",
+            angle_around(camera, (width, height)),
+            width / height,
+            scale=_FRUSTUM,
+            thickness=1.5,
+            thickness_units="screen",
+            color=_GREY,
+            image=None if taken is None else thumbnail(taken, number),
+            format="jpeg",
+            wxyz=quaternion,
+            position=position,
+        )
+        frustum.on_click(lambda event: in_thread(viewer.fly_to, event.client, number))
+        return frustum
+
+    def _show(self, visible: bool) -> None:
+        for frustum in self.frusta:
+            frustum.visible = visible
+
+    def _go_home(self, client: Any) -> None:
+        stage = self._viewer.stage
+        self._viewer.fly(client, stage.home, stage.angle)
+
+
+class PathPanel:
+    """A flight: recorded, previewed, saved."""
+
+    def __init__(self, viewer: LiveViewer):
+        self._viewer, gui = viewer, viewer.server.gui
+        self.keys = KeyFrames()
+        width, height = (int(side) for side in np.asarray(viewer.run.cameras()[0].size))
+        with gui.add_folder("Camera path"):
+            self._count = gui.add_markdown("")
+            add = gui.add_button("Add key frame", hint="here, as it is seen now")
+            remove = gui.add_button_group("Remove", ("last", "all"))
+            self._seconds = gui.add_number("Seconds between", 2.0, min=0.1, max=600.0, step=0.1)
+            self._rate = gui.add_number("Frames a second", 30, min=1, max=120, step=1)
+            self._cycle = gui.add_checkbox("Return to the first", initial_value=False)
+            self._size = gui.add_vector2(
+                "Picture", (width, height), min=(1, 1), max=(_MOST_SIDE, _MOST_SIDE), step=1
+            )
+            self._part = gui.add_slider("Preview", 0.0, 1.0, 0.001, 0.0)
+            play = gui.add_button("Play")
+            save = gui.add_button("Save JSON")
+        add.on_click(lambda event: self._add(event.client))
+        remove.on_click(lambda event: self._remove(event.target.value == "all"))
+        for choice in (self._seconds, self._rate, self._cycle):
+            choice.on_update(lambda _: self._changed())
+        self._part.on_update(lambda event: event.client and self._preview(event.client))
+        play.on_click(lambda event: in_thread(self._play, event.client))
+        save.on_click(lambda event: self._save(event.client))
+        self._playing, self._lock = 0, threading.Lock()
+        self._changed()
+
+    def _add(self, client: Any) -> None:
+        view = self._viewer.view_of(client)
+        with self._lock:
+            self.keys = self.keys.with_key(view.pose, view.angle)
+        self._changed()
+
+    def _remove(self, all_of_them: bool) -> None:
+        with self._lock:
+            kept = () if all_of_them else self.keys.keys[:-1]
+            self.keys = dataclasses.replace(self.keys, keys=kept)
+        self._changed()
+
+    def _changed(self) -> None:
+        with self._lock:
+            self.keys = dataclasses.replace(
+                self.keys,
+                seconds=float(self._seconds.value),
+                frames_per_second=float(self._rate.value),
+                cycle=bool(self._cycle.value),
+            )
+        keys = self.keys
+        count, frames = len(keys.keys), len(keys)
+        self._count.content = (
+            f"{count} key frames, {frames} frames. Saved: "
+            f"`jaxnerf render {self._viewer.run.folder} --path camera_path.json`"
+            if count
+            else "Stand somewhere, add a key frame, and go on."
+        )
+        self._draw()
+
+    def _draw(self) -> None:
+        """The line of the path, and its key frames, on the stage."""
+        scene, stage, keys = self._viewer.server.scene, self._viewer.stage, self.keys
+        scene.remove_by_name("/path")
+        if not keys.keys:
+            return
+        for number, (pose, angle) in enumerate(keys.keys):
+            quaternion, position = stage.placed(np.array(pose))
+            scene.add_camera_frustum(
+                f"/path/{number}", angle, 1.5, scale=0.6 * _FRUSTUM, thickness=2.0,
+                thickness_units="screen", color=_ORANGE, wxyz=quaternion, position=position,
+            )  # fmt: skip
+        if len(keys.keys) > 1:
+            fine = dataclasses.replace(keys, seconds=1.0, frames_per_second=_LINE / len(keys.keys))
+            points = np.asarray(fine.cameras(2, 2).camera_to_world)[:, :, 3]
+            points = ((points - stage.middle) / stage.size).astype(np.float32)
+            scene.add_line_segments(
+                "/path/line", np.stack([points[:-1], points[1:]], axis=1), _ORANGE, thickness=2.0,
+                thickness_units="screen",
+            )  # fmt: skip
+
+    def _preview(self, client: Any) -> None:
+        if self.keys.keys:
+            self._viewer.place(client, *self.keys.at(float(self._part.value)))
+
+    def _play(self, client: Any) -> None:
+        """Fly along the path at its own speed; pressed again, anew."""
+        self._playing = mine = self._playing + 1
+        keys = self.keys
+        if not keys.keys:
+            return
+        begun, lasts = time.perf_counter(), len(keys) / keys.frames_per_second
+        while self._playing == mine and (part := (time.perf_counter() - begun) / lasts) < 1.0:
+            self._viewer.place(client, *keys.at(part))
+            time.sleep(1.0 / 30.0)
+        if self._playing == mine:
+            self._viewer.place(client, *keys.at(1.0))
+
+    def _save(self, client: Any) -> None:
+        if not self.keys.keys:
+            client.add_notification("No key frames", "Add one or more first.")
+            return
+        width, height = (min(max(int(side), 1), _MOST_SIDE) for side in self._size.value)
+        contents = self.keys.to_json(width, height)
+        client.send_file_download("camera_path.json", contents, save_immediately=True)
+
+
+class TrainingPanel:
+    """How training goes."""
+
+    def __init__(self, viewer: LiveViewer, training: Training):
+        self._viewer, self._training = viewer, training
+        gui = viewer.server.gui
+        with gui.add_folder("Training", order=-1.0):
+            self._words = gui.add_markdown("The first step compiles.")
+            self._bar = gui.add_progress_bar(0.0)
+            self._pause = gui.add_button("Pause")
+        self._pause.on_click(lambda _: self.pause(not training.is_paused))
+        viewer.left.append(self._go_on_alone)
+
+    def pause(self, pauses: bool) -> None:
+        """Pause training, or go on."""
+        self._training.is_paused = pauses
+        self._pause.label = "Go on" if pauses else "Pause"
+        self._viewer.painter.refresh()
+
+    def _go_on_alone(self) -> None:
+        """Nobody is there who could press the button."""
+        if self._training.is_paused and not self._viewer.clients():
+            self.pause(False)
+
+    def tell(self, step: int, total: int, metrics: dict[str, float]) -> None:
+        """Show where training stands."""
+        quality = psnr_of_error(metrics["mse"])
+        self._words.content = (
+            f"step {step:,} of {total:,}  \nloss {metrics['loss']:.5f}, PSNR {quality:.2f} dB"
+        )
+        self._bar.value = 100.0 * step / max(total, 1)
+
+    def finish(self) -> None:
+        """Say that training has ended."""
+        self._words.content += "  \ntraining has ended"
+        self._pause.disabled = True
+
+
+def furnish(viewer: LiveViewer, training: Training | None = None) -> TrainingPanel | None:
+    """Put all panels beside the picture; returns that of training."""
+    panel = None if training is None else TrainingPanel(viewer, training)
+    style = StylePanel(viewer)
+    CameraPanel(viewer, style)
+    PathPanel(viewer)
+    return panel

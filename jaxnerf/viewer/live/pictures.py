@@ -1,0 +1,212 @@
+"""Pictures of a run for somebody who looks: a layer of it, cut to a box, beside a photograph."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from jaxnerf.cameras import Camera
+from jaxnerf.config import override
+from jaxnerf.evaluation import blend, to_8bit
+from jaxnerf.exports.video import colour_depth, colour_normals
+from jaxnerf.fields import Params
+from jaxnerf.rendering import Rendering
+from jaxnerf.runs.run import Run
+from jaxnerf.scenes import Similarity, Split
+from jaxnerf.viewer.live.views import Box, View
+
+# Depths are coloured between these percentiles of those that a picture shows.
+_PERCENTILES = (2.0, 98.0)
+# How much stronger differences are shown than they are.
+DIFFERENCE = 4.0
+_THUMBNAIL = 96  # pixels
+# Beside a photograph of another shape than the window.
+_MARGIN = 0.1
+
+
+class AbandonedError(Exception):
+    """A picture that nobody wants any more."""
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CroppedField:
+    """A field without density outside of a box. Implements `jaxnerf.fields.Field`. A pytree.
+
+    Attributes:
+      field: that is cut.
+      low, high: corners of the box, in a frame of its own.
+      turn, shift: that frame of a position: turn @ position + shift.
+    """
+
+    field: Any
+    low: Float[np.ndarray, "3"]
+    high: Float[np.ndarray, "3"]
+    turn: Float[np.ndarray, "3 3"]
+    shift: Float[np.ndarray, "3"]
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """The field's parameters."""
+        return self.field.init(key)
+
+    def density(
+        self, params: Params, positions: Float[Array, "*batch 3"], **more: Any
+    ) -> tuple[Float[Array, "*batch"], Any]:
+        """The field's density inside of the box, and its features."""
+        density, features = self.field.density(params, positions, **more)
+        dtype = positions.dtype
+        turned = jnp.einsum("ij,...j->...i", jnp.asarray(self.turn, dtype), positions)
+
+        def like(vector: Any) -> Any:
+            return jnp.broadcast_to(jnp.asarray(vector, dtype), positions.shape)
+
+        place = turned + like(self.shift)
+        inside = jnp.all((place >= like(self.low)) & (place <= like(self.high)), axis=-1)
+        return jnp.where(inside, density, 0.0), features
+
+    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
+        """The field's."""
+        return self.field.colour(params, features, view_directions)
+
+    @property
+    def shading(self) -> str:
+        """The field's: "ray" or "sample"."""
+        return getattr(self.field, "shading", "sample")
+
+    @property
+    def extras(self) -> Any:
+        """The field's, if it has any."""
+        return getattr(self.field, "extras", None)
+
+
+def cropped(run: Run, box: Box) -> Run:
+    """A run without what lies outside of a box of the user's frame."""
+    frame: Similarity = run.scene.to_user
+    # From the box's middle, so that single precision is enough wherever the user's origin is.
+    middle = 0.5 * (np.array(box.low) + np.array(box.high))
+    parts = (
+        np.array(box.low) - middle,
+        np.array(box.high) - middle,
+        frame.scale * np.asarray(frame.rotation, np.float64),
+        np.asarray(frame.translation, np.float64) - middle,
+    )
+    low, high, turn, shift = (part.astype(np.float32) for part in parts)
+
+    def cut(field: Any) -> CroppedField:
+        return CroppedField(field, low, high, turn, shift)
+
+    field = run.field
+    field = tuple(map(cut, field)) if isinstance(field, tuple) else cut(field)
+    return dataclasses.replace(run, field=field)
+
+
+def picture(
+    run: Run,
+    view: View,
+    size: tuple[int, int],
+    *,
+    photographs: Split | None = None,
+    is_fine: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """What a view shows.
+
+    Args:
+      run: that is looked at.
+      view: from where, and how.
+      size: of the picture.
+      photographs: of the run's training split, for views that compare.
+      is_fine: whether edges are seen by more rays, where the run's configuration says so.
+      progress: as for `Run.render`; it may raise, which ends the picture.
+    """
+    style = view.style
+    if not is_fine:
+        config = override(run.config, {"evaluation.edge_supersampling": 0.0})
+        run = dataclasses.replace(run, config=config)
+    if style.crop is not None:
+        run = cropped(run, style.crop)
+    background = run.background if style.background is None else style.background
+    if view.compares and photographs is not None:
+        return to_8bit(_compared(run, view, size, photographs, background, progress))
+    seen = run.render(
+        view.camera(size),
+        background=background,
+        with_normals=style.layer == "normals",
+        progress=progress,
+    )
+    return to_8bit(_layer(seen, view))
+
+
+def _layer(seen: Rendering, view: View) -> np.ndarray:
+    opacity, layer = np.asarray(seen.opacity), view.style.layer
+    if layer == "normals":
+        return colour_normals(np.asarray(seen.normals), opacity)
+    if layer == "opacity":
+        return np.repeat(opacity[..., None], 3, axis=-1)
+    if layer == "depth":
+        depth = np.asarray(seen.depth)
+        shown = depth[opacity > 0.5]
+        low, high = np.percentile(shown, _PERCENTILES) if shown.size else (0.0, 1.0)
+        return colour_depth(depth, opacity, float(low), max(float(high), float(low) * 1.001, 1e-9))
+    return np.asarray(seen.colour)
+
+
+def _compared(
+    run: Run,
+    view: View,
+    size: tuple[int, int],
+    photographs: Split,
+    background: tuple[float, float, float],
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """A photograph, or its difference from the run, in the middle of a picture of another shape."""
+    assert view.photograph is not None
+    camera = run.cameras()[view.photograph]
+    inner = _inside(camera, size)
+    taken = photograph(photographs, view.photograph, inner, background)
+    if view.style.comparison == "difference":
+        seen = run.render(camera.resized(*inner), background=background, progress=progress)
+        taken = DIFFERENCE * np.abs(np.asarray(seen.colour) - taken)
+    whole = np.full((size[1], size[0], 3), _MARGIN, np.float32)
+    left, top = ((outer - side) // 2 for outer, side in zip(size, inner, strict=True))
+    whole[top : top + inner[1], left : left + inner[0]] = taken
+    return whole
+
+
+def _inside(camera: Camera, size: tuple[int, int]) -> tuple[int, int]:
+    """The largest picture of a camera's shape in one of another."""
+    width, height = (int(side) for side in np.asarray(camera.size))
+    scale = min(size[0] / width, size[1] / height)
+    return (
+        min(max(round(width * scale), 1), size[0]),
+        min(max(round(height * scale), 1), size[1]),
+    )
+
+
+def photograph(
+    photographs: Split,
+    number: int,
+    size: tuple[int, int],
+    background: tuple[float, float, float] | float,
+) -> Float[np.ndarray, "height width 3"]:
+    """A photograph in another size, on a background."""
+    from PIL import Image
+
+    assert photographs.images is not None
+    width, height = (int(side) for side in np.asarray(photographs.cameras.size)[number])
+    rgba = blend(np.asarray(photographs.images[number][:height, :width]), background)
+    picture = Image.fromarray(to_8bit(rgba)).resize(size, Image.Resampling.BOX)
+    return np.asarray(picture, np.float32) / np.float32(255.0)
+
+
+def thumbnail(photographs: Split, number: int) -> UInt8[np.ndarray, "height width 3"]:
+    """A photograph made small, on white."""
+    size = np.asarray(photographs.cameras.size)[number]
+    scale = min(1.0, _THUMBNAIL / float(size.max()))
+    width, height = (max(round(float(side) * scale), 1) for side in size)
+    return to_8bit(photograph(photographs, number, (width, height), 1.0))

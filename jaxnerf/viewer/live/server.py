@@ -1,0 +1,234 @@
+"""The live viewer in a browser: viser's server, guarded, and the clients that look through it."""
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.run import Run
+from jaxnerf.scenes import Split
+from jaxnerf.viewer.live.guard import HOST, free_port, guarded
+from jaxnerf.viewer.live.pacing import Order
+from jaxnerf.viewer.live.painter import Painter, Source
+from jaxnerf.viewer.live.turns import Turns
+from jaxnerf.viewer.live.views import Stage, Style, View, angle_around, between, rows, stage_of
+
+# Of a flight to a photograph.
+_FLIGHT_SECONDS, _FLIGHT_FRAMES = 0.6, 15
+_TRIES = 5
+# A camera is where a photograph was taken if it is no farther away, on the stage and in radians.
+_THERE = 2e-3
+_QUALITY = 80  # of JPEG, while pictures follow one another
+
+
+def viser_package() -> Any:
+    """The package viser, imported.
+
+    Raises:
+      RunError: it is not installed; the message says how to.
+    """
+    try:
+        import viser
+    except ImportError:
+        raise RunError(
+            "the live viewer needs the package viser: pip install 'jaxnerf[view]'"
+        ) from None
+    return viser
+
+
+def _begun(port: int, title: str) -> Any:
+    """viser's server, which nobody else than this machine's pages can ask, and nobody can share.
+
+    Raises:
+      RunError: no port is free, or the package is missing or unknown.
+    """
+    viser = viser_package()
+
+    class Server(viser.ViserServer):
+        def request_share_url(self, verbose: bool = True) -> None:
+            """Refuse: the scene stays on this machine."""
+
+    with contextlib.redirect_stdout(io.StringIO()), guarded():
+        server = Server(host=HOST, port=free_port(port), label=title, verbose=False)
+    server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+    return server
+
+
+class LiveViewer:
+    """Shows a run, as it is or as it becomes, to all who open its address.
+
+    Attributes:
+      url: where.
+      port: of the url.
+      stage: between the user's frame and the browser's.
+      run: whose scene and cameras are shown.
+      painter: who draws.
+      server: viser's.
+      style: how pictures are made.
+      photographs: of the training cameras; None if they are not there.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        source: Source,
+        turns: Turns,
+        *,
+        port: int = 7007,
+        photographs: Split | None = None,
+    ):
+        """Serve; see `jaxnerf.viewer.live.panels` for what is beside the picture.
+
+        Args:
+          run: whose scene is shown; its field and parameters are the source's.
+          source: of what is drawn.
+          turns: who has the devices.
+          port: the next one that is free where it is taken, and 0 for any.
+          photographs: of the training split.
+
+        Raises:
+          RunError: no port is free, or the package viser is missing.
+        """
+        self.run, self.photographs, self.style = run, photographs, Style()
+        self.stage: Stage = stage_of(run)
+        self.server = _begun(port, run.scene.name)
+        self.port = self.server.get_port()
+        self.url = f"http://{HOST}:{self.port}/"
+        self.painter = Painter(source, turns, self._show, photographs, self._complain)
+        self._at: dict[int, int] = {}  # the photographs where clients stand
+        self._stands: dict[int, np.ndarray] = {}
+        self._flights: dict[int, int] = {}
+        self.left: list[Callable[[], None]] = []
+        self._place_first()
+        self.server.on_client_connect(self._enter)
+        self.server.on_client_disconnect(self._leave)
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self.painter.start()
+
+    def close(self) -> None:
+        """Draw and serve no more."""
+        self.painter.stop()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.server.stop()
+
+    def clients(self) -> list[Any]:
+        """Those who look."""
+        return list(self.server.get_clients().values())
+
+    def restyle(self, style: Style) -> None:
+        """Make all pictures in another way."""
+        self.style = style
+        for client in self.clients():
+            self._look(client)
+
+    def view_of(self, client: Any) -> View:
+        """What a client looks at."""
+        camera, name = client.camera, client.client_id
+        pose = self.stage.pose(camera.wxyz, camera.position)
+        number = self._at.get(name)
+        if number is not None and not self._is_near(pose, self._stands[name]):
+            number = None
+        size = max(int(camera.image_width), 1), max(int(camera.image_height), 1)
+        return View(rows(pose), float(camera.fov), size, self.style, number)
+
+    def fly_to(self, client: Any, number: int) -> None:
+        """Take a client to where a photograph was taken."""
+        camera = self.run.cameras()[number]
+        size = max(int(client.camera.image_width), 1), max(int(client.camera.image_height), 1)
+        pose, angle = np.asarray(camera.camera_to_world)[:3], angle_around(camera, size)
+        self.fly(client, pose, angle)
+        name = client.client_id
+        self._at[name], self._stands[name] = number, pose
+        self._look(client)
+
+    def fly(self, client: Any, pose: np.ndarray, angle: float) -> None:
+        """Take a client to a pose of the user's frame, by a short flight; another flight ends it."""
+        name = client.client_id
+        self._at.pop(name, None)
+        self._flights[name] = flight = self._flights.get(name, 0) + 1
+        begun, first = time.perf_counter(), self.stage.pose(
+            client.camera.wxyz, client.camera.position
+        )  # fmt: skip
+        first_angle = float(client.camera.fov)
+        for frame in range(1, _FLIGHT_FRAMES + 1):
+            if self._flights.get(name) != flight:
+                return
+            part = frame / _FLIGHT_FRAMES
+            part = part * part * (3.0 - 2.0 * part)
+            here = first_angle + part * (angle - first_angle)
+            self.place(client, between(first, pose, part), here)
+            left = begun + _FLIGHT_SECONDS * frame / _FLIGHT_FRAMES - time.perf_counter()
+            time.sleep(max(left, 0.0))
+        # What a browser says of an earlier place can come between, and be taken for the last.
+        for _ in range(_TRIES):
+            time.sleep(_FLIGHT_SECONDS / _FLIGHT_FRAMES)
+            here = self.stage.pose(client.camera.wxyz, client.camera.position)
+            if self._flights.get(name) != flight or self._is_near(here, pose):
+                return
+            self.place(client, pose, angle)
+
+    def place(self, client: Any, pose: np.ndarray, angle: float) -> None:
+        """Put a client at a pose of the user's frame."""
+        quaternion, position = self.stage.placed(pose)
+        with client.atomic():
+            client.camera.position = position
+            client.camera.wxyz = quaternion
+            client.camera.fov = angle
+        self._look(client)
+
+    def _place_first(self) -> None:
+        stage, first = self.stage, self.server.initial_camera
+        self.server.scene.set_up_direction(stage.up)
+        _, position = stage.placed(stage.home)
+        first.position = position
+        first.look_at = position - stage.distance / stage.size * stage.home[:, 2]
+        first.up, first.fov = stage.up, stage.angle
+
+    def _enter(self, client: Any) -> None:
+        client.camera.on_update(lambda _: self._look(client))
+        self._look(client)
+
+    def _leave(self, client: Any) -> None:
+        name = client.client_id
+        self.painter.leave(name)
+        for known in (self._at, self._stands, self._flights):
+            known.pop(name, None)
+        for call in self.left:
+            call()
+
+    def _look(self, client: Any) -> None:
+        if client.client_id in self.server.get_clients():
+            self.painter.look(client.client_id, self.view_of(client))
+
+    def _is_near(self, pose: np.ndarray, other: np.ndarray) -> bool:
+        away = np.linalg.norm(pose[:, 3] - other[:, 3]) / self.stage.size
+        turned = np.linalg.norm(pose[:, :3] - other[:, :3])
+        return bool(max(away, turned) < _THERE)
+
+    def _show(self, name: int, order: Order, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
+        client = self.server.get_clients().get(name)
+        if client is None:
+            return
+        if order.is_last:
+            client.scene.set_background_image(pixels, format="png")
+        else:
+            client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=_QUALITY)
+        client.flush()
+
+    def _complain(self, name: int, error: str) -> None:
+        client = self.server.get_clients().get(name)
+        if client is not None:
+            client.add_notification("This cannot be drawn", error, color="red")
+
+
+def in_thread(call: Callable[..., None], *arguments: Any) -> None:
+    """Call without waiting for it."""
+    threading.Thread(target=call, args=arguments, daemon=True).start()
