@@ -128,23 +128,24 @@ def places_of_frusta(run, viewer, view) -> dict[int, tuple[float, float]]:
     return found
 
 
-def test_the_picture_is_the_runs_a_photograph_is_flown_to_and_a_path_recorded(
-    run, viewer, page, tmp_path
-):
+def test_the_picture_is_the_runs(run, viewer, page):
     (client,) = viewer.clients()
-    view, poses = viewer.view_of(client), np.asarray(run.cameras().camera_to_world)
+    view = viewer.view_of(client)
     show_cameras(viewer, False, page)
     np.testing.assert_allclose(view.pose, viewer.stage.home, atol=1e-5)
     assert view.size == (WIDTH, HEIGHT)
     expected = run.render(view.camera()).colour[CLEAR]
     assert decibels(shot(page), expected) > 45.0
-    press(page, "Add key frame")
-
-    # From behind and above, where all frusta are in view.
     show_cameras(viewer, True, page)
+
+
+def test_a_camera_that_is_clicked_is_flown_to_and_a_path_recorded(run, viewer, page, tmp_path):
+    (client,) = viewer.clients()
+    poses = np.asarray(run.cameras().camera_to_world)
+    # From behind and aside, where all frusta are in view.
     far = viewer.stage.home.copy()
     far[:, 3] += 1.8 * viewer.stage.size * far[:, 2] + 0.6 * viewer.stage.size * far[:, 0]
-    viewer.fly(client, far, view.angle)
+    viewer.fly(client, far, viewer.stage.angle)
     rest(viewer, page)
     places = places_of_frusta(run, viewer, viewer.view_of(client))
     assert places
@@ -156,13 +157,20 @@ def test_the_picture_is_the_runs_a_photograph_is_flown_to_and_a_path_recorded(
     np.testing.assert_allclose(here.pose, poses[here.photograph], atol=1e-5)
     press(page, "Add key frame")
     page.wait_for_timeout(300)
+    press(page, "First view")
+    until(lambda: viewer.view_of(client).photograph is None, page)
+    rest(viewer, page)
+    there = viewer.view_of(client)
+    np.testing.assert_allclose(there.pose, viewer.stage.home, atol=1e-5)
+    press(page, "Add key frame")
+    page.wait_for_timeout(300)
 
     with page.expect_download() as saved:
         press(page, "Save JSON")
     path = tmp_path / "camera_path.json"
     saved.value.save_as(path)
     cameras = read_path(path, run.cameras()[0]).cameras
-    ends = [view.pose, here.pose]
+    ends = [here.pose, there.pose]
     np.testing.assert_allclose(cameras.camera_to_world[[0, -1]], ends, atol=1e-6)
     np.testing.assert_array_equal(cameras.size, [[96, 96]] * 60)
 
