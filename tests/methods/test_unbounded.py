@@ -264,9 +264,6 @@ def test_photographs_from_one_place_are_refused(space, count):
     said = "one photograph to train" if count == 1 else "3 photographs to train on, from one place"
     with pytest.raises(ConfigError, match=said):
         adapt_to_scene(config, scene)
-    moved = np.array(poses)
-    moved[-1, 0, 3] += 0.5
-    if count == 3:
-        cameras = dataclasses.replace(cameras, camera_to_world=moved)
+    if count == 3:  # as they were
         apart = dataclasses.replace(alone, cameras=cameras)
         adapt_to_scene(config, dataclasses.replace(scene, splits={"train": apart}))
