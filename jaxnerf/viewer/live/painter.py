@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from jaxnerf.runs.run import Run
 from jaxnerf.scenes import Split
 from jaxnerf.viewer.live.pacing import Order, Watcher
-from jaxnerf.viewer.live.pictures import AbandonedError, picture
+from jaxnerf.viewer.live.pictures import AbandonedError, cropped, picture
 from jaxnerf.viewer.live.turns import Turns
-from jaxnerf.viewer.live.views import View
+from jaxnerf.viewer.live.views import Box, View
 
 # Between looks for what to draw, where nothing says that there is something.
 _IDLE = 0.1
@@ -70,6 +70,7 @@ class Painter:
         self._watchers: dict[int, Watcher] = {}
         self._changed, self._ends = threading.Condition(), False
         self._last_served = -1
+        self._cut: tuple[Run, Box, Run] | None = None
         self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
 
     def start(self) -> None:
@@ -147,11 +148,19 @@ class Painter:
                 self._changed.wait(_IDLE if self._watchers else None)
         return None
 
+    def _cropped(self, run: Run, box: Box) -> Run:
+        """The run cut to a box, kept for the pictures that follow."""
+        if self._cut is None or self._cut[0] is not run or self._cut[1] != box:
+            self._cut = run, box, cropped(run, box)
+        return self._cut[2]
+
     def _order(self, watcher: Watcher, now: float) -> Order | None:
         return watcher.next(now, self._source.age, self._source.is_training)
 
     def _draw(self, watcher: Watcher, order: Order) -> UInt8[np.ndarray, "height width 3"]:
         run, drawn = self._source.run(), 0.0
+        if order.view.style.crop is not None:
+            run = self._cropped(run, order.view.style.crop)
         begun = time.perf_counter()
 
         def check(done: int, total: int) -> None:

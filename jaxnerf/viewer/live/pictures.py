@@ -2,21 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Float, UInt8
 
 from jaxnerf.cameras import Camera
 from jaxnerf.config import override
 from jaxnerf.evaluation import blend, to_8bit
 from jaxnerf.exports.video import colour_depth, colour_normals
-from jaxnerf.fields import Params
+from jaxnerf.fields.cropped import CroppedField, Region
 from jaxnerf.rendering import Rendering
 from jaxnerf.runs.run import Run
-from jaxnerf.scenes import Similarity, Split
+from jaxnerf.sampling.cropping import cropped_occupancy
+from jaxnerf.scenes import Split
 from jaxnerf.viewer.live.views import Box, View
 
 # Depths are coloured between these percentiles of those that a picture shows.
@@ -32,77 +31,22 @@ class AbandonedError(Exception):
     """A picture that nobody wants any more."""
 
 
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class CroppedField:
-    """A field without density outside of a box. Implements `jaxnerf.fields.Field`. A pytree.
-
-    Attributes:
-      field: that is cut.
-      low, high: corners of the box, in a frame of its own.
-      turn, shift: that frame of a position: turn @ position + shift.
-    """
-
-    field: Any
-    low: Float[np.ndarray, "3"]
-    high: Float[np.ndarray, "3"]
-    turn: Float[np.ndarray, "3 3"]
-    shift: Float[np.ndarray, "3"]
-
-    def init(self, key: PRNGKeyArray) -> Params:
-        """The field's parameters."""
-        return self.field.init(key)
-
-    def density(
-        self, params: Params, positions: Float[Array, "*batch 3"], **more: Any
-    ) -> tuple[Float[Array, "*batch"], Any]:
-        """The field's density inside of the box, and its features."""
-        density, features = self.field.density(params, positions, **more)
-        dtype = positions.dtype
-        turned = jnp.einsum("ij,...j->...i", jnp.asarray(self.turn, dtype), positions)
-
-        def like(vector: Any) -> Any:
-            return jnp.broadcast_to(jnp.asarray(vector, dtype), positions.shape)
-
-        place = turned + like(self.shift)
-        inside = jnp.all((place >= like(self.low)) & (place <= like(self.high)), axis=-1)
-        return jnp.where(inside, density, 0.0), features
-
-    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
-        """The field's."""
-        return self.field.colour(params, features, view_directions)
-
-    @property
-    def shading(self) -> str:
-        """The field's: "ray" or "sample"."""
-        return getattr(self.field, "shading", "sample")
-
-    @property
-    def extras(self) -> Any:
-        """The field's, if it has any."""
-        return getattr(self.field, "extras", None)
-
-
 def cropped(run: Run, box: Box) -> Run:
-    """A run without what lies outside of a box of the user's frame."""
-    frame: Similarity = run.scene.to_user
-    # From the box's middle, so that single precision is enough wherever the user's origin is.
-    middle = 0.5 * (np.array(box.low) + np.array(box.high))
-    parts = (
-        np.array(box.low) - middle,
-        np.array(box.high) - middle,
-        frame.scale * np.asarray(frame.rotation, np.float64),
-        np.asarray(frame.translation, np.float64) - middle,
-    )
-    low, high, turn, shift = (part.astype(np.float32) for part in parts)
+    """A run without what lies outside of a box of the user's frame.
+
+    Raises:
+      ValueError: the box has no volume.
+    """
+    regions = (Region.box(box.low, box.high).placed(run.scene.to_user.inverse()),)
 
     def cut(field: Any) -> CroppedField:
-        return CroppedField(field, low, high, turn, shift)
+        return CroppedField(field, regions)
 
-    field = run.field
+    field, occupancy = run.field, run.occupancy
+    if occupancy is not None:
+        occupancy = cropped_occupancy(occupancy, cut(field))
     field = tuple(map(cut, field)) if isinstance(field, tuple) else cut(field)
-    return dataclasses.replace(run, field=field)
+    return dataclasses.replace(run, field=field, occupancy=occupancy)
 
 
 def picture(
@@ -117,7 +61,7 @@ def picture(
     """What a view shows.
 
     Args:
-      run: that is looked at.
+      run: that is looked at; `cropped`, if the view's style wants it.
       view: from where, and how.
       size: of the picture.
       photographs: of the run's training split, for views that compare.
@@ -128,8 +72,6 @@ def picture(
     if not is_fine:
         config = override(run.config, {"evaluation.edge_supersampling": 0.0})
         run = dataclasses.replace(run, config=config)
-    if style.crop is not None:
-        run = cropped(run, style.crop)
     background = run.background if style.background is None else style.background
     if view.compares and photographs is not None:
         return to_8bit(_compared(run, view, size, photographs, background, progress))
