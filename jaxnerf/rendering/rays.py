@@ -131,18 +131,14 @@ def render_rays(
     if compositing in comp.TO_THE_END and isinstance(sampler, OccupancySampler):
         sampler = dataclasses.replace(sampler, max_optical_depth=0.0)
     samples = sampler(field, params, rays, key)
-    if isinstance(samples, ComposedSamples) or not samples.proposals:
-        fields, all_params = levels_of(field, params, 1)
-    else:
-        fields, all_params = levels_of(field, params, 1 + len(samples.proposals))
+    proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
+    fields, all_params = levels_of(field, params, 1 + len(proposed))
     how = {"extras": extras, "normals": normals, "compositing": compositing}
     earlier = ()
     if proposals:
         earlier = tuple(
             _shaded(each, own, rays, found.samples, background, found, **how)
-            for each, own, found in zip(
-                fields[:-1], all_params[:-1], samples.proposals, strict=True
-            )
+            for each, own, found in zip(fields[:-1], all_params[:-1], proposed, strict=True)
         )
     shaded: Any = _composed if isinstance(fields[-1], ComposedField) else _shaded
     last = shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)

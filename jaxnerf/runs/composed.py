@@ -69,8 +69,7 @@ class ComposedRun:
 
         Its `extras["parts"]` are each part's share of the opacity [height, width, P].
         """
-        sampler: Any = self.sampler_for(camera)
-        camera = self.in_working_frame(camera)
+        sampler, camera = self.sampler_for(camera), self.in_working_frame(camera)
         ends = np.inf if far is None else np.asarray(far, np.float64) / self.frame.scale
         first = self.parts[0].run
         rendering = render_image(

@@ -34,8 +34,8 @@ class Sampler(Protocol):
         params: Params,
         rays: Rays,
         key: intervals.Keys | None = None,
-    ) -> Samples:
-        """Samples for rays.
+    ) -> Any:
+        """Samples for rays: `Samples`; for a composed field `ComposedSamples`, some for each part.
 
         Args:
           field, params: as for `jaxnerf.render_rays`; many samplers do not ask them.
