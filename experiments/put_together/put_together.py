@@ -3,8 +3,8 @@
     python experiments/put_together/put_together.py
 
 Reads the fox from the folder that JAXNERF_DATA names (of instant-ngp, fox/transforms.json); without it
-the bowl of the demo scene itself takes the head's part, which is said. Trains both scenes, in the
-folder --runs; leaves results.json, orbit.webp and placement.webp in this file's folder.
+the bowl of the demo scene itself takes the head's part, which is said. Trains both scenes, in the folder
+--runs; leaves results.json, orbit.webp and placement.webp in this file's folder.
 """
 
 import argparse
