@@ -166,6 +166,14 @@ def test_the_stage_is_the_users_frame_near_one(kind):
         # viser looks along +z with y down.
         turn = Rotation.from_quat(quaternion, scalar_first=True).as_matrix()
         np.testing.assert_allclose(turn, pose[:, :3] * [1, -1, -1], atol=1e-9)
+        position, point, up = stage.orbit(pose)
+        ahead = (point - position) / np.linalg.norm(point - position)
+        np.testing.assert_allclose(ahead, -pose[:, 2], atol=1e-9)
+        # Looked at with this up, the picture's right is the pose's.
+        right = np.cross(ahead, up) / np.linalg.norm(np.cross(ahead, up))
+        np.testing.assert_allclose(right, pose[:, 0], atol=1e-9)
+        if abs(pose[:, 0] @ stage.up) < 1e-9:  # a camera that was held level
+            np.testing.assert_allclose(up, stage.up, atol=1e-9)
     # The first view is level, and looks at what lies in the middle.
     assert abs(stage.home[:, 0] @ stage.up) < (1e-6 if kind != "forward" else 0.1)
     point = stage.home[:, 3] - stage.distance * stage.home[:, 2]
