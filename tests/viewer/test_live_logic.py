@@ -16,7 +16,7 @@ from jaxnerf.scenes.path_files import read_path
 from jaxnerf.viewer.live import pacing
 from jaxnerf.viewer.live.guard import free_port, guarded, is_known
 from jaxnerf.viewer.live.key_frames import KeyFrames
-from jaxnerf.viewer.live.pacing import Watcher
+from jaxnerf.viewer.live.pacing import Order, Watcher
 from jaxnerf.viewer.live.turns import SHARE, Turns
 from jaxnerf.viewer.live.views import Style, View, angle_around, between, rows, stage_of
 
@@ -27,6 +27,13 @@ POSES = [
 
 def view(number: int = 0, size=(800, 600)) -> View:
     return View(rows(POSES[number]), 0.7, size)
+
+
+def following(watcher: Watcher, now: float, **how) -> Order:
+    """The picture to draw, where there must be one."""
+    order = watcher.next(now, **how)
+    assert order is not None
+    return order
 
 
 def rest(watcher: Watcher, now: float, speed: float, **how) -> list:
@@ -68,9 +75,9 @@ def test_a_camera_that_rests_is_shown_a_small_picture_at_once_and_then_all_pixel
 def test_a_camera_that_moves_abandons_fine_pictures_but_not_quick_ones():
     watcher = Watcher()
     watcher.look(view(), 0.0)
-    quick = watcher.next(0.0)
+    quick = following(watcher, 0.0)
     watcher.showed(quick, 1.0)
-    fine = watcher.next(1.0)
+    fine = following(watcher, 1.0)
     assert quick.is_quick
     assert not fine.is_quick
     assert watcher.is_wanted(fine)
@@ -79,7 +86,7 @@ def test_a_camera_that_moves_abandons_fine_pictures_but_not_quick_ones():
     assert watcher.look(view(1), 1.2)
     assert not watcher.is_wanted(fine)
     assert watcher.is_wanted(quick)
-    assert watcher.next(1.2).is_quick
+    assert following(watcher, 1.2).is_quick
 
 
 def test_pictures_of_training_are_new_ones_and_coarser():
@@ -88,7 +95,7 @@ def test_pictures_of_training_are_new_ones_and_coarser():
     first = rest(watcher, 1.0, 1e5, age=1, is_training=True)
     pixels = first[-1].size[0] * first[-1].size[1]
     assert 0.5 * pacing.WHILE_TRAINING < pixels / 1e5 < 1.5 * pacing.WHILE_TRAINING
-    again = watcher.next(9.0, age=2, is_training=True)
+    again = following(watcher, 9.0, age=2, is_training=True)
     assert (again.size, again.age) == (first[-1].size, 2)
     watcher.showed(again, pixels / 1e5)
     assert watcher.next(9.5, age=2, is_training=True) is None
@@ -166,6 +173,14 @@ def test_the_stage_is_the_users_frame_near_one(kind):
         # viser looks along +z with y down.
         turn = Rotation.from_quat(quaternion, scalar_first=True).as_matrix()
         np.testing.assert_allclose(turn, pose[:, :3] * [1, -1, -1], atol=1e-9)
+        position, point, up = stage.orbit(pose)
+        ahead = (point - position) / np.linalg.norm(point - position)
+        np.testing.assert_allclose(ahead, -pose[:, 2], atol=1e-9)
+        # Looked at with this up, the picture's right is the pose's.
+        right = np.cross(ahead, up) / np.linalg.norm(np.cross(ahead, up))
+        np.testing.assert_allclose(right, pose[:, 0], atol=1e-9)
+        if abs(pose[:, 0] @ stage.up) < 1e-9:  # a camera that was held level
+            np.testing.assert_allclose(up, stage.up, atol=1e-9)
     # The first view is level, and looks at what lies in the middle.
     assert abs(stage.home[:, 0] @ stage.up) < (1e-6 if kind != "forward" else 0.1)
     point = stage.home[:, 3] - stage.distance * stage.home[:, 2]

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball import photographs
@@ -159,6 +160,7 @@ def test_a_box_of_the_users_frame_leaves_what_lies_in_it(alone, side):
     high[side] = np.median(users[:, side])
     box = Box(tuple(low.tolist()), tuple(high.tolist()))
     field = cropped(run, box).field
+    places = jnp.asarray(places)
     before, _ = run.field.density(run.params, places)
     after, _ = field.density(run.params, places)
     inside = users[:, side] <= high[side]

@@ -149,6 +149,7 @@ def test_a_camera_that_is_clicked_is_flown_to_and_a_path_recorded(run, viewer, p
     rest(viewer, page)
     places = places_of_frusta(run, viewer, viewer.view_of(client))
     assert places
+    shot(page)  # after which the browser has drawn what it was told
     page.mouse.click(*next(iter(places.values())))
     until(lambda: viewer.view_of(client).photograph is not None, page)
     rest(viewer, page)

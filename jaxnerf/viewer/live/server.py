@@ -177,10 +177,12 @@ class LiveViewer:
 
     def place(self, client: Any, pose: np.ndarray, angle: float) -> None:
         """Put a client at a pose of the user's frame."""
-        quaternion, position = self.stage.placed(pose)
+        position, point, up = self.stage.orbit(pose)
+        # Not by the quaternion, which viser makes of what the browser said last of where it is.
         with client.atomic():
             client.camera.position = position
-            client.camera.wxyz = quaternion
+            client.camera.look_at = point
+            client.camera.up_direction = up
             client.camera.fov = angle
         self._look(client)
 

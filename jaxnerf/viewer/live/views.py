@@ -14,6 +14,8 @@ Layer = Literal["colour", "depth", "normals", "opacity"]
 Comparison = Literal["render", "photograph", "difference"]
 LAYERS: tuple[Layer, ...] = ("colour", "depth", "normals", "opacity")
 COMPARISONS: tuple[Comparison, ...] = ("render", "photograph", "difference")
+# How far the point is that one moves around, on the stage; and the cosine from which on up is upward.
+_NEAREST, _LEVEL = 0.05, 0.05
 # From OpenGL's axes of a camera (y up, z backward) to OpenCV's (y down, z forward), and back.
 _TURNED = np.diag([1.0, -1.0, -1.0])
 
@@ -116,6 +118,24 @@ class Stage:
         pose = np.asarray(pose, np.float64)
         quaternion = Rotation.from_matrix(pose[:3, :3] @ _TURNED).as_quat(scalar_first=True)
         return quaternion, (pose[:3, 3] - self.middle) / self.size
+
+    def orbit(
+        self, pose: Float[np.ndarray, "3 4"]
+    ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+        """A pose of the user's frame as one moves around from it, on the stage.
+
+        Returns:
+          The position; the point that is looked at, as far away as the stage's middle is; and the upward
+          direction that is most nearly the stage's, of those that lie above the middle of the picture.
+        """
+        pose = np.asarray(pose, np.float64)
+        right, upward, back = pose[:, 0], pose[:, 1], pose[:, 2]
+        distance = max(float((pose[:, 3] - self.middle) @ back) / self.size, _NEAREST)
+        up = self.up - (self.up @ right) * right
+        length = float(np.linalg.norm(up))
+        is_level = up @ upward > _LEVEL * length
+        position = (pose[:, 3] - self.middle) / self.size
+        return position, position - distance * back, up / length if is_level else upward
 
     def pose(
         self, quaternion: Float[np.ndarray, "4"], position: Float[np.ndarray, "3"]
