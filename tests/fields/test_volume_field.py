@@ -1,6 +1,7 @@
 """Volumes of scanners: against SciPy, closed forms, finite differences, and the other sampler."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from jaxnerf.sampling.occupancy import occupied
 OBLIQUE = np.array(
     [[0.9, 0.2, 0.0, -3.0], [-0.3, 0.5, 0.1, 2.0], [0.0, 0.1, 2.0, 0.5], [0.0, 0.0, 0.0, 1.0]]
 )
-TABLE = TransferFunction.of(
+TABLE: Any = TransferFunction.of(
     [-1.0, 0.2, 0.5, 2.0], [0.0, 0.0, 3.0, 1.0], [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.2, 0.4, 1]]
 )
 
@@ -59,7 +60,7 @@ def test_values_between_voxels_are_those_of_scipy(float64, kind, interpolation):
     values = np.asarray(100.0 * noise()).astype(jnp.dtype(kind))
     field, params = VolumeField.from_array(values, to_world=OBLIQUE, interpolation=interpolation)
     assert isinstance(field, Field)
-    kept = field.values if field.values is not None else params.values
+    kept: Any = field.values if field.values is not None else params.values
     assert kept.dtype == jnp.dtype(kind)
     assert np.shares_memory(kept, values)
     places = np.random.default_rng(1).uniform(-0.5, np.array(values.shape) - 0.5, (400, 3))
@@ -85,10 +86,10 @@ def test_outside_of_the_array_is_nothing():
 def test_the_transfer_function_is_linear_between_its_rows(float64):
     values = np.linspace(-2.0, 3.0, 301)
     density, colour = TABLE(jnp.asarray(values))
-    table = [np.asarray(each, np.float64) for each in (TABLE.values, TABLE.density, TABLE.colour)]
-    np.testing.assert_allclose(density, np.interp(values, *table[:2]), atol=1e-7)
+    knots, densities, colours = TABLE.values, TABLE.density, TABLE.colour
+    np.testing.assert_allclose(density, np.interp(values, knots, densities), atol=1e-7)
     for channel in range(3):
-        right = np.interp(values, table[0], table[2][:, channel])
+        right = np.interp(values, knots, colours[:, channel])
         np.testing.assert_allclose(colour[:, channel], right, atol=1e-7)
 
 
@@ -195,7 +196,8 @@ def test_colours_of_voxels_of_either_kind():
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert np.ptp(np.asarray(one)) > 0.01
-    assert as_floats[0].init(jax.random.key(0)).colours.shape == colours.shape
+    begun: Any = as_floats[0].init(jax.random.key(0)).colours
+    assert begun.shape == colours.shape
 
 
 @pytest.mark.parametrize("compositing", ["volume", "surface", "maximum", "mean", "attenuation"])

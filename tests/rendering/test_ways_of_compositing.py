@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def occupancy(step: float = 0.01) -> Occupancy:
     return Occupancy.with_density(cells, density, np.zeros(3), 1.0, step)
 
 
-def seen(how: str, packed: bool = False, backwards: bool = False, background=1.0, params=None):
+def seen(how: Any, packed=False, backwards=False, background: Any = 1.0, params: Any = None):
     sampler = OccupancySampler(occupancy()) if packed else Stratified(600)
     params = Slabs().init(None) if params is None else params
     # The sampler is not an argument: how many samples its rays can take must be known.
