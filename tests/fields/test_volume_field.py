@@ -76,8 +76,8 @@ def test_outside_of_the_array_is_nothing():
     field, params = VolumeField.from_array(1.0 + noise(), to_world=OBLIQUE)
     sides = np.array(field.shape)
     places = np.random.default_rng(2).uniform(-3.0, sides + 2.0, (2000, 3))
-    inside = ((places >= -0.5) & (places <= sides - 0.5)).all(axis=1)
-    near_a_face = (np.minimum(abs(places + 0.5), abs(places - sides + 0.5)) < 1e-4).any(axis=1)
+    inside: Any = ((places >= -0.5) & (places <= sides - 0.5)).all(axis=1)
+    near_a_face: Any = (np.minimum(abs(places + 0.5), abs(places - sides + 0.5)) < 1e-4).any(axis=1)
     density, _ = field.density(params, jnp.asarray(world(places), jnp.float32))
     found = np.asarray(density)[~near_a_face] > 0.0
     np.testing.assert_array_equal(found, inside[~near_a_face])
