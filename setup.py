@@ -24,6 +24,7 @@ setup(
     install_requires=requirements,
     extras_require={
         "check": ["pycolmap>=4.0"],
+        "experiments": ["matplotlib>=3.8"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
         "experiments": ["matplotlib>=3.8"],
         "export": [
