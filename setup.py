@@ -24,9 +24,8 @@ setup(
     install_requires=requirements,
     extras_require={
         "check": ["pycolmap>=4.0"],
-        "experiments": ["matplotlib>=3.8"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
-        "experiments": ["matplotlib>=3.8"],
+        "experiments": ["matplotlib>=3.8", "scikit-image>=0.24"],
         "export": [
             "fast-simplification>=0.1.7",
             "nibabel>=5.2",
