@@ -111,7 +111,8 @@ def accumulate(
     weights: Float[Array, "*batch S"], values: Float[Array, "*batch S C"]
 ) -> Float[Array, "*batch C"]:
     """The weighted sum of the samples' values: of colours, a colour on black."""
-    return jnp.einsum("s,sc->c", weights, values, precision=jax.lax.Precision.HIGHEST)
+    # A sum of products, which XLA fuses with what makes the values; a product of matrices it does not.
+    return jnp.sum(weights[:, None] * values, axis=0)
 
 
 def over(

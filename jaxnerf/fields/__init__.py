@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -45,6 +46,15 @@ class Field(Protocol):
     ) -> Float[Array, "*batch 3"]:
         """RGB in [0, 1] (up to a padding), seen along unit directions that leave the camera."""
         ...
+
+
+def in_precision(params: Params, dtype: Any) -> Params:
+    """Parameters in the precision in which a field computes: that of the positions it is asked at.
+
+    So a field of ours takes parameters in float32, in bfloat16 (their gradients are then bfloat16, and
+    every product and sum is of the positions' precision), and in float64 with `jax_enable_x64`.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), params)
 
 
 def split_field(field: Any) -> tuple[tuple[Any, ...], Any]:

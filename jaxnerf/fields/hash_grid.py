@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
-from jaxnerf.fields import Params
+from jaxnerf.fields import Params, in_precision
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
 
 # Of equation 4.
@@ -83,7 +83,8 @@ class HashGridField:
         shape = positions.shape[:-1]
         flat = positions.reshape(-1, 3)
         unit = jnp.clip(flat / self.side + 0.5, 0.0, 1.0)
-        outputs = _network(params["density"], _encode(self, jnp.asarray(params["table"]), unit))
+        table = in_precision(params["table"], unit.dtype)
+        outputs = _network(params["density"], _encode(self, table, unit))
         # Written so that a position that is not a number is not taken for empty space.
         outside = jnp.any(jnp.abs(flat) > self.side / 2, axis=-1)
         density = jnp.where(outside, 0.0, _exponential(outputs[:, 0]))
@@ -191,7 +192,7 @@ def _layers(key: Array, sizes: list[int]) -> list[Any]:
 
 
 def _network(layers: Any, inputs: Array) -> Array:
-    *inner, last = layers
+    *inner, last = in_precision(layers, inputs.dtype)
     for layer in inner:
         inputs = jax.nn.relu(_dense(layer, inputs))
     return _dense(last, inputs)

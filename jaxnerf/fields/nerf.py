@@ -30,7 +30,8 @@ class NerfField:
         which leaves about one run in ten empty for ever.
       colour_padding: colours range from -padding to 1 + padding, so that black and white are
         reached by a finite sigmoid; 0 in the paper.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and outputs are float32.
+      dtype: of the matrix products, "float32", "bfloat16" or, with `jax_enable_x64`, "float64".
+        Parameters of any precision are taken; outputs have that of the positions.
     """
 
     depth: int = 8
@@ -42,7 +43,7 @@ class NerfField:
     direction_degree: int = 4
     density_activation: Literal["softplus", "relu"] = "softplus"
     colour_padding: float = 0.001
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
 
     def __post_init__(self) -> None:
         positive(self, "depth", "width", "view_width")

@@ -33,7 +33,7 @@ class NerfLayers(nn.Module):
             hidden = nn.relu(layer(hidden))
             if index == self.settings.skip_after and index < len(self.layers):
                 hidden = jnp.concatenate([encoded.astype(hidden.dtype), hidden], axis=-1)
-        raw = self.density_layer(hidden)[..., 0].astype(jnp.float32)
+        raw = self.density_layer(hidden)[..., 0].astype(positions.dtype)
         return raw, self.bottleneck(hidden)
 
     def branch(self, features, view_directions):
@@ -41,7 +41,7 @@ class NerfLayers(nn.Module):
         hidden = jnp.concatenate([features, encoded.astype(features.dtype)], axis=-1)
         for layer in self.view_layers:
             hidden = nn.relu(layer(hidden))
-        return self.colour_layer(hidden).astype(jnp.float32)
+        return self.colour_layer(hidden).astype(view_directions.dtype)
 
     def __call__(self, positions, view_directions):
         _, features = self.trunk(positions)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.fields import in_precision
 from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
 from jaxnerf.sampling.occupancy import dilate
 
@@ -152,7 +153,8 @@ class VoxelField:
             for x in (self.origin, self.spacing)
         )
         lattice = (positions.reshape(-1, 3) - origin[None, :]) / spacing
-        values = _values(jnp.asarray(self.bricks), jnp.asarray(params.table), lattice)
+        table = in_precision(params.table, positions.dtype)
+        values = _values(jnp.asarray(self.bricks), table, lattice)
         density = jax.nn.softplus(values[:, 0]) / spacing
         return density.reshape(shape), values[:, 1:].reshape(*shape, self.settings.features)
 
@@ -166,7 +168,7 @@ class VoxelField:
         encoded = spherical_harmonics(view_directions, self.settings.sh_degree)
         told = jax.lax.stop_gradient(jnp.asarray(self.view_dependence, encoded.dtype)) * encoded
         hidden = jnp.concatenate([features, told], axis=-1)
-        *inner, last = params.network
+        *inner, last = in_precision(params.network, hidden.dtype)
         for layer in inner:
             hidden = jax.nn.relu(_dense(layer, hidden))
         return jax.nn.sigmoid(_dense(last, hidden) + features[..., :3])

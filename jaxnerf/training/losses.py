@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -70,3 +71,30 @@ def mean_over_rays(rendering: Rendering, values: Float[Array, "*batch"]) -> Floa
     counts = samples.fits & (rendering.is_dark | ~samples.truncated)
     weight = counts.astype(values.dtype)
     return jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def proposal_error(rendering: Rendering) -> Float[Array, "*batch"]:
+    """By how much each ray's weights exceed what earlier levels allow them (mip-NeRF 360, eq. 13).
+
+    For each level before the last, the sum over the last level's intervals of
+    max(0, w - bound)^2 / w, where the bound is the sum of the level's weights whose intervals overlap
+    the interval. It teaches the level where there is weight; to the last level it has no gradient.
+
+    Args:
+      rendering: of dense samples, with proposals (`jaxnerf.render_rays(..., proposals=True)`).
+
+    Raises:
+      ValueError: the samples are packed, or there are no proposals.
+    """
+    if rendering.samples.packing is not None or not rendering.proposals:
+        raise ValueError("proposal_error: needs dense samples with proposals of earlier levels")
+    samples, weights = jax.lax.stop_gradient((rendering.samples, rendering.weights))
+    begin, end = samples.s0[..., :, None], samples.s1[..., :, None]
+    total = jnp.zeros_like(rendering.opacity)
+    for level in rendering.proposals:
+        own = level.samples
+        overlaps = (own.s1[..., None, :] > begin) & (own.s0[..., None, :] < end)
+        bound = jnp.sum(jnp.where(overlaps, level.weights[..., None, :], 0.0), axis=-1)
+        excess = jnp.maximum(weights - bound, 0.0)
+        total = total + jnp.sum(excess**2 / (weights + 1e-7), axis=-1)
+    return total
