@@ -12,6 +12,7 @@ with these: it is the same on however many devices, and compiles no generator.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 
@@ -107,7 +108,7 @@ def patches(
     reach = (side - 1) * stride + 1
     if side < 1 or stride < 1:
         raise ValueError(f"patches: side and stride are at least 1, got {side} and {stride}")
-    if not isinstance(size, jax.core.Tracer) and reach > int(min(size)):
+    if not isinstance(size, Tracer) and reach > int(min(size)):
         raise ValueError(
             f"patches: no patch of {side} pixels, {stride} apart, in {int(size[0])} x {int(size[1])}"
         )
