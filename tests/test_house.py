@@ -121,8 +121,73 @@ def test_files_are_short():
         assert len(path.read_text().splitlines()) <= 400, path
 
 
+QUIET = """
+import os, sys, time
+began = time.process_time()
+import jax
+of_jax, before = time.process_time() - began, set(sys.modules)
+written, read = [], []
+def heard(event, given):
+    if event == "open" and isinstance(given[0], str) and not given[0].startswith(("/proc", "/sys")):
+        opened = given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        code = given[0].endswith((".py", ".pyc", ".so", ".zip", "METADATA"))
+        (written if opened else [] if code else read).append(given[0])
+sys.addaudithook(heard)
+sys.dont_write_bytecode = True
+config, environment = dict(jax.config.values), dict(os.environ)
+import jaxnerf
+seconds = time.process_time() - began
+from jax._src import xla_bridge
+changed = [name for name in os.environ if os.environ[name] != environment.get(name)]
+from absl import flags
+flags = [name for name in flags.FLAGS.flags_by_module_dict() if "jaxnerf" in name]
+tops = sorted({m.split(".")[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names))
+print(repr({"written": written, "read": read, "devices": list(xla_bridge._backends), "flags": flags,
+    "config": [n for n in config if jax.config.values[n] != config[n]], "changed": changed, "tops": tops,
+    "seconds": seconds, "of_jax": of_jax}))
+"""
+
+
+def test_importing_jaxnerf_is_quick_and_touches_no_file_flag_or_device():
+    """In seconds of a processor, which a busy machine does not stretch; XLA's flags alone are set."""
+    found = subprocess.run(
+        [sys.executable, "-c", QUIET], capture_output=True, text=True, check=True
+    )
+    seen = ast.literal_eval(found.stdout)
+    assert seen["written"] == []
+    assert seen["read"] == []  # but code, and versions of packages
+    assert seen["devices"] == []
+    assert seen["config"] == []
+    assert seen["flags"] == []
+    assert set(seen["changed"]) <= {"XLA_FLAGS"}
+    known = "jaxnerf jaxtyping jax numpy optax absl"
+    assert set(seen["tops"]) <= set(known.split())
+    assert seen["seconds"] < 2.0
+
+
 def test_importing_jaxnerf_brings_no_package_of_a_single_verb_or_field():
-    heavy = ("flax", "orbax", "imageio", "pycolmap", "skimage", "tensorboardX")
+    heavy = (
+        *(
+            "flax",
+            "orbax",
+            "imageio",
+            "pycolmap",
+            "skimage",
+            "tensorboardX",
+            "nibabel",
+            "nrrd",
+            "trimesh",
+        ),
+        *(
+            "OpenEXR",
+            "scipy",
+            "fast_simplification",
+            "lpips",
+            "dm_pix",
+            "matplotlib",
+            "tensorstore",
+        ),
+    )
     code = f"import sys, jaxnerf; print([m for m in {heavy!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
