@@ -72,7 +72,7 @@ WRONG = {
     "a file for a folder": (["run", "cameras", "--out=x.txt"], "x.txt does not end in .json"),
     "no resolution": (["run", "mesh", "--out=x.ply", "--resolution=0"], "--resolution: 0"),
     "a negative share": (["run", "mesh", "--out=x.ply", "--floaters=-1"], "--floaters: -1"),
-    "a box of one side": (["run", "mesh", "--out=x.ply", "--box=1,2"], "--box: 1.0,2.0 is not"),
+    "a box of one side": (["run", "mesh", "--out=x.ply", "--box=1,2"], "--box: 1,2 is not"),
     "a box of words": (["run", "volume", "--out=x.npz", "--box=a,b"], "--box: a,b are not numbers"),
     "a box without an end": (["run", "mesh", "--out=x.ply", "--box=0,0,0,1,1,inf"], "--box:"),
     "no up": (["run", "mesh", "--out=x.glb", "--up=0,0,0"], "--up: 0.0,0.0,0.0"),

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ball import RAYS, photographs, with_surroundings
 from test_unbounded import CONFIG, scene_of
 
@@ -53,6 +54,7 @@ def quality(train: Split, test: Split) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 def test_ignoring_the_lens_costs_decibels():
     train, test = through_lens(24), through_lens(7)
     known = quality(train, test)

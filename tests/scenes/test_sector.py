@@ -118,6 +118,7 @@ def test_of_few_cameras_no_sector_is_held_out(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_both_figures_stand_in_results_with_their_protocols(tmp_path, capsys):
     folder, run = write_scene(tmp_path / "s", train=14, test=6), tmp_path / "run"
     command = ["train", f"--data={folder}", f"--out={run}", "--scene.hold_out_sector", *TINY]

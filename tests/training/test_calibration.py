@@ -206,6 +206,7 @@ def striped(split: Split) -> Split:
     return dataclasses.replace(split, images=images)
 
 
+@pytest.mark.slow
 def test_refined_poses_are_nearer_the_true_ones_and_make_better_pictures(views):
     training, test = (striped(split) for split in views)
     split = disturb_poses(training, 1.5, 0.02)

@@ -177,6 +177,10 @@ class LiveViewer:
 
     def place(self, client: Any, pose: np.ndarray, angle: float) -> None:
         """Put a client at a pose of the user's frame."""
+        if (
+            client.client_id not in self.server.get_clients()
+        ):  # gone, for instance in the middle of a flight
+            return
         position, point, up = self.stage.orbit(pose)
         # Not by the quaternion, which viser makes of what the browser said last of where it is.
         with client.atomic():
