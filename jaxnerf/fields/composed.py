@@ -19,13 +19,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxnerf.fields import Params
+from jaxnerf.fields.wrapping import Wrapping
 from jaxnerf.geometry import Placement
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PlacedField:
+class PlacedField(Wrapping):
     """A field turned, scaled and moved to its place in a world. Implements `Field`. A pytree.
 
     Its parameters are the inner field's. A density is one over a length, so that where lengths are
@@ -40,10 +41,6 @@ class PlacedField:
     field: Any
     placement: Placement
 
-    def init(self, key: PRNGKeyArray) -> Params:
-        """The field's parameters."""
-        return self.field.init(key)
-
     def density(
         self, params: Params, positions: Float[Array, "*batch 3"], **more: Any
     ) -> tuple[Float[Array, "*batch"], Any]:
@@ -54,16 +51,6 @@ class PlacedField:
     def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
         """The inner field's, which is told the directions of its own frame."""
         return self.field.colour(params, features, self.placement.undo_turn(view_directions))
-
-    @property
-    def shading(self) -> str:
-        """The inner field's: "ray" or "sample"."""
-        return getattr(self.field, "shading", "sample")
-
-    @property
-    def extras(self) -> Any:
-        """The inner field's, if it has any."""
-        return getattr(self.field, "extras", None)
 
 
 @no_type_check

@@ -6,9 +6,10 @@ from typing import Any, Literal, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from jaxnerf.fields import Params
+from jaxnerf.fields.wrapping import Wrapping
 from jaxnerf.geometry import linear, matrix_of
 
 
@@ -96,7 +97,7 @@ class Region:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class CroppedField:
+class CroppedField(Wrapping):
     """A field that is nothing outside of some regions, or inside. Implements `Field`. A pytree.
 
     Its parameters are the inner field's. Where rays are sampled by an occupancy, crop that too
@@ -120,10 +121,6 @@ class CroppedField:
         if isinstance(self.regions, tuple) and not self.regions:
             raise ValueError("CroppedField.regions: none; name one at least")
 
-    def init(self, key: PRNGKeyArray) -> Params:
-        """The field's parameters."""
-        return self.field.init(key)
-
     def keeps(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
         """Whether points belong to what is kept."""
         inside = jnp.zeros(points.shape[:-1], bool)
@@ -137,17 +134,3 @@ class CroppedField:
         """The field's where it is kept, else 0."""
         density, features = self.field.density(params, positions, **more)
         return jnp.where(self.keeps(positions), density, 0.0), features
-
-    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
-        """The field's."""
-        return self.field.colour(params, features, view_directions)
-
-    @property
-    def shading(self) -> str:
-        """The field's: "ray" or "sample"."""
-        return getattr(self.field, "shading", "sample")
-
-    @property
-    def extras(self) -> Any:
-        """The field's, if it has any."""
-        return getattr(self.field, "extras", None)

@@ -5,15 +5,16 @@ import functools
 from typing import Any, no_type_check
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from jaxnerf.fields import Params
+from jaxnerf.fields.wrapping import Wrapping
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NoisyField:
+class NoisyField(Wrapping):
     """A field with Gaussian noise on its density. Implements `jaxnerf.fields.Field`. A pytree.
 
     Attributes:
@@ -27,10 +28,6 @@ class NoisyField:
     key: Any
     deviation: float = dataclasses.field(metadata={"static": True})
 
-    def init(self, key: PRNGKeyArray) -> Params:
-        """The field's parameters."""
-        return self.field.init(key)
-
     def density(
         self, params: Params, positions: Float[Array, "*batch 3"]
     ) -> tuple[Float[Array, "*batch"], Any]:
@@ -43,7 +40,3 @@ class NoisyField:
             draw = jax.vmap(draw)
         noise = draw(self.key)
         return self.field.density(params, positions, noise=self.deviation * noise)
-
-    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
-        """The field's."""
-        return self.field.colour(params, features, view_directions)

@@ -5,16 +5,17 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from jaxnerf.contraction import BoxSpace, NdcSpace, SphereContraction
 from jaxnerf.fields import Params
+from jaxnerf.fields.wrapping import Wrapping
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class WarpedField:
+class WarpedField(Wrapping):
     """A field that is asked at places of another space. Implements `jaxnerf.fields.Field`. A pytree.
 
     Its parameters are the inner field's. Densities of the inner field are per length in its space, so
@@ -29,10 +30,6 @@ class WarpedField:
     field: Any
     space: SphereContraction | NdcSpace | BoxSpace
 
-    def init(self, key: PRNGKeyArray) -> Params:
-        """The field's parameters."""
-        return self.field.init(key)
-
     def density(
         self, params: Params, positions: Float[Array, "*batch 3"], **more: Any
     ) -> tuple[Float[Array, "*batch"], Any]:
@@ -41,17 +38,3 @@ class WarpedField:
         space = jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x, dtype)), self.space)
         density, features = self.field.density(params, space.place(positions), **more)
         return jnp.where(space.holds(positions), density * space.rate(positions), 0.0), features
-
-    def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
-        """The inner field's."""
-        return self.field.colour(params, features, view_directions)
-
-    @property
-    def shading(self) -> str:
-        """The inner field's: "ray" or "sample"."""
-        return getattr(self.field, "shading", "sample")
-
-    @property
-    def extras(self) -> Any:
-        """The inner field's, if it has any."""
-        return getattr(self.field, "extras", None)
