@@ -3,10 +3,13 @@
 import warnings
 
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
-from jaxnerf.config import Config
+from jaxnerf.config import Config, ConfigError
+from jaxnerf.contraction import SphereContraction
+from jaxnerf.errors import Error
 from jaxnerf.fields import Field
 from jaxnerf.fields.composed import ComposedField, PlacedField
 from jaxnerf.fields.cropped import CroppedField, Region
+from jaxnerf.fields.hash_grid import HashGridField
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume import VolumeField
@@ -27,6 +30,7 @@ from jaxnerf.rendering import (
     render_rays,
 )
 from jaxnerf.runs.composed import ComposedRun, Part, compose
+from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run, load_run
 from jaxnerf.sampling import (
     ComposedSampler,
@@ -37,7 +41,8 @@ from jaxnerf.sampling import (
     Samples,
     Stratified,
 )
-from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.scenes import Scene, SceneError, load_scene
+from jaxnerf.training.loop import FitError
 
 if _danger := compiler.protect():
     warnings.warn(_danger, RuntimeWarning, stacklevel=2)
@@ -49,9 +54,13 @@ __all__ = [
     "ComposedRun",
     "ComposedSampler",
     "Config",
+    "ConfigError",
     "CroppedField",
+    "Error",
     "Field",
+    "FitError",
     "Grid",
+    "HashGridField",
     "Hierarchical",
     "NerfField",
     "Occupancy",
@@ -63,9 +72,12 @@ __all__ = [
     "Region",
     "Rendering",
     "Run",
+    "RunError",
     "Sampler",
     "Samples",
     "Scene",
+    "SceneError",
+    "SphereContraction",
     "Stratified",
     "TransferFunction",
     "VolumeField",

@@ -6,7 +6,8 @@ y down, with the origin at the image's upper left corner: the centre of the firs
 """
 
 import dataclasses
-from typing import no_type_check
+from collections.abc import Iterator
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -72,24 +73,42 @@ class Camera:
         return cls.pinhole(look_at_pose(eye, target, up), focal, width, height)
 
     @classmethod
-    def pinhole(cls, camera_to_world, focal: float, width: int, height: int) -> "Camera":
-        """A camera without distortion, with square pixels and the principal point in the middle."""
-        pose = np.asarray(camera_to_world, np.float64)[..., :3, :4]
-        batch = pose.shape[:-2]
+    def pinhole(cls, camera_to_world, focal, width: int, height: int, centre=None) -> "Camera":
+        """A camera without distortion, or a batch of them.
 
-        def whole(values, dtype):
-            return np.broadcast_to(np.asarray(values, dtype), (*batch, len(values)))
+        Differentiable in its arrays, if any is JAX's; else the pose is kept in float64.
+
+        Args:
+          camera_to_world: [*batch, 3, 4], or of four rows.
+          focal: focal length in pixels; or (f_x, f_y), of shape [2] or [*batch, 2].
+          width, height: of the picture in pixels.
+          centre: principal point (c_x, c_y) in pixels; by default the picture's middle.
+        """
+        traced = any(isinstance(each, jax.Array) for each in (camera_to_world, focal, centre))
+        xp: Any = jnp if traced else np
+        pose = xp.asarray(camera_to_world, None if traced else np.float64)[..., :3, :4]
+        dtype = pose.dtype if traced else np.float32
+        middle = (0.5 * width, 0.5 * height) if centre is None else centre
+
+        def whole(values, last: int, dtype):
+            return xp.broadcast_to(xp.asarray(values, dtype), (*pose.shape[:-2], last))
 
         return cls(
             camera_to_world=pose,
-            focal=whole([focal, focal], np.float32),
-            centre=whole([0.5 * width, 0.5 * height], np.float32),
-            distortion=whole([0.0] * 6, np.float32),
-            size=whole([width, height], np.int32),
+            focal=whole(focal, 2, dtype),
+            centre=whole(middle, 2, dtype),
+            distortion=whole(0.0, 6, dtype),
+            size=whole((width, height), 2, np.int32),
         )
 
     def __getitem__(self, index) -> "Camera":
-        """The camera or cameras at an index of the leading dimension."""
+        """The camera or cameras at an index of the leading dimension.
+
+        Raises:
+          TypeError: there is no leading dimension.
+        """
+        if self.focal.ndim < 2:
+            raise TypeError("a single Camera cannot be indexed")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     def __len__(self) -> int:
@@ -97,6 +116,11 @@ class Camera:
         if self.focal.ndim < 2:
             raise TypeError("a single Camera has no length")
         return self.focal.shape[0]
+
+    def __iter__(self) -> Iterator["Camera"]:
+        """Each camera of a batch."""
+        # Without this Python counts up to an IndexError, which JAX's arrays do not raise.
+        return (self[index] for index in range(len(self)))
 
     def through_corners(self) -> "Camera":
         """A camera whose ray at a pixel's centre is this one's at the pixel's upper left corner.
@@ -138,6 +162,38 @@ class Rays:
     view_directions: Float[Array, "*batch 3"]
     near: Float[Array, "*batch"]
     far: Float[Array, "*batch"]
+
+    @classmethod
+    def of(
+        cls,
+        origins: Float[Array | np.ndarray, "*batch 3"],
+        directions: Float[Array | np.ndarray, "*batch 3"],
+        near: Float[Array, "..."] | float = 0.0,
+        far: Float[Array, "..."] | float = jnp.inf,
+    ) -> "Rays":
+        """Rays that begin at origins and go along directions.
+
+        Args:
+          origins: one for all rays, or one each.
+          directions: of any length but 0; view directions are the same at length 1.
+          near, far: the range of t, one for all or one a ray.
+
+        >>> Rays.of(jnp.zeros(3), jnp.array([0.0, 0.0, 2.0]), far=3.0).view_directions.tolist()
+        [0.0, 0.0, 1.0]
+        """
+        directions = jnp.asarray(directions)
+
+        def fill(value, *inner: int):
+            shape = (*directions.shape[:-1], *inner)
+            return jnp.broadcast_to(jnp.asarray(value, directions.dtype), shape)
+
+        return cls(
+            origins=fill(origins, 3),
+            directions=directions,
+            view_directions=directions / jnp.linalg.norm(directions, axis=-1, keepdims=True),
+            near=fill(near),
+            far=fill(far),
+        )
 
     def at(self, t: Float[Array, "*batch S"]) -> Float[Array, "*batch S 3"]:
         """The points at distances t."""
@@ -206,18 +262,7 @@ def cast_rays(
     rotation = pose[..., :3, :3]
     # A sum of products, and not a matmul, which an accelerator would round to bfloat16.
     directions = jnp.sum(local[..., None, :] * _lead(rotation, local, 2), axis=-1)
-    position = pose[..., :3, 3]
-
-    def fill(value):
-        return jnp.broadcast_to(jnp.asarray(value, directions.dtype), directions.shape[:-1])
-
-    return Rays(
-        origins=jnp.broadcast_to(position, directions.shape),
-        directions=directions,
-        view_directions=directions / jnp.linalg.norm(directions, axis=-1, keepdims=True),
-        near=fill(near),
-        far=fill(far),
-    )
+    return Rays.of(pose[..., :3, 3], directions, near, far)
 
 
 def project(

@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from jaxnerf.checks import positive
 from jaxnerf.earlier_versions import settings_today
+from jaxnerf.errors import Error
 from jaxnerf.scenes.backgrounds import Background, read_background
 from jaxnerf.sections import HashGridConfig, NerfConfig, OwnConfig, Section, VoxelsConfig
 from jaxnerf.training.settings import TrainingConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(Error, ValueError):
     """A configuration's key or value is wrong: one line that names it."""
 
 
@@ -77,7 +78,10 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes. Each method has a section, and listens to no other's.
+    """Everything that decides what a run computes; begin with `jaxnerf.preset(name)`.
+
+    The defaults are the paper's, which take days on a CPU. Each method has a section, and listens to no
+    other's.
 
     Attributes:
       method: "voxels", the fast field; "nerf", the paper's network; "hash_grid"; or "own", a field that

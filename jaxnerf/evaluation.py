@@ -139,6 +139,7 @@ def lpips_metric(network: str = "vgg") -> Callable[[np.ndarray, np.ndarray], flo
         with torch.no_grad():
             return float(measure(tensor(picture), tensor(truth)))
 
+    compare.network = network  # pyright: ignore[reportFunctionMemberAccess]
     return compare
 
 
@@ -221,6 +222,29 @@ def evaluate_split(
         for metric in ("psnr", "psnr_8bit", "psnr_colour_corrected", "ssim", "lpips")
         if metric in rows[0]
     }
+    protocol = _protocol(name, split, views, rows, background, without_ssim, lpips)
+    if fits and views.step > 1:
+        protocol["chosen"] = "evenly spread, as many as fit into the time that training took"
+    if colour_corrected:
+        protocol["psnr_colour_corrected"] = _CORRECTED
+    return {
+        **means,
+        "render_seconds_per_image": float(np.median(spent)),
+        "protocol": protocol,
+        "images": rows,
+    }
+
+
+def _protocol(
+    name: str,
+    split: Split,
+    views: range,
+    rows: Sequence[Mapping[str, Any]],
+    background: tuple[float, float, float] | float,
+    without_ssim: str,
+    lpips: Callable[[np.ndarray, np.ndarray], float] | None,
+) -> dict[str, Any]:
+    """Under which conditions views of a split were measured: what their metrics mean."""
     sizes = _sizes(split, views)
     protocol = {
         "split": name,
@@ -234,21 +258,14 @@ def evaluate_split(
         "masks": _MASKED if any("counted" in row for row in rows) else "none",
         "mean": "arithmetic mean over images",
         "ssim": f"not measured: {without_ssim}" if without_ssim else _SSIM,
-        "lpips": "not measured: the extra 'lpips' is not installed" if lpips is None else "vgg",
+        "lpips": getattr(lpips, "network", "by a function of the caller's")
+        if lpips
+        else "not measured: the extra 'lpips' is not installed",
         "jaxnerf": own_version(),
     }
-    if fits and views.step > 1:
-        protocol["chosen"] = "evenly spread, as many as fit into the time that training took"
-    if colour_corrected:
-        protocol["psnr_colour_corrected"] = _CORRECTED
     if len(sizes) > 1:
         protocol["resolutions"] = sizes
-    return {
-        **means,
-        "render_seconds_per_image": float(np.median(spent)),
-        "protocol": protocol,
-        "images": rows,
-    }
+    return protocol
 
 
 def _measured_view(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest
+from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest, override
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.sections import NerfConfig, VoxelsConfig
@@ -157,6 +158,32 @@ def describe_seconds(seconds: float) -> str:
     else:
         where = f"between {below[-1]} and {above[0]}"
     return f"settings for {seconds:g} s: {where}"
+
+
+def with_settings(base: Config, given: Mapping[str, Any]) -> Config:
+    """A configuration with settings over it, each of which decides something.
+
+    Args:
+      base: a preset's configuration, or one like it.
+      given: by dotted key, as for `jaxnerf.config.override`.
+
+    Raises:
+      ConfigError: a key is unknown or has no effect with the method, a value is not of its key's type, or
+        the method is another than that which the base has rates for.
+    """
+    config = override(base, given)
+    if config.method != base.method:
+        fitting = ", ".join(
+            name for name, (_, each) in PRESETS.items() if each.method == config.method
+        )
+        raise ConfigError(
+            f"method: rates and more of this configuration are for method={base.method}; "
+            f"begin with another preset (--config): {fitting}"
+        )
+    for key in given:
+        if not config.has_effect(key):
+            raise ConfigError(f"{key}: has no effect with method={config.method}")
+    return config
 
 
 def _share(value: float, low: float, high: float) -> float:

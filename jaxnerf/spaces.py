@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.paths import focus_point
-from jaxnerf.scenes import Scene
+from jaxnerf.scenes import Scene, load_scene
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.silhouettes import background_of, scene_cube
@@ -23,6 +24,8 @@ _HORIZON = 1000.0
 _MOST_REACH = 2.0
 # Of the largest coordinate: cameras that are no farther apart stand at one place.
 _SAME_PLACE = 1e-6
+# What of a configuration's section "scene" decides how files are read.
+READING = ("downscale", "longest_side", "pixels", "hold_out_sector")
 _STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
@@ -62,6 +65,34 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
     changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
+
+
+def load_for(
+    config: Config,
+    folder: Path | str | None,
+    images: Sequence[str],
+    allow_outside_paths: bool = False,
+) -> Scene:
+    """The scene in a folder, as a configuration wants it read.
+
+    Args:
+      config: says the size of photographs, where rays pass through pixels, and near and far.
+      folder, images, allow_outside_paths: as for `jaxnerf.load_scene`.
+
+    Raises:
+      SceneError: something in the folder is missing or wrong.
+      ConfigError: near and far of the configuration and of the scene do not fit together.
+    """
+    how = {name: getattr(config.scene, name) for name in READING}
+    scene = load_scene(folder, images=images, allow_outside_paths=allow_outside_paths, **how)
+    return with_bounds(config, scene)
+
+
+def as_read(config: Config, scene: Scene) -> Config:
+    """A configuration that says how a scene was read, where that is known."""
+    if scene.options is None:
+        return config
+    return override(config, {f"scene.{name}": getattr(scene.options, name) for name in READING})
 
 
 def with_bounds(config: Config, scene: Scene) -> Scene:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf import Camera
@@ -80,3 +82,18 @@ def cell_centres(occupancy) -> tuple[np.ndarray, np.ndarray]:
     full = np.asarray(occupied(occupancy))
     index = np.argwhere(np.ones_like(full)).reshape(*full.shape, 3)
     return np.asarray(occupancy.origin) + (index + 0.5) * float(occupancy.cell), full
+
+
+class Sphere:
+    """A soft sphere with a place, a size and one colour. No pytree, no dataclass."""
+
+    def init(self, key):
+        return {"centre": jnp.zeros(3), "radius": jnp.array(0.5), "logits": jnp.zeros(3)}
+
+    def density(self, params, positions):
+        centre = jnp.broadcast_to(params["centre"], positions.shape)
+        away = jnp.sqrt(jnp.sum((positions - centre) ** 2, axis=-1) + 1e-6)
+        return 30.0 * jax.nn.sigmoid(12.0 * (params["radius"] - away)), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.broadcast_to(jax.nn.sigmoid(params["logits"]), features.shape)

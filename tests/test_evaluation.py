@@ -114,6 +114,7 @@ def test_results_are_those_of_the_pictures_and_say_how_they_were_measured(
         lpips=lambda picture, truth: float(np.abs(picture - truth).mean()),
         progress=lambda done, total, row: seen.append((done, total, row["image"])),
     )
+    assert results["protocol"]["lpips"] == "by a function of the caller's"
     chosen = list(range(0, 4, every))
     assert [row["file"] for row in results["images"]] == [f"preds/{i:03d}.png" for i in chosen]
     assert sorted(os.listdir(tmp_path / "preds")) == [f"{i:03d}.png" for i in chosen]

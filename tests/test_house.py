@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxnerf"
 # A file imports only what stands before it, or in its own folder; `sampling`, `fields` and `compositing`
 # also one another.
 ORDER = [
+    ("errors",),
     ("checks", "earlier_versions", "runs.files", "geometry"),
     ("kernels",),
     ("distortion",),

@@ -207,11 +207,12 @@ def nerf(settings: dict) -> None:
 
 def train(settings: dict, name: str, flags: list[str], views: int) -> None:
     """Train a run by the command, and measure some test views, spread evenly."""
-    from jaxnerf.cli import common, main
+    from jaxnerf.cli import main
     from jaxnerf.cli.eval import evaluate
     from jaxnerf.runs.metrics import read_metrics
     from jaxnerf.runs.run import load_run
     from jaxnerf.scenes import demo_path
+    from jaxnerf.spaces import load_for
 
     data = Path(settings["data"]) if settings["data"] else demo_path()
     out = Path(settings["work"]) / name
@@ -234,7 +235,7 @@ def train(settings: dict, name: str, flags: list[str], views: int) -> None:
         ],
     )
     run = load_run(out)
-    scene = common.load(data, run.config, ("test",))
+    scene = load_for(run.config, data, ("test",))
     count = len(scene.splits["test"])
     with contextlib.redirect_stdout(sys.stderr):
         results = evaluate(run, scene, every=-(-count // views))

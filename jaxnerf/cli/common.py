@@ -17,16 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
 from jaxnerf.config import Config, ConfigError, describe, flatten, named_settings, override
 from jaxnerf.earlier_versions import key_today
-from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset
-from jaxnerf.runs.files import RunError
-from jaxnerf.scenes import Scene, SceneError, load_scene
-from jaxnerf.spaces import with_bounds
-from jaxnerf.training.loop import FitError
+from jaxnerf.errors import Error
+from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 
 
 @dataclasses.dataclass
@@ -48,7 +44,7 @@ def report_errors() -> Iterator[Status]:
     status = Status()
     try:
         yield status
-    except (SceneError, RunError, ConfigError, FitError, flags.Error) as error:
+    except (Error, flags.Error) as error:
         status.code = fail(str(error))
     except KeyboardInterrupt:
         status.code = 130
@@ -129,20 +125,9 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
             raise ConfigError(f"{name}: {error}") from None
     base = base or preset(name)
     given = {key: values[key].value for key in flatten(Config()) if values[key].present}
-    config = override(base, given)
+    config = with_settings(base, given)
     if config.method == "own":
         raise ConfigError("method: own is that of jaxnerf.fit, which is given the field")
-    if config.method != base.method:
-        fitting = ", ".join(
-            name for name, (_, each) in PRESETS.items() if each.method == config.method
-        )
-        raise ConfigError(
-            f"method: rates and more of this configuration are for method={base.method}; "
-            f"begin with another preset (--config): {fitting}"
-        )
-    for key in given:
-        if not config.has_effect(key):
-            raise ConfigError(f"{key}: has no effect with method={config.method}")
     return config
 
 
@@ -178,39 +163,6 @@ def _settings_of_file(values: flags.FlagValues) -> dict[str, Any] | None:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
     except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: {error}") from None
-
-
-def load(
-    data: Path, config: Config, images: Sequence[str], allow_outside_paths: bool = False
-) -> Scene:
-    """The scene as a configuration wants it read.
-
-    Raises:
-      SceneError: something in the folder is missing or wrong.
-      ConfigError: near and far of the configuration and of the scene do not fit together.
-    """
-    how = config.scene
-    scene = load_scene(
-        data,
-        downscale=how.downscale,
-        longest_side=how.longest_side,
-        pixels=how.pixels,
-        images=images,
-        allow_outside_paths=allow_outside_paths,
-        hold_out_sector=how.hold_out_sector,
-    )
-    return with_bounds(config, scene)
-
-
-def check_same_scene(out: Path, trained: Scene, scene: Scene) -> None:
-    """Refuse photographs that are not those of a run.
-
-    Raises:
-      SceneError: the cameras differ.
-    """
-    before, now = (each.splits["train"].cameras.camera_to_world for each in (trained, scene))
-    if not np.array_equal(before, now):
-        raise SceneError(f"{scene.source}: not the scene that {out} was trained on")
 
 
 def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:

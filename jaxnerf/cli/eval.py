@@ -12,12 +12,14 @@ from jaxnerf import evaluation
 from jaxnerf.cameras import Camera
 from jaxnerf.cli import common
 from jaxnerf.runs.files import disk_errors, write_json
+from jaxnerf.runs.folder import check_same_scene
 from jaxnerf.runs.metrics import read_metrics
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, describe
 from jaxnerf.scenes.held_out import LEAST as LEAST_POINTS
 from jaxnerf.scenes.held_out import held_out_sightings
 from jaxnerf.scenes.sector import SECTOR
+from jaxnerf.spaces import load_for
 
 _HELP = """
 usage: jaxnerf eval RUN [--data DIR] [--split NAME] [--every N] [--allow_outside_paths]
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     run = load_run(folder)
     data = Path(values.data) if values.data else run.scene.source
     splits = (values.split,) if values.split else held_out_splits(run)
-    scene = common.load(data, run.config, splits or ("test",), values.allow_outside_paths)
+    scene = load_for(run.config, data, splits or ("test",), values.allow_outside_paths)
     print(describe(scene), flush=True)
     evaluate_splits(run, scene, splits, values.every)
 
@@ -117,7 +119,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
       SceneError: the photographs are not those of the run's scene.
     """
     photographs = scene.splits[split]
-    common.check_same_scene(run.folder, run.scene, scene)
+    check_same_scene(run.folder, run.scene, scene)
     cameras = photographs.cameras
     if split == "train":
         cameras = run.adjusted(cameras)
@@ -165,13 +167,19 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         }
         name = "results.json" if split == "test" else f"results_{split}.json"
         write_json(run.folder / name, results)
+    _tell(run.folder, scene, split, results)
+    return results
+
+
+def _tell(folder: Path, scene: Scene, split: str, results: dict[str, Any]) -> None:
+    """Print the means of results.json, and under which protocol they were measured."""
     protocol = results["protocol"]
     up_to = "up to " if "resolutions" in protocol else ""
     some = ""
     if "chosen" in protocol:
         some = (
             f"one in {protocol['every']}, what fits into the training's time; "
-            f"jaxnerf eval {run.folder} measures all; "
+            f"jaxnerf eval {folder} measures all; "
         )
     print(
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, {some}"
@@ -188,7 +196,6 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         print(f"depth not measured: {depth['not_measured']}")
     if "not installed" in str(protocol["ssim"]):
         print(f"SSIM {protocol['ssim']}")
-    return results
 
 
 def _depth_errors(

@@ -10,7 +10,7 @@ from jaxnerf.cli import common
 from jaxnerf.config import Config
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.scenes import Scene, describe
-from jaxnerf.scenes.silhouettes import has_alpha, plain_background
+from jaxnerf.scenes.silhouettes import plain_background
 from jaxnerf.training.loop import Progress
 
 # Training's last reports, of which the median is compared with the test views; and by how many dB more
@@ -37,7 +37,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
 def behind(scene: Scene, config: Config) -> str:
     """What the borders of photographs without alpha show, in a line that ends; else nothing."""
     split, background = scene.splits["train"], config.training.background
-    if config.scene.space != "bounded" or has_alpha(split):
+    if config.scene.space != "bounded" or split.has_alpha:
         return ""
     plain = plain_background(split)
     if plain is None:

@@ -31,7 +31,7 @@ from jaxnerf.runs.metrics import MetricsLog, read_metrics
 from jaxnerf.runs.run import run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.scenes import Scene, demo_path
-from jaxnerf.spaces import adapt_to_scene
+from jaxnerf.spaces import adapt_to_scene, load_for
 from jaxnerf.training.loop import train
 from jaxnerf.training.sharding import number_of_process_0
 
@@ -198,9 +198,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     restored = checkpoints.restore(config, state_like(config)) if values.resume else None
     if not values.resume:
         folder.check_free(out, overwrite=values.overwrite, remedy=_REMEDY)
-    scene = common.load(data, config, ("train",), values.allow_outside_paths)
+    scene = load_for(config, data, ("train",), values.allow_outside_paths)
     if values.resume:
-        common.check_same_scene(out, read_scene(out), scene)
+        folder.check_same_scene(out, read_scene(out), scene)
     else:
         config = adapt_to_scene(config, scene, common.chosen(values))
     if leader:
@@ -357,7 +357,7 @@ def _finish(run, values: flags.FlagValues) -> None:
         data = Path(values.data) if values.data else run.scene.source
         splits = evaluation.held_out_splits(run)
         if "test" in splits:
-            scene = common.load(data, run.config, splits, values.allow_outside_paths)
+            scene = load_for(run.config, data, splits, values.allow_outside_paths)
             found = evaluation.evaluate_splits(run, scene, splits, run.config.evaluation.every)
             if said := disagreement(found["test"]["psnr"], read_metrics(out)):
                 print(said)

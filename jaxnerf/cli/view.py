@@ -10,8 +10,10 @@ from absl import flags
 from jaxnerf.cli import common
 from jaxnerf.config import ConfigError
 from jaxnerf.runs.files import RunError
+from jaxnerf.runs.folder import check_same_scene
 from jaxnerf.runs.run import Run, load_run
 from jaxnerf.scenes import SceneError, Split
+from jaxnerf.spaces import load_for
 from jaxnerf.viewer.contents import holds
 from jaxnerf.viewer.page import page
 from jaxnerf.viewer.server import HOST, PageServer
@@ -83,8 +85,8 @@ def _live(run: Run, values: Any) -> None:
 def _photographs(run: Run, values: Any) -> Split | None:
     """Those that the run was trained on, if they are still where they were."""
     try:
-        scene = common.load(run.scene.source, run.config, ("train",), values.allow_outside_paths)
-        common.check_same_scene(run.folder, run.scene, scene)
+        scene = load_for(run.config, run.scene.source, ("train",), values.allow_outside_paths)
+        check_same_scene(run.folder, run.scene, scene)
     except (SceneError, ConfigError) as error:
         print(f"without photographs: {error}")
         return None

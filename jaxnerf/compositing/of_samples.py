@@ -66,9 +66,9 @@ def weights_of(
         return densest(
             density if packing is None else packing.by_slot(density, samples.t.shape[0]), axis
         )
-    depth = optical_depths_of(samples, density)
+    depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
     if compositing == "mean":
-        return mixed(jnp.minimum(depth, LONGEST), axis)
+        return mixed(depth, axis)
     if compositing == "surface":
         return first_opaque(depth, axis)
     return emission_absorption(depth) if packing is None else march_weights(depth)
@@ -161,7 +161,8 @@ def median_depth_of(
     where its sampling ends.
     """
     depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
-    return _where_reached(samples, depth, jnp.log(2.0).astype(depth.dtype), rays)
+    half = jnp.log(2.0).astype(depth.dtype)
+    return _where_reached(samples, depth, half, rays)
 
 
 def median_place_of(
@@ -174,7 +175,26 @@ def median_place_of(
 
 def _where_reached(samples: Samples, amounts: Array, wanted: Array, rays: Rays) -> Array:
     """The t where the sum of amounts, spread evenly over their intervals, reaches what is wanted."""
-    axis, end = -1 if samples.packing is None else 0, samples.end(rays)
+    axis = -1 if samples.packing is None else 0
+    return where_reached((samples.t0, samples.t1), amounts, wanted, samples.end(rays), axis)
+
+
+def where_reached(
+    bounds: tuple[Float[Array, "*layout"], Float[Array, "*layout"]],
+    amounts: Float[Array, "*layout"],
+    wanted: Float[Array, "..."],
+    end: Float[Array, "*batch"],
+    axis: int,
+) -> Float[Array, "*batch"]:
+    """The t where the sum of amounts that are spread evenly over intervals reaches what is wanted.
+
+    Args:
+      bounds: t0 and t1 of the intervals.
+      amounts: in each.
+      wanted: of the sum; infinite where there is none.
+      end: the answer where less is there.
+      axis: along which the intervals of a ray lie.
+    """
     reached = jnp.cumsum(amounts, axis=axis)
     if wanted.ndim:
         wanted = jnp.expand_dims(wanted, axis)
@@ -183,10 +203,10 @@ def _where_reached(samples: Samples, amounts: Array, wanted: Array, rays: Rays) 
     def at(values: Array) -> Array:
         return jnp.take_along_axis(values, place, axis=axis).reshape(end.shape)
 
-    own, begin = at(amounts), at(samples.t0)
+    own, begin = at(amounts), at(bounds[0])
     over_it = at(reached - wanted)
     part = jnp.clip(1.0 - over_it / jnp.where(own > 0.0, own, 1.0), 0.0, 1.0)
-    crossing = begin + part * jnp.minimum(at(samples.t1) - begin, LONGEST)
+    crossing = begin + part * jnp.minimum(at(bounds[1]) - begin, LONGEST)
     return jnp.where(over_it >= 0.0, jnp.minimum(crossing, end), end)
 
 

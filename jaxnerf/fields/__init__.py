@@ -62,12 +62,23 @@ def split_field(field: Any) -> tuple[tuple[Any, ...], Any]:
 
     For compiled functions: arrays are arguments that may change, the rest decides what is compiled.
     Fields that are not pytrees are all of them the rest.
+
+    Raises:
+      TypeError: the rest is not hashable.
     """
     leaves, structure = jax.tree.flatten(field)
     is_array = tuple(isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves)
     arrays = tuple(leaf for leaf, it_is in zip(leaves, is_array, strict=True) if it_is)
     others = tuple(leaf for leaf, it_is in zip(leaves, is_array, strict=True) if not it_is)
-    return arrays, (structure, is_array, others)
+    rest = (structure, is_array, others)
+    try:
+        hash(rest)
+    except TypeError:
+        raise TypeError(
+            f"{type(field).__name__}: cannot be hashed, by which compiled programs are found again; "
+            "make it a frozen dataclass, or register it as a pytree"
+        ) from None
+    return arrays, rest
 
 
 def join_field(arrays: tuple[Any, ...], rest: Any) -> Any:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.fields import Params, in_precision
-from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
+from jaxnerf.kernels import trilinear_corners, weighted_rows
 
 # Of equation 4.
 _PRIMES = (1, 2654435761, 805459861)

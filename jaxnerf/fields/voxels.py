@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.fields import in_precision
-from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
+from jaxnerf.kernels import trilinear_corners, weighted_rows
 from jaxnerf.sampling.occupancy import dilate
 
 BRICK = 4

@@ -11,14 +11,40 @@ from jaxtyping import Array, Float
 
 # The opacity from which on the surface renderer takes a sample for the surface.
 SURFACE = 0.5
+# Up to so many entries of a row a product with a triangle of ones is the faster cumulative sum.
+_FEW = 256
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def sums_before(values: Float[Array, "*layout"], axis: int = -1) -> Float[Array, "*layout"]:
+    """The sum of the entries before each entry along an axis; 0 for the first.
+
+    It is not the sum up to an entry less the entry, which cancels to nothing before an interval without
+    end.
+
+    Args:
+      values: finite.
+      axis: along which to add.
+
+    >>> sums_before(jnp.array([1.0, 2.0, 1e30])).tolist()
+    [0.0, 1.0, 3.0]
+    """
+    values, count = jnp.moveaxis(values, axis, -1), values.shape[axis]
+    if count <= _FEW:
+        # By a triangle of ones: XLA:CPU fuses nothing with a cumulative sum that is shifted: a
+        # picture of 64 samples a ray takes a third of the time (experiments/render_cost).
+        earlier = jnp.triu(jnp.ones((count, count), values.dtype), 1)
+        sums = jnp.matmul(values, earlier, precision="highest")
+    else:
+        shifted = jnp.cumsum(values, axis=-1)[..., :-1]
+        sums = jnp.concatenate([jnp.zeros_like(values[..., :1]), shifted], axis=-1)
+    return jnp.moveaxis(sums, -1, axis)
 
 
 @jax.jit
 def emission_absorption(depth: Float[Array, "*rays S"]) -> Float[Array, "*rays S"]:
-    """exp(-sum of tau_j for j < i) (1 - exp(-tau_i)) along the last axis (NeRF, eq. 3)."""
-    before = jnp.cumsum(depth, axis=-1)[..., :-1]
-    before = jnp.concatenate([jnp.zeros_like(depth[..., :1]), before], axis=-1)
-    return jnp.exp(-before) * -jnp.expm1(-depth)
+    """exp(-sum of tau_j for j < i) (1 - exp(-tau_i)) along the last axis (NeRF, eq. 3); tau is finite."""
+    return jnp.exp(-sums_before(depth)) * -jnp.expm1(-depth)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -39,10 +65,15 @@ def densest(density: Float[Array, "*layout"], axis: int) -> Float[Array, "*layou
 @functools.partial(jax.jit, static_argnames="axis")
 def mixed(depth: Float[Array, "*layout"], axis: int) -> Float[Array, "*layout"]:
     """(1 - exp(-tau)) tau_i / tau, where tau is the sum of all tau_i, each of which is finite."""
-    total = jnp.sum(depth, axis=axis, keepdims=True)
+    return depth * mean_transmittance(jnp.sum(depth, axis=axis, keepdims=True))
+
+
+@jax.jit
+def mean_transmittance(depth: Float[Array, "*layout"]) -> Float[Array, "*layout"]:
+    """(1 - exp(-tau)) / tau, 1 where tau is 0: the mean of exp(-x) for x from 0 to tau."""
     # The quotient's derivative cancels where little is in the way; the series' error there is 1e-10.
-    is_thin = total < 1e-2
-    thick = jnp.where(is_thin, 1.0, total)
-    thin = jnp.where(is_thin, total, 0.0)
+    is_thin = depth < 1e-2
+    thick = jnp.where(is_thin, 1.0, depth)
+    thin = jnp.where(is_thin, depth, 0.0)
     series = 1.0 - thin * (1.0 / 2.0 - thin * (1.0 / 6.0 - thin / 24.0))
-    return depth * jnp.where(is_thin, series, -jnp.expm1(-thick) / thick)
+    return jnp.where(is_thin, series, -jnp.expm1(-thick) / thick)

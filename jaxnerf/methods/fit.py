@@ -11,17 +11,18 @@ import jax
 import numpy as np
 import optax
 
-from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.config import Config, ConfigError
 from jaxnerf.fields import Field
 from jaxnerf.methods import first_state, occupied, state_like, trainer_of
-from jaxnerf.presets import preset
+from jaxnerf.presets import preset, with_settings
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
-from jaxnerf.runs.folder import create_folder, refuse_changes, save_config
+from jaxnerf.runs.folder import check_same_scene, create_folder, refuse_changes, save_config
 from jaxnerf.runs.run import Run, run_of
+from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
-from jaxnerf.scenes import Scene, load_scene
-from jaxnerf.spaces import adapt_to_scene, with_bounds
+from jaxnerf.scenes import Scene
+from jaxnerf.spaces import READING, adapt_to_scene, as_read, load_for, with_bounds
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
@@ -57,7 +58,8 @@ def fit(
     Args:
       field: see `jaxnerf.Field`; or a preset's name, or a `jaxnerf.Config`, for what `jaxnerf train`
         trains.
-      scene: loaded with its training photographs, or its folder; None is the demo scene.
+      scene: its folder, which is read as the configuration says; None is the demo scene. Or a scene that
+        was loaded with its training photographs, and stays as it is.
       out: the run's folder, from which `jaxnerf.load_run(out)` renders, of an own field
         `jaxnerf.load_run(out, field=field)`; None keeps nothing.
       steps: of training; by default those of the configuration, 2,000 for an own field.
@@ -91,11 +93,7 @@ def fit(
     config = _configuration(field, named, steps, seconds)
     own = config.method == "own"
     _check(field, config, out, resume=resume, brings=not own and (loss or optimizer))
-    if not isinstance(scene, Scene):
-        scene = load_scene(scene, images=("train",))
-    if scene.splits["train"].images is None:
-        raise ConfigError("fit: the scene has no photographs; load it with images=('train',)")
-    scene = with_bounds(config, scene)
+    scene, config = _read(scene, config, named)
     config = adapt_to_scene(config, scene, named)
     if own:
         method = _of_own_field(field, config, scene, loss, optimizer)
@@ -109,6 +107,7 @@ def fit(
     checkpoints = Checkpoints(folder) if out is not None else None
     if checkpoints and resume and (folder / "config.json").exists():
         refuse_changes(folder, config, "resume")
+        check_same_scene(folder, read_scene(folder), scene)
         save_config(folder, config)
         restored = checkpoints.restore(config, method.state_like())
     elif checkpoints:
@@ -199,7 +198,21 @@ def _configuration(
     for key in ("training.steps", "training.max_seconds"):
         if key in named:
             raise ConfigError(f"fit: {key} has no effect here; give it as steps or seconds")
-    return override(given, length | named)
+    return with_settings(given, length | named)
+
+
+def _read(
+    scene: Scene | str | Path | None, config: Config, named: dict[str, Any]
+) -> tuple[Scene, Config]:
+    """The scene with its photographs, and the configuration that says how it was read."""
+    if not isinstance(scene, Scene):
+        return load_for(config, scene, ("train",)), config
+    for key in (f"scene.{name}" for name in READING):
+        if key in named:
+            raise ConfigError(f"fit: {key} has no effect on a scene that is loaded already")
+    if scene.splits["train"].images is None:
+        raise ConfigError("fit: the scene has no photographs; load it with images=('train',)")
+    return with_bounds(config, scene), as_read(config, scene)
 
 
 # What of a configuration `fit` listens to, beside the section "own".

@@ -128,10 +128,11 @@ def render_image(
     if edge_supersampling > 0.0:
         rough = _contrast(np.asarray(whole.colour).reshape(height, width, 3)) > edge_supersampling
         _supersample(look, whole, pixels, np.flatnonzero(rough & shown))
+    missed = np.isinf(np.broadcast_to(ends, (height, width)).reshape(-1)) & (whole.opacity == 0.0)
     for name in ("depth", "depth_median", "distance"):
         values = np.asarray(getattr(whole, name))
         nothing = end * lengths if name == "distance" else end
-        np.copyto(values, nothing, where=~np.isfinite(values))
+        np.copyto(values, nothing, where=missed | ~np.isfinite(values))
     return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
 
 
@@ -178,7 +179,8 @@ def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.n
     """
     behind, ends = np.asarray(background, np.float32), np.asarray(far, np.float32)
     for name, found, inner in (("background", behind, (3,)), ("far", ends, ())):
-        if found.ndim > 1 and found.shape != (height, width, *inner):
+        alone = found.shape[-1:] in ((), (1,), inner) and found.ndim <= 1
+        if not alone and found.shape != (height, width, *inner):
             raise ValueError(
                 f"render_image: {name} has the shape {found.shape}, the picture {width} x {height}"
             )
@@ -285,17 +287,29 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
             waiting, short = np.concatenate(short), []
             if not len(waiting):
                 break
-            assert isinstance(sampler, OccupancySampler | ComposedSampler)
             sampler, size, is_stuck = (
-                sampler.with_longer_walks(),
+                _with_limits(sampler).with_longer_walks(),
                 max(size // 4, _FEWEST_RAYS),
                 True,
             )
         if is_stuck:
-            assert isinstance(sampler, OccupancySampler | ComposedSampler)
-            sampler = sampler.with_more_room()
+            sampler = _with_limits(sampler).with_more_room()
     assert whole is not None
     return whole
+
+
+def _with_limits(sampler: Sampler) -> OccupancySampler | ComposedSampler:
+    """A sampler whose limits can be raised.
+
+    Raises:
+      ValueError: it has none, and its samples say that rays are incomplete nevertheless.
+    """
+    if isinstance(sampler, OccupancySampler | ComposedSampler):
+        return sampler
+    raise ValueError(
+        f"render_image: samples of {type(sampler).__name__} say that rays are not complete, and there is "
+        "no more to be had"
+    )
 
 
 def _supersample(look: _Look, whole: Rendering, pixels: np.ndarray, rough: np.ndarray) -> None:

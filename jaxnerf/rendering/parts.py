@@ -9,15 +9,14 @@ from jaxtyping import Array, Float
 
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
+from jaxnerf.compositing.of_samples import where_reached
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
+from jaxnerf.kernels.weights import mean_transmittance, sums_before
 from jaxnerf.rendering.shading import accumulated_colour
 from jaxnerf.sampling.composed import ComposedSamples
 from jaxnerf.sampling.fragments import Fragments, as_laid_out, fragments_of, slots_first
 from jaxnerf.sampling.samples import LONGEST, Samples
-
-# Below this optical depth the share of light that is stopped is told by its series.
-_THIN = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,8 @@ def light_of_parts(
     )
     fragments = _whole(parts[0]) if shared else fragments_of(parts)
     cut = depths if shared else fragments.depths(depths)
-    weights = _weights(cut)
+    weights, total = _weights(cut), sum(cut[1:], start=cut[0])
+    half = jnp.log(2.0).astype(total.dtype)
     if not shared:
         found = enumerate(zip(weights, depths, strict=True))
         weights = tuple(fragments.by_slot(i, own, depth.shape[0]) for i, (own, depth) in found)
@@ -96,7 +96,7 @@ def light_of_parts(
         colour=colour,
         opacity=opacity,
         depth=depth,
-        depth_median=_half_way(fragments, sum(cut[1:], start=cut[0]), nothing),
+        depth_median=where_reached((fragments.t0, fragments.t1), total, half, nothing, axis=0),
         normals=comp.unit(normal) if normals else None,
         shares=jnp.stack(shares, axis=-1),
         weights=weights,
@@ -122,24 +122,5 @@ def _whole(samples: Samples) -> Fragments:
 def _weights(depths: tuple[Float[Array, "M R"], ...]) -> tuple[Float[Array, "M R"], ...]:
     """The weight of each part in each fragment."""
     total = sum(depths[1:], start=depths[0])
-    reaching = jnp.exp(-(jnp.cumsum(total, axis=0) - total))
-    thick = total > _THIN
-    safe = jnp.where(thick, total, 1.0)
-    # (1 - exp(-tau)) / tau, whose limit is 1: no part is divided by nothing.
-    stopped = jnp.where(thick, -jnp.expm1(-safe) / safe, 1.0 - 0.5 * total * (1.0 - total / 3.0))
-    return tuple(reaching * stopped * depth for depth in depths)
-
-
-def _half_way(fragments: Fragments, depth: Array, end: Float[Array, "*batch"]) -> Array:
-    """The t where half of the light has been stopped; the end where less is."""
-    half = jnp.log(2.0).astype(depth.dtype)
-    reached = jnp.cumsum(depth, axis=0)
-    place = jnp.argmax(reached >= half, axis=0)[None, :]
-
-    def at(values: Array) -> Array:
-        return jnp.take_along_axis(values, place, axis=0).reshape(end.shape)
-
-    own, begin, over_half = at(depth), at(fragments.t0), at(reached) - half
-    part = jnp.clip(1.0 - over_half / jnp.where(own > 0.0, own, 1.0), 0.0, 1.0)
-    crossing = begin + part * jnp.minimum(at(fragments.t1) - begin, LONGEST)
-    return jnp.where(over_half >= 0.0, jnp.minimum(crossing, end), end)
+    scale = jnp.exp(-sums_before(total, axis=0)) * mean_transmittance(total)
+    return tuple(scale * depth for depth in depths)

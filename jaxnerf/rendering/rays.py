@@ -69,8 +69,13 @@ class Rendering:
 
     @property
     def is_complete(self) -> Bool[Array, "*batch"]:
-        """Whether a ray was rendered to its end, or was stopped early where it is dark."""
-        samples: Samples = self.samples
+        """Whether a ray was rendered to its end, or was stopped early where it is dark.
+
+        In a picture every ray is.
+        """
+        samples: Samples | None = self.samples
+        if samples is None:
+            return jnp.ones(self.opacity.shape, bool)
         dark = samples.fits & samples.early_stopped & ~samples.truncated & self.is_dark
         return samples.complete | dark
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxnerf.errors import Error
+
 # What to do when there is room again, in training.
 KEPT = " and resume the run (the last whole checkpoint is kept)"
 # How the names of files begin that are being written.
 PARTIAL = ".partial."
 
 
-class RunError(Exception):
+class RunError(Error):
     """A run's folder is missing, in the way, or wrong: one line that names it."""
 
 

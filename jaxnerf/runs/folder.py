@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from jaxnerf.config import Config, ConfigError, flatten, from_json, to_json
 from jaxnerf.runs.files import RunError, disk_errors, write_json, write_text
 from jaxnerf.runs.scene import scene_to_json
-from jaxnerf.scenes import Scene
+from jaxnerf.scenes import Scene, SceneError
 
 _REMEDY = "resume it, overwrite it, or name another folder"
 
@@ -63,6 +65,26 @@ def refuse_changes(folder: Path, config: Config, said: str) -> None:
             raise ConfigError(
                 f"{folder}: was trained with {key}={before[key]}; {said} cannot change it to {value}"
             )
+
+
+def check_same_scene(folder: Path, trained: Scene, scene: Scene) -> None:
+    """Refuse photographs that are not those of a run.
+
+    Args:
+      folder: of the run.
+      trained: the scene that the run's folder holds.
+      scene: the one that was read now.
+
+    Raises:
+      SceneError: the training cameras stand elsewhere, or see through other lenses or pixels.
+    """
+    before, now = (each.splits["train"].cameras for each in (trained, scene))
+    poses, found = (np.asarray(cameras.camera_to_world, np.float32) for cameras in (before, now))
+    same = np.array_equal(poses, found) and before.lens == now.lens
+    for name in ("focal", "centre", "distortion", "size"):
+        same = same and np.allclose(getattr(before, name), getattr(now, name), rtol=1e-5, atol=1e-6)
+    if not same:
+        raise SceneError(f"{scene.source}: not the scene that {folder} was trained on")
 
 
 def check_free(folder: Path, *, overwrite: bool = False, remedy: str = _REMEDY) -> None:

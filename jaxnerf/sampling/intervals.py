@@ -18,11 +18,21 @@ Spacing = Literal["depth", "disparity"]
 Keys = PRNGKeyArray | Key[Array, "..."]
 
 # How far rays without an end are sampled, in nears.
-_ENDLESS = 1e4
+_FARTHEST = 1e4
+# Of far: from where on rays that begin at 0 are sampled evenly in disparity.
+_NEAREST = 1e-3
+
+
+def typed(key: Keys) -> Keys:
+    """A key, or keys, of JAX's newer kind: those of `jax.random.PRNGKey` are arrays of numbers."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key)
 
 
 def uniform(key: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Random numbers in [0, 1), by one key, or by one for each entry of the shape's first dimensions."""
+    key = typed(key)
     draw = functools.partial(jax.random.uniform, shape=shape[key.ndim :], dtype=dtype)
     for _ in range(key.ndim):
         draw = jax.vmap(draw)
@@ -76,7 +86,8 @@ def stratified(
     """Distances that cover a ray from near to far, one from each stratum (NeRF, section 4).
 
     Args:
-      near, far: where the ray begins and ends; positive if the spacing is "disparity".
+      near, far: where the ray begins and ends. A ray that begins at 0, where there is no disparity, has
+        that of a thousandth of far there.
       count: how many distances (fenceposts: one more than intervals).
       key: None for even spacing from near to far, both included.
       spacing: even in "depth", or in "disparity" (1/t: dense near the camera).
@@ -91,8 +102,9 @@ def stratified(
     if spacing == "depth":
         t = near + u * (far - near)
     elif spacing == "disparity":
-        ratio = near / far
-        t = near / (ratio + (1.0 - u) * (1.0 - ratio))
+        begin = _with_disparity(near, far)
+        ratio = begin / far
+        t = begin / (ratio + (1.0 - u) * (1.0 - ratio))
     else:
         raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")
     t = jnp.clip(t, near, far)
@@ -113,8 +125,13 @@ def without_end(
     [0.0, 0.333, 1.00, 3.00, 10000.0]
     """
     unit = jnp.where(near > 0.0, near, 1.0)
-    ahead = stratified(unit, unit * (1.0 + _ENDLESS), count, key, "disparity")
+    ahead = stratified(unit, unit * (1.0 + _FARTHEST), count, key, "disparity")
     return ahead + (near - unit)[..., None]
+
+
+def _with_disparity(near: Array, far: Array) -> Array:
+    """Near, where it has a disparity."""
+    return jnp.where(near > 0.0, near, _NEAREST * far)
 
 
 def hierarchical(
@@ -231,7 +248,9 @@ def normalised(
     way = jnp.where(far > near, far - near, 1.0)
     even = (t - near) / way
     if spacing == "disparity":
-        even = even * far / jnp.where(t > 0.0, t, 1.0)
+        begin = _with_disparity(near, far)
+        way = jnp.where(far > begin, far - begin, 1.0)
+        even = jnp.maximum(t - begin, 0.0) / way * far / jnp.where(t > 0.0, t, 1.0)
     unit = jnp.where(near > 0.0, near, 1.0)
     ahead = jnp.maximum(t - near, 0.0)
     return jnp.where(endless, ahead / (ahead + unit), even)

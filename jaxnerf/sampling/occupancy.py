@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.contraction import BoxSpace, NdcSpace, SphereContraction
+from jaxnerf.fields.warped import WarpedField
 
 OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
@@ -73,19 +74,77 @@ class Occupancy:
         origin: Float[Array | np.ndarray, "3"],
         cell: float,
         step: float,
+        space: SphereContraction | NdcSpace | None = None,
     ) -> "Occupancy":
         """An occupancy that ends rays where the densities of its cells leave no light.
 
         Args:
           cells: by x, y, z.
           density: in 1/length, that is counted on in each cell.
-          origin, cell, step: see the attributes.
+          origin, cell, step, space: see the attributes.
         """
-        known = cls.of(cells, origin, cell, step)
+        known = cls.of(cells, origin, cell, step, space)
         # Codes are rounded, and a ray must not be ended too early.
         a_side = jnp.asarray(density, jnp.float32) * (jnp.float32(cell) * 2.0 ** (-0.5 / OCTAVES))
         code = jnp.where(jnp.asarray(cells), code_of(a_side), known.cells)
         return dataclasses.replace(known, cells=code)
+
+    @classmethod
+    def of_field(
+        cls,
+        field: Any,
+        params: Any,
+        origin: Float[Array | np.ndarray, "3"],
+        side: float,
+        *,
+        cells: int = 64,
+        step: float | None = None,
+        empty_below: float = 0.01,
+        places: int = 3,
+    ) -> "Occupancy":
+        """An occupancy of the cells in which a field has density, found by asking it.
+
+        Cells beside those count too, so that what lies between the places that were asked is not cut off;
+        a thing far thinner than a cell may still be missed. Works under jit. A `WarpedField` is asked in
+        its own space, of which the cube then is, and along whose rays steps are measured.
+
+        Args:
+          field, params: see `jaxnerf.Field`.
+          origin, side: the cube's corner with the smallest coordinates, and its side.
+          cells: along each side.
+          step: see the attributes; by default half of a cell.
+          empty_below: opacity of a step below which a place counts as empty.
+          places: along each side of a cell at which density is asked.
+
+        >>> class Ball:
+        ...     def density(self, params, positions):
+        ...         return jnp.where(jnp.sum(positions**2, axis=-1) < params, 9.0, 0.0), positions
+        >>> around = Occupancy.of_field(Ball(), jnp.float32(0.25), jnp.full(3, -1.0), 2.0, cells=8)
+        >>> occupied(around)[:, 4, 4].tolist()
+        [False, True, True, True, True, True, True, False]
+        """
+        space, inner = None, field
+        if isinstance(field, WarpedField) and not isinstance(field.space, BoxSpace):
+            space, inner = field.space, field.field
+        cell = side / cells
+        step = 0.5 * cell if step is None else step
+        inside = (np.arange(places, dtype=np.float32) + 0.5) / places
+        within = np.stack(np.meshgrid(inside, inside, inside, indexing="ij"), -1).reshape(-1, 3)
+        square = np.stack(np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"), -1)
+
+        first = jnp.asarray(origin, jnp.float32).reshape(1, 1, 1, 3)
+
+        def of_slab(x: Array) -> tuple[Array, Array]:
+            corner = jnp.concatenate(
+                [jnp.full((cells, cells, 1), x, jnp.float32), jnp.asarray(square, jnp.float32)], -1
+            )
+            at = (corner[:, :, None] + within[None, None]) * cell + first
+            density = inner.density(params, at)[0]
+            return jnp.max(density, axis=-1), jnp.min(density, axis=-1)
+
+        most, least = jax.lax.map(of_slab, jnp.arange(cells, dtype=jnp.float32))
+        some = most * step > -np.log1p(-empty_below)
+        return cls.with_density(dilate(some), least, origin, cell, step, space)
 
     def place(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Where points of the world lie in the space of the cube."""

@@ -77,6 +77,10 @@ class Stratified:
         far = jnp.where(endless, rays.near + 1.0, rays.far)
         t = intervals.stratified(rays.near, far, count, key, self.spacing)
         t = jnp.where(endless[..., None], intervals.without_end(rays.near, count, key), t)
+        if middle and key is not None:
+            # The intervals' ends are drawn but for the outer two: the whole ray is looked at.
+            t = t.at[..., 0].set(rays.near)
+            t = t.at[..., -1].set(jnp.where(endless, t[..., -1], rays.far))
         return _between(rays, t, self.spacing, self.sample_at)
 
 
@@ -139,6 +143,7 @@ class Hierarchical:
 
 def split_keys(key: intervals.Keys, count: int) -> list[intervals.Keys]:
     """Keys for each level, from one or from one for each ray."""
+    key = intervals.typed(key)
     split = functools.partial(jax.random.split, num=count)
     for _ in range(key.ndim):
         split = jax.vmap(split)
@@ -214,6 +219,7 @@ class OccupancySampler:
         count, limited = flat.near.shape[0], self.limited()
         jitter = 0.5 if self.jitter is None else self.jitter
         if key is not None:
+            key = intervals.typed(key)
             jitter = intervals.uniform(
                 key.reshape(-1) if key.ndim else key, (count,), rays.near.dtype
             )

@@ -25,6 +25,8 @@ from jaxnerf.sampling.packing import Packing
 
 # What an interval without an end counts as: 0 times infinity would be no number.
 LONGEST = 1e30
+# An interval that is longer has no end: the paper's code gives the last one a length of 1e10.
+ENDLESS = 1e9
 
 
 @no_type_check
@@ -106,7 +108,7 @@ class Samples:
         if self.packing is not None:
             return rays.far
         last0, last1 = self.t0[..., -1], self.t1[..., -1]
-        return jnp.where(last1 - last0 > 1e9, last0, last1)
+        return jnp.where(last1 - last0 > ENDLESS, last0, last1)
 
 
 @no_type_check

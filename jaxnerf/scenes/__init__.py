@@ -16,6 +16,7 @@ whose photographs are not there under their names, yields to poses_bounds.npy as
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.resources
 import itertools
@@ -28,6 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxnerf.cameras import Camera
+from jaxnerf.errors import Error
 
 # The modules that read scenes, in the order in which they are asked: the file that they look for, the
 # name of the format, and what it has that others have not.
@@ -45,7 +47,7 @@ _NAMED = 5
 CLEAR, LEAST_CLEAR = 128, 0.01
 
 
-class SceneError(Exception):
+class SceneError(Error):
     """A scene's files are missing or wrong: one line that names the file and what is wrong in it."""
 
 
@@ -58,6 +60,7 @@ class Options:
     images: Sequence[str] = ("train",)
     allow_outside_paths: bool = False
     hold_out_sector: bool = False
+    pixels: Literal["centre", "corner"] = "centre"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    @functools.cached_property
+    def has_alpha(self) -> bool:
+        """Whether the photographs' alpha tells the scene from what is behind it."""
+        assert self.images is not None
+        transparent = self.images[:, ::4, ::4, 3] < CLEAR
+        if self.masks is not None:
+            transparent = transparent[self.masks[:, ::4, ::4]]
+        return bool(transparent.size and np.mean(transparent) > LEAST_CLEAR)
+
 
 @dataclasses.dataclass(frozen=True)
 class NdcFrame:
@@ -164,6 +176,7 @@ class Scene:
         point; None where the files have points and do not say.
       held_out: every 10th of the points, if there are enough of them.
       notes: what a person should know of how the files were read, each part of a sentence.
+      options: how `load_scene` read it; None of a scene that comes from elsewhere.
     """
 
     name: str
@@ -179,6 +192,7 @@ class Scene:
     tracks: Int[np.ndarray, "T 2"] | None = None
     held_out: HeldOutPoints | None = None
     notes: tuple[str, ...] = ()
+    options: Options | None = None
 
     @property
     def all_points(self) -> Float[np.ndarray, "P 3"]:
@@ -276,10 +290,9 @@ def load_scene(
     folder = demo_path() if path is None else Path(path)
     found = _entries(folder)
     name, notes = _chosen(folder, found, allow_outside_paths)
-    options = Options(downscale, longest_side, images, allow_outside_paths, hold_out_sector)
+    options = Options(downscale, longest_side, images, allow_outside_paths, hold_out_sector, pixels)
     scene = importlib.import_module(f"jaxnerf.scenes.{name}").read(folder, options)
-    if notes:
-        scene = dataclasses.replace(scene, notes=scene.notes + notes)
+    scene = dataclasses.replace(scene, notes=scene.notes + notes, options=options)
     return scene if pixels == "centre" else _through_corners(scene)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering.footprints import carve
 from jaxnerf.sampling.occupancy import dilate
-from jaxnerf.scenes import CLEAR, LEAST_CLEAR, Split
+from jaxnerf.scenes import Split
 from jaxnerf.scenes.backgrounds import levels_of, name_of
 
 TILE = 8  # pixels
@@ -156,7 +156,7 @@ def plain_background(split: Split) -> PlainBackground | None:
 
 def background_of(split: Split) -> str:
     """The name of the plain background of photographs; white if they have alpha or no such background."""
-    plain = None if has_alpha(split) else plain_background(split)
+    plain = None if split.has_alpha else plain_background(split)
     return "white" if plain is None else plain.name
 
 
@@ -189,15 +189,6 @@ def _difference(pixels: np.ndarray, levels: np.ndarray | tuple[int, ...]) -> np.
     return (np.maximum(pixels, colour) - np.minimum(pixels, colour)).max(axis=-1)
 
 
-def has_alpha(split: Split) -> bool:
-    """Whether the photographs' alpha tells the scene from what is behind it."""
-    assert split.images is not None
-    transparent = split.images[:, ::4, ::4, 3] < CLEAR
-    if split.masks is not None:
-        transparent = transparent[split.masks[:, ::4, ::4]]
-    return bool(transparent.size and np.mean(transparent) > LEAST_CLEAR)
-
-
 def silhouettes(
     split: Split, background: str
 ) -> tuple[Bool[np.ndarray, "cameras rows columns"], int]:
@@ -213,7 +204,7 @@ def silhouettes(
     """
     assert split.images is not None
     count, height, width = split.images.shape[:3]
-    transparent = has_alpha(split)
+    transparent = split.has_alpha
     shown = np.ones((count, -(-height // TILE), -(-width // TILE)), bool)
     if not transparent and background == "random":
         return shown, 1

@@ -11,6 +11,8 @@ from jaxnerf.training.state import Batch
 
 # One in so many squares shows a known point, if there are any.
 _APART = 8
+# So often squares are drawn again that hold pixels that do not count.
+_TRIES = 10_000
 
 
 def sample_batch(
@@ -23,7 +25,7 @@ def sample_batch(
     block: int = 1,
     background: str = "white",
     one_image: bool = False,
-    transparent: bool = True,
+    transparent: bool | None = None,
     sightings: Sightings | None = None,
     certainty: float = 0.0,
 ) -> Batch:
@@ -41,53 +43,20 @@ def sample_batch(
       block: side of a square in pixels. All pixels of a square count.
       background: behind the scene, on which photographs are blended; see `TrainingConfig`.
       one_image: draw all from one photograph.
-      transparent: see `Batch`.
+      transparent: see `Batch`; None is `Split.has_alpha`.
       sightings: points that the photographs show, at least one, each in a square that counts
         (`usable_sightings`). Every 8th square shows one of them.
       certainty: how much their depths count; 0 leaves squares as they are without them.
 
     Raises:
-      ValueError: the photographs are smaller than a square.
+      ValueError: the photographs are smaller than a square, or none was found that counts.
     """
     assert split.images is not None
-    count, height, width = split.images.shape[:3]
+    height, width = split.images.shape[1:3]
     if block > min(width, height):
         raise ValueError(f"sample_batch: no square of {block} pixels in {width} x {height}")
     random = np.random.Generator(np.random.Philox(key=[seed, step]))
-    offset = np.arange(block)
-    around = (offset[:, None] * width + offset[None, :]).reshape(-1)
-    only = random.integers(count, dtype=np.int32) if one_image else None
-    if only is not None and split.masks is not None:
-        while not split.masks[only].any():
-            only = random.integers(count, dtype=np.int32)
-
-    def draw(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Cameras, upper left corners, and where those pixels lie in the array."""
-        if tiles is None:
-            camera = random.integers(count, size=size, dtype=np.int32)
-            x = random.integers(width - block + 1, size=size, dtype=np.int32)
-            y = random.integers(height - block + 1, size=size, dtype=np.int32)
-        else:
-            camera, row, column = tiles[random.integers(len(tiles), size=size)].T
-            inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
-            x, y = column * TILE + inside[0], row * TILE + inside[1]
-        if only is not None:
-            camera = np.full_like(camera, only)
-        return camera, x, y, (camera.astype(np.int64) * height + y) * width + x
-
-    def is_missed(again: np.ndarray) -> np.ndarray:
-        """Which of some squares reach over the picture's edge, or hold pixels that do not count."""
-        missed = (x[again] > width - block) | (y[again] > height - block)
-        if split.masks is not None:
-            places = np.where(missed, 0, first[again])[:, None] + around
-            missed |= ~split.masks.reshape(-1)[places].all(axis=-1)
-        return missed
-
-    camera, x, y, first = drawn = draw(size)
-    again = np.arange(size)
-    while (again := again[is_missed(again)]).size:
-        for values, new in zip(drawn, draw(again.size), strict=True):
-            values[again] = new
+    camera, x, y = _squares(split, size, random, tiles, block, one_image)
     depth = known = None
     if sightings is not None:
         depth, known = np.ones(size, np.float32), np.zeros(size, np.float32)
@@ -96,17 +65,85 @@ def sample_batch(
             camera[::_APART] = sightings.camera[among]
             x[::_APART], y[::_APART] = _corners(sightings.pixel[among], block, (width, height)).T
             depth[::_APART], known[::_APART] = sightings.depth[among], certainty
-            first = (camera.astype(np.int64) * height + y) * width + x
     # As one number a pixel, which NumPy gathers several times faster than rows of four.
     whole = split.images.view(np.uint32).reshape(-1)
-    pixels = whole.take(first[:, None] + around[None, :]).view(np.uint8).reshape(size, -1, 4)
+    places = _places(split.images.shape, camera, x, y, block)
+    pixels = whole.take(places).view(np.uint8).reshape(size, -1, 4)
     middle = np.stack([x, y], axis=-1).astype(np.float32) + np.float32(0.5 * block)
     jitter = random.random(size, np.float32)
     if background == "random":
         behind = random.random((size, 3), np.float32)
     else:
         behind = np.tile(np.asarray(colour_of(background), np.float32), (size, 1))
+    if transparent is None:
+        transparent = split.has_alpha
     return Batch(camera.astype(np.int32), middle, pixels, behind, jitter, depth, known, transparent)
+
+
+def _squares(
+    split: Split,
+    size: int,
+    random: np.random.Generator,
+    tiles: Int[np.ndarray, "N 3"] | None,
+    block: int,
+    one_image: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cameras, and x and y of the upper left corners, of squares all of whose pixels count.
+
+    Args: as of `sample_batch`.
+    """
+    assert split.images is not None
+    count, height, width = split.images.shape[:3]
+    only = random.integers(count, dtype=np.int32) if one_image else None
+    if only is not None and split.masks is not None:
+        while not split.masks[only].any():
+            only = random.integers(count, dtype=np.int32)
+
+    def draw(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if tiles is None:
+            camera = random.integers(count, size=size, dtype=np.int32)
+            x = random.integers(width - block + 1, size=size, dtype=np.int32)
+            y = random.integers(height - block + 1, size=size, dtype=np.int32)
+        else:
+            camera, row, column = tiles[random.integers(len(tiles), size=size)].T
+            inside = random.integers(TILE // block, size=(2, size), dtype=np.int32) * block
+            x, y = column * TILE + inside[0], row * TILE + inside[1]
+        return camera if only is None else np.full_like(camera, only), x, y
+
+    camera, x, y = drawn = draw(size)
+    again = np.arange(size)
+    for _ in range(_TRIES):
+        again = again[_is_missed(split, camera[again], x[again], y[again], block)]
+        if not again.size:
+            return drawn
+        for values, new in zip(drawn, draw(again.size), strict=True):
+            values[again] = new
+    raise ValueError(f"sample_batch: no square of {block} x {block} pixels that count was found")
+
+
+def _is_missed(
+    split: Split, camera: np.ndarray, x: np.ndarray, y: np.ndarray, block: int
+) -> np.ndarray:
+    """Which squares reach over the picture's edge, or hold pixels that do not count."""
+    assert split.images is not None
+    height, width = split.images.shape[1:3]
+    missed = (x > width - block) | (y > height - block)
+    if split.masks is not None:
+        places = _places(split.images.shape, camera, x, y, block)
+        counted = split.masks.reshape(-1)[np.where(missed[:, None], 0, places)]
+        missed |= ~counted.all(axis=-1)
+    return missed
+
+
+def _places(
+    shape: tuple[int, ...], camera: np.ndarray, x: np.ndarray, y: np.ndarray, block: int
+) -> Int[np.ndarray, "N pixels"]:
+    """Where each pixel of some squares lies in the flat array of all photographs' pixels."""
+    height, width = shape[1:3]
+    offset = np.arange(block)
+    around = (offset[:, None] * width + offset[None, :]).reshape(-1)
+    first = (camera.astype(np.int64) * height + y) * width + x
+    return first[:, None] + around[None, :]
 
 
 def usable_tiles(

@@ -164,26 +164,27 @@ def _refreshed(kind, config, everywhere, arrays, params, occupancy, depths, key)
     found = jnp.zeros_like(flat).at[index].max(found)
     flat = jnp.where(possible, jnp.maximum(config.decay * flat, found), flat)
     depths = flat.reshape(depths.shape)
-    occupied = depths > _threshold(depths, config)
+    occupied = depths >= _threshold(depths, config)
     return depths, _coded(depths, occupied, config.steps / config.cells)
 
 
 def _threshold(depths: Array, config: OccupancyConfig) -> Array:
-    """The remembered optical depth above which a cell counts as occupied.
+    """The remembered optical depth from which on a cell counts as occupied.
 
-    At most the mean: at first nothing is dense, and everything must be able to become so.
+    At most somewhat less than the mean, which rounding may put above all that are equal: at first
+    nothing is dense, and everything must be able to become so.
     """
     possible = depths >= 0.0
     number = jnp.maximum(jnp.sum(possible.astype(depths.dtype)), 1.0)
     mean = jnp.sum(jnp.where(possible, depths, 0.0)) / number
-    return jnp.minimum(-jnp.log1p(-config.empty_below), mean)
+    return jnp.minimum(-jnp.log1p(-config.empty_below), (1.0 - 1e-3) * mean)
 
 
 def _some_cells(key: Any, depths: Array, least: Array) -> Array:
     """The numbers of half as many cells as there are: half of those anywhere, half where one is dense."""
     count = depths.size // 4
     anywhere, among = jax.random.split(key)
-    dense = jnp.cumsum((depths.reshape(-1) > least).astype(jnp.int32))
+    dense = jnp.cumsum((depths.reshape(-1) >= least).astype(jnp.int32))
     rank = jax.random.uniform(among, (count,)) * dense[-1].astype(jnp.float32)
     there = jnp.searchsorted(dense, rank.astype(jnp.int32) + 1)
     anywhere = jax.random.randint(anywhere, (count,), 0, depths.size, jnp.int32)

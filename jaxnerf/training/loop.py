@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxnerf.errors import Error
 from jaxnerf.training.budget import Pace, Paced, Plan
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import number_of_process_0, put_like
@@ -37,7 +38,7 @@ class Progress:
     fixed: bool
 
 
-class FitError(Exception):
+class FitError(Error):
     """Training cannot go on; the message says why and what to do."""
 
 

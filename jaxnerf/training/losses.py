@@ -63,9 +63,10 @@ def squared_error(rendering: Rendering, target: Target) -> Float[Array, "*batch"
 
 
 def mean_over_rays(rendering: Rendering, values: Float[Array, "*batch"]) -> Float[Array, ""]:
-    """The mean over the rays that were rendered to their end, or let no light through any more.
+    """The mean over the rays that found room, and did not run out of samples or steps with light left.
 
-    A ray that was given up has not seen what it would be told to show.
+    A ray that ran out has not seen what it would be told to show. One that the occupancy ended early
+    counts, however much light is left on it: what the occupancy expects is what the field had there.
     """
     samples = rendering.samples
     counts = samples.fits & (rendering.is_dark | ~samples.truncated)

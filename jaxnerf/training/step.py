@@ -123,17 +123,10 @@ def step_with_gradients(
     (value, metrics), gradients = _in_passes(one_pass, batch, keys, rays_per_pass)
     if axis_name is not None and devices > 1:  # XLA:CPU would copy them for one device
         value, metrics = jax.lax.pmean((value, metrics), axis_name)
-    (of_params, of_learned), kept = gradients, gradients
-    split_axis = axis_name if by_rows else None
-    if by_rows:
-        summed = sharding.summed(of_params, axis_name)
-    else:
-        summed = jax.tree.map(lambda x: devices * sharding.mean(x, axis_name), of_params)
-    of_learned = jax.tree.map(lambda x: sharding.mean(x, axis_name), of_learned)
-    if devices > 1:
-        kept = gradients, (summed, of_learned)
+    summed, of_learned, kept = _over_devices(gradients, axis_name, by_rows)
     value, kept = sharding.written_over(scratch, value, kept)
-    norm = sharding.norm(summed, of_params, split_axis) / devices
+    split_axis = axis_name if by_rows else None
+    norm = sharding.norm(summed, gradients[0], split_axis) / devices
     # Of the sum, which is there: the mean is made where it is used, and never stored.
     mean = jax.tree.map(lambda x: x / devices, summed)
     params, opt_state = sharding.update(
@@ -154,6 +147,24 @@ def step_with_gradients(
     if learning_rate is not None:
         metrics["learning_rate"] = learning_rate(state.step, state.total_steps)
     return following, metrics, kept
+
+
+def _over_devices(gradients: Any, axis_name: str | None, by_rows: bool) -> tuple[Any, Any, Any]:
+    """What all devices found together, of what each found of its part of a batch.
+
+    Returns:
+      The sum of the parameters' gradients (of each device's rows, `by_rows`), the mean of those of the
+      cameras' calibration, and all arrays that were made on the way, whose memory the next step can use.
+    """
+    of_params, of_learned = gradients
+    devices = sharding.device_count(axis_name)
+    if by_rows:
+        summed = sharding.summed(of_params, axis_name)
+    else:
+        summed = jax.tree.map(lambda x: devices * sharding.mean(x, axis_name), of_params)
+    of_learned = jax.tree.map(lambda x: sharding.mean(x, axis_name), of_learned)
+    kept = (gradients, (summed, of_learned)) if devices > 1 else gradients
+    return summed, of_learned, kept
 
 
 def _keys_of_rays(

@@ -3,7 +3,6 @@
 from typing import Protocol, runtime_checkable
 
 from jaxnerf.scenes import Split
-from jaxnerf.scenes.silhouettes import has_alpha
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.budget import Paced
 from jaxnerf.training.settings import TrainingConfig
@@ -60,7 +59,6 @@ class Unchanged:
           one_image: whether the rays of a batch are all from one photograph.
         """
         self._split, self._config, self._one_image = split, config, one_image
-        self._transparent = has_alpha(split)
 
     def effort(self, total: int) -> float:
         """See `jaxnerf.training.budget.Paced`."""
@@ -95,5 +93,4 @@ class Unchanged:
         return sample_batch(
             self._split, config.rays_per_batch, config.seed, number,
             background=config.background, one_image=self._one_image,
-            transparent=self._transparent,
         )  # fmt: skip

@@ -13,10 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ball import CENTRE, RADIUS, photographs
+from ball import CENTRE, RADIUS, Sphere, photographs
 from documents import as_users_have_it
 
-from jaxnerf import Config, Scene, fit, load_run, preset
+from jaxnerf import (
+    Config,
+    Scene,
+    fit,
+    load_run,
+    preset,
+)
 from jaxnerf.config import ConfigError, override
 from jaxnerf.contraction import BoxSpace, SphereContraction
 from jaxnerf.evaluation import blend, psnr
@@ -26,7 +32,7 @@ from jaxnerf.methods import occupied as occupied_method
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import occupied
 from jaxnerf.spaces import adapt_to_scene
-from jaxnerf.training import PhotometricLoss, sharding
+from jaxnerf.training import PhotometricLoss, keep_occupancy, sharding
 from jaxnerf.training.keep_occupancy import (
     KeepOccupancy,
     OccupancyConfig,
@@ -40,21 +46,6 @@ from jaxnerf.training.trainer import gradients_of
 
 PROGRAMS = Path(__file__).parents[2] / "docs" / "programs"
 SMALL = {"training__rays_per_batch": 256, "occupancy__cells": 16, "occupancy__steps": 48}
-
-
-class Sphere:
-    """A soft sphere with a place, a size and one colour. No pytree, no dataclass."""
-
-    def init(self, key):
-        return {"centre": jnp.zeros(3), "radius": jnp.array(0.5), "logits": jnp.zeros(3)}
-
-    def density(self, params, positions):
-        centre = jnp.broadcast_to(params["centre"], positions.shape)
-        away = jnp.sqrt(jnp.sum((positions - centre) ** 2, axis=-1) + 1e-6)
-        return 30.0 * jax.nn.sigmoid(12.0 * (params["radius"] - away)), positions
-
-    def colour(self, params, features, view_directions):
-        return jnp.broadcast_to(jax.nn.sigmoid(params["logits"]), features.shape)
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +315,9 @@ def test_the_programs_of_the_guide_run_and_are_short(name, tmp_path, monkeypatch
         assert found["to_params"]["logits"].shape == (8, 3)
         assert float(jnp.abs(found["to_params"]["logits"]).min()) > 0.0
         assert float(jnp.abs(found["to_poses"]).max()) > 0.0
+
+
+@pytest.mark.parametrize("depth", [1e-3, 3e-3, 7e-3])
+def test_cells_that_are_all_alike_are_all_occupied(depth):
+    depths = jnp.full((8, 8, 8), depth, jnp.float32)
+    assert (depths >= keep_occupancy._threshold(depths, OccupancyConfig())).all()

@@ -45,6 +45,22 @@ from jaxnerf.sampling.occupancy import encode
 from jaxnerf.sampling.packing import pack
 from jaxnerf.scenes import Similarity
 
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Fog:
+    """The same density everywhere."""
+
+    def init(self, key):
+        return jnp.float32(0.02)
+
+    def density(self, params, positions):
+        return jnp.broadcast_to(params, positions.shape[:-1]), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.full_like(features, 0.5)
+
+
 TRUTH = exact(
     RAYS,
     np.stack([ball_spans(RAYS, (0, 0, 0), 1.0), ball_spans(RAYS, (0.5, 0.4, 0.1), 0.7)]),
@@ -89,6 +105,19 @@ def test_opaque_balls_hide_each_other_as_the_nearest_hit_says():
     np.testing.assert_allclose(
         np.asarray(seen.depth_median)[near], entry.min(axis=0)[near], atol=0.01
     )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_interval_without_end_stops_no_more_light_than_there_is(own):
+    # The last sample's interval is 1e10 long, and what is in it more than all before together.
+    plain = Stratified(32, sample_at="start")
+    sampler = ComposedSampler((plain, plain)) if own else plain
+    field = ComposedField.of([(Fog(), None), (Fog(), None)])
+    seen = render(field, (jnp.float32(0.02),) * 2, RAYS, sampler)
+    np.testing.assert_allclose(seen.opacity, 1.0, atol=1e-5)
+    np.testing.assert_allclose(seen.extras["parts"], 0.5, atol=1e-5)
+    alone = render_rays(Fog(), jnp.float32(0.04), RAYS, plain)
+    np.testing.assert_allclose(seen.depth_median, alone.depth_median, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["shared", "own", "packed"])

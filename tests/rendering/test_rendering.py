@@ -18,7 +18,9 @@ from jaxnerf import (
     render_rays,
 )
 from jaxnerf.cameras import pixel_centres
+from jaxnerf.fields import split_field
 from jaxnerf.fields.nerf import NerfField
+from jaxnerf.rendering import image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,3 +245,33 @@ def test_levels_and_fields_must_match():
         render_rays(field, params, rays, Hierarchical(()))
     with pytest.raises(ValueError, match="at least 3 first"):
         render_rays(field, params, rays, Hierarchical((2, 8), sample_at="start"))
+
+
+def test_what_cannot_be_rendered_is_refused_in_one_line():
+    camera = Camera.look_at((0.0, -4.0, 1.0), width=4, height=3)
+    fog, params = Fog(), Fog().init(None)
+
+    class NotHashable:
+        __hash__ = None
+        init, density, colour = fog.init, fog.density, fog.colour
+
+    with pytest.raises(TypeError, match="NotHashable: cannot be hashed"):
+        split_field(NotHashable())
+    with pytest.raises(TypeError, match="NotHashable: cannot be hashed"):
+        render_image(NotHashable(), params, camera, Stratified(4), far=5.0)
+    with pytest.raises(ValueError, match=r"background has the shape \(4,\)"):
+        image._of_pixels((0.0, 0.0, 0.0, 1.0), 5.0, 4, 3)
+
+    def unsure(field, params, rays, key=None):
+        samples = Stratified(4)(field, params, rays, key)
+        return dataclasses.replace(samples, complete=jnp.zeros_like(samples.complete))
+
+    with pytest.raises(ValueError, match="samples of Partial say that rays are not complete"):
+        render_image(fog, params, camera, jax.tree_util.Partial(unsure), far=5.0)
+
+
+def test_all_rays_of_a_picture_are_complete():
+    camera = Camera.look_at((0.0, -4.0, 1.0), width=4, height=3)
+    picture = render_image(Fog(), Fog().init(None), camera, Stratified(4), far=5.0)
+    assert picture.is_complete.shape == (3, 4)
+    assert picture.is_complete.all()

@@ -12,6 +12,7 @@ from jaxnerf import (
     Hierarchical,
     Occupancy,
     OccupancySampler,
+    Stratified,
     cast_rays,
     render_image,
     render_rays,
@@ -113,3 +114,37 @@ def test_the_learning_rate_does_not_fall_after_the_last_step():
     np.testing.assert_allclose(last, 1e-4, rtol=1e-5)
     np.testing.assert_allclose(learning_rate(config, jnp.int32(1000), total), last, rtol=1e-6)
     assert preset("nerf").nerf.optimizer.final_learning_rate > 0.0
+
+
+@pytest.mark.parametrize("key", [None, 3])
+def test_even_disparity_of_a_ray_that_begins_at_0_covers_it(key):
+    rays = cast_rays(CAMERA, PIXELS, far=6.0)  # near is 0 by default
+    drawn = None if key is None else jax.random.key(key)
+    samples = Stratified(64, spacing="disparity")(None, None, rays, drawn)
+    np.testing.assert_array_equal(samples.t0[:, 0], 0.0)
+    np.testing.assert_array_equal(samples.t1[:, -1], np.float32(6.0))
+    assert (np.asarray(samples.t1 - samples.t0) > 0.0).all()
+    far_half = (np.asarray(samples.t) > 0.012).sum(
+        axis=-1
+    )  # disparity there is half of the nearest
+    np.testing.assert_allclose(far_half, 32, atol=1)
+    assert (np.diff(np.asarray(samples.s1), axis=-1) >= 0.0).all()
+    np.testing.assert_allclose(samples.s1[:, -1], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("far", [6.0, np.inf])
+def test_drawn_intervals_cover_the_ray_from_near_on(far):
+    rays = cast_rays(CAMERA, PIXELS, near=1.0, far=far)
+    samples = Stratified(4)(None, None, rays, jax.random.key(0))
+    np.testing.assert_array_equal(samples.t0[:, 0], 1.0)
+    np.testing.assert_array_equal(samples.t0[:, 1:], samples.t1[:, :-1])
+    if np.isfinite(far):
+        np.testing.assert_array_equal(samples.t1[:, -1], np.float32(far))
+    assert len(np.unique(np.asarray(samples.t1)[:, 0])) == len(PIXELS)  # drawn for each ray
+
+
+def test_an_empty_pixel_is_as_far_as_the_horizon_by_any_sampler():
+    nothing = jnp.float32(0.0)
+    picture = render_image(Soft(), nothing, CAMERA, Stratified(8), horizon=50.0)
+    np.testing.assert_allclose(picture.depth, 50.0)
+    np.testing.assert_allclose(picture.depth_median, 50.0)

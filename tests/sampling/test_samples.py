@@ -249,3 +249,19 @@ def test_extras_given_by_the_caller_take_the_place_of_the_field_s():
     features = field.density(field.init(None), plain.samples.positions(rays))[1]
     expected = comp.accumulated(plain.samples, plain.weights, 3.0 * features[..., 0])
     np.testing.assert_allclose(seen.extras, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["stratified", "hierarchical", "occupancy"])
+def test_keys_of_the_older_kind_draw_the_same(sampler):
+    cells = np.ones((4, 4, 4), bool)
+    place = {
+        "stratified": Stratified(8),
+        "hierarchical": Hierarchical((8, 4)),
+        "occupancy": OccupancySampler(Occupancy.of(cells, np.full(3, -1.0), 0.5, 0.1)),
+    }[sampler]
+    rays = Rays.of(jnp.array([0.0, 0.1, -3.0]), jnp.eye(3)[::-1], far=5.0)
+    field = Cloud()
+    old, new = jax.random.PRNGKey(3), jax.random.key(3)
+    drawn = [place(field, field.init(None), rays, key) for key in (old, new)]
+    np.testing.assert_array_equal(drawn[0].t, drawn[1].t)
+    assert (np.asarray(drawn[0].t) != np.asarray(place(field, field.init(None), rays).t)).any()

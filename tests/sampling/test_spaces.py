@@ -1,5 +1,7 @@
 """Contracted space: lengths that points do not outrun, and a grid walked as a slow loop walks it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jaxnerf import OccupancySampler, Stratified, render_rays
 from jaxnerf.cameras import Rays
 from jaxnerf.contraction import NdcSpace, SphereContraction, arc_length
 from jaxnerf.fields.warped import WarpedField
@@ -230,3 +233,39 @@ def test_a_field_within_a_space_is_as_dense_as_its_space_is_long(kind):
     way = np.sum(np.asarray(density)) * (t[1] - t[0])
     length = np.linalg.norm(np.asarray(places)[-1] - np.asarray(places)[0])
     np.testing.assert_allclose(way, length, rtol=1e-2)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Shell:
+    """A thin soft shell of radius 0.6, in the space in which it is asked."""
+
+    def init(self, key):
+        return jnp.float32(40.0)
+
+    def density(self, params, positions):
+        away = jnp.linalg.norm(positions, axis=-1) - 0.6
+        return params * jnp.exp(-((away / 0.05) ** 2)), positions
+
+    def colour(self, params, features, view_directions):
+        return jax.nn.sigmoid(features)
+
+
+@pytest.mark.parametrize("warped", [False, True])
+def test_an_occupancy_made_by_asking_shows_what_dense_samples_do(warped):
+    space = SphereContraction(jnp.asarray(CENTRE, jnp.float32), jnp.float32(RADIUS))
+    field, density = WarpedField(Shell(), space) if warped else Shell(), jnp.float32(40.0)
+    made = jax.jit(
+        lambda params: Occupancy.of_field(
+            field, params, np.full(3, -2.0, np.float32), 4.0, cells=40, step=0.01
+        )
+    )(density)
+    share = float((made.cells >= 128).mean())
+    assert 0.0 < share < 0.2
+    _, rays = random_rays(5, 256)
+    rays = dataclasses.replace(rays, far=jnp.full(rays.far.shape, 12.0))
+    found = render_rays(field, density, rays, OccupancySampler(made))
+    truth = render_rays(field, density, rays, Stratified(8000))
+    assert float(truth.opacity.max()) > 0.9
+    error = np.mean((np.asarray(found.colour) - np.asarray(truth.colour)) ** 2)
+    assert -10.0 * np.log10(error) > 50.0

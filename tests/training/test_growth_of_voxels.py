@@ -12,7 +12,7 @@ from training_factory import first_state_of_voxels, trainer_of_voxels
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings, lattice_points
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
-from jaxnerf.scenes.silhouettes import has_alpha, scene_cube
+from jaxnerf.scenes.silhouettes import scene_cube
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch
 from jaxnerf.training.loop import train
@@ -69,7 +69,7 @@ def with_density(state, logit):
 
 
 def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
-    assert has_alpha(split)
+    assert split.has_alpha
     state = begun_state(split)
     centres, full = cell_centres(state.sampler.occupancy)
     away = np.linalg.norm(centres - CENTRE, axis=-1)
@@ -98,7 +98,7 @@ def test_the_first_state_keeps_the_ball_and_carves_what_is_around_it(split):
 def test_without_silhouettes_everything_that_all_cameras_see_is_kept():
     # Neither alpha nor a known background: the photographs are opaque, and the background is random.
     split = photographs(alpha=False)
-    assert not has_alpha(split)
+    assert not split.has_alpha
     state = begun_state(split)
     origin, side = scene_cube(split)
     assert np.asarray(occupied(state.sampler.occupancy)).all()

@@ -16,7 +16,7 @@ from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.evaluation import evaluate_split, ssim
 from jaxnerf.scenes import Split
-from jaxnerf.scenes.silhouettes import TILE, has_alpha, possible_cells, silhouettes, tiles_of
+from jaxnerf.scenes.silhouettes import TILE, possible_cells, silhouettes, tiles_of
 from jaxnerf.training.batches import sample_batch, usable_tiles
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.loop import train
@@ -129,10 +129,10 @@ def test_alpha_is_looked_at_only_where_pixels_count():
     masks = np.ones(split.images.shape[:3], bool)
     masks[:, :, 40:] = False
     split.images[:, :, 40:] = 0
-    assert has_alpha(split)
-    assert not has_alpha(dataclasses.replace(split, masks=masks))
-    assert has_alpha(dataclasses.replace(photographs(), masks=masks))
-    assert not has_alpha(dataclasses.replace(split, masks=masks & False))
+    assert split.has_alpha
+    assert not dataclasses.replace(split, masks=masks).has_alpha
+    assert dataclasses.replace(photographs(), masks=masks).has_alpha
+    assert not dataclasses.replace(split, masks=masks & False).has_alpha
 
 
 def cut_out(split: Split, how: str) -> Split:
@@ -275,3 +275,17 @@ def test_ssim_refuses_masks_without_a_pixel_that_has_a_window():
     counted[:5] = True
     with pytest.raises(ValueError, match="no pixel that counts"):
         ssim(picture, picture, counted)
+
+
+def test_alpha_says_nothing_of_photographs_without_and_squares_that_do_not_exist_are_refused():
+    split = noise_split(np.ones((3, 20, 27), bool))
+    opaque = split.images.copy()
+    opaque[..., 3] = 255
+    assert not sample_batch(dataclasses.replace(split, images=opaque), 8, 1, 2).transparent
+    clear = split.images.copy()
+    clear[..., 3] = 0
+    assert sample_batch(dataclasses.replace(split, images=clear), 8, 1, 2).transparent
+    masks = np.zeros((3, 20, 27), bool)
+    masks[:, ::2] = True
+    with pytest.raises(ValueError, match="no square of 2 x 2 pixels that count was found"):
+        sample_batch(noise_split(masks), 4, 1, 2, block=2)

@@ -19,7 +19,7 @@ from jaxnerf.capture.inspection.views import Views, views_of
 from jaxnerf.scenes import CLEAR, Scene, load_scene
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import stray_photographs
-from jaxnerf.scenes.silhouettes import has_alpha, plain_background, scene_cube
+from jaxnerf.scenes.silhouettes import plain_background, scene_cube
 from jaxnerf.scenes.views import LEAKED
 
 __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
@@ -139,7 +139,7 @@ def _misplaced(scene: Scene) -> list[str]:
 def _background(scene: Scene) -> dict[str, str]:
     """What lies behind a scene that is trained on without what is behind it."""
     split = scene.splits["train"]
-    if scene.unbounded or scene.ndc is not None or has_alpha(split):
+    if scene.unbounded or scene.ndc is not None or split.has_alpha:
         return {}
     found = plain_background(split)
     return {"background": "none that is plain" if found is None else f"plain {found.name}"}

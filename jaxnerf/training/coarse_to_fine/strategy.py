@@ -13,7 +13,6 @@ from jaxnerf.contraction import NdcSpace
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.sightings import Sightings
-from jaxnerf.scenes.silhouettes import has_alpha
 from jaxnerf.training.batches import sample_batch, usable_sightings, usable_tiles
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, with_limits
@@ -63,7 +62,6 @@ class CoarseToFine:
         self._sightings, self._shown = sightings, sightings
         self._unbounded = unbounded
         self._split, self._stages, self._config, self._near = split, stages, config, near
-        self._transparent = has_alpha(split)
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
         self.pauses = 1.7 * len(stages.fractions) + 1.6 * (stages.unseen_below > 0.0)
@@ -134,7 +132,7 @@ class CoarseToFine:
         _, tiles, block = self._tiles
         return sample_batch(
             self._split, self._rays, self._config.seed, number, tiles=tiles, block=block,
-            background=self._config.background, transparent=self._transparent,
+            background=self._config.background,
             sightings=self._shown, certainty=_certainty(number / total),
         )  # fmt: skip
 
