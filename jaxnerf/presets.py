@@ -172,6 +172,8 @@ def with_settings(base: Config, given: Mapping[str, Any]) -> Config:
         the method is another than that which the base has rates for.
     """
     config = override(base, given)
+    if config.method == "own" != base.method:
+        raise ConfigError("method: own is that of jaxnerf.fit, which is given the field")
     if config.method != base.method:
         fitting = ", ".join(
             name for name, (_, each) in PRESETS.items() if each.method == config.method
