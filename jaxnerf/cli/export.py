@@ -22,7 +22,7 @@ KINDS = {
     "mesh": "surfaces as triangles with colours: .ply, .obj or .glb",
     "points": "points of surfaces with normals and colours: .ply, or points3D.txt or .bin of COLMAP",
     "splats": "Gaussians in the layout of 3D Gaussian splatting: .ply",
-    "volume": "density and colour on a grid: .npz, .nii, .nii.gz or .nrrd",
+    "volume": "density and colour on a grid: .npz, .nii, .nii.gz, .nrrd or .vdb",
 }
 
 _HELP = """
@@ -39,6 +39,7 @@ Examples:
   jaxnerf export runs/lego page --out lego.html
   jaxnerf export runs/lego mesh --out lego.glb
   jaxnerf export runs/lego mesh --out lego.ply --resolution 512 --faces 0
+  jaxnerf export runs/lego mesh --out lego.glb --texture 2048 --faces 100000
   jaxnerf export runs/lego points --out lego.ply --spacing 0.01
   jaxnerf export runs/lego splats --out splats.ply
   jaxnerf export runs/lego volume --out lego.nii.gz --box=-1,-1,-1,1,1,1

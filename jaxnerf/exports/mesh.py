@@ -2,17 +2,19 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float
 
 from jaxnerf.checks import in_range
 from jaxnerf.exports import surfaces
-from jaxnerf.exports.files import Report, package, whole_file
+from jaxnerf.exports.files import Report, package
 from jaxnerf.exports.grids import box_of
-from jaxnerf.exports.ply import coloured_points, write_ply
+from jaxnerf.exports.mesh_files import SUFFIXES as SUFFIXES
+from jaxnerf.exports.mesh_files import Mesh, vertex_normals, write_mesh
+from jaxnerf.exports.texture import Paint, check_size, textured
 from jaxnerf.exports.views import Views, fused_distance, render_views, seen_colours
 from jaxnerf.paths import up_of
 from jaxnerf.rendering.boxes import Box, Grid, check_resolution
@@ -21,7 +23,6 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.probing import Probe, finest_voxel
 from jaxnerf.runs.run import Run
 
-SUFFIXES = (".ply", ".obj", ".glb")
 # Voxels: where distances are cut, and how far at least from the depths of views a surface is looked for.
 _TRUNCATION, _REACH = 5.0, 2.0
 # The extent of a mesh in voxels beyond the points that the views see.
@@ -44,6 +45,8 @@ class Settings:
         half of the light.
       floaters: connected parts with a smaller share of the largest one's triangles are left out.
       views: training cameras that are looked from; 0 for all.
+      texture: texels along a side of a picture that has the colours, of an .obj and a .glb; 0 for
+        colours of vertices.
       metres: the length of your unit in metres, by which a GLB is scaled.
       up: x,y,z, the direction that is up, for a GLB; by default that of the cameras.
     """
@@ -55,11 +58,13 @@ class Settings:
     threshold: float = 0.0
     floaters: float = 0.01
     views: int = 0
+    texture: int = 0
     metres: float = 1.0
     up: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
+        check_size(self.texture)
         in_range(self, floaters=(0.0, 1.0), metres=(1e-9, 1e9), threshold=(0.0, 1e12))
         in_range(self, faces=(0, 1 << 31), views=(0, 1 << 31))
         if self.up and (len(self.up) != 3 or not np.linalg.norm(self.up) > 0.0):
@@ -68,41 +73,19 @@ class Settings:
             raise ValueError("threshold: has no effect on fused distances, only with how=density")
 
 
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    """Triangles, coloured, in the user's frame.
-
-    Attributes:
-      vertices: around the origin, in the user's unit.
-      faces: indices of vertices, counter-clockwise seen from outside.
-      colours: 8-bit sRGB of each vertex.
-      origin: in the user's frame.
-    """
-
-    vertices: Float[np.ndarray, "V 3"]
-    faces: Int[np.ndarray, "F 3"]
-    colours: UInt8[np.ndarray, "V 3"]
-    origin: Float[np.ndarray, "3"]
-
-    @property
-    def normals(self) -> Float[np.ndarray, "V 3"]:
-        """Unit normals of the vertices: the mean of the triangles' around them, by area."""
-        return vertex_normals(self.vertices, self.faces)
-
-    @property
-    def size(self) -> Float[np.ndarray, "3"]:
-        """The mesh's extent along the user's axes."""
-        return np.ptp(self.vertices.astype(np.float64), axis=0)
-
-
 def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Mesh:
     """Write a mesh of a run, and say its size.
 
-    A PLY and an OBJ have the coordinates of the user's files. In a GLB, which has metres and +y up,
-    vertices lie around `Mesh.origin` along the axes of the user's files, and the node of the mesh turns
-    the scene's up to +y, scales by `Settings.metres` and brings the origin to its place: a scene whose up
-    is +z comes into Blender, which turns glTF's +y to its +z, with the coordinates of its files. Colours
-    are sRGB in PLY and OBJ, and linear in a GLB, as each has them.
+    A PLY and an OBJ have the coordinates of the user's files; the picture of an OBJ with a texture lies
+    beside it, as NAME.png, and NAME.mtl names it. In a GLB, which has metres and +y up, vertices lie
+    around `Mesh.origin` along the axes of the user's files, and the node of the mesh turns the scene's up
+    to +y, scales by `Settings.metres` and brings the origin to its place: a scene whose up is +z comes
+    into Blender, which turns glTF's +y to its +z, with the coordinates of its files. Colours are sRGB in
+    PLY, OBJ and pictures, and linear at the vertices of a GLB, as each has them.
+
+    Colours are those that the run renders at its training cameras, and not those of the photographs: the
+    run's folder is enough, whoever walked through a photograph does not stand in them, and exposures
+    that were found to differ are made one.
 
     Args:
       run: from `jaxnerf.load_run`.
@@ -116,12 +99,13 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     """
     if out.suffix != ".ply":
         package("trimesh")
+    elif settings.texture:
+        raise ValueError("texture: has no effect on .ply, only on .glb and .obj")
     for name in ("metres", "up"):
         if out.suffix != ".glb" and getattr(settings, name) != getattr(Settings(), name):
             raise ValueError(f"{name}: has no effect on {out.suffix}, only on .glb")
     mesh = mesh_of(run, settings, report)
-    with whole_file(out) as partial:
-        write_mesh(mesh, partial, _root(run, settings, mesh.origin))
+    write_mesh(mesh, out, _root(run, settings, mesh.origin))
     size = " x ".join(f"{side:.4g}" for side in mesh.size)
     report.say(
         f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, {size} in the unit of your files"
@@ -136,8 +120,10 @@ def mesh_of(run: Run, settings: Settings = Settings(), report: Report = Report()
       RunError: a package is missing, or the scene has no surface in the box.
       ValueError: a setting is wrong; the message begins with its name.
     """
-    for name, pip in (("skimage.measure", "scikit-image"), ("fast_simplification", "")):
-        package(name, pip or name.replace("_", "-"))
+    package("skimage.measure", "scikit-image")
+    package("fast_simplification", "fast-simplification")
+    if settings.texture:
+        package("xatlas")
     box = box_of(run, settings.box)
     views = render_views(run, 0.5 * (box.low + box.high), count=settings.views, report=report)
     if not settings.box:
@@ -153,8 +139,12 @@ def mesh_of(run: Run, settings: Settings = Settings(), report: Report = Report()
     if settings.faces:
         vertices, faces = surfaces.decimated(vertices, faces, settings.faces)
     vertices = (vertices * grid.voxel + (grid.origin - views.origin)).astype(np.float32)
-    colours = _colours(run, views, vertices, vertex_normals(vertices, faces), grid.voxel)
-    return Mesh(vertices, faces, colours, views.origin)
+    normals, paint = vertex_normals(vertices, faces), _paint(run, views, grid.voxel)
+    colours = np.rint(np.clip(paint(vertices, normals), 0.0, 1.0) * 255.0).astype(np.uint8)
+    texture, size = None, settings.texture
+    if size:
+        texture = textured(vertices, faces, normals, size, paint, report.of("face"))
+    return Mesh(vertices, faces, colours, views.origin, texture)
 
 
 def _seen_part(run: Run, views: Views, box: Box, resolution: int) -> Box:
@@ -222,92 +212,20 @@ def _bricks(grid: Grid) -> Bool[np.ndarray, "X Y Z"]:
     return np.zeros([-(-side // surfaces.BRICK) for side in grid.shape], bool)
 
 
-def _colours(
-    run: Run, views: Views, vertices: np.ndarray, normals: np.ndarray, voxel: float
-) -> UInt8[np.ndarray, "V 3"]:
-    """What the views that see vertices show there; of others the field's colour, seen from outside."""
+def _paint(run: Run, views: Views, voxel: float) -> Paint:
+    """What the views that see points show there; of others the field's colour, seen from outside."""
     seen = replicated((views.cameras, views.depth, views.colour))
     reach = jnp.float32(max(_TRUNCATION * voxel, 2.0 * views.footprint()))
-    colours, weight = in_chunks(lambda p, n: seen_colours(seen, reach, p, n), vertices, normals)
-    unseen = weight <= 0.0
-    if unseen.any():
-        probe = Probe(run, views.origin)
-        colours[unseen] = probe.colour(vertices[unseen], -normals[unseen])
-    return np.rint(np.clip(colours, 0.0, 1.0) * 255.0).astype(np.uint8)
+    probe = Probe(run, views.origin)
 
+    def paint(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        colours, weight = in_chunks(lambda p, n: seen_colours(seen, reach, p, n), points, normals)
+        unseen = weight <= 0.0
+        if unseen.any():
+            colours[unseen] = probe.colour(points[unseen], -normals[unseen])
+        return colours
 
-def vertex_normals(
-    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
-) -> Float[np.ndarray, "V 3"]:
-    """Unit normals of vertices: the mean of the faces' around them, by area; +z where none has any."""
-    a, b, c = vertices[faces].transpose(1, 0, 2)
-    areas = np.cross(b - a, c - a)
-    total = np.stack(
-        [
-            np.bincount(faces.reshape(-1), areas[:, axis].repeat(3), len(vertices))
-            for axis in range(3)
-        ],
-        axis=-1,
-    )
-    length = np.linalg.norm(total, axis=-1, keepdims=True)
-    upright = np.broadcast_to([0.0, 0.0, 1.0], total.shape)
-    return np.where(length > 0.0, total / np.maximum(length, 1e-30), upright).astype(np.float32)
-
-
-def write_mesh(mesh: Mesh, path: Path, root: Float[np.ndarray, "4 4"] | None = None) -> None:
-    """Write a mesh as PLY, OBJ or GLB, as the name ends.
-
-    Args:
-      mesh: to write.
-      path: where to.
-      root: of a GLB: from the mesh's own frame, around its origin, to glTF's.
-
-    Raises:
-      RunError: trimesh is not installed, which OBJ and GLB need.
-      OSError: it cannot be written.
-    """
-    if path.suffix == ".ply":
-        positions = mesh.vertices + mesh.origin
-        write_ply(path, coloured_points(positions, mesh.normals, mesh.colours), mesh.faces)
-        return
-    trimesh = package("trimesh")
-    positions, colours = mesh.vertices, mesh.colours
-    if path.suffix == ".obj":
-        positions = positions + mesh.origin
-    else:
-        colours = _linear(colours)
-    body: Any = trimesh.Trimesh(
-        positions,
-        mesh.faces,
-        vertex_normals=mesh.normals,
-        vertex_colors=colours,
-        process=False,
-        validate=False,
-    )
-    if path.suffix == ".obj":
-        path.write_text(body.export(file_type="obj", include_normals=True), encoding="ascii")
-        return
-    scene = trimesh.Scene()
-    scene.add_geometry(body, node_name="scene", geom_name="scene", transform=root)
-    path.write_bytes(
-        scene.export(file_type="glb", include_normals=True, tree_postprocessor=_with_material)
-    )
-
-
-def _with_material(tree: dict[str, Any]) -> None:
-    """Give a glTF's meshes a matte material seen from both sides: without one they are metal."""
-    matte = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 1.0}
-    tree["materials"] = [{"pbrMetallicRoughness": matte, "doubleSided": True}]
-    for mesh in tree["meshes"]:
-        for primitive in mesh["primitives"]:
-            primitive["material"] = 0
-
-
-def _linear(colours: UInt8[np.ndarray, "V 3"]) -> UInt8[np.ndarray, "V 3"]:
-    """8-bit sRGB as 8-bit linear RGB, which glTF has (IEC 61966-2-1)."""
-    levels = np.arange(256) / 255.0
-    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    return np.rint(255.0 * linear).astype(np.uint8)[colours]
+    return paint
 
 
 def _root(run: Run, settings: Settings, origin: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:

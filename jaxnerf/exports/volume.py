@@ -1,7 +1,13 @@
-"""Density and colour of a run on a regular grid: NPZ, NIfTI or NRRD, in the user's frame and unit."""
+"""Density and colour of a run on a regular grid in the user's frame: NPZ, NIfTI, NRRD or OpenVDB.
+
+OpenVDB's Python module, `openvdb` or, before version 11, `pyopenvdb`, has no wheels on PyPI: it comes
+with conda-forge's package openvdb, with Debian's and Ubuntu's python3-openvdb, and with Blender's own
+Python. Where it cannot be imported a .vdb is refused, by a line that says so.
+"""
 
 import dataclasses
 import gzip
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxnerf.checks import in_range
+from jaxnerf.exports.colours import linear_levels
 from jaxnerf.exports.files import Report, package, whole_file
 from jaxnerf.exports.grids import box_of
 from jaxnerf.rendering.boxes import Grid, check_resolution
@@ -18,7 +25,7 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.probing import Probe
 from jaxnerf.runs.run import Run
 
-SUFFIXES = (".npz", ".nii", ".nii.gz", ".nrrd")
+SUFFIXES = (".npz", ".nii", ".nii.gz", ".nrrd", ".vdb")
 BLOCK = 16
 _AT_ONCE = CHUNK // BLOCK**3
 # Voxels of a dense grid: 1.9 GB with their colours.
@@ -81,7 +88,8 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     An NPZ has `density` (in 1/unit), `colour` (8-bit sRGB) and `affine`, which takes the index of a voxel
     to its middle in the user's frame; with `Settings.occupied` the first two are of blocks of 16 cubed,
     whose first voxels are `blocks`, in a grid of `shape`. NIfTI and NRRD have the density in the file
-    that is named, and the colour beside it: in NAME.colour.nii, as RGB24, and in NAME.colour.nrrd.
+    that is named, and the colour beside it: in NAME.colour.nii, as RGB24, and in NAME.colour.nrrd. A VDB
+    has the sparse grids `density` and `color`, which is linear RGB, by the names that Blender looks for.
 
     Args:
       run: from `jaxnerf.load_run`.
@@ -95,7 +103,8 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     """
     write = _writer(out, settings)
     grid = Grid.of(box_of(run, settings.box), settings.resolution)
-    if not settings.occupied and np.prod(grid.shape, dtype=np.int64) > _MOST_VOXELS:
+    sparse = settings.occupied or out.suffix == ".vdb"
+    if not sparse and np.prod(grid.shape, dtype=np.int64) > _MOST_VOXELS:
         shape = " x ".join(map(str, grid.shape))
         raise ValueError(
             f"resolution: {shape} voxels are too many at once; try --occupied or fewer"
@@ -166,11 +175,60 @@ def _writer(out: Path, settings: Settings) -> Callable[[Volume, Path], None]:
         return _write_blocks if settings.occupied else _write_npz
     if settings.occupied:
         raise ValueError(f"occupied: only an .npz has blocks, not {out.name}")
+    if out.name.endswith(".vdb"):
+        vdb = _openvdb(out)
+        return lambda volume, path: write_vdb(vdb, volume, path)
     if out.name.endswith(".nrrd"):
         nrrd = package("nrrd", "pynrrd")
         return lambda volume, path: _write_nrrd(nrrd, volume, path)
     nibabel = package("nibabel")
     return lambda volume, path: _write_nifti(nibabel, volume, path)
+
+
+def _openvdb(out: Path) -> Any:
+    """OpenVDB's module, by the name that it has here.
+
+    Raises:
+      RunError: it is not installed.
+    """
+    for name in ("openvdb", "pyopenvdb"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    others = ", ".join(SUFFIXES[:-1])
+    raise RunError(
+        f"{out}: needs OpenVDB's Python module, which pip does not have: conda install -c conda-forge "
+        f"openvdb, or apt install python3-openvdb; without it: {others}"
+    )
+
+
+def write_vdb(vdb: Any, volume: Volume, out: Path) -> None:
+    """Write a volume as the grids `density` and `color` of an OpenVDB file.
+
+    Args:
+      vdb: OpenVDB's module.
+      volume: what is written; voxels without density are not active.
+      out: where to.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    linear = linear_levels()
+    density, colour = vdb.FloatGrid(0.0), vdb.Vec3SGrid((0.0, 0.0, 0.0))
+    for first, some, shades in zip(volume.blocks, volume.density, volume.colour, strict=True):
+        ends = np.minimum(np.array(volume.grid.shape) - first, BLOCK)
+        inside = tuple(slice(0, int(end)) for end in ends)
+        place = tuple(int(index) for index in first)
+        density.copyFromArray(np.ascontiguousarray(some[inside], np.float32), ijk=place)
+        shown = np.ascontiguousarray(linear[shades[inside]], np.float32)
+        colour.copyFromArray(shown, ijk=place)
+    for name, grid in (("density", density), ("color", colour)):
+        grid.name, grid.gridClass = name, vdb.GridClass.FOG_VOLUME
+        # OpenVDB's matrices multiply rows from the right.
+        grid.transform = vdb.createLinearTransform(volume.grid.affine.T.tolist())
+    with whole_file(out) as partial:
+        vdb.write(str(partial), [density, colour])
 
 
 def _write_npz(volume: Volume, out: Path) -> None:

@@ -80,6 +80,11 @@ WRONG = {
         ["run", "mesh", "--out=x.ply", "--up=0,0,1"],
         "--up: has no effect on .ply",
     ),
+    "a texture for a format that has none": (
+        ["run", "mesh", "--out=x.ply", "--texture=512"],
+        "--texture: has no effect on .ply",
+    ),
+    "a texture of few texels": (["run", "mesh", "--out=x.glb", "--texture=9"], "--texture: 9"),
     "a threshold of distances": (
         ["run", "mesh", "--out=x.ply", "--threshold=3"],
         "--threshold: has no effect on fused distances",
@@ -115,14 +120,27 @@ def test_what_is_wrong_is_one_line(case, refusal, monkeypatch):  # noqa: F811
         ("mesh", "x.ply", "skimage.measure", "scikit-image"),
         ("mesh", "x.ply", "fast_simplification", "fast-simplification"),
         ("mesh", "x.glb", "trimesh", "trimesh"),
+        ("mesh", "x.glb", "xatlas", "xatlas"),
         ("volume", "x.nii", "nibabel", "nibabel"),
         ("volume", "x.nrrd", "nrrd", "pynrrd"),
     ],
 )
 def test_a_missing_package_is_named(kind, out, module, pip, ball, refusal, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, module, None)
-    line = refusal("export", "ball", kind, f"--out={out}", *SMALL[kind])
+    texture = ["--texture=64"] if module == "xatlas" else []
+    line = refusal("export", "ball", kind, f"--out={out}", *SMALL[kind], *texture)
     assert line == f"jaxnerf: the package {pip} is missing: pip install 'jaxnerf[export]'\n"
+
+
+def test_where_openvdb_comes_from_and_what_to_take_instead(ball, refusal, monkeypatch, tmp_path):  # noqa: F811
+    """No wheel of it is on PyPI, so that no extra can bring it."""
+    for name in ("openvdb", "pyopenvdb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    line = refusal("export", "ball", "volume", f"--out={tmp_path}/x.vdb", *SMALL["volume"])
+    assert line.startswith(f"jaxnerf: {tmp_path}/x.vdb: needs OpenVDB's Python module")
+    for part in ("conda-forge openvdb", "python3-openvdb", ".npz, .nii, .nii.gz, .nrrd"):
+        assert part in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

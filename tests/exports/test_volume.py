@@ -1,5 +1,7 @@
 """Volumes of a ball that is a formula: densities at the places that the files' affine maps name."""
 
+import sys
+
 import nibabel
 import nrrd
 import numpy as np
@@ -77,6 +79,60 @@ def test_nrrd_maps_voxels_to_the_users_frame(tmp_path):
     assert_is_the_ball(density, np.moveaxis(colour, 0, -1), affine)
     np.testing.assert_array_equal(other["space directions"][1:], header["space directions"])
     assert np.isnan(other["space directions"][0]).all()
+
+
+class StandIn:
+    """As much of OpenVDB's module as is called, by its documentation: voxels by their index."""
+
+    class GridClass:
+        FOG_VOLUME = "fog volume"
+
+    class FloatGrid:
+        def __init__(self, background):
+            self.background, self.voxels, self.transform = background, {}, None
+
+        def copyFromArray(self, array, ijk):
+            assert array.dtype == np.float32
+            assert array.flags.c_contiguous
+            for index in np.ndindex(*array.shape[:3]):
+                self.voxels[tuple(a + b for a, b in zip(ijk, index, strict=True))] = array[index]
+
+    Vec3SGrid = FloatGrid
+
+    @staticmethod
+    def createLinearTransform(matrix):
+        assert np.shape(matrix) == (4, 4)
+        return np.array(matrix)
+
+    @classmethod
+    def write(cls, path, grids):
+        cls.grids = {grid.name: grid for grid in grids}
+        open(path, "w").close()
+
+
+def test_a_vdb_has_the_blocks_that_hold_something_in_the_users_frame(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvdb", StandIn)
+    for name in ("ball.npz", "ball.vdb"):
+        export(ball_run(count=6), tmp_path / name, Settings(resolution=RESOLUTION))
+    assert (tmp_path / "ball.vdb").exists()
+    density, colour = (StandIn.grids[name] for name in ("density", "color"))
+    assert density.gridClass == colour.gridClass == "fog volume"
+    with np.load(tmp_path / "ball.npz") as dense:
+        shape = dense["density"].shape
+        index = np.array(list(density.voxels))
+        assert (index < shape).all()  # the last block reaches beyond the grid
+        # Rows, with the shift in the last one.
+        world = np.concatenate([index, np.ones((len(index), 1))], axis=1) @ density.transform
+        np.testing.assert_allclose(world[:, :3], places_of(shape, dense["affine"])[tuple(index.T)])
+        np.testing.assert_array_equal(density.transform, colour.transform)
+        left = dense["density"].copy()
+        for place, value in density.voxels.items():
+            assert value == left[place]
+            left[place] = 0.0
+        assert left.max() * dense["affine"][0, 0] < 2e-3
+        shown = dense["colour"][20, 20, 20] / 255.0
+        expected = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
+        np.testing.assert_allclose(colour.voxels[20, 20, 20], expected, rtol=1e-6)
 
 
 def test_too_many_voxels_at_once_are_refused_before_memory_is_taken(tmp_path):

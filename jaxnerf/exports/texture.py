@@ -1,0 +1,204 @@
+"""Pictures that lie on meshes: faces unfolded into a square, and painted point by point."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from jaxnerf.exports.files import package
+
+LEAST, MOST = 64, 8192
+# Texels between charts: two smaller levels of a mipmap keep their colours apart.
+_PADDING = 4
+# Texels that are looked at at once.
+_AT_ONCE = 1 << 20
+# Outside of a triangle by this share of it, a texel still lies on the edge that two triangles share.
+_EDGE = 1e-5
+
+# Points [N, 3] and their unit normals -> RGB in [0, 1].
+Paint = Callable[[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"]], Float[np.ndarray, "N 3"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texture:
+    """A square picture, and where the faces of a mesh lie in it.
+
+    Attributes:
+      image: 8-bit sRGB, the top row first.
+      corners: the mesh's vertex at each corner; a vertex on a seam has a corner on either side.
+      uv: of the corners: from (0, 0) at the lower left of the picture to (1, 1) at its upper right.
+      faces: indices of corners, in the order of the mesh's faces.
+    """
+
+    image: UInt8[np.ndarray, "S S 3"]
+    corners: Int[np.ndarray, " C"]
+    uv: Float[np.ndarray, "C 2"]
+    faces: Int[np.ndarray, "F 3"]
+
+
+def check_size(size: int) -> None:
+    """Refuse a number of texels along a side that is neither 0, for none, nor from 64 to 8,192.
+
+    Raises:
+      ValueError: the message begins with the setting's name.
+    """
+    if size and not LEAST <= size <= MOST:
+        raise ValueError(f"texture: {size} is neither 0 nor from {LEAST} to {MOST}")
+
+
+def textured(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    normals: Float[np.ndarray, "V 3"],
+    size: int,
+    paint: Paint,
+    progress: Callable[[int, int], None] | None = None,
+) -> Texture:
+    """Unfold a mesh and paint it.
+
+    Each texel whose middle lies in a face has the colour of the point of the mesh that it stands for;
+    each other one that of the nearest such texel, so that neither interpolation between texels nor
+    smaller levels of a mipmap show anything else along seams.
+
+    Args:
+      vertices, faces: the mesh.
+      normals: unit normals of the vertices.
+      size: texels along a side, from 64 to 8,192.
+      paint: the colour of points.
+      progress: called with (faces painted, faces in all).
+
+    Raises:
+      RunError: xatlas is not installed.
+    """
+    corners, uv, unfolded = unwrapped(vertices, faces, size)
+    image, covered = np.zeros((size * size, 3), np.uint8), np.zeros(size * size, bool)
+    parts = itertools.chain(texels_of(uv, unfolded, size), _corner_texels(uv, unfolded, size))
+    for texel, face, share in parts:
+        bare = ~covered[texel]
+        texel, corner, share = texel[bare], corners[unfolded[face[bare]]], share[bare]
+        if progress and len(face):
+            progress(int(face.max()) + 1, len(faces))
+        if not len(texel):
+            continue
+        points = np.einsum("nk,nkx->nx", share, vertices[corner])
+        across = np.einsum("nk,nkx->nx", share, normals[corner])
+        across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-9)
+        image[texel] = np.rint(np.clip(paint(points, across), 0.0, 1.0) * 255.0)
+        covered[texel] = True
+    image = image.reshape(size, size, 3)
+    return Texture(_spread(image, covered.reshape(size, size)), corners, uv, unfolded)
+
+
+def unwrapped(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], size: int
+) -> tuple[Int[np.ndarray, " C"], Float[np.ndarray, "C 2"], Int[np.ndarray, "F 3"]]:
+    """A mesh cut into charts that lie flat in the unit square without touching one another.
+
+    Args:
+      vertices, faces: the mesh.
+      size: texels along a side of the square, which decide how far apart charts lie.
+
+    Returns:
+      Of each corner the vertex, and (u, v) as in `Texture`; and faces as indices of corners.
+
+    Raises:
+      RunError: xatlas is not installed.
+    """
+    xatlas = package("xatlas")
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(
+        np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32)
+    )
+    atlas.generate(_chart_options(xatlas), _pack_options(xatlas, size))
+    corners, unfolded, uv = atlas.get_mesh(0)
+    return corners.astype(np.int32), uv.astype(np.float32), unfolded.astype(np.int32)
+
+
+def _chart_options(xatlas: Any) -> Any:
+    options = xatlas.ChartOptions()
+    options.max_iterations = 1
+    return options
+
+
+def _pack_options(xatlas: Any, size: int) -> Any:
+    options = xatlas.PackOptions()
+    options.resolution, options.padding, options.bilinear = size, _PADDING, True
+    options.blockAlign = True  # several times as fast
+    return options
+
+
+def texels_of(
+    uv: Float[np.ndarray, "C 2"], faces: Int[np.ndarray, "F 3"], size: int
+) -> Iterator[tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"], Float[np.ndarray, "N 3"]]]:
+    """The texels whose middles lie in faces.
+
+    Args:
+      uv, faces: as in `Texture`.
+      size: texels along a side.
+
+    Yields:
+      Some at a time: numbers of texels, row by row from the top; the face of each; and the
+      share of each of its corners. A texel on an edge comes with both faces.
+    """
+    place = _places(uv, size)[faces]
+    first = np.maximum(np.ceil(place.min(axis=1) - 0.5), 0.0).astype(np.int64)
+    last = np.minimum(np.floor(place.max(axis=1) - 0.5), size - 1.0).astype(np.int64)
+    wide, high = np.maximum(last - first + 1, 0).T
+    counts = wide * high
+    ends = np.cumsum(counts)
+    for begin in range(0, int(ends[-1]), _AT_ONCE):
+        number = np.arange(begin, min(begin + _AT_ONCE, int(ends[-1])))
+        face = np.searchsorted(ends, number, "right")
+        number -= ends[face] - counts[face]
+        x = first[face, 0] + number % wide[face]
+        y = first[face, 1] + number // wide[face]
+        share = _shares(place[face], np.stack([x, y], axis=-1) + 0.5)
+        inside = share.min(axis=-1) >= -_EDGE
+        yield (y * size + x)[inside], face[inside], share[inside].astype(np.float32)
+
+
+def _shares(triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Barycentric coordinates of places; of triangles without an area, all are outside."""
+    a, b, c = triangles.astype(np.float64).transpose(1, 0, 2)
+
+    def doubled(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
+        first, second = q - p, r - p
+        return first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
+
+    area = doubled(a, b, c)
+    parts = np.stack([doubled(places, b, c), doubled(a, places, c), doubled(a, b, places)], -1)
+    flat = np.abs(area) < 1e-12
+    return np.where(flat[:, None], -1.0, parts / np.where(flat, 1.0, area)[:, None])
+
+
+def _corner_texels(
+    uv: np.ndarray, faces: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The texels in which corners of faces lie, as `texels_of`: a face may hold no middle of any."""
+    index = np.floor(_places(uv, size)).astype(np.int64).clip(0, size - 1)
+    texel = (index[:, 1] * size + index[:, 0])[faces]
+    face = np.arange(len(faces))
+    for corner in range(3):
+        share = np.zeros((len(faces), 3), np.float32)
+        share[:, corner] = 1.0
+        yield texel[:, corner], face, share
+
+
+def _places(uv: np.ndarray, size: int) -> np.ndarray:
+    """(x, y) in texels, from the upper left of the picture."""
+    return np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=-1) * size
+
+
+def _spread(image: UInt8[np.ndarray, "S S 3"], covered: Bool[np.ndarray, "S S"]) -> np.ndarray:
+    """A picture whose bare texels have the colour of the nearest covered one."""
+    from scipy import ndimage
+
+    if not covered.any():
+        return image
+    nearest: Any = ndimage.distance_transform_edt(
+        ~covered, return_distances=False, return_indices=True
+    )
+    return image[tuple(nearest)]
