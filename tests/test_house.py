@@ -14,6 +14,7 @@ ORDER = [
     ("distortion",),
     ("lenses",),
     ("cameras",),
+    ("stances",),
     ("paths", "stereo", "encoding"),
     ("contraction",),
     ("sampling", "fields", "compositing"),
