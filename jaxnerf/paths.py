@@ -4,17 +4,28 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import look_at_pose
+from jaxnerf.stances import Capture, Poses, focus_point, surround, unit, up_of
 
-# Of 3 rows, or of 4.
-Poses = Float[np.ndarray, "N rows 4"]
+__all__ = [
+    "ellipse_of",
+    "focus_point",
+    "home_of",
+    "level",
+    "orbit",
+    "orbit_note",
+    "orbit_of",
+    "spiral",
+    "spline",
+    "surround",
+    "up_of",
+]
+
 Path = Float[np.ndarray, "frames 3 4"]
 
-_MOST_GAP = np.deg2rad(120.1)
-# Mean squares of the cameras' right axes across the direction that most of them share: below, as of
-# cameras side by side, they say little of what is upward. (nerfstudio's bound for the same.)
-_LEAST_TURN = 0.03
 # Points around an ellipse, of which even steps are taken.
 _FINE = 4096
+# The cosine of the angle to a viewing axis from which on a direction is no longer upward in its picture.
+_ALONG = 0.999
 
 
 def orbit(
@@ -54,27 +65,60 @@ def orbit(
 
 
 def orbit_of(poses: Poses, frames: int = 120, up=None) -> Path:
-    """The orbit that fits captured poses: around what they look at, at their distance and height.
+    """The orbit that fits captured poses: closed, and among the places where their cameras stood.
 
-    The centre is the point nearest to all their viewing axes, the orbit starts at the first of them.
-    Where they do not `surround` the centre it is one round of a `spiral` among them instead.
+    In every direction it is as far from what the cameras look at as those that stood near there, and so
+    never nearer than the nearest of them. It is of one of five kinds, which `orbit_note` says:
+
+    - around: once around what the cameras look at, from the first of them on, at their mean height,
+      where cameras of that side stood so low and so high;
+    - swing: to and fro, and up and down, within the arc of cameras that do not `surround` it;
+    - outward and fan: the same two, of cameras that look away from one place, looking as they did;
+    - spiral: one round of a `spiral` that looks straight ahead, of cameras whose axes meet nowhere.
 
     Args:
       poses: the captured ones.
-      frames: how many poses to return.
-      up: the axis of the circle; by default `up_of` the poses.
+      frames: how many poses to return; the one after the last would be the first again.
+      up: the direction that is upward; by default `up_of` the poses.
+
+    Raises:
+      ValueError: up was given, and the cameras of a spiral look along it.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
-    centre, up = focus_point(poses), _unit(up_of(poses) if up is None else up)
-    offsets = poses[:, :, 3] - centre
-    if not surround(poses, up):
-        middle = np.linalg.norm(poses[:, :, 3].mean(axis=0) - centre)
-        return spiral(poses, max(float(middle), 1e-6), frames, rotations=1, up=up)
-    distances = np.linalg.norm(offsets, axis=-1)
-    radius = float(np.mean(distances))
-    sines = offsets @ up / np.maximum(distances, 1e-12)
-    elevation = float(np.clip(np.rad2deg(np.arcsin(np.clip(np.mean(sines), -1, 1))), -80.0, 80.0))
-    return orbit(centre, radius, elevation, frames, up, _start(poses, offsets, up))
+    capture = Capture.of(poses, up)
+    if capture.orbit != "spiral":
+        return capture.path(np.linspace(0.0, 1.0, frames, endpoint=False))
+    if up is None and abs(_mean_axis(poses, 2) @ capture.axes[2]) < _ALONG:
+        up = capture.axes[2]
+    return spiral(poses, np.inf, frames, rotations=1, zoom=1.0, up=up)
+
+
+def home_of(poses: Poses) -> Float[np.ndarray, "3 4"]:
+    """Where one stands at first: where `orbit_of` begins, or in the middle if it goes to and fro."""
+    capture, path = Capture.of(poses), orbit_of(poses, 2)
+    if capture.orbit in ("swing", "fan"):
+        return capture.middle
+    if capture.orbit == "spiral":
+        return np.column_stack([path[0, :, :3], path[:, :, 3].mean(axis=0)])
+    return path[0]
+
+
+def orbit_note(poses: Poses, up=None) -> str:
+    """What is to be said of `orbit_of` poses, where it does not go around them; else nothing.
+
+    Args:
+      poses, up: as for `orbit_of`.
+    """
+    capture = Capture.of(poses, up)
+    degrees = round(float(np.rad2deg(capture.arc[1])))
+    return {
+        "around": "",
+        "swing": "the cameras do not stand all around what they look at, but over "
+        f"{degrees} degrees: the orbit goes to and fro among them",
+        "outward": "the cameras look outwards, and so does the orbit",
+        "fan": f"the cameras look outwards, over {degrees} degrees: the orbit turns to and fro",
+        "spiral": "the cameras look at no one place: the orbit is one round of a spiral among them",
+    }[capture.orbit]
 
 
 def ellipse_of(poses: Poses, frames: int = 120, up=None) -> Path:
@@ -82,8 +126,8 @@ def ellipse_of(poses: Poses, frames: int = 120, up=None) -> Path:
 
     It lies across up, at the poses' mean height, around the point nearest to their viewing axes, at
     which it looks (as mip-NeRF 360 shows its scenes; Barron et al., 2022). Its axes are those in which
-    the poses spread most and least, and reach to the 90th percentile of their offsets. Where the poses
-    do not `surround` the centre it is one round of a `spiral`, as `orbit_of` has it.
+    the poses spread most and least, and reach to the 90th percentile of their offsets. Where `orbit_of`
+    the poses would not go around what they look at, it is that orbit.
 
     Args:
       poses: the captured ones.
@@ -91,10 +135,10 @@ def ellipse_of(poses: Poses, frames: int = 120, up=None) -> Path:
       up: the direction across the ellipse; by default `up_of` the poses.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
-    centre, up = focus_point(poses), _unit(up_of(poses) if up is None else up)
-    if not surround(poses, up):
+    capture = Capture.of(poses, up)
+    if capture.orbit != "around":
         return orbit_of(poses, frames, up)
-    offsets = poses[:, :, 3] - centre
+    centre, offsets, up = capture.centre, capture.offsets, capture.axes[2]
     level = offsets - (offsets @ up)[:, None] * up
     long = np.linalg.eigh(level.T @ level)[1][:, -1]
     axes = np.stack([long, np.cross(up, long)])
@@ -121,7 +165,7 @@ def spiral(
 
     Args:
       poses: the captured ones; the spiral stays within the 90th percentile of their offsets.
-      focus: the distance in front of the mean pose at which the cameras look.
+      focus: the distance in front of the mean pose at which the cameras look; may be infinite.
       frames: how many poses.
       rotations: turns in the picture's plane.
       zoom: turns of the movement back and forth for each in the picture's plane.
@@ -129,19 +173,17 @@ def spiral(
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     position = poses[:, :, 3].mean(axis=0)
-    back = poses[:, :, 2].mean(axis=0)
-    mean = look_at_pose(
-        position, position - back, poses[:, :, 1].mean(axis=0) if up is None else up
-    )
+    back = _mean_axis(poses, 2)
+    mean = look_at_pose(position, position - back, _mean_axis(poses, 1) if up is None else up)
     axes = mean[:, :3]
     upward = axes[:, 1] if up is None else up
     extent = np.percentile(np.abs((poses[:, :, 3] - position) @ axes), 90.0, axis=0)
-    target = position - focus * axes[:, 2]
     path = []
     for turn in np.linspace(0.0, 1.0, frames, endpoint=False):
         angle = 2.0 * np.pi * rotations * turn
         offset = extent * np.array([np.cos(angle), -np.sin(angle), -np.sin(angle * zoom)])
-        path.append(look_at_pose(position + axes @ offset, target, upward))
+        eye, backward = position + axes @ offset, axes @ (offset / focus + [0.0, 0.0, 1.0])
+        path.append(look_at_pose(eye, eye - backward, upward))
     return np.stack(path)
 
 
@@ -182,7 +224,7 @@ def level(poses: Poses, up) -> Path:
       up: the direction that becomes their upward axis.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
-    up = _unit(up)
+    up = unit(up)
     turned = []
     for pose in poses:
         ahead = -pose[:, 2]
@@ -192,67 +234,7 @@ def level(poses: Poses, up) -> Path:
     return np.stack(turned)
 
 
-def up_of(poses: Poses) -> Float[np.ndarray, "3"]:
-    """The scene's upward direction, of unit length: people hold cameras level.
-
-    It is the direction that is most nearly across the right axes of all poses, on the side of their
-    upward axes. Where the right axes are all alike, as of cameras that look the same way, it is the mean
-    of the upward axes, turned to be across them.
-    """
-    poses = np.asarray(poses, np.float64)[:, :3]
-    rights, mean = poses[:, :, 0], poses[:, :, 1].mean(axis=0)
-    spread, directions = np.linalg.eigh(rights.T @ rights / len(rights))
-    if spread[1] > _LEAST_TURN and abs(mean @ directions[:, 0]) > 1e-6:
-        return directions[:, 0] * np.sign(mean @ directions[:, 0])
-    mean = mean - (mean @ directions[:, 2]) * directions[:, 2]
-    length = np.linalg.norm(mean)
-    return mean / length if length > 1e-6 else np.array([0.0, 0.0, 1.0])
-
-
-def surround(poses: Poses, up=None) -> bool:
-    """Whether poses stand all around what they look at, without a gap of more than a third.
-
-    Args:
-      poses: the captured ones.
-      up: from where it is seen; by default `up_of` the poses.
-    """
-    poses = np.asarray(poses, np.float64)[:, :3]
-    up = _unit(up_of(poses) if up is None else up)
-    return bool(_widest_gap(poses[:, :, 3] - focus_point(poses), up) <= _MOST_GAP)
-
-
-def focus_point(poses: Poses) -> Float[np.ndarray, "3"]:
-    """The point nearest to the viewing axes of all poses, in the least-squares sense.
-
-    Where the axes are parallel there is no such point; a weak pull towards the cameras' mean keeps
-    the answer finite.
-    """
-    poses = np.asarray(poses, np.float64)[:, :3]
-    positions, axes = poses[:, :, 3], poses[:, :, 2]
-    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
-    ridge = 1e-6 * len(poses) * np.eye(3)
-    # From the mean: far from the origin the right side would lose what tells the cameras apart.
-    mean = positions.mean(axis=0)
-    offset = np.einsum("nij,nj->i", across, positions - mean)
-    return mean + np.linalg.solve(across.sum(axis=0) + ridge, offset)
-
-
-def _widest_gap(offsets: np.ndarray, up: np.ndarray) -> float:
-    """The widest angle, seen from above, in which no camera stands; in radians."""
-    first = np.eye(3)[np.argmin(np.abs(up))]
-    first = first - (first @ up) * up
-    azimuths = np.sort(np.arctan2(offsets @ np.cross(up, first), offsets @ first))
-    return float(np.max(np.diff([*azimuths, azimuths[0] + 2.0 * np.pi])))
-
-
-def _start(poses: np.ndarray, offsets: np.ndarray, up: np.ndarray) -> np.ndarray | None:
-    """Where the first pose stands, seen from above; where it looks from, if it stands overhead."""
-    start = offsets[0] - (offsets[0] @ up) * up
-    if np.linalg.norm(start) < 1e-6 * np.linalg.norm(offsets[0]) or not np.isfinite(start).all():
-        return poses[0, :, 2] if abs(poses[0, :, 2] @ up) < 0.999 else None
-    return start
-
-
-def _unit(direction) -> np.ndarray:
-    direction = np.asarray(direction, np.float64)
-    return direction / np.linalg.norm(direction)
+def _mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of an axis of the poses, of unit length; the first one's where they cancel out."""
+    mean = poses[:, :, axis].mean(axis=0)
+    return unit(mean if np.linalg.norm(mean) > 1e-6 else poses[0, :, axis])

@@ -15,6 +15,7 @@ ORDER = [
     ("distortion",),
     ("lenses",),
     ("cameras",),
+    ("stances",),
     ("paths", "stereo", "encoding"),
     ("contraction",),
     ("sampling", "fields", "compositing"),

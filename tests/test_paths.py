@@ -261,7 +261,9 @@ def test_up_is_found_from_cameras_that_are_held_level(up, shape):
 
 @pytest.mark.parametrize("make", [orbit_of, ellipse_of])
 def test_paths_stand_upright_by_the_direction_that_is_said(make):
-    captured, centre = _stretched((0, 0, 1))
+    # Cameras stood both low and high at every side, so that no side wants another height.
+    (low, centre), (high, _) = (_stretched((0, 0, 1), height=height) for height in (-0.3, 1.7))
+    captured = np.concatenate([low, high])
     up = _unit(np.array([0.2, 0.1, 1.0]))
     poses = make(captured, 20, up)
     np.testing.assert_allclose(poses[:, :, 0] @ up, 0.0, atol=1e-9)

@@ -194,16 +194,13 @@ def _path(run: Shown, values: Any, up: np.ndarray | None) -> PathFile:
     here, notes = paths.up_of(poses) if up is None else up, ()
     if kind in ("orbit", "ellipse"):
         notes = (_said_up(here, up is None),)
-        if not paths.surround(poses, here):
-            notes = (
-                f"no {kind}: the cameras do not stand all around what they look at; one round of a "
-                "spiral among them instead",
-            )
+        if said := paths.orbit_note(poses, up):
+            notes = (said if kind == "orbit" else f"no {kind}: {said}", *notes)
     try:
         if kind == "spiral" and isinstance(run, Run):
             made = paths.spiral(poses, middle_distance(run), count, up=up)
         else:
-            made = (paths.orbit_of if kind == "orbit" else paths.ellipse_of)(poses, count, here)
+            made = (paths.orbit_of if kind == "orbit" else paths.ellipse_of)(poses, count, up)
     except ValueError as error:  # no picture is upright where a camera looks along up
         raise flags.Error(f"--up: {error}") from None
     return PathFile(repeated(trained[0], made), notes=notes, from_file=False)

@@ -22,7 +22,7 @@ from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
 from jaxnerf.methods import first_state, state_like, trainer_of
-from jaxnerf.paths import orbit_of
+from jaxnerf.paths import orbit_note, orbit_of
 from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.runs import folder
 from jaxnerf.runs.checkpoints import Checkpoints
@@ -368,7 +368,10 @@ def _finish(run, values: flags.FlagValues) -> None:
         if frames and (missing := missing_encoder(out / "orbit.mp4")):
             print(f"no orbit.mp4, which needs the package {missing}")
         elif frames:
-            poses = orbit_of(np.asarray(run.cameras().camera_to_world), frames)
+            captured = np.asarray(run.cameras().camera_to_world)
+            poses = orbit_of(captured, frames)
+            if said := orbit_note(captured):
+                print(said)
             render.render_video(
                 run,
                 render.path_cameras(run, poses, run.config.evaluation.orbit_size),

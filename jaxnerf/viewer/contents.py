@@ -8,7 +8,7 @@ from jaxnerf.cameras import Camera
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelField, VoxelParams
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.paths import focus_point, orbit_of, up_of
+from jaxnerf.paths import focus_point, home_of, up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling import OccupancySampler
@@ -145,7 +145,7 @@ def _viewpoints(run: Run) -> dict[str, Any]:
     known = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
     near, _ = bounds_of(run.config, scene)
     nearest = poses[:, 2, 3].min() if forward else known.min()
-    home = orbit_of(poses)[0]
+    home = home_of(poses)
     distance = float((home[:, 3] - middle) @ home[:, 2])
     if forward or not distance > 0.0:
         distance = 0.5 * (scene.near + min(scene.far, 10.0 * scene.near))

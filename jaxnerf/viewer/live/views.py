@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
-from jaxnerf.paths import focus_point, orbit_of, up_of
+from jaxnerf.paths import focus_point, home_of, up_of
 from jaxnerf.runs.run import Run
 
 Layer = Literal["colour", "depth", "normals", "opacity"]
@@ -152,7 +152,7 @@ def stage_of(run: Run) -> Stage:
     """The stage of a run: around what its cameras look at, as large as their distance from it."""
     cameras = run.cameras()
     poses = np.asarray(cameras.camera_to_world, np.float64)[:, :3]
-    middle, home = focus_point(poses), orbit_of(poses)[0]
+    middle, home = focus_point(poses), home_of(poses)
     away = np.linalg.norm(poses[:, :, 3] - middle, axis=-1)
     distance = float((home[:, 3] - middle) @ home[:, 2])
     near, far = run.scene.near, run.scene.far
