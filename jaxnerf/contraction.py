@@ -3,7 +3,7 @@
 A `SphereContraction` is for cameras in and around a scene: a ball keeps its shape, everything beyond
 is drawn into a shell around it (`jaxnerf.encoding.contract`). An `NdcSpace` is for cameras that all look
 the same way: the view before them becomes a cube (`jaxnerf.cameras.to_ndc`). Cameras, rays and their t
-stay in the world; only a field is asked at places of the other space (`jaxnerf.fields.warped`).
+stay in the world; only a field is evaluated at places of the other space (`jaxnerf.fields.warped`).
 """
 
 import dataclasses

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> None:
         module.export(load_run(folder), out, settings, _Lines())
     except ValueError as error:  # a setting that does not fit the run, by its name
         raise flags.Error(f"--{error}") from None
-    print(f"left {out}")
+    print(f"wrote {out}")
 
 
 def _file(values: flags.FlagValues, suffixes: tuple[str, ...]) -> Path:

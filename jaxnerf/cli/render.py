@@ -161,7 +161,7 @@ def main(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     rate = values.fps or found.frames_per_second or _FRAMES_PER_SECOND
     _render(run, frames, out, rate, values.processes, overwrite=values.overwrite)
-    print(f"left {out}: {len(frames)} frame{'s' if len(frames) > 1 else ''}")
+    print(f"wrote {out}: {len(frames)} frame{'s' if len(frames) > 1 else ''}")
 
 
 def path_cameras(run: Run, poses: np.ndarray, width: int = 0) -> Camera:
@@ -202,7 +202,7 @@ def _render(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Render what is missing of some frames, and make the video of them if one is asked for."""
+    """Render what is missing of some frames, and make the video of them if one is wanted."""
     line, total = common.LiveLine(), len(frames)
     with disk_errors(out, _KEPT):
         left = begin(frames, run, overwrite=overwrite)

@@ -379,7 +379,7 @@ def _finish(run, values: flags.FlagValues) -> None:
             )
             made.append(f"{out}/orbit.mp4")
     print(
-        f"\nleft in {out}: {', '.join(name.removeprefix(f'{out}/') for name in made)}\n"
+        f"\nwrote in {out}: {', '.join(name.removeprefix(f'{out}/') for name in made)}\n"
         f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
         f"  jaxnerf render {out} --path orbit --panels rgb,depth,normals --out {out}/panels.mp4\n"
         f"  jaxnerf eval {out}\n"

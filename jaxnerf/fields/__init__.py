@@ -20,11 +20,11 @@ class Field(Protocol):
     pytree, whose leaves are arrays that do not learn (the index of a lattice, a contraction) and whose
     settings are static. Parameters hold what learns and nothing else.
 
-    The split lets a renderer ask for density everywhere and for colour only where it shows.
+    The split lets a sampler ask for density alone, and a renderer for colour where samples were placed.
     `features` is whatever `density` leaves for `colour`: any width, also none. A field whose density
     takes a keyword `noise [...]` can be trained with `nerf.density_noise`. A field with an
-    attribute `shading = "ray"` has its features added up along a ray, and is asked for the colour of
-    their mean, once a ray. A field with a method `extras(params, features)` says more of its samples
+    attribute `shading = "ray"` has its features added up along a ray, and gives one colour
+    a ray, that of their mean. A field with a method `extras(params, features)` says more of its samples
     (labels, uncertainty): a pytree of [*batch, ...], which is accumulated along rays as colours are.
     """
 
@@ -49,7 +49,7 @@ class Field(Protocol):
 
 
 def in_precision(params: Params, dtype: Any) -> Params:
-    """Parameters in the precision in which a field computes: that of the positions it is asked at.
+    """Parameters in the precision in which a field computes: that of the positions given to it.
 
     So a field of ours takes parameters in float32, in bfloat16 (their gradients are then bfloat16, and
     every product and sum is of the positions' precision), and in float64 with `jax_enable_x64`.

@@ -6,8 +6,8 @@ rendering", 1995). So for densities s_i and colours c_i of P parts
 
     density = sum of s_i,    colour = sum of s_i c_i / sum of s_i
 
-wherever each is known at the same place. Along a ray the parts need not be asked at the same places: see
-`jaxnerf.sampling.composed`.
+wherever each is known at the same place. Along a ray the parts need not be evaluated at the same
+places: see `jaxnerf.sampling.composed`.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class ComposedField:
     """Several fields in one world; see the module. Implements `jaxnerf.fields.Field`. A pytree.
 
     Its parameters are a tuple of one for each part. `jaxnerf.render_rays` accumulates each part along
-    rays as it is rendered alone, so that a field that is asked for its colour once a ray (`shading`) is
+    rays as it is rendered alone, so that a field that gives one colour a ray (`shading`) is
     told its own features. A rendering's `extras` are {"parts": [*batch, P]}, the share of each part in
     the ray's opacity; the extras of parts are left out.
 

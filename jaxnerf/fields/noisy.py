@@ -19,7 +19,7 @@ class NoisyField(Wrapping):
 
     Attributes:
       field: whose `density` takes a keyword `noise [...]`, added before the activation.
-      key: of the noise, the same each time that the field is asked; or one for each entry of the
+      key: of the noise, the same each time that the field is evaluated; or one for each entry of the
         positions' first dimensions. None for no noise.
       deviation: the standard deviation of the noise; static.
     """

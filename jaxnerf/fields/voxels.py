@@ -60,7 +60,7 @@ class VoxelSettings:
       width: units in each of the network's two hidden layers.
       sh_degree: degree of the spherical harmonics of the direction.
       initial_opacity: of one voxel, before training.
-      shading: whether the network is asked once a "ray", or at each "sample".
+      shading: whether the network is evaluated once a "ray", or at each "sample".
     """
 
     features: int = 3
@@ -130,7 +130,7 @@ class VoxelField:
 
     @property
     def shading(self) -> str:
-        """Whether the network is asked once a "ray", or at each "sample"; see the settings."""
+        """Whether the network is evaluated once a "ray", or at each "sample"; see the settings."""
         return self.settings.shading
 
     def init(self, key: PRNGKeyArray) -> VoxelParams:

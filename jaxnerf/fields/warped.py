@@ -16,7 +16,7 @@ from jaxnerf.fields.wrapping import Wrapping
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class WarpedField(Wrapping):
-    """A field that is asked at places of another space. Implements `jaxnerf.fields.Field`. A pytree.
+    """A field that is evaluated at places of another space. Implements `jaxnerf.fields.Field`. A pytree.
 
     Its parameters are the inner field's. Densities of the inner field are per length in its space, so
     that what is far away is as easily opaque as what is near: a density of the world is one of the space

@@ -1,4 +1,4 @@
-"""What fields that are made from another one leave to it."""
+"""The base class of fields that wrap another field and change only its density."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the system is given back of memory that was freed."""
+"""Freed memory, returned to the operating system."""
 
 import contextlib
 import ctypes

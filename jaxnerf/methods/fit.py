@@ -52,7 +52,7 @@ def fit(
     """Train on photographs: a field of one's own, or what a preset or a configuration says.
 
     A field with `init`, `density` and `colour` needs no more; an occupancy skips empty space. In a scene
-    without an end it is asked in contracted space (a ball of radius 2) or in normalised device
+    without an end it is evaluated in contracted space (a ball of radius 2) or in normalised device
     coordinates (a cube from -1 to 1), else in the scene's own frame; see `jaxnerf.scenes.Scene`.
 
     Args:

@@ -55,7 +55,7 @@ def first_state(
 ) -> TrainState:
     """The state before the first step of a field with an occupancy.
 
-    An own field of a bounded scene is asked in the scene's frame; a hash grid in the cube that holds
+    An own field of a bounded scene is evaluated in the scene's frame; a hash grid in the cube that holds
     the scene.
 
     Args:

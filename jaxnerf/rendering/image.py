@@ -83,7 +83,7 @@ def render_image(
       field, params, extras, normals, compositing: as for `render_rays`.
       camera: a single one, of any size; or a batch of as many as the picture has columns, each of which
         sees its own (`jaxnerf.stereo.omnidirectional_eye`).
-      sampler: of a first try.
+      sampler: of the first pass; rays that it leaves incomplete are rendered again with larger limits.
       near, far: the range of t; far may be of each pixel. With the depth buffer of a rasterised picture
         as far and that picture as background, what was rasterised stands in the field: hidden where the
         field is nearer, and hiding what lies farther.

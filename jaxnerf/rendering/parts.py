@@ -1,4 +1,4 @@
-"""Rays through several fields at once: each is asked at its own samples, all occlude one another."""
+"""Rays through several fields at once: each has its own samples, and all occlude one another."""
 
 import dataclasses
 from typing import Any

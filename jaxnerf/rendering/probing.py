@@ -82,7 +82,7 @@ def query(
 
     Args:
       field, params: any field.
-      points: where it is asked.
+      points: where it is evaluated.
       directions: along which colours are seen, of any length but 0, which leave the eye; by default
         colours are the mean over the six directions along the axes.
       occupancy: of the cells that pictures sample; elsewhere there is nothing then.

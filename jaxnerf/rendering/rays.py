@@ -106,7 +106,7 @@ def render_rays(
     Args:
       field: any field; or, for a sampler of several levels, a sequence of one for each (the paper's
         coarse and fine networks). A field with `shading` "ray" has its features added up along a ray,
-        and is asked for the colour of their mean, once a ray.
+        and gives one colour a ray, that of their mean.
       params: of the field; or, with a sequence of fields, a sequence of as many.
       rays: with near and far.
       sampler: places samples; for instance `Hierarchical` or `OccupancySampler`.

@@ -20,7 +20,7 @@ def accumulated_colour(
     opacity: Float[Array, "*batch"],
     features: Any,
 ) -> Float[Array, "*batch 3"]:
-    """The colour of rays on black, of a field that is asked at each sample or once a ray.
+    """The colour of rays on black, of a field that gives a colour for each sample or one for each ray.
 
     Args:
       field, params, rays, samples: see `jaxnerf.render_rays`.

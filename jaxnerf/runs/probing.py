@@ -30,7 +30,7 @@ class Probe:
     """Asks a run's field at points given as offsets from an origin in the user's frame and unit."""
 
     def __init__(self, run: Any, origin: Float[np.ndarray, "3"], length: float = 1.0):
-        """Args: run, of whose field the last level is asked; origin; length, on which opacity is told."""
+        """Args: run, whose last level is evaluated; origin; length, on which opacity is told."""
         to_scene = run.scene.to_user.inverse()
         self._matrix = to_scene.scale * to_scene.rotation
         self._shift = to_scene.points(np.asarray(origin, np.float64))

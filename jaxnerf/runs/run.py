@@ -52,7 +52,7 @@ class Run:
       scene: without photographs.
       params: of `field`, which `jaxnerf.render_rays` takes with it.
       step: after how many steps of training.
-      field: that was trained, or a tuple of one for each level. It is asked in the scene's frame, in
+      field: that was trained, or a tuple of one for each level. It is evaluated in the scene's frame, in
         which `sampler` and `rays` are too.
       occupancy: which cells are occupied, if the method keeps track of that.
       calibration: what training photographs and their cameras were found to be off by, if that was
@@ -202,8 +202,8 @@ class Run:
     def bounding_box(self, *, least_share: float = 0.01) -> Box:
         """The box, along the axes of the user's frame, around what the scene is found to hold.
 
-        Cells of the occupancy (or of the cube or the space that the scene was trained in) are asked for
-        their opacity. Fog does not count, nor do groups of cells that float apart and are small. Of a
+        Cells of the occupancy (or of the cube or the space that the scene was trained in) are evaluated
+        for their opacity. Fog does not count, nor do groups of cells that float apart and are small. Of a
         scene without an end it is the box of what lies in the ball around which its cameras stand; of a
         forward-facing one of what lies up to its far.
 

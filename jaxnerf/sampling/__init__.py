@@ -1,4 +1,4 @@
-"""Where along rays a field is asked: samples, and the samplers that place them."""
+"""Where along rays a field is evaluated: samples, and the samplers that place them."""
 
 from jaxnerf.sampling.composed import ComposedSampler, ComposedSamples, ProposedBy
 from jaxnerf.sampling.occupancy import Occupancy

@@ -20,7 +20,7 @@ from jaxnerf.sampling.samples import Samples
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ComposedSamples:
-    """Where each part of a composed field is asked. A pytree.
+    """Where each part of a composed field is evaluated. A pytree.
 
     Samples of one part come front to back and do not overlap; those of different parts do
     (`jaxnerf.sampling.fragments`).

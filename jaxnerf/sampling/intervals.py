@@ -1,4 +1,4 @@
-"""Where along a ray the field is asked.
+"""Where along a ray the field is evaluated.
 
 Names and contract. `t [..., B]` are fenceposts: distances along a ray, ascending, in units of the
 ray's direction. They bound B - 1 intervals (the S samples of compositing); interval i is

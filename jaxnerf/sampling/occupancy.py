@@ -102,11 +102,11 @@ class Occupancy:
         empty_below: float = 0.01,
         places: int = 3,
     ) -> "Occupancy":
-        """An occupancy of the cells in which a field has density, found by asking it.
+        """An occupancy of the cells in which a field has density, found by evaluating it.
 
-        Cells beside those count too, so that what lies between the places that were asked is not cut off;
-        a thing far thinner than a cell may still be missed. Works under jit. A `WarpedField` is asked in
-        its own space, of which the cube then is, and along whose rays steps are measured.
+        Cells beside those count too, so that what lies between the places of evaluation is not cut off;
+        a thing far thinner than a cell may still be missed. Works under jit. A `WarpedField` is evaluated
+        in its own space, of which the cube then is, and along whose rays steps are measured.
 
         Args:
           field, params: see `jaxnerf.Field`.
@@ -114,7 +114,7 @@ class Occupancy:
           cells: along each side.
           step: see the attributes; by default half of a cell.
           empty_below: opacity of a step below which a place counts as empty.
-          places: along each side of a cell at which density is asked.
+          places: along each side of a cell at which density is evaluated.
 
         >>> class Ball:
         ...     def density(self, params, positions):
@@ -181,7 +181,7 @@ def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
 
 
 def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
-    """A code that says no more than which cells hold something: at hand at once, and slow to march."""
+    """Only which cells are occupied: quick to make, but rays cross empty space cell by cell."""
     return np.where(cells, np.uint8(OCCUPIED), np.uint8(1))
 
 

@@ -1,6 +1,6 @@
 """Samples of many rays, laid out in one row of a fixed length, so that every shape is static.
 
-Of slots [K, R] most are empty, and a field costs the more the more often it is asked: the row has the
+Of slots [K, R] most are empty, and a field costs the more the more often it is evaluated: the row has the
 samples alone. What samples weigh is computed in slots, where cumulative sums run over vectors of rays
 (`jaxnerf.kernels.compositing`).
 """

@@ -1,13 +1,13 @@
-"""Where along which rays a field is asked: made by a sampler, understood by everything after it.
+"""Where along which rays a field is evaluated: made by a sampler, understood by everything after it.
 
 Names and contract. A sample owns an interval of its ray, from `t0` to `t1` (in units of the ray's
 direction), and asks the field at `t` in it. Optical depth is density times `length`. Samples of one
 ray come front to back and do not overlap.
 
 There are two layouts of the same value. Dense: arrays of samples are [*batch, S], and every place is a
-sample; a field is asked at [*batch, S] points. Packed: arrays of samples are [K, R], slots first, for
+sample; a field is evaluated at [*batch, S] points. Packed: arrays of samples are [K, R], slots first, for
 rays [*batch] counted as one dimension R; each ray has samples in its first slots (`used`), and a field
-is asked in those alone, at the [N] places of one row, ray after ray (`Packing`). So what a field
+is evaluated in those alone, at the [N] places of one row, ray after ray (`Packing`). So what a field
 answers has the shape of `positions`, what belongs to samples (weights) that of `t`, what belongs to
 rays that of the rays. Functions of samples (`jaxnerf.compositing`) take either layout.
 """
@@ -36,7 +36,7 @@ class Samples:
     """Samples along rays; see the module's contract. A pytree.
 
     Attributes:
-      t: where the field is asked, between t0 and t1.
+      t: where the field is evaluated, between t0 and t1.
       t0, t1: the interval of each sample.
       length: of the interval in the world's unit, by which density is multiplied. Of samplers that
         place samples evenly in contracted space it is the step there, divided by the contraction's
@@ -46,7 +46,7 @@ class Samples:
       complete: whether a ray got all the samples that it wanted.
       truncated: whether a ray ran out of samples or steps before its end.
       early_stopped: whether a ray ends where next to no light was expected to be left.
-      packing: where a row holds the samples at which the field is asked; None of dense samples.
+      packing: where a row holds the samples at which the field is evaluated; None of dense samples.
       proposals: what the levels before this one found, which placed these samples; see `Proposal`.
     """
 
@@ -77,7 +77,7 @@ class Samples:
         return self.packing.fits.reshape(self.complete.shape)
 
     def positions(self, rays: Rays) -> Float[Array, "*answers 3"]:
-        """The points of the world at which the field is asked; one and the same in unused places.
+        """The points of the world at which the field is evaluated; one and the same in unused places.
 
         Args:
           rays: that the samples were made for.
@@ -93,7 +93,7 @@ class Samples:
         return jnp.where(self.packing.used[:, None], points, points[:1])
 
     def view_directions(self, rays: Rays) -> Float[Array, "*answers 3"]:
-        """The unit direction of the ray of each point at which the field is asked.
+        """The unit direction of the ray of each point at which the field is evaluated.
 
         Args:
           rays: that the samples were made for.
@@ -140,7 +140,7 @@ def dense_samples(
       rays: with the fenceposts' leading shape.
       t: fenceposts, ascending.
       s: the same in the sampler's coordinate; by default as far between the first and the last t.
-      at_start: whether the field is asked where an interval begins, and not in its middle.
+      at_start: whether the field is evaluated where an interval begins, and not in its middle.
     """
     t0, t1 = t[..., :-1], t[..., 1:]
     if s is None:

@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxnerf.cameras import Camera
 from jaxnerf.errors import Error
 
-# The modules that read scenes, in the order in which they are asked: the file that they look for, the
+# The modules that read scenes, in the order in which they are tried: the file that they look for, the
 # name of the format, and what it has that others have not.
 _READERS = {
     "blender": ("transforms_train.json", "NeRF's Blender format", "splits"),

@@ -52,7 +52,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Photographs are in the folder images, or smaller by 4 in images_4, and so on. The smallest ones are
-    taken that can be shrunk to what is asked for by a whole factor; where there are none as large as
+    taken that can be shrunk to the wanted size by a whole factor; where there are none as large as
     that, the largest that are there. Focal lengths are scaled to their true sizes. Every 8th view from
     the first on is for testing.
     """

@@ -128,7 +128,7 @@ def splits_of(
     to_scene: Similarity,
     options: Options = Options(),
 ) -> dict[str, Split]:
-    """The splits of a scene, with the photographs that are asked for.
+    """The splits of a scene, with the photographs that are wanted.
 
     Args:
       folder: of the scene, for messages.
@@ -137,7 +137,7 @@ def splits_of(
       options: as of `jaxnerf.scenes.load_scene`. All photographs are shrunk by one factor.
 
     Raises:
-      SceneError: there are too few to hold out a sector, a split that is asked for is not there, lenses
+      SceneError: there are too few to hold out a sector, a wanted split is not there, lenses
         are too different to be of one kind, a photograph is too small to be shrunk, or cannot be read.
     """
     if options.hold_out_sector:

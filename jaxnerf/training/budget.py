@@ -23,7 +23,7 @@ _MENDED_AT = 0.5
 
 @runtime_checkable
 class Paced(Protocol):
-    """What is asked of a way of training about its speed."""
+    """What a budget must know of a way of training."""
 
     @property
     def pauses(self) -> float:

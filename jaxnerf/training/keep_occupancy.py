@@ -2,7 +2,7 @@
 
 After Mueller et al., "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding"
 (SIGGRAPH 2022), appendix on ray marching: a grid remembers the greatest density that was found in each
-cell of late, forgets it slowly, and is asked anew at random places now and then.
+cell of late, forgets it slowly, and is evaluated anew at random places now and then.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState
 from jaxnerf.training.strategy import Unchanged
 
-# Places at which the field is asked at once.
+# Places at which the field is evaluated at once.
 _PLACES_AT_ONCE = 1 << 16
 
 

@@ -1,8 +1,8 @@
 """Optimizers: chains of optax, with schedules of the progress of a run.
 
 A run's total of steps can move while it trains (`jaxnerf.training.budget`), so schedules here are
-functions of step and total, which `train_step` hands to an optimizer as extra arguments. All of optax
-works beside them; it is not told.
+functions of step and total, which `train_step` hands to an optimizer as extra arguments. Any optax
+transformation can be chained with them; those that take no extra arguments are not given step and total.
 """
 
 import dataclasses

@@ -44,7 +44,7 @@ def test_a_kind_leaves_its_file_and_says_so(kind, name, ball, tmp_path, capsys):
     assert (tmp_path / name).exists()
     assert not list(tmp_path.rglob("*partial*"))
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == f"left {tmp_path / name}"
+    assert said[-1] == f"wrote {tmp_path / name}"
     assert any(sign in said[-2] for sign in ("faces", "points", "Gaussians", "voxels", "cameras"))
 
 

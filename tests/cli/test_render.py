@@ -116,7 +116,7 @@ def test_pictures_have_the_shapes_of_their_kind(trained, tmp_path, picture, caps
 def test_the_name_of_a_video_tells_players_what_it_is(trained, capsys):
     assert main(["render", str(trained), "--picture=ods", "--width=8", "--frames=2"]) == 0
     assert decode_video(trained / "orbit_360_TB.mp4").shape == (2, 8, 8, 3)
-    assert "left " in capsys.readouterr().out
+    assert "wrote " in capsys.readouterr().out
     (trained / "orbit_360_TB.mp4").unlink()
 
 

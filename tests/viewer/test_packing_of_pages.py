@@ -99,7 +99,7 @@ def test_the_command_writes_a_page_or_says_what_instead(method, tmp_path, capfd)
     out, err = capfd.readouterr()
     if method == "voxels":
         assert (status, err) == (0, "")
-        assert re.fullmatch(rf"\d\.\d MB; .*\nleft {tmp_path}/scene\.html\n", out)
+        assert re.fullmatch(rf"\d\.\d MB; .*\nwrote {tmp_path}/scene\.html\n", out)
         assert os.listdir(tmp_path) == ["scene.html"]
         return
     assert (status, out) == (1, "")
