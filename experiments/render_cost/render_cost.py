@@ -39,15 +39,23 @@ class Ball:
         return jax.nn.sigmoid(2.0 * features + params["tint"] * view_directions)
 
 
-def by_hand(params, rays: Rays):
-    """What `render_rays` does with `Stratified`, as one would write it for this field alone."""
+def by_hand(params, rays: Rays, by_a_product: bool = False):
+    """What `render_rays` does with `Stratified`, as one would write it for this field alone.
+
+    Args:
+      params, rays: of the field; to render.
+      by_a_product: whether the depth before each sample is a product with a triangle of ones.
+    """
     field = Ball()
     step = ((rays.far - rays.near) / SAMPLES)[:, None]
     t = rays.near[:, None] + step * (jnp.arange(SAMPLES) + 0.5)
     positions = rays.origins[:, None] + t[..., None] * rays.directions[:, None]
     density, features = field.density(params, positions)
     depth = density * step * jnp.linalg.norm(rays.directions, axis=-1)[:, None]
-    before = jnp.cumsum(depth, axis=-1) - depth
+    if by_a_product:
+        before = depth @ jnp.triu(jnp.ones((SAMPLES, SAMPLES)), 1)
+    else:
+        before = jnp.cumsum(depth, axis=-1) - depth
     weights = jnp.exp(-before) * -jnp.expm1(-depth)
     colours = field.colour(params, features, rays.view_directions[:, None])
     opacity = jnp.sum(weights, axis=-1)
@@ -91,6 +99,7 @@ def forms() -> dict:
     walk = OccupancySampler(grid, samples=128, max_steps=256, mean_samples=64.0)
     ways = {
         "by hand": by_hand,
+        "by hand, by a product": lambda params, rays: by_hand(params, rays, by_a_product=True),
         "by hand, sample after sample": by_a_loop,
         "render_rays, Stratified": dense,
         "render_rays, OccupancySampler": lambda params, rays: packed(walk, params, rays),

@@ -1,4 +1,15 @@
-"""What the stages do to a state: its beginning, its occupancy brought up to date, its finer lattices."""
+"""What the stages do to a state: its beginning, its occupancy brought up to date, its finer lattices.
+
+A stage begins in `grow`, with a state on the old lattice:
+
+    _with_size          the old occupancy is cut into as many cells as the new stage wants
+    refresh             densities are evaluated in its cells; empty ones are dropped and pruned
+    seen_cells          of the last stage: cells that no training ray sees are dropped too
+    _lattice_of_stage   a tight cube around the cells, and how fine its lattice is
+    resample            the field's values on that lattice
+    _with_cells         the new occupancy, with the new lattice's densities
+    size_batch          how many rays fill a batch now
+"""
 
 import dataclasses
 import math
