@@ -69,7 +69,7 @@ def look_through(run: Shown, camera: Camera, look: Look) -> Rendering:
     elif look.eyes == "omnidirectional":
         half = 0.5 * look.eye_distance
         cameras = (omnidirectional_eye(camera, -half), omnidirectional_eye(camera, half))
-    seen = [run.render(each, with_normals="normals" in look.panels) for each in cameras]
+    seen = [run.render(each, normals="normals" in look.panels) for each in cameras]
     axis = 0 if look.eyes == "omnidirectional" else 1
     whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=axis), *seen)
     return _averaged(whole, rays) if rays > 1 else whole

@@ -52,12 +52,12 @@ class Scan:
     radius: float
     step: int = 0
 
-    def render(self, camera: Camera, *, with_normals: bool = False) -> Rendering:
+    def render(self, camera: Camera, *, normals: bool = False) -> Rendering:
         """The picture that a camera sees.
 
         Args:
           camera: a single one.
-          with_normals: whether to compute normals.
+          normals: whether to compute normals.
 
         Returns:
           A `Rendering` of NumPy arrays [height, width, ...].
@@ -69,7 +69,7 @@ class Scan:
             self.sampler,
             horizon=self.farthest(camera),
             background=1.0 if self.compositing == "attenuation" else 0.0,
-            normals=with_normals,
+            normals=normals,
             compositing=self.compositing,
         )
 

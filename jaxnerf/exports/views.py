@@ -108,7 +108,7 @@ def render_views(
     colour = np.zeros((*shape, 3), np.uint8)
     normals = np.zeros((*shape, 3), np.float16) if with_normals else None
     for number in range(len(cameras)):
-        seen = run.render(cameras[number], background=0.0, with_normals=with_normals)
+        seen = run.render(cameras[number], background=0.0, normals=with_normals)
         inside = (number, slice(None, sizes[number, 1]), slice(None, sizes[number, 0]))
         depth[inside] = _certain(seen.depth_median, seen.opacity)
         lit = seen.colour / np.maximum(seen.opacity, 0.1)[..., None]

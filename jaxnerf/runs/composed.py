@@ -62,7 +62,7 @@ class ComposedRun:
         *,
         background: Float[np.ndarray, "_H _W 3"] | tuple[float, float, float] | float | None = None,
         far: Float[np.ndarray, "_H _W"] | None = None,
-        with_normals: bool = False,
+        normals: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Rendering:
         """The picture that a camera of the composition's frame sees; see `jaxnerf.Run.render`.
@@ -80,7 +80,7 @@ class ComposedRun:
             far=ends,
             horizon=first.scene.far,
             background=self.background if background is None else background,
-            normals=with_normals,
+            normals=normals,
             edge_supersampling=first.config.evaluation.edge_supersampling,
             chunk=first.config.evaluation.chunk,
             progress=progress,

@@ -74,7 +74,7 @@ class Run:
         *,
         background: Float[np.ndarray, "_H _W 3"] | tuple[float, float, float] | float | None = None,
         far: Float[np.ndarray, "_H _W"] | None = None,
-        with_normals: bool = False,
+        normals: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Rendering:
         """The picture that a camera sees; poses, depths and normals in the frame of the user's files.
@@ -86,7 +86,7 @@ class Run:
             trained on.
           far: the depth t at which the ray of each pixel ends, infinite where it does not: of what was
             rasterised into the background (`render_image`).
-          with_normals: whether to compute normals.
+          normals: whether to compute normals.
           progress: see `render_image`.
 
         Returns:
@@ -106,7 +106,7 @@ class Run:
             far=end,
             horizon=self.scene.far,
             background=behind,
-            normals=with_normals,
+            normals=normals,
             compositing=self.config.section.compositing,
             edge_supersampling=self.config.evaluation.edge_supersampling,
             chunk=self.config.evaluation.chunk,

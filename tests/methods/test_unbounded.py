@@ -214,7 +214,7 @@ def test_the_paper_s_network_learns_in_any_space(space):
     first, *_, last = train(first_state(config, scene), trainer_of(config, scene), report_every=1)
     assert last.metrics["loss"] < 0.7 * first.metrics["loss"]
     run = run_of(Path("run"), config, scene, local(last.state))
-    seen = run.render(split.cameras[1].resized(8, 8), with_normals=True)
+    seen = run.render(split.cameras[1].resized(8, 8), normals=True)
     assert np.isfinite(seen.colour).all()
     assert (seen.depth > 0.05).all()
     np.testing.assert_allclose(np.linalg.norm(seen.normals, axis=-1), 1.0, atol=1e-3)

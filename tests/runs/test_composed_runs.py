@@ -51,7 +51,7 @@ def entries(places) -> np.ndarray:
 
 def test_two_runs_occlude_each_other_as_their_balls_do_in_the_users_frame():
     scene = compose([HERE, (OTHER, PLACE)])
-    seen = scene.render(CAMERA, background=0.0, with_normals=True)
+    seen = scene.render(CAMERA, background=0.0, normals=True)
     depth = entries([centre(), centre() + SIDEWAYS])
     nearest, which = depth.min(axis=0), depth.argmin(axis=0)
     hit = nearest < 1e8

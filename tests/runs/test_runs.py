@@ -121,7 +121,7 @@ def test_a_copied_run_renders_the_same_without_the_photographs(finished, tmp_pat
     shutil.move(tmp_path / "run", tmp_path / "elsewhere")
     here, there = load_run(finished), load_run(tmp_path / "elsewhere")
     camera = here.cameras("test")[1]
-    pictures = [run.render(camera, with_normals=True) for run in (here, there)]
+    pictures = [run.render(camera, normals=True) for run in (here, there)]
     assert pictures[0].colour.shape == (10, 12, 3)
     assert np.std(pictures[0].colour) > 0.0
     jax.tree.map(np.testing.assert_array_equal, *pictures)
@@ -148,8 +148,8 @@ def test_a_run_renders_in_the_frame_of_the_users_files(finished, run_folder):
     turned = np.concatenate([similarity.rotation @ pose[:, :3], position[:, None]], axis=1)
     np.testing.assert_allclose(moved.cameras("test")[0].camera_to_world, turned, atol=1e-5)
     there = dataclasses.replace(camera, camera_to_world=turned.astype(np.float32))
-    before = plain.render(camera, with_normals=True)
-    after = moved.render(there, with_normals=True)
+    before = plain.render(camera, normals=True)
+    after = moved.render(there, normals=True)
     tolerance = {"rtol": 1e-3, "atol": 1e-3}
     np.testing.assert_allclose(after.colour, before.colour, **tolerance)
     np.testing.assert_allclose(after.opacity, before.opacity, **tolerance)

@@ -54,7 +54,7 @@ def decibels(one: np.ndarray, other: np.ndarray) -> float:
 def test_pictures_depths_and_normals_are_those_of_the_run(shown, visit):
     run, path = shown
     page, camera = visit(path), camera_of(run)
-    expected = run.render(camera, with_normals=True)
+    expected = run.render(camera, normals=True)
     colour = draw(page, camera)
     assert decibels(colour, expected.colour) > 40.0
     # That of another camera, or one the wrong way around, is not.

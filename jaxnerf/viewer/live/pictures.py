@@ -78,7 +78,7 @@ def picture(
     seen = run.render(
         view.camera(size),
         background=background,
-        with_normals=style.layer == "normals",
+        normals=style.layer == "normals",
         progress=progress,
     )
     return to_8bit(_layer(seen, view))
