@@ -15,8 +15,7 @@ import numpy as np
 from scan import made
 
 from jaxnerf import Camera, OccupancySampler, TransferFunction, VolumeField, render_image
-from jaxnerf.compositing import TO_THE_END, Compositing
-from jaxnerf.sampling.traversal import most_samples
+from jaxnerf.compositing import Compositing
 
 SIDE, PICTURE, HERE = 512, 800, Path(__file__).parent
 
@@ -34,7 +33,7 @@ def main(side: int = SIDE, picture: int = PICTURE) -> None:
     camera = Camera.look_at((2.4, -2.6, 1.2), width=picture, height=picture)
     results = {"voxels": side, "picture": picture, "peak_gb_before": peak()}
     ways: dict[Compositing, float] = {
-        "volume": 60.0, "surface": 600.0, "maximum": 1.0, "attenuation": 2.0
+        "volume": 60.0, "surface": 600.0, "maximum": 1.0, "mean": 2.0, "attenuation": 2.0
     }  # fmt: skip
     for how, density in ways.items():
         table = TransferFunction.window(0.35 * 255.0, 0.85 * 255.0, density)
@@ -42,10 +41,7 @@ def main(side: int = SIDE, picture: int = PICTURE) -> None:
         begin = time.monotonic()
         occupancy = field.occupancy(params)
         made_in = time.monotonic() - begin
-        sampler = OccupancySampler(occupancy, samples=256, mean_samples=48.0)
-        if how in TO_THE_END:
-            most = most_samples(occupancy)
-            sampler = OccupancySampler(occupancy, samples=most, mean_samples=most / 4.0)
+        sampler = OccupancySampler(occupancy)
         seconds = []
         for _ in range(3):
             begin = time.monotonic()

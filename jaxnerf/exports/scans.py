@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
-from jaxnerf.compositing import TO_THE_END, Compositing
+from jaxnerf.compositing import Compositing
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume import VolumeField
 from jaxnerf.paths import orbit
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.sampling import Occupancy, OccupancySampler
 from jaxnerf.sampling.occupancy import occupied
-from jaxnerf.sampling.traversal import most_samples
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.volume_files import VolumeFile, read_volume
 
@@ -75,11 +74,8 @@ class Scan:
 
     @property
     def sampler(self) -> OccupancySampler:
-        """What places the samples of pictures, with room for as many as most rays take."""
-        if self.compositing in TO_THE_END:
-            most = most_samples(self.occupancy)
-            return OccupancySampler(self.occupancy, samples=most, mean_samples=most / 4.0)
-        return OccupancySampler(self.occupancy, samples=256, mean_samples=48.0)
+        """What places the samples of pictures, with room for as many as most rays of a picture take."""
+        return OccupancySampler(self.occupancy)
 
     def cameras(self) -> Camera:
         """Cameras in a circle around the volume, through a lens that sees all of it."""

@@ -143,14 +143,12 @@ class VolumeField:
         inside = jnp.ones(axes[0].shape, bool)
         for at, side in zip(axes, self.shape, strict=True):
             inside &= (at >= -0.5) & (at <= side - 0.5)
-        rows, weights = self._corners(
-            [jnp.clip(at, 0.0, side - 1.0) for at, side in zip(axes, self.shape, strict=True)]
-        )
-        value = _interpolated(self.values_of(params), 1, rows, weights)
+        place = [jnp.clip(at, 0.0, side - 1.0) for at, side in zip(axes, self.shape, strict=True)]
+        value = self._between_voxels(self.values_of(params), 1, place)
         features = [value]
         if self.colour_dtype:
             colours = self.colours if params.colours is None else params.colours
-            colour = _interpolated(colours, 3, rows, weights)
+            colour = self._between_voxels(colours, 3, place)
             features.append(colour / np.asarray(_white(colours.dtype), dtype))
         value = value[:, 0]
         if params.transfer is None:
@@ -249,37 +247,58 @@ class VolumeField:
         x, y, z = (positions - matrix[None, :3, 3]).T
         return [x * row[0] + y * row[1] + z * row[2] for row in _inverse(matrix[:3, :3])]
 
-    def _corners(self, place: list[Float[Array, " N"]]) -> tuple[Array, Array]:
-        """The rows [C, N] of the voxels around places of the lattice, and their weights."""
-        strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
+    def _between_voxels(
+        self, array: Any, columns: int, place: list[Float[Array, " N"]]
+    ) -> Float[Array, "N C"]:
+        """What voxels hold at places of the lattice [N, columns], in the places' dtype."""
+        table = jnp.asarray(array).reshape(-1, columns)
         if self.interpolation == "nearest":
             near = [jax.lax.stop_gradient(jnp.floor(at + 0.5)).astype(jnp.int32) for at in place]
-            rows = sum(at * stride for at, stride in zip(near, strides, strict=True))
-            return jnp.stack([rows]), jnp.ones((1, *place[0].shape), place[0].dtype)
-        row, weight = [], []
+            rows = (near[0] * self.shape[1] + near[1]) * self.shape[2] + near[2]
+            return _row(table, rows).astype(place[0].dtype)
+        strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
+        row, part = [], []
         for at, side, stride in zip(place, self.shape, strides, strict=True):
             lower = jax.lax.stop_gradient(jnp.floor(at))
             low = lower.astype(jnp.int32)
             # Beyond the last voxel there is none, and its weight is 0.
             row.append((low * stride, jnp.minimum(low + 1, side - 1) * stride))
-            weight.append((1.0 - (at - lower), at - lower))
+            part.append(at - lower)
+        if table.dtype != part[0].dtype:
+            return _between_rows(table, row, part)
         rows = jnp.stack([a + b + c for a in row[0] for b in row[1] for c in row[2]])
-        weights = jnp.stack([a * b * c for a in weight[0] for b in weight[1] for c in weight[2]])
-        return rows, weights
-
-
-def _interpolated(array: Any, columns: int, rows: Array, weights: Array) -> Array:
-    """The weighted sums [N, columns] of rows of voxels, in the weights' dtype."""
-    table = jnp.asarray(array).reshape(-1, columns)
-    if table.dtype == weights.dtype:
+        sides = [(1.0 - each, each) for each in part]
+        weights = jnp.stack([a * b * c for a in sides[0] for b in sides[1] for c in sides[2]])
         return weighted_rows(table, rows, weights)
 
-    def add(total, corner):
-        row = table.at[corner[0]].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        return total + row.astype(weights.dtype) * corner[1][:, None], None
 
-    zeros = jnp.zeros((rows.shape[1], columns), weights.dtype)
-    return jax.lax.scan(add, zeros, (rows, weights))[0]
+def _between_rows(table: Array, row: list, part: list) -> Array:
+    """Rows of another dtype than the parts, between neighbours along three axes.
+
+    Args:
+      table: a row for each voxel, mostly of integers, which no gradient can move.
+      row: for each axis, what the lower and the upper neighbour add to the number of a row.
+      part: for each axis, how far places lie from the lower towards the upper neighbour, in [0, 1].
+    """
+
+    def between(lower, upper, axis):
+        return lower + part[axis][:, None] * (upper - lower)
+
+    def at(x, y, z):
+        return _row(table, x + y + z).astype(part[0].dtype)
+
+    def line(x, y):
+        return between(at(x, y, row[2][0]), at(x, y, row[2][1]), 2)
+
+    def plane(x):
+        return between(line(x, row[1][0]), line(x, row[1][1]), 1)
+
+    # In one pass, whose result is stored: XLA:CPU would gather again for each use of it.
+    return jax.lax.optimization_barrier(between(plane(row[0][0]), plane(row[0][1]), 0))
+
+
+def _row(table: Array, rows: Array) -> Array:
+    return table.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _inverse(matrix: Float[Array, "3 3"]) -> list[Float[Array, "3"]]:

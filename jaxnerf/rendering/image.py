@@ -16,6 +16,7 @@ from jaxnerf.cameras import Camera, cast_rays, pixel_centres
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params, join_field, split_field
 from jaxnerf.rendering.footprints import pixels_that_show
+from jaxnerf.rendering.limits import fitted, that_see
 from jaxnerf.rendering.rays import Rendering, render_rays
 from jaxnerf.sampling import (
     ComposedSampler,
@@ -77,7 +78,8 @@ def render_image(
     every size (for each kind of lens, field and sampler). An `OccupancySampler` leaves out what cannot
     be seen: squares of pixels behind which no cell is occupied show the background. Its rays that do
     not fit into a chunk come again in a later one, and rays that are incomplete once more with room for
-    four times as many samples: none is left out or cut short.
+    four times as many samples: none is left out or cut short. Where its limits are 0, those that suit
+    most rays are found first, by counting the samples of some of them.
 
     Args:
       field, params, extras, normals, compositing: as for `render_rays`.
@@ -114,10 +116,14 @@ def render_image(
     behind, ends = _of_pixels(background, far, width, height)
     static = extras, normals, compositing
     render = _renderer(field, params, camera, behind, (near, ends), static, mesh)
-    look = _Look(render, _limited(sampler), chunk, mesh.size, progress)
     pixels = pixel_centres(width, height).reshape(-1, 2)
     shown = pixels_that_show(field, sampler, camera, width, height)
     visible = np.flatnonzero(shown)
+    if isinstance(sampler, OccupancySampler) and len(visible):
+        far_of = np.broadcast_to(ends, shown.shape).reshape(-1)[visible]
+        sampler = fitted(sampler, camera, pixels[visible], near, far_of, compositing)
+    sampler = jax.device_put(_limited(sampler), NamedSharding(mesh, P()))
+    look = _Look(render, sampler, chunk, mesh.size, progress)
     end = np.broadcast_to(np.where(np.isfinite(ends), ends, np.float32(horizon)), shown.shape)
     end = end.reshape(-1)
     lengths = _lengths(camera, pixels)
@@ -232,7 +238,7 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
 def _compiled_chunk(kind, extras, normals: bool, compositing: Compositing, mesh: Mesh):
     def chunk(sampler, pixels, arrays, params, camera, background, bounds):
         far = jnp.maximum(_at_pixels(bounds[1], pixels), bounds[0])
-        rays = cast_rays(_that_see(camera, pixels), pixels, bounds[0], far)
+        rays = cast_rays(that_see(camera, pixels), pixels, bounds[0], far)
         background = _at_pixels(background, pixels)
         seen = render_rays(
             join_field(arrays, kind), params, rays, sampler, None, background, extras,
@@ -356,15 +362,7 @@ def _lengths(camera: Camera, pixels: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _lengths_of_part(camera: Camera, pixels: Array) -> Array:
-    return jnp.linalg.norm(cast_rays(_that_see(camera, pixels), pixels).directions, axis=-1)
-
-
-def _that_see(camera: Camera, pixels: Array) -> Camera:
-    """The camera of a picture; the one of each pixel where every column has its own."""
-    if camera.focal.ndim == 1:
-        return camera
-    column = jnp.clip(pixels[..., 0].astype(jnp.int32), 0, len(camera) - 1)
-    return camera[column]
+    return jnp.linalg.norm(cast_rays(that_see(camera, pixels), pixels).directions, axis=-1)
 
 
 def _nothing_seen(

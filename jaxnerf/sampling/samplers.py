@@ -189,6 +189,7 @@ class OccupancySampler:
     By default no ray is cut short or left out, and memory is taken for as many samples as a ray can
     find in the grid (`most_samples`; in a grid that is being traced, whose steps are not shorter than
     its cells). Limits save memory and time; `Samples.complete` says which rays they leave incomplete.
+    For a picture `jaxnerf.render_image` finds those that are 0 from a few of its rays.
 
     Attributes:
       occupancy: which cells are occupied. A leaf, as jitter is.
