@@ -84,8 +84,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     PLY, OBJ and pictures, and linear at the vertices of a GLB, as each has them.
 
     Colours are those that the run renders at its training cameras, and not those of the photographs: the
-    run's folder is enough, whoever walked through a photograph does not stand in them, and exposures
-    that were found to differ are made one.
+    run's folder is enough, and exposures that were found to differ are made one.
 
     Args:
       run: from `jaxnerf.load_run`.
@@ -143,6 +142,7 @@ def mesh_of(run: Run, settings: Settings = Settings(), report: Report = Report()
     colours = np.rint(np.clip(paint(vertices, normals), 0.0, 1.0) * 255.0).astype(np.uint8)
     texture, size = None, settings.texture
     if size:
+        report.say(f"{len(faces):,} faces to unfold, which takes minutes where many (--faces)")
         texture = textured(vertices, faces, normals, size, paint, report.of("face"))
     return Mesh(vertices, faces, colours, views.origin, texture)
 
