@@ -126,19 +126,19 @@ def test_gradient_to_positions_is_that_of_finite_differences():
     place = (positions - ORIGIN) / 0.1
     positions = positions[np.abs(place - np.round(place)).min(axis=-1) > 1e-3]
 
+    density = jax.jit(field.density)
+
     def total(params, x):
-        return jnp.sum(field.density(params, x)[0])
+        return jnp.sum(density(params, x)[0])
 
     with jax.enable_x64(True):
         wide = jax.tree.map(
             lambda x: jnp.asarray(x, jnp.float64 if x.dtype == np.float32 else x.dtype), params
         )
-        gradient = jax.grad(total, argnums=1)(wide, jnp.asarray(positions))
+        gradient = jax.jit(jax.grad(total, argnums=1))(wide, jnp.asarray(positions))
         for axis in range(3):
             shift = 1e-6 * np.eye(3)[axis]
-            ahead, behind = (
-                field.density(wide, jnp.asarray(positions + s))[0] for s in (shift, -shift)
-            )
+            ahead, behind = (density(wide, jnp.asarray(positions + s))[0] for s in (shift, -shift))
             expected = (ahead - behind) / 2e-6
             np.testing.assert_allclose(gradient[:, axis], expected, rtol=1e-5, atol=1e-6)
 
@@ -271,8 +271,9 @@ def test_smoothing_moves_points_towards_the_mean_of_their_neighbours_across_bric
 def test_smoothing_keeps_what_there_is_of_everything_and_what_is_even():
     field, params = random_field(random_cells(2))
     even = dataclasses.replace(params, table=jnp.full_like(params.table, 0.3))
-    np.testing.assert_allclose(smoothed(field, even, jnp.float32(1.0)).table, 0.3, atol=1e-6)
-    after = smoothed(field, params, jnp.float32(0.4)).table
+    smooth = jax.jit(smoothed)
+    np.testing.assert_allclose(smooth(field, even, jnp.float32(1.0)).table, 0.3, atol=1e-6)
+    after = smooth(field, params, jnp.float32(0.4)).table
     np.testing.assert_allclose(jnp.sum(after, 0), jnp.sum(params.table, 0), rtol=1e-3, atol=0.05)
 
 
@@ -337,9 +338,9 @@ def test_it_is_a_field_for_the_plain_renderer(shading):
         return render_rays(field, params, rays, Stratified(20)).colour
 
     together = jax.jit(colour)(params, rays)
-    one_by_one = jax.vmap(colour, in_axes=(None, 0))(params, rays)
+    one_by_one = jax.jit(jax.vmap(colour, in_axes=(None, 0)))(params, rays)
     np.testing.assert_allclose(one_by_one, together, atol=1e-6)
-    gradient = jax.grad(lambda p: jnp.sum(colour(p, rays)))(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(colour(p, rays))))(params)
     assert float(jnp.max(jnp.abs(gradient.table))) > 0.0
     assert all(float(jnp.max(jnp.abs(layer["kernel"]))) > 0.0 for layer in gradient.network)
     # No ray through occupied cells teaches what stands for nothing.

@@ -71,7 +71,7 @@ def test_the_first_hit_is_that_of_the_quadratic_formula(kind):
     rays = cast_rays(camera, pixels, 1.0, 7.0)
     sampler = Stratified(2000) if kind == "dense" else grid_around(2.2, 0.004)
 
-    found = first_hit(Soft(400.0), (), rays, sampler)
+    found = jax.jit(first_hit)(Soft(400.0), (), rays, sampler)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rays)
     spans = ball_spans(flat, (0, 0, 0), 1.0).reshape(5, 20, 2)
     thick = (spans[..., 1] - spans[..., 0]) > 0.2

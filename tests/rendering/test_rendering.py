@@ -156,6 +156,7 @@ def test_rays_jit_vmap_and_loops_agree():
     rays = cast_rays(camera, jnp.asarray(pixel_centres(4, 3)), 2.0, 6.0)
     settings = Hierarchical((8, 8))
 
+    @jax.jit
     def render(rays):
         return render_rays(field, params, rays, settings, normals=True)
 

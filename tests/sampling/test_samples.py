@@ -153,8 +153,9 @@ def test_packed_and_dense_samples_of_the_same_places_render_the_same():
     rays = dataclasses.replace(
         rays, directions=rays.directions / norm[:, None], far=jnp.full(9, 5.0)
     )
-    packed = render_rays(field, params, rays, OccupancySampler(full_grid(step=0.1), samples=30))
-    dense = render_rays(field, params, rays, Stratified(25))
+    render = jax.jit(render_rays)
+    packed = render(field, params, rays, OccupancySampler(full_grid(step=0.1), samples=30))
+    dense = render(field, params, rays, Stratified(25))
     for name in ("colour", "opacity", "depth", "depth_median", "distance"):
         np.testing.assert_allclose(
             getattr(packed, name), getattr(dense, name), rtol=1e-3, atol=1e-4, err_msg=name

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_known_depths_count_less_and_less_and_are_learned():
         *_, last = train(first_state_of_voxels(split, stages, training), trainer)
         after = trainer.to_host(last.state)
         rays = cast_rays(split.cameras[seen.camera], jnp.asarray(seen.pixel))
-        seen_now = render_rays(
+        seen_now = jax.jit(render_rays)(
             after.field, after.params, rays, OccupancySampler(after.sampler.occupancy)
         )
         away.append(np.abs(np.asarray(seen_now.depth) - seen.depth).mean())

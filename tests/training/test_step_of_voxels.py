@@ -179,7 +179,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
         return mse + 0.1 * alpha if transparent else mse
 
     start = before.params
-    value, gradient = jax.value_and_grad(loss)(start)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(start)
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
     norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(gradient)))
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
