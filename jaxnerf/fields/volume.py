@@ -175,11 +175,6 @@ class VolumeField:
         """The values of the voxels [X, Y, Z]: those that learn, or those that do not."""
         return self.values if params.values is None else params.values
 
-    def to_lattice(self, positions: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-        """Where positions of the world lie among the voxels' indices."""
-        axes = self._lattice_axes(positions.reshape(-1, 3))
-        return jnp.stack(axes, axis=-1).reshape(positions.shape)
-
     def corners_of_box(self) -> Float[np.ndarray, "8 3"]:
         """The corners of the box that the voxels fill, in the world."""
         ends = np.array(list(np.ndindex(2, 2, 2))) * np.array(self.shape) - 0.5
