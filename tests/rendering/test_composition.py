@@ -314,7 +314,7 @@ def test_the_gradient_of_a_placement_is_that_of_finite_differences(kind, float64
         seen = render_rays(field, params, rays, sampler, background=0.3)
         return jnp.sum(seen.colour * shades[None]) + 0.1 * jnp.sum(seen.depth)
 
-    found = jax.grad(brightness)(jnp.zeros(7))
+    found = jax.jit(jax.grad(brightness))(jnp.zeros(7))
     step = 1e-5 if kind != "packed" else 2e-3
     differences = [
         (brightness(step * unit) - brightness(-step * unit)) / (2.0 * step) for unit in jnp.eye(7)

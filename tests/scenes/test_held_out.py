@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -224,9 +225,10 @@ def test_a_run_says_how_far_its_depths_are_from_points_it_never_saw(tmp_path, ca
     assert results["protocol"]["sightings"] == len(seen) > 20
     cameras = trained.cameras("test")
     errors = {"mean": [], "half": []}
+    render = jax.jit(render_rays)
     for index, pixel, depth in zip(seen.camera, seen.pixel, seen.depth, strict=True):
         rays = trained.rays(cameras[index], jnp.asarray(pixel[None]))
-        found = render_rays(trained.field, trained.params, rays, trained.sampler)
+        found = render(trained.field, trained.params, rays, trained.sampler)
         if found.opacity[0] > 0.5:
             errors["mean"].append(abs(float(found.depth[0]) / depth - 1.0))
             errors["half"].append(abs(float(found.depth_median[0]) / depth - 1.0))

@@ -137,15 +137,20 @@ def test_the_loss_is_the_mean_squared_error_of_both_levels():
     split, key = noise_split(), jax.random.fold_in(jax.random.key(0), 0)
     batch = batch_of(config, split)
     coarse_errors, fine_errors = [], []
+
+    @jax.jit
+    def render(rays, key):
+        return render_rays(
+            (FIELD, FIELD), state.params, rays, NERF.sampler(), key, 0.0, proposals=True
+        )
+
     for ray, (camera, middle, (colour,)) in enumerate(
         zip(batch.camera, batch.middle, batch.pixels, strict=True)
     ):
         rays = cast_rays(split.cameras[camera], jnp.asarray(middle), 2.0, 6.0)
         ray_key = jax.random.fold_in(key, ray)
         target = colour[:3] / 255.0 * colour[3] / 255.0
-        fine = render_rays(
-            (FIELD, FIELD), state.params, rays, NERF.sampler(), ray_key, 0.0, proposals=True
-        )
+        fine = render(rays, ray_key)
         (coarse,) = fine.proposals
         for errors, level in ((coarse_errors, coarse), (fine_errors, fine)):
             errors.append(np.mean((np.asarray(level.colour) - target) ** 2))
