@@ -1,30 +1,38 @@
 """The live viewer in a browser, and who may ask it."""
 
 import dataclasses
-import io
 import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from live_pages import (
+    CLEAR,
+    HEIGHT,
+    WIDTH,
+    decibels,
+    press,
+    rest,
+    shot,
+    show_cameras,
+    until,
+    visiting,
+)
 from scene_factory import TINY, write_scene
+from scipy.spatial import ConvexHull
 from viewer_factory import run_of
 
+from jaxnerf.cameras import project
 from jaxnerf.cli import main
 from jaxnerf.evaluation import to_8bit
 from jaxnerf.scenes.path_files import read_path
+from jaxnerf.viewer.live import panels
 from jaxnerf.viewer.live.show import live_view
 
 pytest.importorskip("viser", reason="needs the package viser")
-WIDTH, HEIGHT = 640, 400
-# Of the page, where no panel and no message lies over the picture.
-CLEAR = (slice(180, 400), slice(0, 300))
 NERF = Path(__file__).parents[1] / "runs" / "old_runs" / "nerf"
 
 
@@ -45,82 +53,39 @@ def viewer(run):
         yield viewer
 
 
-def until(holds: Callable[[], bool], page=None, seconds: float = 60.0) -> None:
-    """Wait for something, while the browser goes on, if there is one."""
-    ends = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < ends, "nothing came"
-        page.wait_for_timeout(50) if page else time.sleep(0.05)
-
-
 @pytest.fixture
 def page(viewer, browser):
     """The viewer's page, with all of its picture; nothing may have complained, or left this machine."""
-    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
-    page, complaints, asked = context.new_page(), [], []
-    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("websocket", lambda opened: asked.append(opened.url))
-    page.goto(viewer.url)
-    until(viewer.clients, page)
+    with visiting(viewer, browser) as page:
+        rest(viewer, page)
+        yield page
+
+
+def stand_behind(viewer, client, page) -> None:
+    """From behind, above and aside, where all frusta are in the clear part of the page."""
+    far = viewer.stage.home.copy()
+    far[:, 3] += viewer.stage.size * (far[:, :3] @ [1.2, 0.6, 2.5])
+    viewer.fly(client, far, viewer.stage.angle)
     rest(viewer, page)
-    yield page
-    context.close()
-    until(lambda: not viewer.painter.is_watched)
-    assert complaints == []
-    known = (viewer.url, f"blob:{viewer.url}", f"ws://127.0.0.1:{viewer.port}", "data:")
-    assert [url for url in asked if not url.startswith(known)] == []
 
 
-def rest(viewer, page) -> None:
-    """Wait until the browser has all pixels of what it looks at."""
-    (client,) = viewer.clients()
-    name = client.client_id
-
-    def rests() -> bool:
-        watcher = viewer.painter._watchers.get(name)
-        shown = watcher and watcher._shown
-        return bool(shown and shown.is_last and shown.view == viewer.view_of(client))
-
-    page.wait_for_timeout(300)
-    until(rests, page)
-    page.wait_for_timeout(500)  # to reach the browser, and be drawn there
-
-
-def shot(page) -> np.ndarray:
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    return np.asarray(picture, np.float32)[CLEAR] / 255.0
-
-
-def decibels(one: np.ndarray, other: np.ndarray) -> float:
-    return float(-10.0 * np.log10(np.mean((one - other) ** 2) + 1e-12))
-
-
-def press(page, text: str) -> None:
-    """Press a button of the panel by its words."""
-    page.evaluate(
-        "(text) => [...document.querySelectorAll('button')].find((b) => b.innerText === text).click()",
-        text,
-    )
-
-
-def show_cameras(viewer, visible: bool, page) -> None:
+def seen_frusta(viewer, client) -> dict[int, np.ndarray]:
+    """Of the frusta in the clear part of the page, where their cameras and the corners of their pictures
+    are, in pixels [5, 2]; those before others first."""
+    view, found = viewer.view_of(client).camera(), {}
+    deep = panels._FRUSTUM * viewer.stage.size
     for number in range(7):
-        viewer.server.scene.get_handle_by_name(f"/cameras/{number}").visible = visible
-    page.wait_for_timeout(300)
-
-
-def click_a_frustum(viewer, client, page) -> None:
-    """Click here and there, where no panel and no message lies over the picture, until one is met."""
-    for y in (190, 180, 200, 210, 225, 240):
-        for x in range(15, 300, 15):
-            page.mouse.move(x, y)
-            page.mouse.click(x, y, delay=30)
-            page.wait_for_timeout(100)
-            if viewer.view_of(client).photograph is not None:
-                return
-    raise AssertionError("no click met a frustum")
+        camera = viewer.run.cameras()[number]
+        across, down = 0.5 * np.asarray(camera.size) / np.asarray(camera.focal)
+        corners = [[x * across, y * down, -1.0] for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        local = np.array([[0.0, 0.0, 0.0], *corners])
+        pose = np.asarray(camera.camera_to_world, np.float64)
+        places, depths = project(view, deep * local @ pose[:, :3].T + pose[:, 3])
+        places = np.asarray(places)
+        inside = (places > 5) & (places < [295, HEIGHT - 5]) & (places[:, 1:] > 185)
+        if inside.all():
+            found[number] = float(np.min(depths)), places
+    return {number: places for number, (_, places) in sorted(found.items(), key=lambda x: x[1][0])}
 
 
 def test_the_picture_is_the_runs(run, viewer, page):
@@ -137,15 +102,14 @@ def test_the_picture_is_the_runs(run, viewer, page):
 def test_a_camera_that_is_clicked_is_flown_to_and_a_path_recorded(run, viewer, page, tmp_path):
     (client,) = viewer.clients()
     poses = np.asarray(run.cameras().camera_to_world)
-    # From behind and aside, where all frusta are in view.
-    far = viewer.stage.home.copy()
-    far[:, 3] += 1.8 * viewer.stage.size * far[:, 2] + 0.6 * viewer.stage.size * far[:, 0]
-    viewer.fly(client, far, viewer.stage.angle)
-    rest(viewer, page)
-    click_a_frustum(viewer, client, page)
+    stand_behind(viewer, client, page)
+    number, outline = next(iter(seen_frusta(viewer, client).items()))
+    page.mouse.click(*outline.mean(axis=0).tolist(), delay=30)
+    until(lambda: viewer.view_of(client).photograph is not None, page)
     rest(viewer, page)
     here = viewer.view_of(client)
-    np.testing.assert_allclose(here.pose, poses[here.photograph], atol=1e-5)
+    assert here.photograph == number
+    np.testing.assert_allclose(here.pose, poses[number], atol=1e-5)
     press(page, "Add key frame")
     page.wait_for_timeout(300)
     press(page, "First view")
@@ -164,6 +128,46 @@ def test_a_camera_that_is_clicked_is_flown_to_and_a_path_recorded(run, viewer, p
     ends = [here.pose, there.pose]
     np.testing.assert_allclose(cameras.camera_to_world[[0, -1]], ends, atol=1e-6)
     np.testing.assert_array_equal(cameras.size, [[96, 96]] * 60)
+
+
+def test_a_frustum_is_clicked_where_it_is_seen(viewer, page):
+    """Within its outline, to three pixels, and not beside it."""
+    (client,) = viewer.clients()
+    stand_behind(viewer, client, page)
+    frusta, here = seen_frusta(viewer, client), viewer.view_of(client)
+    hull = ConvexHull(next(iter(frusta.values())))
+    others = [ConvexHull(points) for points in [*frusta.values()][1:]]
+    assert others, "more than one is in view"
+
+    def inside(hull, place, by) -> bool:
+        return bool((hull.equations @ [*place, 1.0] < -by).all())
+
+    corners = hull.points[hull.vertices]
+    middles = 0.5 * (corners + np.roll(corners, -1, axis=0))
+    outwards = middles - corners.mean(axis=0)
+    outwards /= np.linalg.norm(outwards, axis=-1, keepdims=True)
+    tried = 0
+    for middle, outward in zip(middles, outwards, strict=True):
+        outside = middle + 4.0 * outward
+        if inside(hull, outside, -3.0) or any(inside(other, outside, -3.0) for other in others):
+            continue
+        tried += 1
+        page.mouse.click(*outside.tolist(), delay=30)
+        page.wait_for_timeout(300)
+        np.testing.assert_allclose(viewer.view_of(client).pose, here.pose, atol=1e-4)
+    assert tried > 0
+    page.mouse.click(*(middles[0] - 4.0 * outwards[0]).tolist(), delay=30)
+    until(lambda: viewer.view_of(client).photograph is not None, page)
+    assert viewer.view_of(client).photograph == next(iter(frusta))
+
+
+def test_a_frustum_without_a_photograph_is_clicked_too(run, browser):
+    with live_view(run, port=0) as viewer, visiting(viewer, browser) as page:
+        (client,) = viewer.clients()
+        stand_behind(viewer, client, page)
+        number, outline = next(iter(seen_frusta(viewer, client).items()))
+        page.mouse.click(*outline.mean(axis=0).tolist(), delay=30)
+        until(lambda: viewer.view_of(client).photograph == number, page)
 
 
 def test_a_photograph_and_its_difference(run, viewer, page):

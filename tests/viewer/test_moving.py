@@ -1,5 +1,6 @@
 """How a page answers hands, keys, buttons and addresses."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -144,6 +145,20 @@ def test_an_address_brings_back_its_view(path, visit):
     again.evaluate("(hash) => { location.hash = hash; }", first)
     again.wait_for_timeout(30)
     np.testing.assert_allclose(pose(again), home, atol=2e-5)
+
+
+def test_an_address_far_from_the_origin_brings_back_its_view(run, visit, tmp_path):
+    """As in survey coordinates: the digits that tell a place lie behind millions."""
+    frame = run.scene.to_user
+    shift = np.array([4_512_345.0, -678_901.0, 120.0])
+    frame = dataclasses.replace(frame, translation=frame.translation + shift)
+    far = dataclasses.replace(run, scene=dataclasses.replace(run.scene, to_user=frame))
+    write_page(far, tmp_path / "scene.html")
+    page = visit(tmp_path / "scene.html")
+    drag(page, 90, 30)
+    rest(page)
+    again = visit(tmp_path / "scene.html", page.evaluate("location.hash"))
+    np.testing.assert_allclose(pose(again), pose(page), rtol=0, atol=2e-5)
 
 
 def test_buttons_and_home(path, visit):

@@ -8,19 +8,30 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.evaluation import psnr_of_error
+from jaxnerf.viewer.live.crop import CropPanel
 from jaxnerf.viewer.live.key_frames import KeyFrames
 from jaxnerf.viewer.live.pictures import thumbnail
 from jaxnerf.viewer.live.server import LiveViewer, in_thread
 from jaxnerf.viewer.live.sources import Training
-from jaxnerf.viewer.live.views import COMPARISONS, LAYERS, Box, angle_around
+from jaxnerf.viewer.live.views import COMPARISONS, LAYERS, angle_around
 
 # Frusta that are drawn at most, evenly chosen; and their depth on the stage.
 _MOST_FRUSTA = 300
-_FRUSTUM = 0.08
+_FRUSTUM = 0.07
 _MOST_SIDE = 16_384
 _GREY, _ORANGE = (150, 150, 150), (255, 180, 84)
 # Points of the line along which a path flies.
 _LINE = 200
+# Lines of markdown, which two spaces at their ends keep apart.
+_HELP = "  \n".join(
+    (
+        "**drag**, **arrows**: move around",
+        "**right drag**: shift",
+        "**wheel**: nearer and farther",
+        "**W A S D**, **Q E**: fly",
+        "**click a camera**: stand where it stood",
+    )
+)
 
 
 class StylePanel:
@@ -29,23 +40,16 @@ class StylePanel:
     def __init__(self, viewer: LiveViewer):
         self._viewer, gui = viewer, viewer.server.gui
         levels = tuple(round(255 * part) for part in viewer.run.background)
-        low, high = (
-            (viewer.stage.middle + sign * viewer.stage.size).round(6) for sign in (-0.5, 0.5)
-        )
-        step = float(f"{0.01 * viewer.stage.size:.0e}")
         self._layer = gui.add_dropdown("Show", LAYERS, initial_value=LAYERS[0])
-        self._background = gui.add_rgb("Background", levels)
-        with gui.add_folder("Crop", expand_by_default=False):
-            self._crops = gui.add_checkbox("Show only this box", initial_value=False)
-            self._low = gui.add_vector3("From", tuple(low.tolist()), step=step)
-            self._high = gui.add_vector3("To", tuple(high.tolist()), step=step)
-        choices = (self._layer, self._background, self._crops, self._low, self._high)
-        for choice in choices:
-            choice.on_update(lambda _: self._restyle())
+        self._background = gui.add_rgb(
+            "Background", levels, hint="the colour behind all that is not opaque"
+        )
         self.comparison: Any = None
+        self._crop = CropPanel(viewer, self._restyle)
+        for choice in (self._layer, self._background):
+            choice.on_update(lambda _: self._restyle())
 
     def _restyle(self) -> None:
-        crop = Box(tuple(self._low.value), tuple(self._high.value)) if self._crops.value else None
         red, green, blue = (level / 255.0 for level in self._background.value)
         compared = COMPARISONS[0] if self.comparison is None else self.comparison.value
         self._viewer.restyle(
@@ -53,7 +57,7 @@ class StylePanel:
                 self._viewer.style,
                 layer=self._layer.value,
                 background=(red, green, blue),
-                crop=crop,
+                crop=self._crop.crop,
                 comparison=compared,
             )
         )
@@ -61,12 +65,22 @@ class StylePanel:
     def add_comparison(self) -> None:
         """Let photographs be compared with."""
         self.comparison = self._viewer.server.gui.add_dropdown(
-            "At a photograph",
+            "Compare",
             COMPARISONS,
             initial_value=COMPARISONS[0],
             hint="after a click on a camera: the run's picture, the photograph, or their difference",
         )
-        self.comparison.on_update(lambda _: self._restyle())
+        self.comparison.on_update(lambda event: self._compare(event.client))
+
+    def _compare(self, client: Any) -> None:
+        self._restyle()
+        away = client is not None and self._viewer.view_of(client).photograph is None
+        if away and self.comparison.value != COMPARISONS[0]:
+            client.add_notification(
+                "Click a camera first",
+                f"The {self.comparison.value} is shown where a photograph was taken.",
+                auto_close_seconds=6.0,
+            )
 
 
 class CameraPanel:
@@ -76,8 +90,10 @@ class CameraPanel:
         self._viewer, gui = viewer, viewer.server.gui
         names = viewer.run.scene.splits["train"].names
         with gui.add_folder("Cameras"):
-            shown = gui.add_checkbox("Show them", initial_value=True)
-            home = gui.add_button("First view")
+            shown = gui.add_checkbox(
+                "Show them", initial_value=True, hint="click one to stand where it stood"
+            )
+            home = gui.add_button("First view", hint="fly back to where this began")
             if viewer.photographs is not None:
                 style.add_comparison()
         chosen = np.unique(np.linspace(0, len(names) - 1, _MOST_FRUSTA).round().astype(int))
@@ -89,13 +105,16 @@ class CameraPanel:
         viewer = self._viewer
         camera = viewer.run.cameras()[number]
         width, height = (int(side) for side in np.asarray(camera.size))
+        angle = angle_around(camera, (width, height))
         quaternion, position = viewer.stage.placed(np.asarray(camera.camera_to_world)[:3])
         taken = viewer.photographs
         frustum = viewer.server.scene.add_camera_frustum(
             f"/cameras/{number}",
-            angle_around(camera, (width, height)),
+            angle,
             width / height,
-            scale=_FRUSTUM,
+            scale=scale_of_frustum(_FRUSTUM, angle, width / height),
+            # Else without a photograph nothing but its lines could be clicked.
+            variant="filled",
             thickness=1.5,
             thickness_units="screen",
             color=_GREY,
@@ -123,6 +142,7 @@ class PathPanel:
         self._viewer, gui = viewer, viewer.server.gui
         self.keys = KeyFrames()
         width, height = (int(side) for side in np.asarray(viewer.run.cameras()[0].size))
+        self._shape = width / height
         with gui.add_folder("Camera path"):
             self._count = gui.add_markdown("")
             add = gui.add_button("Add key frame", hint="here, as it is seen now")
@@ -169,7 +189,7 @@ class PathPanel:
         keys = self.keys
         count, frames = len(keys.keys), len(keys)
         self._count.content = (
-            f"{count} key frames, {frames} frames. Saved: "
+            f"{_some(count, 'key frame')}, {_some(frames, 'frame')}. Saved: "
             f"`jaxnerf render {self._viewer.run.folder} --path camera_path.json`"
             if count
             else "Stand somewhere, add a key frame, and go on."
@@ -185,7 +205,8 @@ class PathPanel:
         for number, (pose, angle) in enumerate(keys.keys):
             quaternion, position = stage.placed(np.array(pose))
             scene.add_camera_frustum(
-                f"/path/{number}", angle, 1.5, scale=0.6 * _FRUSTUM, thickness=2.0,
+                f"/path/{number}", angle, self._shape,
+                scale=scale_of_frustum(0.6 * _FRUSTUM, angle, self._shape), thickness=2.0,
                 thickness_units="screen", color=_ORANGE, wxyz=quaternion, position=position,
             )  # fmt: skip
         if len(keys.keys) > 1:
@@ -232,7 +253,8 @@ class TrainingPanel:
         with gui.add_folder("Training", order=-1.0):
             self._words = gui.add_markdown("The first step compiles.")
             self._bar = gui.add_progress_bar(0.0)
-            self._pause = gui.add_button("Pause")
+            self._pause = gui.add_button("Pause", hint="and look at all pixels")
+        self._told = "The first step compiles."
         self._pause.on_click(lambda _: self.pause(not training.is_paused))
         viewer.left.append(self._go_on_alone)
 
@@ -240,6 +262,7 @@ class TrainingPanel:
         """Pause training, or go on."""
         self._training.is_paused = pauses
         self._pause.label = "Go on" if pauses else "Pause"
+        self._say()
         self._viewer.painter.refresh()
 
     def _go_on_alone(self) -> None:
@@ -250,20 +273,45 @@ class TrainingPanel:
     def tell(self, step: int, total: int, metrics: dict[str, float]) -> None:
         """Show where training stands."""
         quality = psnr_of_error(metrics["mse"])
-        self._words.content = (
+        self._told = (
             f"step {step:,} of {total:,}  \nloss {metrics['loss']:.5f}, PSNR {quality:.2f} dB"
         )
         self._bar.value = 100.0 * step / max(total, 1)
+        self._say()
 
     def finish(self) -> None:
         """Say that training has ended."""
-        self._words.content += "  \ntraining has ended"
-        self._pause.disabled = True
+        self._pause.disabled, self._training.is_paused = True, False
+        self._say(f"training has ended; `jaxnerf view {self._viewer.run.folder}` shows it")
+        self._viewer.server.flush()  # before it closes
+
+    def _say(self, more: str = "") -> None:
+        more = more or (
+            "paused: pictures have all their pixels" if self._training.is_paused else ""
+        )
+        self._words.content = "  \n".join(filter(None, (self._told, more)))
+
+
+def _some(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def scale_of_frustum(depth: float, angle: float, shape: float) -> float:
+    """What viser calls the scale of a frustum that is so deep: the cube root of its volume.
+
+    Args:
+      depth: from the camera to its picture.
+      angle: from the upper to the lower edge, in radians.
+      shape: of the picture: its width over its height.
+    """
+    return depth * float(np.cbrt(np.tan(0.5 * angle) ** 2 * shape / 3.0))
 
 
 def furnish(viewer: LiveViewer, training: Training | None = None) -> TrainingPanel | None:
     """Put all panels beside the picture; returns that of training."""
     panel = None if training is None else TrainingPanel(viewer, training)
+    with viewer.server.gui.add_folder("How to move", expand_by_default=False):
+        viewer.server.gui.add_markdown(_HELP)
     style = StylePanel(viewer)
     CameraPanel(viewer, style)
     PathPanel(viewer)

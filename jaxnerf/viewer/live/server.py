@@ -104,6 +104,7 @@ class LiveViewer:
         self._at: dict[int, int] = {}  # the photographs where clients stand
         self._stands: dict[int, np.ndarray] = {}
         self._flights: dict[int, int] = {}
+        self._words: dict[int, Any] = {}  # of each client, what it is shown
         self.left: list[Callable[[], None]] = []
         self._place_first()
         self.server.on_client_connect(self._enter)
@@ -199,13 +200,16 @@ class LiveViewer:
         first.up, first.fov = stage.up, stage.angle
 
     def _enter(self, client: Any) -> None:
+        # Above all else beside the picture.
+        words = client.gui.add_markdown("The first picture is coming.", order=-2.0)
+        self._words[client.client_id] = words
         client.camera.on_update(lambda _: self._look(client))
         self._look(client)
 
     def _leave(self, client: Any) -> None:
         name = client.client_id
         self.painter.leave(name)
-        for known in (self._at, self._stands, self._flights):
+        for known in (self._at, self._stands, self._flights, self._words):
             known.pop(name, None)
         for call in self.left:
             call()
@@ -227,7 +231,17 @@ class LiveViewer:
             client.scene.set_background_image(pixels, format="png")
         else:
             client.scene.set_background_image(pixels, format="jpeg", jpeg_quality=_QUALITY)
+        if words := self._words.get(name):
+            words.content = self._said(order)
         client.flush()
+
+    def _said(self, order: Order) -> str:
+        """What a picture is of, and how fine."""
+        said, whole = ("{} x {} pixels".format(*size) for size in (order.size, order.view.size))
+        said = said if order.size == order.view.size else f"{said} of {whole}"
+        if order.view.photograph is None:
+            return said
+        return f"{said}  \nat {self.run.scene.splits['train'].names[order.view.photograph]}"
 
     def _complain(self, name: int, error: str) -> None:
         client = self.server.get_clients().get(name)

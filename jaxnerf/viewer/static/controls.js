@@ -19,6 +19,8 @@ class Controls {
     };
     for (const [name, [, act]] of Object.entries(actions)) find(name).addEventListener("click", act);
     find("full").hidden = !document.fullscreenEnabled;
+    document.addEventListener("fullscreenchange", () => this.press("full", document.fullscreenElement));
+    this.press("full", false);
     this.keys = Object.fromEntries(Object.values(actions));
     addEventListener("keydown", (event) => this.key(event));
     this.press("cameras", true);
@@ -41,7 +43,7 @@ class Controls {
   }
 
   press(name, pressed) {
-    document.getElementById(name).setAttribute("aria-pressed", pressed);
+    document.getElementById(name).setAttribute("aria-pressed", Boolean(pressed));
   }
 
   showView(view) {
@@ -64,8 +66,12 @@ class Controls {
     }
   }
 
-  fullScreen() {
-    if (document.fullscreenElement) document.exitFullscreen();
-    else document.documentElement.requestFullscreen();
+  async fullScreen() {
+    try {
+      if (document.fullscreenElement) await document.exitFullscreen();
+      else await document.documentElement.requestFullscreen();
+    } catch {
+      this.say("The browser does not allow full screen here.");
+    }
   }
 }

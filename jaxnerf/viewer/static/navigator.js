@@ -1,12 +1,13 @@
 // Where the camera is, and how hands move it.
 
-const CLICK = 4; // pixels that a pointer may move and still have clicked
+const CLICK = { mouse: 4, pen: 8, touch: 12 }; // pixels that a pointer may move and still have clicked
+const DOUBLE = 350; // milliseconds from one tap to the next
 const FLIGHT = 700; // milliseconds
 const MOVES = { KeyW: [2, -1], KeyS: [2, 1], KeyD: [0, 1], KeyA: [0, -1], KeyE: [1, 1], KeyQ: [1, -1] };
 const TURNS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 class Navigator {
-  // surface: the element that hands touch; on: { moved(), clicked(x, y), chosen(x, y) }.
+  // surface: the element that hands touch; on: { moved(), clicked(x, y, kind), chosen(x, y) }.
   constructor(scene, surface, on) {
     Object.assign(this, { scene, surface, on, keys: new Set(), pointers: new Map(), turning: false });
     this.flight = null;
@@ -19,7 +20,7 @@ class Navigator {
     listen("pointerup", (event) => this.release(event));
     listen("pointercancel", (event) => this.release(event));
     listen("wheel", (event) => this.wheel(event));
-    listen("dblclick", (event) => on.chosen(event.offsetX, event.offsetY));
+    listen("dblclick", (event) => { if (this.kind !== "touch") on.chosen(event.offsetX, event.offsetY); });
     listen("contextmenu", (event) => event.preventDefault());
     addEventListener("keydown", (event) => this.key(event));
     addEventListener("keyup", (event) => this.keys.delete(event.code));
@@ -107,6 +108,7 @@ class Navigator {
   }
 
   press(event) {
+    this.kind = event.pointerType;
     this.surface.setPointerCapture(event.pointerId);
     this.surface.focus({ preventScroll: true });
     const { offsetX: x, offsetY: y } = event;
@@ -119,9 +121,14 @@ class Navigator {
     const pointer = this.pointers.get(event.pointerId);
     if (!pointer) return;
     const { offsetX: x, offsetY: y } = event;
-    if (pointer.still && Math.hypot(x - pointer.begun[0], y - pointer.begun[1]) < CLICK) return;
+    if (pointer.still) {
+      const [left, top] = pointer.begun, slack = CLICK[event.pointerType] ?? CLICK.mouse;
+      const part = slack / Math.max(Math.hypot(x - left, y - top), 1);
+      if (part > 1) return;
+      // From here on, so that the picture does not jump.
+      Object.assign(pointer, { x: left + part * (x - left), y: top + part * (y - top), still: false });
+    }
     this.flight = null;
-    pointer.still = false;
     const across = x - pointer.x, down = y - pointer.y, before = this.spread();
     Object.assign(pointer, { x, y });
     if (this.pointers.size === 2) {
@@ -147,7 +154,13 @@ class Navigator {
   release(event) {
     const pointer = this.pointers.get(event.pointerId);
     this.pointers.delete(event.pointerId);
-    if (pointer?.still && event.type === "pointerup") this.on.clicked(pointer.x, pointer.y);
+    if (!pointer?.still || event.type !== "pointerup") return;
+    const { x, y } = pointer, { timeStamp: at, pointerType: kind } = event, before = this.tapped;
+    this.tapped = { x, y, at };
+    // Not every browser says dblclick of fingers.
+    const far = before ? Math.hypot(x - before.x, y - before.y) : Infinity;
+    if (kind === "touch" && far < 2 * CLICK.touch && at - before.at < DOUBLE) this.on.chosen(x, y);
+    else this.on.clicked(x, y, kind);
   }
 
   wheel(event) {

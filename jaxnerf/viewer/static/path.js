@@ -9,6 +9,8 @@ const LINE_STEPS = 24; // of the line that is drawn from one key frame to the ne
 const cubic = (a, b, c, d, t) =>
   b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)));
 
+const some = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 class CameraPath {
   // viewer: see viewer.js.
   constructor(viewer) {
@@ -59,7 +61,7 @@ class CameraPath {
   changed() {
     const { keys, viewer } = this, steps = LINE_STEPS * (keys.length - 1);
     this.words.textContent = keys.length
-      ? `${keys.length} key frames, ${this.count} frames`
+      ? `${some(keys.length, "key frame")}, ${some(this.count, "frame")}`
       : "Stand somewhere, add a key frame, and go on.";
     viewer.photographs.line = steps > 0
       ? Array.from({ length: steps + 1 }, (_, i) => this.at(i / steps).pose.position)

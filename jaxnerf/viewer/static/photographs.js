@@ -2,7 +2,7 @@
 
 const DEEP = 0.06; // of the scene's size
 const NEAREST = 2.5; // in depths of a frustum: nearer ones would fill the picture
-const REACH = 16; // pixels around a camera's position that belong to it
+const REACH = { mouse: 16, pen: 16, touch: 28 }; // pixels around a camera's position that belong to it
 const EDGES = [[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]];
 
 class Photographs {
@@ -39,9 +39,9 @@ class Photographs {
   }
 
   // Which camera a place on the page belongs to; -1 for none.
-  at(x, y, look) {
+  at(x, y, look, kind) {
     if (!this.shown) return -1;
-    let best = -1, nearest = REACH;
+    let best = -1, nearest = REACH[kind] ?? REACH.mouse;
     this.cameras.forEach((camera, number) => {
       const seen = this.outline(camera, look);
       if (!seen) return;

@@ -14,7 +14,7 @@ class Viewer {
     this.renderer = new Renderer(this.canvas, scene);
     this.navigator = new Navigator(scene, this.canvas, {
       moved: () => this.wake(),
-      clicked: (x, y) => this.flyToPhotograph(x, y),
+      clicked: (x, y, kind) => this.flyToPhotograph(x, y, kind),
       chosen: (x, y) => this.lookAt(x, y),
     });
     this.photographs = new Photographs(scene, document.getElementById("frusta"));
@@ -168,10 +168,11 @@ class Viewer {
     this.photographs.draw(this.navigator.look);
   }
 
-  flyToPhotograph(x, y) {
+  flyToPhotograph(x, y, kind) {
     const { navigator, scene } = this;
-    const camera = this.photographs.cameras[this.photographs.at(x, y, navigator.look)];
+    const camera = this.photographs.cameras[this.photographs.at(x, y, navigator.look, kind)];
     if (!camera) return;
+    this.controls.say(camera.name);
     const ahead = dot(add(camera.pose.position, scene.middle, -1), camera.pose.back);
     const distance = scene.space.kind !== "ndc" && ahead > 0 ? ahead : navigator.distance;
     navigator.flyTo({ pose: camera.pose, distance, half: navigator.halfFor(camera) });
@@ -199,8 +200,12 @@ class Viewer {
   writeHash() {
     const { navigator, frame, view } = this, pose = frame.toUser(navigator.pose);
     const angle = (Math.atan(navigator.half) * 360) / Math.PI;
-    const numbers = [...pose.position, ...quaternionFromPose(pose), angle, navigator.distance * frame.scale];
-    this.hash = `#at=${numbers.map((x) => Number(x.toPrecision(7))).join(",")}&view=${view}`;
+    // A position may be millions from the origin: as many digits as the scene's size wants.
+    const digits = clamp(Math.ceil(6 - Math.log10(this.scene.size * frame.scale)), 0, 20);
+    const position = pose.position.map((x) => Number(x.toFixed(digits)));
+    const others = [...quaternionFromPose(pose), angle, navigator.distance * frame.scale];
+    const numbers = [...position, ...others.map((x) => Number(x.toPrecision(7)))];
+    this.hash = `#at=${numbers.join(",")}&view=${view}`;
     if (location.hash !== this.hash) location.replace(this.hash);
   }
 
