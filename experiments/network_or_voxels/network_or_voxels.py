@@ -190,9 +190,7 @@ def show(pictures: dict[str, np.ndarray], path: Path, columns: int = 4) -> None:
     for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
         axis.imshow(picture.clip(0.0, 1.0), interpolation="nearest")
         axis.set_title(name, fontsize=8)
-    figure.canvas.draw()
-    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-    Image.fromarray(drawn).save(path, quality=80)
+    figure.savefig(path, pil_kwargs={"quality": 80})
     plt.close(figure)
 
 

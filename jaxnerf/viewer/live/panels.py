@@ -74,8 +74,9 @@ class StylePanel:
 
     def _compare(self, client: Any) -> None:
         self._restyle()
-        away = client is not None and self._viewer.view_of(client).photograph is None
-        if away and self.comparison.value != COMPARISONS[0]:
+        if client is None or self.comparison.value == COMPARISONS[0]:
+            return
+        if self._viewer.view_of(client).photograph is None:
             client.add_notification(
                 "Click a camera first",
                 f"The {self.comparison.value} is shown where a photograph was taken.",
