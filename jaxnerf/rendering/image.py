@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params, join_field, split_field
+from jaxnerf.rendering import normals as of_surfaces
 from jaxnerf.rendering.footprints import pixels_that_show
 from jaxnerf.rendering.rays import Rendering, render_rays
 from jaxnerf.sampling import (
@@ -120,7 +121,7 @@ def render_image(
     visible = np.flatnonzero(shown)
     end = np.broadcast_to(np.where(np.isfinite(ends), ends, np.float32(horizon)), shown.shape)
     end = end.reshape(-1)
-    lengths = _lengths(camera, pixels)
+    lengths = _in_parts(_lengths_of_part, camera, pixels)
     whole = _nothing_seen(lengths, np.broadcast_to(behind, (height, width, 3)), end, normals)
     if len(visible):
         seen = _look_at(look, pixels[visible], len(pixels))
@@ -132,7 +133,22 @@ def render_image(
         values = np.asarray(getattr(whole, name))
         nothing = end * lengths if name == "distance" else end
         np.copyto(values, nothing, where=~np.isfinite(values))
-    return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
+    whole = jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
+    if normals and compositing == "volume":
+        whole = dataclasses.replace(whole, normals=_normals(whole, camera, sampler))
+    return whole
+
+
+def _normals(whole: Rendering, camera: Camera, sampler: Sampler) -> np.ndarray:
+    """The normals of a picture's surface, see `jaxnerf.rendering.normals`."""
+    depth, opacity = np.asarray(whole.depth_median), np.asarray(whole.opacity)
+    height, width = depth.shape
+    parts = _in_parts(_rays_of_part, camera, pixel_centres(width, height).reshape(-1, 2))
+    origins, directions = (x.reshape(height, width, 3) for x in parts)
+    reach = of_surfaces.pixels_apart(sampler, float(np.mean(camera.focal)), depth, opacity)
+    return of_surfaces.normals_of_depth(
+        depth, opacity, origins, directions, np.asarray(whole.normals), reach
+    )
 
 
 def render_places(
@@ -333,11 +349,18 @@ def _contrast(colour: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
     return found
 
 
-def _lengths(camera: Camera, pixels: np.ndarray) -> np.ndarray:
-    """The lengths of the directions of rays: of so many at a time, in one program for all sizes."""
+def _in_parts(function: Any, camera: Camera, pixels: np.ndarray) -> Any:
+    """A function of a camera and pixels, of so many at a time, in one program for all sizes."""
     padded = np.pad(pixels, ((0, -len(pixels) % _PIXELS_AT_ONCE), (0, 0)), mode="edge")
     parts = np.split(padded, len(padded) // _PIXELS_AT_ONCE)
-    return np.concatenate([_lengths_of_part(camera, part) for part in parts])[: len(pixels)]
+    found = [function(camera, part) for part in parts]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(pixels)], *found)
+
+
+@jax.jit
+def _rays_of_part(camera: Camera, pixels: Array) -> tuple[Array, Array]:
+    rays = cast_rays(_that_see(camera, pixels), pixels)
+    return rays.origins, rays.directions
 
 
 @jax.jit
