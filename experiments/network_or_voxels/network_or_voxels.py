@@ -22,7 +22,6 @@ import jax
 import matplotlib as mpl
 import numpy as np
 import optax
-from PIL import Image
 
 from jaxnerf import (
     Box,

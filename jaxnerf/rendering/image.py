@@ -17,6 +17,7 @@ from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params, join_field, split_field
 from jaxnerf.rendering.footprints import pixels_that_show
 from jaxnerf.rendering.limits import fitted, that_see
+from jaxnerf.rendering.normals import normals_of_depth, pixels_apart
 from jaxnerf.rendering.rays import Rendering, render_rays
 from jaxnerf.sampling import (
     ComposedSampler,
@@ -126,7 +127,8 @@ def render_image(
     look = _Look(render, sampler, chunk, mesh.size, progress)
     end = np.broadcast_to(np.where(np.isfinite(ends), ends, np.float32(horizon)), shown.shape)
     end = end.reshape(-1)
-    lengths = _lengths(camera, pixels)
+    origins, directions = _in_parts(_rays_of_part, camera, pixels)
+    lengths = np.linalg.norm(directions, axis=-1)
     whole = _nothing_seen(lengths, np.broadcast_to(behind, (height, width, 3)), end, normals)
     if len(visible):
         seen = _look_at(look, pixels[visible], len(pixels))
@@ -139,7 +141,14 @@ def render_image(
         values = np.asarray(getattr(whole, name))
         nothing = end * lengths if name == "distance" else end
         np.copyto(values, nothing, where=missed | ~np.isfinite(values))
-    return jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
+    whole = jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
+    if normals and compositing == "volume":
+        depth, opacity = np.asarray(whole.depth_median), np.asarray(whole.opacity)
+        rays = (x.reshape(height, width, 3) for x in (origins, directions))
+        reach = pixels_apart(sampler, float(np.mean(camera.focal)), depth, opacity)
+        found = normals_of_depth(depth, opacity, *rays, np.asarray(whole.normals), reach)
+        whole = dataclasses.replace(whole, normals=found)
+    return whole
 
 
 def render_places(
@@ -353,16 +362,18 @@ def _contrast(colour: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W"]:
     return found
 
 
-def _lengths(camera: Camera, pixels: np.ndarray) -> np.ndarray:
-    """The lengths of the directions of rays: of so many at a time, in one program for all sizes."""
+def _in_parts(function: Any, camera: Camera, pixels: np.ndarray) -> Any:
+    """A function of a camera and pixels, of so many at a time, in one program for all sizes."""
     padded = np.pad(pixels, ((0, -len(pixels) % _PIXELS_AT_ONCE), (0, 0)), mode="edge")
     parts = np.split(padded, len(padded) // _PIXELS_AT_ONCE)
-    return np.concatenate([_lengths_of_part(camera, part) for part in parts])[: len(pixels)]
+    found = [function(camera, part) for part in parts]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(pixels)], *found)
 
 
 @jax.jit
-def _lengths_of_part(camera: Camera, pixels: Array) -> Array:
-    return jnp.linalg.norm(cast_rays(that_see(camera, pixels), pixels).directions, axis=-1)
+def _rays_of_part(camera: Camera, pixels: Array) -> tuple[Array, Array]:
+    rays = cast_rays(that_see(camera, pixels), pixels)
+    return rays.origins, rays.directions
 
 
 def _nothing_seen(

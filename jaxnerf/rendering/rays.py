@@ -42,7 +42,8 @@ class Rendering:
       depth_median: the t at which half of the light has been stopped; with the compositings "maximum" and
         "mean" that at which half of the weight is reached.
       distance: the expected depth as a length in the world.
-      normals: unit vectors in the world, or zero; None unless asked for.
+      normals: unit vectors in the world, or zero; None unless asked for. Of rays they are gradients of
+        the density, of an image of a volume those of its surface (`jaxnerf.rendering.normals`).
       extras: whatever else the field says of its samples, accumulated along the rays as colours are,
         on nothing: a pytree of [*batch, ...]; None where it says nothing else.
       samples, weights: where the field was asked (`jaxnerf.Samples`), and how much each sample
