@@ -189,7 +189,11 @@ def test_a_process_that_fails_is_one_line(trained, tmp_path, capfd):
 def test_a_path_that_was_stopped_goes_on_where_it_was(trained, tmp_path, end, capfd):
     out = tmp_path / "v.gif"
     command, folder = render(trained, out, "--frames=500"), tmp_path / "v.gif.frames"
-    code = "import sys; from jaxnerf.cli import main; sys.exit(main(sys.argv[1:]))"
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would this.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from jaxnerf.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     begun = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL)
     for _ in range(5000):
         if (folder / "0003.png").exists() or begun.poll() is not None:

@@ -143,7 +143,10 @@ def test_eight_scenes_trained_at_once_are_eight_trained_one_by_one():
     def stacked(trees):
         return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *trees)
 
-    batches = [[sample_batch(split, 16, 0, number) for split in splits] for number in range(6)]
+    batches = [
+        [sample_batch(split, 16, 0, number, transparent=True) for split in splits]
+        for number in range(6)
+    ]
     alone, one = [], jax.jit(step)
     for scene, state in enumerate(states()):
         for number in range(6):
