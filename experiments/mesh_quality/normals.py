@@ -28,7 +28,11 @@ from jaxnerf.runs.probing import finest_voxel
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "reflections"))
-from reflections import DEMO, MATERIALS, known_objects  # noqa: E402
+from reflections import (  # noqa: E402
+    DEMO,  # pyright: ignore[reportAttributeAccessIssue]
+    MATERIALS,  # pyright: ignore[reportAttributeAccessIssue]
+    known_objects,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 # A tetrahedron's corners need four densities instead of the six of central differences.
 _AXES = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)

@@ -144,9 +144,9 @@ def render_image(
     whole = jax.tree.map(lambda leaf: leaf.reshape(height, width, *leaf.shape[1:]), whole)
     if normals and compositing == "volume":
         depth, opacity = np.asarray(whole.depth_median), np.asarray(whole.opacity)
-        rays = (x.reshape(height, width, 3) for x in (origins, directions))
+        begin, along = (x.reshape(height, width, 3) for x in (origins, directions))
         reach = pixels_apart(sampler, float(np.mean(camera.focal)), depth, opacity)
-        found = normals_of_depth(depth, opacity, *rays, np.asarray(whole.normals), reach)
+        found = normals_of_depth(depth, opacity, begin, along, np.asarray(whole.normals), reach)
         whole = dataclasses.replace(whole, normals=found)
     return whole
 
