@@ -313,6 +313,9 @@ def brick_index(
     Returns:
       For every position of a brick its number, from 1, or 0; and how many there are.
     """
+    parts = max(math.ceil(voxels_a_cell / BRICK), 1)  # or bricks inside of a cell are missed
+    cells = cells.repeat(parts, 0).repeat(parts, 1).repeat(parts, 2)
+    voxels_a_cell /= parts
     # One more lattice point than voxels, and one that a position on the last wall asks for.
     side = (int(np.ceil(cells.shape[0] * voxels_a_cell)) + 2 + BRICK - 1) // BRICK + 1
     needed = np.zeros((side,) * 3, bool)

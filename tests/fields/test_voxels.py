@@ -163,6 +163,17 @@ def test_bricks_cover_all_corners_of_every_occupied_cell(voxels_a_cell):
         assert row % 64 == (x * BRICK + y) * BRICK + z
 
 
+@pytest.mark.parametrize("voxels", [4.5, 9.0, 31.0])
+def test_a_cell_of_many_bricks_has_all_of_them(voxels):
+    cells = np.zeros((2, 2, 2), bool)
+    cells[1, 0, 1] = True
+    bricks, count = brick_index(cells, voxels)
+    first, last = (int(np.floor(x)) // BRICK for x in (voxels, 2.0 * voxels - 1e-6))
+    inner = int(voxels - 1e-6) // BRICK
+    assert (bricks[first : last + 1, : inner + 1, first : last + 1] > 0).all()
+    assert count == (bricks > 0).sum()
+
+
 @pytest.mark.parametrize("finer", [1.0, 2.0, 4.0, 2.5])
 def test_refining_keeps_the_field_and_drops_bricks(finer):
     cells = random_cells(0, share=0.3)
