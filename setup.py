@@ -42,6 +42,7 @@ setup(
             "beartype>=0.19",
             "fast-simplification>=0.1.7",
             "hypothesis>=6.100",
+            "matplotlib>=3.8",
             "nibabel>=5.2",
             "plyfile>=1.0",
             "OpenEXR>=3.3",
