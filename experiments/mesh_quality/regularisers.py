@@ -5,7 +5,7 @@
 
 Trains the demo scene with each loss added to those of the preset, and measures the test views, the
 rendered normals and the mesh of `jaxnerf export` as mesh_quality.py does. Prints a table, and leaves
-regularisers.json in this file's folder. Runs that are in the folder already are not trained again.
+regularisers.json in this file's folder. What is in the folder of runs already is not done again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from jaxnerf.compositing import unit
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fields import Params
 from jaxnerf.fields.wrapping import Wrapping
-from jaxnerf.methods import first_state, trainer_of
+from jaxnerf.methods import first_state, state_like, trainer_of
 from jaxnerf.presets import preset, with_settings
 from jaxnerf.rendering import Rendering
 from jaxnerf.runs.checkpoints import Checkpoints
@@ -47,8 +47,9 @@ from reflections import (  # noqa: E402
 )
 
 DEMO = HERE.parents[1] / "jaxnerf" / "scenes" / "demo"
-RESOLUTION = 256  # voxels of the meshes
-VIEWS, EVERY = 40, 5  # test views that are measured, and of which one has its normals measured
+MESH = {"how": "tsdf", "resolution": 256, "views": 50}  # settings of the export
+# Of the test views one is measured, and of those one has its normals measured.
+EVERY, EVERY_NORMAL = 4, 2
 SETTINGS: dict[str, Any] = {}  # of the preset
 # Of the steps: from here on losses are added, which is when the preset's last stage begins.
 FROM = 0.3
@@ -85,7 +86,7 @@ ROWS = {
     "distortion 0.01": Added(distortion=0.01),
     "distortion 0.1": Added(distortion=0.1),
     "concentration 0.01": Added(concentration=0.01),
-    "squares, nothing": Added(squares=True),
+    "squares alone": Added(squares=True),
     "normals 0.001": Added(normals=0.001, squares=True),
     "normals 0.01": Added(normals=0.01, squares=True),
 }
@@ -264,26 +265,39 @@ def add_to(trainer: Any, split: Split, base: PhotometricLoss, added: Added) -> N
     trainer.one_step = one_step
 
 
-def trained(added: Added, steps: int, seed: int, folder: Path, name: str) -> float:
-    """Leave a run of a preset with losses that are added; the seconds that it took to train."""
+def leave_run(added: Added, steps: int, seed: int, folder: Path, name: str) -> float:
+    """Train a preset with losses that are added, on from where the run in a folder stands.
+
+    Returns:
+      The processor's seconds that all steps took, which a shared machine changes less than a clock's.
+    """
     length = {"training.steps": steps, "training.max_seconds": 0.0, "training.seed": seed}
     config = with_settings(preset(name), length | SETTINGS)
     scene = load_for(config, None, ("train",))
     config = adapt_to_scene(config, scene, set(SETTINGS))
-    trainer = trainer_of(config, scene)
-    base = PhotometricLoss(opacity=config.voxels.opacity_loss)
-    add_to(trainer, scene.splits["train"], base, added)
-    begun, state = time.perf_counter(), first_state(config, scene)
+    trainer, checkpoints, taken = (
+        trainer_of(config, scene),
+        Checkpoints(folder),
+        folder / "seconds.json",
+    )
+    add_to(
+        trainer, scene.splits["train"], PhotometricLoss(opacity=config.voxels.opacity_loss), added
+    )
+    state = checkpoints.restore(config, state_like(config)) if taken.exists() else None
+    if state is None:
+        create_folder(folder, config, scene, overwrite=True)
+        state, before = first_state(config, scene), 0.0
+    else:
+        before = json.loads(taken.read_text())
+    begun, seconds = time.process_time(), before
     for progress in train(state, trainer, report_every=100):
-        state = progress.state
-        told = {key: float(f"{value:.3g}") for key, value in progress.metrics.items()}
-        print(progress.step, {key: told[key] for key in ("mse", "samples", "dropped")}, flush=True)
-    state = trainer.to_host(state)
-    seconds = time.perf_counter() - begun
-    create_folder(folder, config, scene, overwrite=True)
-    Checkpoints(folder).save(state)
-    (folder / "seconds.json").write_text(json.dumps(seconds))
-    return seconds
+        told = {key: f"{progress.metrics[key]:.3g}" for key in ("mse", "samples", "dropped")}
+        print(progress.step, told, flush=True)
+        seconds = before + time.process_time() - begun
+        if progress.step % 100 == 0 or progress.step == progress.total_steps:
+            checkpoints.save(trainer.to_host(progress.state))
+            taken.write_text(json.dumps(seconds))
+    return round(seconds, 1)
 
 
 def of_pictures(run: Run, scene: Scene) -> dict[str, float]:
@@ -292,8 +306,8 @@ def of_pictures(run: Run, scene: Scene) -> dict[str, float]:
     assert split.images is not None
     quality, angles, matte = [], [], []
     cameras = run.cameras("test")
-    for number in range(VIEWS):
-        wanted = number % EVERY == 0
+    for number in range(0, len(split), EVERY):
+        wanted = number % (EVERY * EVERY_NORMAL) == 0
         seen = run.render(cameras[number], background=1.0, normals=wanted)
         image = blend(split.images[number], 1.0)
         quality.append(psnr(np.clip(seen.colour, 0.0, 1.0), image))
@@ -331,7 +345,7 @@ def of_mesh(folder: Path) -> dict[str, float]:
     from truth import compare, silhouettes, true_surfaces
 
     out = folder / "mesh.ply"
-    export(folder, out, {"how": "tsdf", "resolution": RESOLUTION})
+    export(folder, out, MESH)
     mesh: Any = trimesh.load(out, process=False)
     return compare(mesh, true_surfaces()) | {"silhouette_iou": silhouettes(mesh)}
 
@@ -349,35 +363,41 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(f"| {name} |", " | ".join(cells), "|")
 
 
+def row_of(name: str, seed: int, steps: int, folder: Path, config: str) -> dict[str, Any]:
+    """What is measured of a run, which is trained if it is not in its folder."""
+    kept, seconds = folder / "measured.json", folder / "seconds.json"
+    if not kept.exists():
+        if not seconds.exists():
+            leave_run(ROWS[name], steps, seed, folder, config)
+        row = {
+            "added": name,
+            "seed": seed,
+            "steps": steps,
+            "seconds": json.loads(seconds.read_text()),
+        }
+        row |= of_pictures(load_run(folder), load_scene(images=("test",))) | of_mesh(folder)
+        kept.write_text(json.dumps(row))
+    return json.loads(kept.read_text())
+
+
 def main() -> None:
     """Train and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder in which runs are left")
     parser.add_argument("--preset", default="minute")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rows", default=",".join(ROWS), help="by name; others stay as they were")
+    parser.add_argument("--rows", default=",".join(ROWS), help="names, from the table")
     given = parser.parse_args()
     prepare_cpu(8192)
     use_compilation_cache()
-    path, scene = HERE / "regularisers.json", load_scene(images=("test",))
-    known = json.loads(path.read_text()) if path.exists() else []
-    results = {(row["added"], row["seed"]): row for row in known}
+    rows = []
     for seed in range(given.seeds):
         for name in given.rows.split(","):
             folder = given.runs / f"{name.replace(' ', '_')}_{seed}"
-            kept = folder / "seconds.json"
-            if kept.exists():
-                seconds = json.loads(kept.read_text())
-            else:
-                seconds = trained(ROWS[name], given.steps, seed, folder, given.preset)
-            row = {"added": name, "seed": seed, "steps": given.steps, "seconds": round(seconds, 1)}
-            row |= of_pictures(load_run(folder), scene) | of_mesh(folder)
-            results[name, seed] = row
-            order = {key: place for place, key in enumerate(ROWS)}
-            rows = [results[key] for key in sorted(results, key=lambda k: (order[k[0]], k[1]))]
-            path.write_text(json.dumps(rows, indent=2) + "\n")
-    show(json.loads(path.read_text()))
+            rows.append(row_of(name, seed, given.steps, folder, given.preset))
+            (HERE / "regularisers.json").write_text(json.dumps(rows, indent=2) + "\n")
+    show(rows)
 
 
 if __name__ == "__main__":
