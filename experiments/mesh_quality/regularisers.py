@@ -51,7 +51,8 @@ DEMO = HERE.parents[1] / "jaxnerf" / "scenes" / "demo"
 MESH = {"how": "tsdf", "resolution": 256, "views": 34}  # settings of the export
 # Of the test views one is measured, and of those one has its normals measured.
 EVERY, EVERY_NORMAL = 4, 2
-SETTINGS: dict[str, Any] = {}  # of the preset
+PRESET = "minute"
+SETTINGS: dict[str, Any] = {}  # others than the preset's
 # Of the steps: from here on losses are added, which is when the preset's last stage begins.
 FROM = 0.3
 # A batch is groups of so many rays, of which the first four are the corners of a square, so many
@@ -85,11 +86,13 @@ class Added:
 ROWS = {
     "nothing": Added(),
     "distortion 0.01": Added(distortion=0.01),
+    "distortion 0.1": Added(distortion=0.1),
     "concentration 0.01": Added(concentration=0.01),
     "squares alone": Added(squares=True),
-    "normals 0.01": Added(normals=0.01, squares=True),
-    "distortion 0.1": Added(distortion=0.1),
     "normals 0.001": Added(normals=0.001, squares=True),
+    "normals 0.01": Added(normals=0.01, squares=True),
+    "normals 0.03": Added(normals=0.03, squares=True),
+    "normals 0.01 and distortion 0.01": Added(normals=0.01, distortion=0.01, squares=True),
 }
 
 
@@ -171,11 +174,7 @@ def disagreement(rendering: Rendering) -> tuple[Float[Array, " S"], Bool[Array, 
 
 
 def corners(values: Array) -> Array:
-    """What belongs to the squares' corners [S, 4, ...], of what belongs to a batch's rays [R, ...].
-
-    Raises:
-      ValueError: the rays are no whole groups.
-    """
+    """What belongs to the squares' corners [S, 4, ...], of what belongs to a batch's rays [R, ...]."""
     if values.shape[0] % GROUP:
         raise ValueError(f"{values.shape[0]} rays on a device are no groups of {GROUP}")
     return values.reshape(-1, GROUP, *values.shape[1:])[:, :4]
@@ -241,17 +240,16 @@ def loss_of(base: PhotometricLoss, added: Added, begun: Array) -> Any:
             left = mean_over_rays(rendering, concentration(rendering))
             value = value + begun * added.concentration * left
         if added.normals:
-            difference, counts = disagreement(rendering)
+            difference, _ = disagreement(rendering)
             value = value + begun * added.normals * jnp.mean(difference)
-            reported["squares"] = jnp.mean(counts.astype(jnp.float32))
         return value, reported
 
     return loss
 
 
-def add_to(trainer: Any, split: Split, base: PhotometricLoss, added: Added) -> None:
-    """Have the steps of a `Trainer` compute losses that are added to its own."""
-    plain = trainer.one_step
+def add_to(trainer: Any, split: Split, opacity: float, added: Added) -> None:
+    """Have the steps of a `Trainer` compute losses that are added to those of colour and opacity."""
+    plain, base = trainer.one_step, PhotometricLoss(opacity=opacity)
     if added.squares:
         trainer.strategy = Squares(trainer.strategy, split)
 
@@ -266,30 +264,24 @@ def add_to(trainer: Any, split: Split, base: PhotometricLoss, added: Added) -> N
     trainer.one_step = one_step
 
 
-def leave_run(added: Added, steps: int, seed: int, folder: Path, name: str) -> float:
-    """Train a preset with losses that are added, on from where the run in a folder stands.
+def leave_run(added: Added, steps: int, seed: int, folder: Path) -> float:
+    """Train the preset with losses that are added, on from where the run in a folder stands.
 
     Returns:
       The processor's seconds that all steps took, which a shared machine changes less than a clock's.
     """
     length = {"training.steps": steps, "training.max_seconds": 0.0, "training.seed": seed}
-    config = with_settings(preset(name), length | SETTINGS)
+    config = with_settings(preset(PRESET), length | SETTINGS)
     scene = load_for(config, None, ("train",))
     config = adapt_to_scene(config, scene, set(SETTINGS))
-    trainer, checkpoints, taken = (
-        trainer_of(config, scene),
-        Checkpoints(folder),
-        folder / "seconds.json",
-    )
-    add_to(
-        trainer, scene.splits["train"], PhotometricLoss(opacity=config.voxels.opacity_loss), added
-    )
+    trainer, split = trainer_of(config, scene), scene.splits["train"]
+    checkpoints, taken = Checkpoints(folder), folder / "seconds.json"
+    add_to(trainer, split, config.voxels.opacity_loss, added)
     state = checkpoints.restore(config, state_like(config)) if taken.exists() else None
+    before = 0.0 if state is None else json.loads(taken.read_text())
     if state is None:
         create_folder(folder, config, scene, overwrite=True)
-        state, before = first_state(config, scene), 0.0
-    else:
-        before = json.loads(taken.read_text())
+        state = first_state(config, scene)
     begun, seconds = time.process_time(), before
     for progress in train(state, trainer, report_every=100):
         told = {key: f"{progress.metrics[key]:.3g}" for key in ("mse", "samples", "dropped")}
@@ -305,13 +297,11 @@ def of_pictures(run: Run, scene: Scene) -> dict[str, float]:
     """PSNR in dB of the test views on white, and by how many degrees their normals are off."""
     split = scene.splits["test"]
     assert split.images is not None
-    quality, angles, matte = [], [], []
-    cameras = run.cameras("test")
+    quality, angles, matte, cameras = [], [], [], run.cameras("test")
     for number in range(0, len(split), EVERY):
         wanted = number % (EVERY * EVERY_NORMAL) == 0
         seen = run.render(cameras[number], background=1.0, normals=wanted)
-        image = blend(split.images[number], 1.0)
-        quality.append(psnr(np.clip(seen.colour, 0.0, 1.0), image))
+        quality.append(psnr(np.clip(seen.colour, 0.0, 1.0), blend(split.images[number], 1.0)))
         if wanted:
             off, known = off_by(number, np.asarray(seen.normals, np.float64))
             angles.append(off)
@@ -334,8 +324,8 @@ def off_by(number: int, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shown, known = objects > 0, known_objects()
     truth = truth[shown] / np.linalg.norm(truth[shown], axis=-1, keepdims=True)
     cosine = np.clip((normals[shown] * truth).sum(axis=-1), -1.0, 1.0)
-    is_matte = np.isin(objects[shown], [known[name] for name in MATERIALS["matte"]])
-    return np.degrees(np.arccos(cosine)), is_matte
+    matte = np.isin(objects[shown], [known[name] for name in MATERIALS["matte"]])
+    return np.degrees(np.arccos(cosine)), matte
 
 
 def of_mesh(folder: Path) -> dict[str, float]:
@@ -354,19 +344,18 @@ def of_mesh(folder: Path) -> dict[str, float]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table of the means over seeds."""
-    columns = ("psnr", "precision", "recall", "f_score", "chamfer", "silhouette_iou",
-               "median_angle", "normals", "matte", "seconds")  # fmt: skip
-    digits = (2, 3, 3, 3, 4, 3, 1, 1, 1, 0)
-    print("| added |", " | ".join(columns), "|")
+    digits = {"psnr": 2, "precision": 3, "recall": 3, "f_score": 3, "chamfer": 4, "silhouette_iou": 3,
+              "median_angle": 1, "normals": 1, "matte": 1, "seconds": 0}  # fmt: skip
+    print("| added | runs |", " | ".join(digits), "|")
     for name in dict.fromkeys(row["added"] for row in rows):
         of = [row for row in rows if row["added"] == name]
-        means = [np.mean([row.get(key, np.nan) for row in of]) for key in columns]
-        cells = (f"{mean:.{places}f}" for mean, places in zip(means, digits, strict=True))
-        print(f"| {name} |", " | ".join(cells), "|")
+        means = {key: np.mean([row.get(key, np.nan) for row in of]) for key in digits}
+        cells = (f"{mean:.{digits[key]}f}" for key, mean in means.items())
+        print(f"| {name} | {len(of)} |", " | ".join(cells), "|")
 
 
-def row_of(name: str, seed: int, steps: int, folder: Path, config: str) -> dict[str, Any]:
-    """What is measured of a run; what its folder does not have is trained and measured first."""
+def measure(name: str, seed: int, steps: int, folder: Path) -> None:
+    """Leave in a run's folder what is measured of it; what it has already is not done again."""
 
     def kept(part: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         path = folder / f"{part}.json"
@@ -374,29 +363,33 @@ def row_of(name: str, seed: int, steps: int, folder: Path, config: str) -> dict[
             path.write_text(json.dumps(make()))
         return json.loads(path.read_text())
 
-    seconds = leave_run(ROWS[name], steps, seed, folder, config)
+    if (folder / "measured.json").exists():
+        return
+    seconds = leave_run(ROWS[name], steps, seed, folder)
     row = {"added": name, "seed": seed, "steps": steps, "seconds": seconds}
     test = load_scene(images=("test",))
     row |= kept("pictures", lambda: of_pictures(load_run(folder), test))
-    return row | kept("mesh", lambda: of_mesh(folder))
+    row |= kept("mesh", lambda: of_mesh(folder))
+    (folder / "measured.json").write_text(json.dumps(row))
 
 
 def main() -> None:
     """Train and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder in which runs are left")
-    parser.add_argument("--preset", default="minute")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rows", default=",".join(ROWS), help="names, from the table")
+    parser.add_argument("--rows", default=",".join(ROWS), help="names, of which ones are trained")
     given = parser.parse_args()
     prepare_cpu(8192)
     use_compilation_cache()
-    rows = []
+    rows, order = [], list(ROWS)
     for seed in range(given.seeds):
         for name in given.rows.split(","):
             folder = given.runs / f"{name.replace(' ', '_')}_{seed}"
-            rows.append(row_of(name, seed, given.steps, folder, given.preset))
+            measure(name, seed, given.steps, folder)
+            rows = [json.loads(path.read_text()) for path in given.runs.glob("*/measured.json")]
+            rows.sort(key=lambda row: (order.index(row["added"]), row["seed"]))
             (HERE / "regularisers.json").write_text(json.dumps(rows, indent=2) + "\n")
     show(rows)
 
