@@ -33,7 +33,7 @@ def test_points_of_a_scene_with_an_end_are_said_not_to_be_used(tmp_path):
     assert load_scene(folder).notes == ("ply_file_path is not used, since the scene is bounded",)
 
 
-@pytest.mark.parametrize("named", ["images/{}.png", "images/{}", "images\\\\{}.png"])
+@pytest.mark.parametrize("named", ["images/{}.png", "images/{}", "images\\{}.png"])
 def test_frames_of_which_a_photograph_of_another_type_is_there_are_counted(
     named, tmp_path, monkeypatch
 ):

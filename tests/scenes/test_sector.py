@@ -129,7 +129,7 @@ def test_both_splits_are_measured_in_the_time_of_training_together(tmp_path, mon
 
     monkeypatch.setattr(evaluation, "evaluate", measured)
     run = types.SimpleNamespace(folder=tmp_path)
-    found = evaluation.evaluate_splits(run, None, ("test", "sector"), 0)
+    found = evaluation.evaluate_splits(run, load_scene(images=()), ("test", "sector"), 0)
     assert given == [0.5, 0.5]
     assert found["test"]["sector"] == {"psnr": 20.0}
 
