@@ -17,6 +17,7 @@ from jaxnerf.capture.inspection.photographs import (
 from jaxnerf.capture.inspection.poses import judged
 from jaxnerf.capture.inspection.views import Views, views_of
 from jaxnerf.scenes import CLEAR, Scene, load_scene
+from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import NEAREST_PERCENTILE, STRAY, stray_photographs
 from jaxnerf.scenes.sightings import sightings_of
@@ -133,7 +134,8 @@ def _stray_points(scene: Scene) -> list[str]:
         return []
     usual = float(np.percentile(depths, NEAREST_PERCENTILE))
     stray = depths < STRAY * usual
-    if not stray.any():
+    # Below near's margin a few are left out.
+    if not stray.any() or scene.near * MARGIN >= STRAY * usual:
         return []
     return [
         f"points that stray: {np.count_nonzero(stray)} of {len(stray)} depths are less than {STRAY:g} of "
