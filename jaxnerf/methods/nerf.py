@@ -41,8 +41,8 @@ def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer
         compositing=nerf.compositing,
         learning_rate=functools.partial(learning_rate, nerf.optimizer),
         by_rows=True,
-        remedy=f"Lower nerf.optimizer.learning_rate (now {nerf.optimizer.learning_rate}), or lengthen "
-        "nerf.optimizer.delay_steps",
+        divergence_hint="Lower nerf.optimizer.learning_rate (now "
+        f"{nerf.optimizer.learning_rate}), or lengthen nerf.optimizer.delay_steps",
     )
 
 

@@ -93,7 +93,7 @@ def trainer_on(
         calibrate=calibrate,
         learning_rate=decay,
         by_rows=True,
-        remedy=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
+        divergence_hint=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
         f"voxels.optimizer.feature_rate (now {rates.feature_rate})",
     )
 

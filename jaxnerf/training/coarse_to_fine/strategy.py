@@ -64,11 +64,11 @@ class CoarseToFine:
         self._split, self._stages, self._config, self._near = split, stages, config, near
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
-        self.pauses = 1.7 * len(stages.fractions) + 1.6 * (stages.unseen_below > 0.0)
+        self.recompile_cost = 1.7 * len(stages.fractions) + 1.6 * (stages.unseen_below > 0.0)
         self._stage, self._rays = 0, config.rays_per_batch
         self._tiles: tuple[int, np.ndarray, int] | None = None
 
-    def effort(self, total: int) -> float:
+    def mean_step_cost(self, total: int) -> float:
         """See `jaxnerf.training.budget.Paced`."""
         lengths = np.diff([0.0, *self._stages.fractions, 1.0])
         growth = _GROWTH / (1.0 + _SAMPLING * (self._stages.samples_per_voxel - 1))
@@ -79,10 +79,10 @@ class CoarseToFine:
             cost[-1] = 1.0 + _A_MILLION * points * 1e-6
         cost[1:] += 0.0 if self._unbounded else _LATER
         later = _LATER_LOAD * float(np.sum(lengths[1:] * cost[1:] / cost[0]))
-        return _BETWEEN * (float(lengths[0]) * self.load + later)
+        return _BETWEEN * (float(lengths[0]) * self.step_cost + later)
 
     @property
-    def load(self) -> float:
+    def step_cost(self) -> float:
         """See `jaxnerf.training.budget.Paced`; it is asked for before the second stage begins."""
         return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._config.rays_per_batch
 
