@@ -1,33 +1,27 @@
 """Trained by one call: a field of one's own, or a method by its preset, with a run's folder."""
 
-import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from jaxnerf.config import Config, ConfigError
 from jaxnerf.fields import Field
-from jaxnerf.methods import first_state, occupied, state_like, trainer_of
+from jaxnerf.methods import occupied
+from jaxnerf.methods.session import Method, follow, prepare
 from jaxnerf.presets import preset, with_settings
-from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
-from jaxnerf.runs.folder import check_same_scene, create_folder, refuse_changes, save_config
 from jaxnerf.runs.run import Run, run_of
-from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import READING, adapt_to_scene, as_read, load_for, with_bounds
-from jaxnerf.training.loop import Progress, train
+from jaxnerf.spaces import READING, as_read, load_for, with_bounds
+from jaxnerf.training.loop import Progress
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
-from jaxnerf.training.state import TrainState, with_optimizer
-from jaxnerf.training.trainer import Trainer
+from jaxnerf.training.state import with_optimizer
 
 _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
@@ -93,88 +87,39 @@ def fit(
     config = _configuration(field, named, steps, seconds)
     own = config.method == "own"
     _check(field, config, out, resume=resume, brings=not own and (loss or optimizer))
-    scene, config = _read(scene, config, named)
-    config = adapt_to_scene(config, scene, named)
-    if own:
-        method = _of_own_field(field, config, scene, loss, optimizer)
-    else:
-        method = _Method(
-            trainer_of(config, scene),
-            functools.partial(first_state, config, scene),
-            functools.partial(state_like, config),
-        )
-    folder, restored = Path(out or ""), None
-    checkpoints = Checkpoints(folder) if out is not None else None
-    if checkpoints and resume and (folder / "config.json").exists():
-        refuse_changes(folder, config, "resume")
-        check_same_scene(folder, read_scene(folder), scene)
-        save_config(folder, config)
-        restored = checkpoints.restore(config, method.state_like())
-    elif checkpoints:
-        create_folder(folder, config, scene, overwrite=overwrite)
-    state = restored or method.first_state()
-    if restored is None or steps is not None:
-        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
-    budget = config.training.max_seconds
-    if restored is not None and seconds is None:
-        budget = 0.0  # as many steps as were planned before
-    reports = train(
-        state,
-        method.trainer,
-        seconds_left=lambda: begun + budget - time.perf_counter() if budget else float("inf"),
-        plan=restored is None and budget > 0.0,
+    if isinstance(scene, Scene):
+        scene, config = _as_loaded(scene, config, named)
+    session = prepare(
+        config,
+        lambda: scene if isinstance(scene, Scene) else load_for(config, scene, ("train",)),
+        None if out is None else Path(out),
+        _of_own_field(field, loss, optimizer) if own else Method(),
+        chosen=named,
+        names_steps=steps is not None,
+        names_seconds=seconds is not None,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    ends = begun + session.budget if session.budget else float("inf")
+    state = follow(
+        session,
+        seconds_left=lambda: ends - time.perf_counter(),
+        checkpoint_seconds=checkpoint_seconds,
+        report=report,
         report_every=report_every,
     )
-    state = _last_state(reports, state, method.trainer, checkpoints, checkpoint_seconds, report)
-    return run_of(folder, config, scene, state)
-
-
-def _last_state(
-    reports: Iterator[Progress],
-    state: TrainState,
-    trainer: Trainer,
-    checkpoints: Checkpoints | None,
-    checkpoint_seconds: float,
-    report: Callable[[Progress], bool | None] | None,
-) -> TrainState:
-    """Follow training to its end, with checkpoints; the state is on the host."""
-    saved = time.perf_counter()
-    for progress in reports:
-        state = progress.state
-        stopped = bool(report(progress)) if report else False
-        done = stopped or progress.step == progress.total_steps
-        # No checkpoint before the steps are fixed: a resumed run would not know how many.
-        is_due = progress.fixed and time.perf_counter() - saved >= checkpoint_seconds
-        if checkpoints and (done or is_due):
-            checkpoints.save(trainer.to_host(state))
-            saved = time.perf_counter()
-        if done:
-            break
-    return trainer.to_host(state)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Method:
-    """What `fit` trains."""
-
-    trainer: Trainer
-    first_state: Callable[[], TrainState]
-    state_like: Callable[[], TrainState]
+    return run_of(Path(out or ""), session.config, session.scene, state)
 
 
 def _of_own_field(
-    field: Any,
-    config: Config,
-    scene: Scene,
-    loss: Loss | None,
-    optimizer: optax.GradientTransformation | None,
-) -> _Method:
-    chosen = optimizer or field_optimizer()
+    field: Any, loss: Loss | None, optimizer: optax.GradientTransformation | None
+) -> Method:
+    chosen, by_rows = optimizer or field_optimizer(), optimizer is None
     loss = loss or PhotometricLoss(opacity=_OPACITY_LOSS)
-    return _Method(
-        occupied.trainer(config, scene, loss, chosen, by_rows=optimizer is None),
-        functools.partial(occupied.first_state, config, scene, field, chosen),
-        lambda: with_optimizer(structure_of(config, field), chosen),
+    return Method(
+        lambda config, scene: occupied.trainer(config, scene, loss, chosen, by_rows=by_rows),
+        lambda config, scene: occupied.first_state(config, scene, field, chosen),
+        lambda config: with_optimizer(structure_of(config, field), chosen),
     )
 
 
@@ -201,12 +146,8 @@ def _configuration(
     return with_settings(given, length | named)
 
 
-def _read(
-    scene: Scene | str | Path | None, config: Config, named: dict[str, Any]
-) -> tuple[Scene, Config]:
-    """The scene with its photographs, and the configuration that says how it was read."""
-    if not isinstance(scene, Scene):
-        return load_for(config, scene, ("train",)), config
+def _as_loaded(scene: Scene, config: Config, named: dict[str, Any]) -> tuple[Scene, Config]:
+    """A scene that is loaded already, and the configuration that says how it was read."""
     for key in (f"scene.{name}" for name in READING):
         if key in named:
             raise ConfigError(f"fit: {key} has no effect on a scene that is loaded already")
@@ -251,6 +192,3 @@ def _check(field: Any, config: Config, out: Any, *, resume: bool, brings: Any) -
         )
     if resume and out is None:
         raise RunError("fit: resume needs the run's folder, out")
-    rays, devices = config.training.rays_per_batch, jax.device_count()
-    if rays % devices:
-        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")

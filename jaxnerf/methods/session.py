@@ -87,7 +87,7 @@ def prepare(
       chosen: keys of the configuration that the user chose; see `jaxnerf.spaces.adapt_to_scene`.
       names_steps, names_seconds: whether the user says how long to train; else a resumed run takes the
         steps that were fixed before.
-      prefix: how names of settings begin in messages: "--" of flags.
+      prefix: how names of arguments begin in messages: "--" of flags.
 
     Raises:
       SceneError, RunError, ConfigError: in one line what is wrong.
@@ -102,9 +102,7 @@ def prepare(
         refuse_changes(checkpoints.folder, config, f"{prefix}resume")
         restored = checkpoints.restore(config, method.state_like(config))
     elif out:
-        ways = f"go on with {prefix}resume, start anew with {prefix}overwrite"
-        remedy = f"{ways}, or name another folder with {prefix}out"
-        check_free(out, overwrite=overwrite, remedy=remedy)
+        check_free(out, overwrite=overwrite, prefix=prefix)
     scene = read()
     if out and resumes:
         check_same_scene(out, read_scene(out), scene)
