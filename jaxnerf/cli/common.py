@@ -230,15 +230,14 @@ def seconds_since_process_start() -> float:
 
 
 _IMPORTED = time.perf_counter()
+_SECONDS_BETWEEN_LINES = 10.0  # where they are not rewritten in place
 
 
 class LiveLine:
     """A line that is rewritten in place on a terminal; plain lines, now and then, elsewhere."""
 
-    def __init__(self, every_seconds: float = 10.0):
-        self._terminal = sys.stdout.isatty()
-        self._every = every_seconds
-        self._last = -float("inf")
+    def __init__(self) -> None:
+        self._terminal, self._last = sys.stdout.isatty(), -float("inf")
 
     def show(self, text: str, *, last: bool = False) -> None:
         """Show the line's new text; the last one stays."""
@@ -246,7 +245,7 @@ class LiveLine:
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\033[K{text[:width]}", end="\n" if last else "", flush=True)
-        elif last or now - self._last >= self._every:
+        elif last or now - self._last >= _SECONDS_BETWEEN_LINES:
             print(text, flush=True)
             self._last = now
 

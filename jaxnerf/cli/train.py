@@ -20,7 +20,7 @@ from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
-from jaxnerf.methods.session import Method, Session, follow, prepare
+from jaxnerf.methods.fit import Session, follow, prepare
 from jaxnerf.paths import orbit_note, orbit_of
 from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.runs.folder import read_config
@@ -134,7 +134,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
     seconds = values.max_seconds
-    if _names_steps(values) and not _names_seconds(values):
+    if _names(values, "max_steps", "training.steps") and not _names(
+        values, "max_seconds", "training.max_seconds"
+    ):
         seconds = 0.0
     changes = {
         "training.seed": values.seed,
@@ -144,12 +146,8 @@ def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
     return override(config, {key: value for key, value in changes.items() if value is not None})
 
 
-def _names_steps(values: flags.FlagValues) -> bool:
-    return values.max_steps is not None or bool(values["training.steps"].present)
-
-
-def _names_seconds(values: flags.FlagValues) -> bool:
-    return values.max_seconds is not None or bool(values["training.max_seconds"].present)
+def _names(values: flags.FlagValues, shorthand: str, key: str) -> bool:
+    return values[shorthand].value is not None or bool(values[key].present)
 
 
 def _seconds_that_choose(values: flags.FlagValues) -> float:
@@ -186,10 +184,9 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         config,
         lambda: load_for(config, data, ("train",), values.allow_outside_paths),
         out,
-        Method(),
         chosen=common.chosen(values),
-        names_steps=_names_steps(values),
-        names_seconds=_names_seconds(values),
+        names_steps=_names(values, "max_steps", "training.steps"),
+        names_seconds=_names(values, "max_seconds", "training.max_seconds"),
         resume=values.resume,
         overwrite=values.overwrite,
         prefix="--",
@@ -272,7 +269,8 @@ def _teller(
 ) -> Callable[[Progress], None]:
     """What tells how training goes: in metrics.jsonl, on the live line, to those who look."""
     plans, line = session.plans, common.LiveLine()
-    begun = time.perf_counter() - _seconds_trained(read_metrics(out), int(session.state.step))
+    rows = read_metrics(out)  # of before, since the log has dropped what came after
+    begun = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
     if not log.with_events:
         print("no TensorBoard events, which need the package tensorboardX")
 
@@ -313,11 +311,6 @@ def _compile_seconds() -> list[float]:
     return total
 
 
-def _seconds_trained(rows: list[dict[str, Any]], step: int) -> float:
-    earlier = [row.get("seconds", 0.0) for row in rows if row["step"] <= step]
-    return earlier[-1] if earlier else 0.0
-
-
 def _finish(run, values: flags.FlagValues) -> None:
     out = run.folder
     made = [f"{out}/checkpoints"]
@@ -351,10 +344,5 @@ def _finish(run, values: flags.FlagValues) -> None:
         f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
         f"  jaxnerf render {out} --path orbit --panels rgb,depth,normals --out {out}/panels.mp4\n"
         f"  jaxnerf eval {out}\n"
-        f"  jaxnerf train --out {out} --resume --max_steps {_more_steps(out)}"
+        f"  jaxnerf train --out {out} --resume --max_steps {2 * run.step}"
     )
-
-
-def _more_steps(out: Path) -> int:
-    rows = read_metrics(out)
-    return 2 * int(rows[-1]["step"]) if rows else 1000

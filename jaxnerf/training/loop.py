@@ -49,27 +49,20 @@ class Steps(Protocol):
     Attributes:
       config: what all methods share.
       divergence_hint: what to do when training diverges.
+      strategy: how the cost of steps changes.
     """
 
     config: TrainingConfig
     divergence_hint: str
 
     @property
-    def strategy(self) -> Paced:
-        """How the cost of steps changes."""
-        ...
+    def strategy(self) -> Paced: ...
 
-    def to_devices(self, state: Any) -> Any:
-        """A state on the devices, as steps take and return it."""
-        ...
+    def to_devices(self, state: Any) -> Any: ...
 
-    def to_host(self, state: Any) -> Any:
-        """A state to keep."""
-        ...
+    def to_host(self, state: Any) -> Any: ...
 
-    def step(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
-        """Take the step of this number of so many."""
-        ...
+    def step(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]: ...
 
 
 def train(
