@@ -1,7 +1,6 @@
 """What the verbs share: flags, errors, devices, and the live line."""
 
 import contextlib
-import ctypes
 import dataclasses
 import inspect
 import math
@@ -22,6 +21,7 @@ from absl import flags
 from jaxnerf.config import Config, ConfigError, describe, flatten, named_settings, override
 from jaxnerf.earlier_versions import key_today
 from jaxnerf.errors import Error
+from jaxnerf.kernels.memory import keep_freed
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 
 
@@ -175,7 +175,7 @@ def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
         arrays of many sizes come and go.
     """
     if keep_memory:
-        _keep_freed_memory()
+        keep_freed()
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
@@ -186,25 +186,6 @@ def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
         cores -= 1
     with contextlib.suppress(RuntimeError):  # a backend is running already
         jax.config.update("jax_num_cpu_devices", cores)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what XLA frees, for the next step's temporaries.
-
-    By default whatever is larger than 32 MB is fetched from the system and handed back each time, and
-    its pages are zeroed as they are touched anew: a third of a step at 256 voxels. Elsewhere than with
-    glibc this does nothing. (Numbers from malloc.h. With a single arena 0.1 GB less is kept, but XLA's
-    threads wait for each other when they compile: 18 seconds of a run instead of 12.)
-    """
-    trim_threshold, mmap_max = -1, -4
-    if not sys.platform.startswith("linux") or any(
-        name.startswith("MALLOC_") for name in os.environ
-    ):
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, -1)
-        mallopt(mmap_max, 0)
 
 
 def use_compilation_cache() -> None:

@@ -140,10 +140,12 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
     known = tuple(_part(given) for given in parts)
     if not known:
         raise RunError("compose: no parts; name one run at least")
-    endless = [p.run.folder for p in known if p.run.config.scene.space != "bounded" and not p.crop]
-    if len(endless) > 1:
+    unbounded = [
+        p.run.folder for p in known if p.run.config.scene.space != "bounded" and not p.crop
+    ]
+    if len(unbounded) > 1:
         raise RunError(
-            f"compose: {endless[0]} and {endless[1]} both have no end and would fill the same space; "
+            f"compose: {unbounded[0]} and {unbounded[1]} both have no end and would fill the same space; "
             "crop one of them"
         )
     for part in known:

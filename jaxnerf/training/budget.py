@@ -8,15 +8,15 @@ from typing import Protocol, runtime_checkable
 from jaxnerf.training.sharding import number_of_process_0
 
 # How much of the remaining time to measure the speed for before the number of steps is fixed.
-_MEASURED_SHARE = 0.03
+_MEASURED_FRACTION = 0.03
 _INTERVALS = 32
-# The share of the remaining time that steps may plan for: before the last stage; and in it, where only
+# The fraction of the remaining time that steps may plan for: before the last stage; and in it, where only
 # checkpoints, and what brings a field up to date, are not measured.
-_PLANNED_SHARE, _PLANNED_AT_LAST = 0.94, 0.96
+_PLANNED_FRACTION, _PLANNED_AT_LAST = 0.94, 0.96
 # At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
 # and a run that is cut off at its end has learned more than one that hardly took a step.
-_PAUSED_SHARE = 0.5
-# The plan of the last stage is mended when this share is left of the time that was left for it: steps
+_PAUSED_FRACTION = 0.5
+# The plan of the last stage is mended when this fraction is left of the time that was left for it: steps
 # become cheaper while a stage finds what is empty (a third fewer samples after 500 steps on lego).
 _MENDED_AT = 0.5
 
@@ -135,7 +135,7 @@ class Plan:
         return max(min(fits, self._most), number)
 
     def _is_due(self, number: int, total: int, left: float) -> bool:
-        is_measured = 0.0 < self._pace.measured >= _MEASURED_SHARE * left
+        is_measured = 0.0 < self._pace.measured >= _MEASURED_FRACTION * left
         if self.made == 0:
             return is_measured
         if not self._at_last:
@@ -148,8 +148,8 @@ class Plan:
     def _of_all_stages(self, number: int, left: float) -> int:
         """The total of steps for which this many seconds are enough: the most of any schedule."""
         schedule, pace = self._schedule, self._pace
-        pauses = min(schedule.recompile_cost * pace.first_step, _PAUSED_SHARE * left)
-        training = _PLANNED_SHARE * (left - pauses) / pace.undisturbed()
+        pauses = min(schedule.recompile_cost * pace.first_step, _PAUSED_FRACTION * left)
+        training = _PLANNED_FRACTION * (left - pauses) / pace.undisturbed()
         all_of_it = schedule.step_cost * number + training
         fits, too_many = 0, int(all_of_it / min(schedule.step_cost, 1.0)) + 1
         while too_many - fits > 1:
