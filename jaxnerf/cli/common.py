@@ -293,6 +293,5 @@ def _flags_help(values: flags.FlagValues) -> str:
 
 
 def _entry(name: str, text: str) -> list[str]:
-
     body = textwrap.wrap(text, 72)
     return [f"  {name}", *(f"      {line}" for line in body)]

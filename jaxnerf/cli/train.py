@@ -162,7 +162,6 @@ def _seconds_that_choose(values: flags.FlagValues) -> float:
 
 
 def _join_cluster() -> None:
-
     try:
         if "JAX_COORDINATOR_ADDRESS" in os.environ:
             jax.distributed.initialize(
