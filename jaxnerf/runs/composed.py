@@ -103,7 +103,7 @@ class ComposedRun:
 
     def in_working_frame(self, camera: Camera) -> Camera:
         """A camera of the composition's frame, in that of `field`."""
-        return _moved(camera, self.frame.inverse())
+        return self.frame.inverse().cameras(camera)
 
     def sampler_for(self, camera: Camera) -> ComposedSampler:
         """What places samples on the rays of a camera of the composition's frame.
@@ -113,7 +113,7 @@ class ComposedRun:
         bounds = []
         for part, field in zip(self.parts, self.field.fields, strict=True):
             rotation, scale, shift = parts_of(part.placement)
-            own = _moved(camera, Similarity(scale, rotation, shift).inverse())
+            own = Similarity(scale, rotation, shift).inverse().cameras(camera)
             bounds.append(np.multiply(part.run.near_and_far(own), float(field.placement.scale)))
         near, far = np.asarray(bounds, np.float32).T
         return ComposedSampler(self.samplers, near, far)
@@ -190,8 +190,3 @@ def _made(part: Part, frame: Similarity) -> tuple[PlacedField, Any, Any]:
         sampler = ProposedBy(sampler, levels, tuple(params))
         field, params = field[-1], params[-1]
     return PlacedField(cropped(field), _in_working_frame(part, frame)), params, sampler
-
-
-def _moved(camera: Camera, by: Similarity) -> Camera:
-    pose = by.poses(np.asarray(camera.camera_to_world, np.float64))
-    return dataclasses.replace(camera, camera_to_world=pose)
