@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, no_type_check
 
 import jax
@@ -190,16 +191,17 @@ class VoxelField:
           cells, origin, cell, spacing: of the new lattice, as in `on_lattice`.
         """
         after = VoxelField.on_lattice(cells, origin, cell, spacing, self.settings)
-        points = lattice_points(np.asarray(after.bricks))
-        rows, scale = _padded(int(np.max(after.bricks))), np.float32(spacing)
-        before = float(self.spacing)
-        world = points * scale + np.asarray(origin, np.float32)
-        lattice = np.zeros((rows, 3), np.float32)
-        lattice[: len(points)] = (world - np.asarray(self.origin)) / np.float32(before)
-        # A part after the other: the rows around all new points at once would be a run's most memory.
+        before, own = float(self.spacing), np.asarray(self.origin)
         here = jnp.asarray(self.bricks), jnp.asarray(params.table)
-        parts = np.split(lattice, max(rows // _PADDING, 1))
-        values = np.concatenate([np.asarray(_resample(*here, part)) for part in parts])
+        rows = _padded(int(np.max(after.bricks)))
+        values = np.zeros((rows, params.table.shape[-1]), np.float32)
+        lattice = np.zeros((min(rows, _PADDING), 3), np.float32)
+        # A part after the other: the rows around all new points at once would be a run's most memory.
+        for start, points in parts_of_lattice(np.asarray(after.bricks)):
+            world = points * np.float32(spacing) + np.asarray(origin, np.float32)
+            lattice[: len(points)] = (world - own) / np.float32(before)
+            found = np.asarray(_resample(*here, lattice))
+            values[start : start + len(points)] = found[: len(points)]
         # The same density is another logit where the voxel is another.
         opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (spacing / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
@@ -225,12 +227,13 @@ class VoxelField:
         reached = cells
         for _ in range(int(np.ceil(spacing / cell - 1e-4))):
             reached = dilate(reached)
-        world = lattice_points(np.asarray(self.bricks)) * np.float32(spacing)
-        world += np.asarray(self.origin) - np.asarray(origin, np.float32)
-        index = np.floor(world / np.float32(cell)).astype(np.int32)
-        x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
         table = np.array(params.table)
-        table[: len(world)][~reached[x, y, z], 0] = _NOTHING
+        for start, points in parts_of_lattice(np.asarray(self.bricks)):
+            world = points * np.float32(spacing)
+            world += np.asarray(self.origin) - np.asarray(origin, np.float32)
+            index = np.floor(world / np.float32(cell)).astype(np.int32)
+            x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
+            table[start : start + len(points)][~reached[x, y, z], 0] = _NOTHING
         return dataclasses.replace(params, table=jnp.asarray(table))
 
 
@@ -318,27 +321,44 @@ def brick_index(
     voxels_a_cell /= parts
     # One more lattice point than voxels, and one that a position on the last wall asks for.
     side = (int(np.ceil(cells.shape[0] * voxels_a_cell)) + 2 + BRICK - 1) // BRICK + 1
-    needed = np.zeros((side,) * 3, bool)
-    occupied = np.argwhere(cells)
-    first = np.floor(occupied * voxels_a_cell).astype(int) // BRICK
-    last = (np.floor((occupied + 1) * voxels_a_cell - 1e-6).astype(int) + 1) // BRICK
-    for corner in np.ndindex(2, 2, 2):
-        chosen = np.where(corner, last, first)
-        needed[chosen[:, 0], chosen[:, 1], chosen[:, 2]] = True
+    index = np.arange(cells.shape[0])
+    first = np.floor(index * voxels_a_cell).astype(int) // BRICK
+    last = (np.floor((index + 1) * voxels_a_cell - 1e-6).astype(int) + 1) // BRICK
+    needed = cells
+    for _ in range(3):  # an axis after the other, each of which comes to the end
+        along = np.zeros((side, *needed.shape[1:]), bool)
+        for cell, both in enumerate(zip(first, last, strict=True)):
+            for brick in both:
+                along[brick] |= needed[cell]
+        needed = np.moveaxis(along, 0, -1)
     numbers = np.zeros(needed.shape, np.int32)
     count = int(needed.sum())
     numbers[needed] = 1 + np.arange(count, dtype=np.int32)
     return numbers, count
 
 
-def lattice_points(bricks: Int[np.ndarray, "X Y Z"]) -> np.ndarray:
+def lattice_points(bricks: Int[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "V 3"]:
     """The lattice coordinates of every row of the table; those of the first 64 mean nothing."""
+    nothing = np.zeros((_ROWS, 3), np.float32)
+    return np.concatenate([nothing, *(points for _, points in parts_of_lattice(bricks))])
+
+
+def parts_of_lattice(
+    bricks: Int[np.ndarray, "X Y Z"],
+) -> Iterator[tuple[int, Float[np.ndarray, "N 3"]]]:
+    """The lattice coordinates of the table's rows, of some bricks after the other.
+
+    Yields:
+      The number of the first row of a part, and the coordinates of its rows. The first 64 rows of the
+      table, which stand for nothing, are in none.
+    """
     digits = np.arange(BRICK, dtype=np.float32)
     inside = np.stack(np.meshgrid(digits, digits, digits, indexing="ij"), -1).reshape(-1, 3)
-    places = np.argwhere(bricks > 0).astype(np.float32)
-    points = np.zeros((1 + len(places), _ROWS, 3), np.float32)
-    np.add(places[:, None] * BRICK, inside[None], out=points[1:])
-    return points.reshape(-1, 3)
+    places = np.argwhere(bricks > 0).astype(np.float32) * BRICK
+    at_once = _PADDING // _ROWS
+    for start in range(0, len(places), at_once):
+        points = places[start : start + at_once, None] + inside[None]
+        yield (1 + start) * _ROWS, points.reshape(-1, 3)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -11,7 +11,7 @@ from jaxnerf.fields import Field, as_pytree
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.scenes import Scene
 from jaxnerf.sections import HashGridConfig, OwnConfig
-from jaxnerf.spaces import bounds_of, space_of
+from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import TrainState, begin
 from jaxnerf.training.keep_occupancy import KeepOccupancy, full_occupancy
 from jaxnerf.training.losses import Loss
@@ -45,6 +45,7 @@ def trainer(
         near=near,
         far=far,
         rays_per_pass=config.training.rays_per_pass,
+        gradient_reach=gradient_reach_of(config, scene),
         by_rows=by_rows,
         divergence_hint=divergence_hint,
     )

@@ -14,7 +14,7 @@ from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
-from jaxnerf.rendering.shading import accumulated_colour
+from jaxnerf.rendering.shading import accumulated_colour, slowed_near
 from jaxnerf.sampling import (
     ComposedSamples,
     Hierarchical,
@@ -93,6 +93,7 @@ def render_rays(
     normals: bool = False,
     compositing: Compositing = "volume",
     proposals: bool = False,
+    gradient_reach: Float[Array, ""] | float | None = None,
 ) -> Rendering:
     """Render rays with a field. Pure: works under jit, vmap, grad, and for any leading shape.
 
@@ -124,6 +125,9 @@ def render_rays(
         With the last three an `OccupancySampler` ends no ray early.
       proposals: whether to render the sampler's levels before the last one too, which are trained as
         the last is.
+      gradient_reach: the distance in the world up to which a field learns less the nearer the camera is,
+        so that no fog comes to hang before it (`jaxnerf.rendering.shading.slowed_near`). No picture
+        changes.
 
     Example::
 
@@ -139,7 +143,10 @@ def render_rays(
     samples = sampler(field, params, rays, key)
     proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
     fields, all_params = levels_of(field, params, 1 + len(proposed))
-    how = {"extras": extras, "normals": normals, "compositing": compositing}
+    how = {
+        "extras": extras, "normals": normals, "compositing": compositing,
+        "gradient_reach": gradient_reach,
+    }  # fmt: skip
     earlier = ()
     if proposals:
         earlier = tuple(
@@ -166,6 +173,7 @@ def _shaded(
     extras: Callable[[Params, Any], Any] | None,
     normals: bool,
     compositing: Compositing,
+    gradient_reach: Any,
 ) -> Rendering:
     """What rays see by their samples.
 
@@ -183,6 +191,8 @@ def _shaded(
         density, features = found.density, found.features
     else:
         density, features = field.density(params, positions)
+    if gradient_reach is not None:
+        density, features = slowed_near(samples, rays, gradient_reach, (density, features))
     weights = comp.weights_of(samples, density, compositing)
     if compositing == "attenuation":
         # Not by the sum of the weights, in which little light would be lost to rounding.
@@ -224,11 +234,12 @@ def _composed(
     extras: Callable[[Params, Any], Any] | None,
     normals: bool,
     compositing: Compositing,
+    gradient_reach: Any,
 ) -> Rendering:
     """What rays see of a composed field; as `_shaded`.
 
     Raises:
-      ValueError: it is not composited as a volume, or asked for extras.
+      ValueError: it is not composited as a volume, or asked for extras or for slower gradients.
     """
     if compositing != "volume":
         raise ValueError(
@@ -236,6 +247,8 @@ def _composed(
         )
     if extras is not None:
         raise ValueError("extras: those of a composed field are the shares of its parts")
+    if gradient_reach is not None:
+        raise ValueError("gradient_reach: has no effect on a composed field; train its parts alone")
     light = light_of_parts(field, params, rays, samples, normals=normals)
     return Rendering(
         colour=comp.over(light.colour, light.opacity, background),

@@ -49,6 +49,7 @@ class Trainer:
         compositing: Compositing = "volume",
         constrain: Constrain | None = None,
         calibrate: Calibrate | None = None,
+        gradient_reach: Schedule | None = None,
         learning_rate: Schedule | None = None,
         by_rows: bool = False,
         divergence_hint: str = "Lower the learning rate",
@@ -58,8 +59,8 @@ class Trainer:
         Args:
           split: with photographs.
           config, strategy, divergence_hint: see the attributes.
-          loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate: as for
-            `train_step`.
+          loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
+            gradient_reach: as for `train_step`.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
             long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
             at no norm of all of them.
@@ -70,7 +71,7 @@ class Trainer:
         self.one_step = functools.partial(
             step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
             rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-            calibrate=calibrate, axis_name=sharding.AXIS,
+            calibrate=calibrate, gradient_reach=gradient_reach, axis_name=sharding.AXIS,
             learning_rate=learning_rate, by_rows=by_rows,
         )  # fmt: skip
         self._by_rows = by_rows
