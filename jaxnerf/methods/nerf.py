@@ -45,8 +45,8 @@ def trainer_on(
         gradient_reach=gradient_reach,
         learning_rate=functools.partial(learning_rate, nerf.optimizer),
         by_rows=True,
-        remedy=f"Lower nerf.optimizer.learning_rate (now {nerf.optimizer.learning_rate}), or lengthen "
-        "nerf.optimizer.delay_steps",
+        divergence_hint="Lower nerf.optimizer.learning_rate (now "
+        f"{nerf.optimizer.learning_rate}), or lengthen nerf.optimizer.delay_steps",
     )
 
 

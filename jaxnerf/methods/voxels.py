@@ -99,7 +99,7 @@ def trainer_on(
         gradient_reach=gradient_reach,
         learning_rate=decay,
         by_rows=True,
-        remedy=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
+        divergence_hint=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
         f"voxels.optimizer.feature_rate (now {rates.feature_rate})",
     )
 

@@ -26,7 +26,7 @@ class Light:
     Attributes:
       colour: on black.
       opacity, depth, depth_median, normals: as `jaxnerf.Rendering` has them.
-      shares: the opacity of each part, whose sum is the ray's.
+      opacities: the opacity of each part, whose sum is the ray's.
       weights: of each part's samples.
     """
 
@@ -35,7 +35,7 @@ class Light:
     depth: Float[Array, "*batch"]
     depth_median: Float[Array, "*batch"]
     normals: Float[Array, "*batch 3"] | None
-    shares: Float[Array, "*batch P"]
+    opacities: Float[Array, "*batch P"]
     weights: tuple[Array, ...]
 
 
@@ -75,21 +75,21 @@ def light_of_parts(
         found = enumerate(zip(weights, depths, strict=True))
         weights = tuple(fragments.by_slot(i, own, depth.shape[0]) for i, (own, depth) in found)
     weights = tuple(as_laid_out(part, own) for part, own in zip(parts, weights, strict=True))
-    shares = [comp.opacity_of(part, own) for part, own in zip(parts, weights, strict=True)]
+    opacities = [comp.opacity_of(part, own) for part, own in zip(parts, weights, strict=True)]
     colour, normal, along = jnp.zeros_like(rays.origins), jnp.zeros_like(rays.origins), 0.0
     for number, part in enumerate(parts):
         _, features, gradient = asked[number]
-        one, own, weight, share = (
+        one, own, weight, own_opacity = (
             field.fields[number],
             params[number],
             weights[number],
-            shares[number],
+            opacities[number],
         )
-        colour = colour + accumulated_colour(one, own, rays, part, weight, share, features)
-        along = along + share * comp.depth_of(part, weight, rays)
+        colour = colour + accumulated_colour(one, own, rays, part, weight, own_opacity, features)
+        along = along + own_opacity * comp.depth_of(part, weight, rays)
         if normals:
             normal = normal - comp.accumulated(part, weight, comp.unit(gradient))
-    opacity = jnp.sum(jnp.stack(shares), axis=0)
+    opacity = jnp.sum(jnp.stack(opacities), axis=0)
     nothing = parts[0].end(rays) if shared else rays.far
     depth = jnp.where(opacity > 0.0, along / jnp.where(opacity > 0.0, opacity, 1.0), nothing)
     return Light(
@@ -98,7 +98,7 @@ def light_of_parts(
         depth=depth,
         depth_median=where_reached((fragments.t0, fragments.t1), total, half, nothing, axis=0),
         normals=comp.unit(normal) if normals else None,
-        shares=jnp.stack(shares, axis=-1),
+        opacities=jnp.stack(opacities, axis=-1),
         weights=weights,
     )
 
@@ -116,7 +116,7 @@ def _ask(field: Field, params: Params, positions: Array, normals: bool) -> tuple
 def _whole(samples: Samples) -> Fragments:
     """The intervals of samples that all parts share, uncut."""
     bounds = (slots_first(samples, x) for x in (samples.t0, samples.t1))
-    return Fragments(*bounds, slots=(), shares=())
+    return Fragments(*bounds, slots=(), fractions=())
 
 
 def _weights(depths: tuple[Float[Array, "M R"], ...]) -> tuple[Float[Array, "M R"], ...]:

@@ -257,7 +257,7 @@ def _composed(
         depth_median=light.depth_median,
         distance=light.depth * jnp.linalg.norm(rays.directions, axis=-1),
         normals=light.normals,
-        extras={"parts": light.shares},
+        extras={"parts": light.opacities},
         samples=samples,
         weights=light.weights,
     )

@@ -75,10 +75,10 @@ def read(folder: Path, options: Options = Options()) -> Scene:
         if split not in views:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
     every = [view for split in views.values() for view in split]
-    endless, reason = _endless(contents, views["train"])
+    unbounded, reason = _unbounded(contents, views["train"])
     notes += (*notes_on(frames, every), *reason)
     source = Source(folder, "blender", train, contents)
-    if endless:
+    if unbounded:
         return capture(source, every, views, notes, options)
     bounds = bounds_of_cameras(np.stack([view.pose for view in every]))
     if bounds is not None and np.allclose(bounds, (_NEAR, _FAR), rtol=_PUBLISHED):
@@ -128,7 +128,7 @@ def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
             )
 
 
-def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
+def _unbounded(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
     """Whether photographs show what is all around; and a note on why, if that is not usual."""
     if look_outwards(np.stack([view.pose for view in views])):
         return True, ("unbounded, since the cameras look outwards",)

@@ -32,7 +32,7 @@ class Trainer:
       config: what all methods share.
       strategy: what happens between steps.
       one_step: the step of one device, which is mapped.
-      remedy: what to do when training diverges, for the error's message.
+      divergence_hint: what to do when training diverges, for the error's message.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Trainer:
         gradient_reach: Schedule | None = None,
         learning_rate: Schedule | None = None,
         by_rows: bool = False,
-        remedy: str = "Lower the learning rate",
+        divergence_hint: str = "Lower the learning rate",
     ):
         """Prepare.
 
         Args:
           split: with photographs.
-          config, strategy, remedy: see the attributes.
+          config, strategy, divergence_hint: see the attributes.
           loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
             gradient_reach: as for `train_step`.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
@@ -66,7 +66,7 @@ class Trainer:
             at no norm of all of them.
           learning_rate: that the optimizer follows, to be reported.
         """
-        self.config, self.strategy, self.remedy = config, strategy, remedy
+        self.config, self.strategy, self.divergence_hint = config, strategy, divergence_hint
         self._split, self._optimizer = split, optimizer
         self.one_step = functools.partial(
             step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
@@ -79,24 +79,6 @@ class Trainer:
         self._devices: tuple[Any, ...] = ()
         self._scratch: Any = None
         self._next = -1
-
-    @property
-    def pauses(self) -> float:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.pauses
-
-    @property
-    def load(self) -> float:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.load
-
-    def effort(self, total: int) -> float:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.effort(total)
-
-    def last_stage(self, total: int) -> int:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.last_stage(total)
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""
