@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.voxels import VoxelField, VoxelSettings, number_of_points
+from jaxnerf.fields.bricks import number_of_points
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.kernels.memory import hand_back
 from jaxnerf.rendering.footprints import tiles_that_show
