@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball_run import ball_run
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from jaxnerf import cast_rays
@@ -185,3 +186,14 @@ def test_one_photograph_and_two_are_told_and_drawn(load, tmp_path, monkeypatch):
     assert [row["which"] for row in rows] == ["spread", "random", "all"]
     assert all(row["seen_psnr"] > 5.0 and row["new_psnr"] > 5.0 for row in rows)
     assert (tmp_path / "one_photograph.png").is_file()
+    picture = Image.open(tmp_path / "more.png")
+    assert picture.width == 2 * picture.height
+    # What is there stays, and a call with more seeds adds theirs.
+    monkeypatch.setattr(sys, "argv", ["one_photograph", "--steps", "4", "--seeds", "2"])
+    trained = []
+    monkeypatch.setattr(one, "train", lambda *a, of=one.train: (trained.append(a[3]), of(*a))[1])
+    one.main()
+    more = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [row["which"] for row in more] == ["spread"] * 2 + ["random"] * 2 + ["all"] * 2
+    assert trained == [1] * 3
+    assert [row for row in more if row["seed"] == 0] == rows

@@ -11,11 +11,13 @@ from jaxtyping import Array, Bool, Float
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
+from jaxnerf.compositing.of_samples import check_compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
 from jaxnerf.rendering.shading import accumulated_colour, slowed_near
 from jaxnerf.sampling import (
+    ComposedSampler,
     ComposedSamples,
     Hierarchical,
     OccupancySampler,
@@ -138,8 +140,8 @@ def render_rays(
     field, params, rays, sampler = jax.tree.map(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
-    if compositing in comp.TO_THE_END and isinstance(sampler, OccupancySampler):
-        sampler = dataclasses.replace(sampler, max_optical_depth=0.0)
+    if compositing in comp.TO_THE_END:
+        sampler = _to_the_end(sampler)
     samples = sampler(field, params, rays, key)
     proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
     fields, all_params = levels_of(field, params, 1 + len(proposed))
@@ -160,6 +162,15 @@ def render_rays(
 
 def _as_jax(leaf: Any) -> Any:
     return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
+
+
+def _to_the_end(sampler: Sampler) -> Sampler:
+    """The same sampler, by which no ray ends early."""
+    if isinstance(sampler, ComposedSampler):
+        return dataclasses.replace(sampler, samplers=tuple(map(_to_the_end, sampler.samplers)))
+    if isinstance(sampler, OccupancySampler):
+        return dataclasses.replace(sampler, max_optical_depth=0.0)
+    return sampler
 
 
 def _shaded(
@@ -239,19 +250,19 @@ def _composed(
     """What rays see of a composed field; as `_shaded`.
 
     Raises:
-      ValueError: it is not composited as a volume, or asked for extras or for slower gradients.
+      ValueError: it is asked for extras or for slower gradients.
     """
-    if compositing != "volume":
-        raise ValueError(
-            f"compositing: a composed field is rendered by 'volume', not {compositing!r}"
-        )
     if extras is not None:
         raise ValueError("extras: those of a composed field are the shares of its parts")
     if gradient_reach is not None:
         raise ValueError("gradient_reach: has no effect on a composed field; train its parts alone")
-    light = light_of_parts(field, params, rays, samples, normals=normals)
+    check_compositing(compositing)
+    light = light_of_parts(field, params, rays, samples, compositing, normals=normals)
+    colour = comp.over(light.colour, light.opacity, background)
+    if compositing == "attenuation":
+        colour = _behind(light.through, background)
     return Rendering(
-        colour=comp.over(light.colour, light.opacity, background),
+        colour=colour,
         opacity=light.opacity,
         depth=light.depth,
         depth_median=light.depth_median,

@@ -81,6 +81,7 @@ class ComposedRun:
             horizon=first.scene.far,
             background=self.background if background is None else background,
             normals=normals,
+            compositing=first.config.section.compositing,
             edge_supersampling=first.config.evaluation.edge_supersampling,
             chunk=first.config.evaluation.chunk,
             progress=progress,
@@ -134,7 +135,7 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
 
     Raises:
       RunError: the runs cannot be composed: none is given, two have no end, or one is rendered as a
-        hard surface.
+        hard surface and another as a volume.
       ValueError: a placement is no similarity, or a crop is none.
     """
     known = tuple(_part(given) for given in parts)
@@ -148,9 +149,13 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
             f"compose: {unbounded[0]} and {unbounded[1]} both have no end and would fill the same space; "
             "crop one of them"
         )
-    for part in known:
-        if part.run.config.section.compositing != "volume":
-            raise RunError(f"{part.run.folder}: its surfaces are hard, which cannot be composed")
+    for part in known[1:]:
+        how, other = known[0].run.config.section.compositing, part.run.config.section.compositing
+        if how != other:
+            raise RunError(
+                f"compose: {known[0].run.folder} is composited as {how!r} and {part.run.folder} as "
+                f"{other!r}, which have no picture in common"
+            )
     first = known[0]
     # The first scene's own frame: single precision is enough there, also for survey coordinates.
     rotation, scale, shift = parts_of(

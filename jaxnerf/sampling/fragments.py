@@ -43,6 +43,13 @@ class Fragments:
             for depth, slot, fraction in zip(depths, self.slots, self.fractions, strict=True)
         )
 
+    def of_slots(self, values: tuple[Float[Array, "K R"], ...]) -> tuple[Float[Array, "M R"], ...]:
+        """Values of each part's samples, slots first, in their fragments; 0 in others."""
+        return tuple(
+            jnp.where(fraction > 0.0, jnp.take_along_axis(value, slot, axis=0), 0.0)
+            for value, slot, fraction in zip(values, self.slots, self.fractions, strict=True)
+        )
+
     def by_slot(self, part: int, values: Float[Array, "M R"], slots: int) -> Float[Array, "K R"]:
         """Values of a part's fragments, added up to those of its samples."""
         rays = jnp.broadcast_to(jnp.arange(values.shape[1])[None, :], values.shape)

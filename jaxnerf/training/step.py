@@ -20,7 +20,7 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields.noisy import NoisyField
 from jaxnerf.rendering import Rendering, render_rays
-from jaxnerf.sampling import OccupancySampler
+from jaxnerf.sampling import ComposedSamples, OccupancySampler
 from jaxnerf.training import sharding
 from jaxnerf.training.losses import Loss
 from jaxnerf.training.optimizers import Schedule
@@ -246,7 +246,8 @@ def _as_float(value: Any) -> Array:
 def _counts(rendering: Rendering) -> dict[str, Array]:
     samples = rendering.samples
     fits = samples.fits.astype(jnp.float32)
-    used = jnp.sum(samples.used.astype(jnp.float32))
+    parts = samples.parts if isinstance(samples, ComposedSamples) else (samples,)
+    used = jnp.sum(jnp.stack([jnp.sum(part.used.astype(jnp.float32)) for part in parts]))
     return {
         "samples": used / jnp.maximum(jnp.sum(fits), 1.0),
         "dropped": 1.0 - jnp.mean(fits),
