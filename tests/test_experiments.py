@@ -1,5 +1,6 @@
 """The experiments whose programs search, sample and choose: that their parts are right, and they run."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -9,13 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ball import Sphere
+from ball import photographs as ball_photographs
 from ball_run import ball_run
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from jaxnerf import cast_rays
+from jaxnerf import Camera, cast_rays, render_rays
+from jaxnerf.compositing import distortion_of
 from jaxnerf.evaluation import psnr
+from jaxnerf.sampling import Stratified
 from jaxnerf.scenes import Similarity
+from jaxnerf.training import PhotometricLoss, Target, sample_batch
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 SAME = Similarity(1.0, np.eye(3), np.zeros(3))
@@ -25,8 +31,8 @@ SAME = Similarity(1.0, np.eye(3), np.zeros(3))
 def load(tmp_path, monkeypatch):
     """A function that imports an experiment, which then leaves its files in a folder of the test's."""
 
-    def loaded(name: str):
-        path = FOLDER / name / f"{name}.py"
+    def loaded(name: str, program: str = ""):
+        path = FOLDER / name / f"{program or name}.py"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
@@ -197,3 +203,131 @@ def test_one_photograph_and_two_are_told_and_drawn(load, tmp_path, monkeypatch):
     assert [row["which"] for row in more] == ["spread"] * 2 + ["random"] * 2 + ["all"] * 2
     assert trained == [1] * 3
     assert [row for row in more if row["seed"] == 0] == rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Wall:
+    """Opaque below the plane z = 0, where density rises within some hundredths."""
+
+    def init(self, key):
+        return {}
+
+    def density(self, params, positions):
+        return 200.0 * jax.nn.sigmoid(-300.0 * positions[..., 2]), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.full_like(features, 0.5)
+
+
+def squares_of_a_wall(load, turn: Rotation):
+    """Squares of a batch's rays on the wall, which a camera sees from a side."""
+    flat = load("mesh_quality", "regularisers")
+    pose = np.concatenate([turn.as_matrix(), 3.0 * turn.as_matrix()[:, 2:]], axis=1)
+    camera = Camera.pinhole(pose, 60.0, 32, 32)
+    x, y = np.random.default_rng(0).integers(4, 26, (2, 3)) + 0.5
+    first = np.stack([x, y], axis=-1)[:, None]
+    corners = first + 2.0 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    pixels = np.concatenate([corners, corners], axis=1).reshape(-1, 2)
+    rays = cast_rays(camera, jnp.asarray(pixels, jnp.float32), 2.0, 4.5)
+    return flat, rays
+
+
+def test_rendered_normals_and_those_of_depth_are_those_of_a_wall(load):
+    turn = Rotation.from_euler("xyz", [35.0, 20.0, 110.0], degrees=True)
+    flat, rays = squares_of_a_wall(load, turn)
+    field = flat.WithSurface(Wall())
+    seen = render_rays(field, {}, rays, Stratified(600))
+    np.testing.assert_allclose(seen.opacity, 1.0, atol=1e-4)
+    normal, place = seen.extras
+    np.testing.assert_allclose(normal, [[0.0, 0.0, 1.0]] * len(normal), atol=1e-4)
+    expected = rays.origins + seen.depth[:, None] * rays.directions
+    np.testing.assert_allclose(place, expected, atol=1e-4)
+    # Seen from a side the mean place is a little deeper in the distance.
+    found, counts = flat.disagreement(seen)
+    assert counts.all()
+    np.testing.assert_allclose(found, 0.0, atol=2e-4)
+    # Whatever the normals are: by a loop over squares.
+    other = np.random.default_rng(1).normal(size=(len(normal), 3)).astype(np.float32)
+    seen = dataclasses.replace(seen, extras=(jnp.asarray(other), place))
+    found, _ = flat.disagreement(seen)
+    for square, value in enumerate(found):
+        upper = other[8 * square : 8 * square + 4].mean(axis=0)
+        assert value == pytest.approx(1.0 - upper[2], abs=2e-2)
+
+
+def test_squares_that_an_edge_crosses_or_that_show_nothing_do_not_count(load):
+    flat, rays = squares_of_a_wall(load, Rotation.from_euler("x", 20.0, degrees=True))
+    seen = render_rays(flat.WithSurface(Wall()), {}, rays, Stratified(600))
+    depth, opacity = seen.depth.at[3].add(0.9), seen.opacity.at[9].set(0.4)
+    normal, place = seen.extras
+    place = place.at[3].add(0.9 * rays.directions[3])
+    broken = dataclasses.replace(seen, depth=depth, opacity=opacity, extras=(normal, place))
+    found, counts = flat.disagreement(broken)
+    assert counts.tolist() == [False, False, True]
+    assert found[:2].tolist() == [0.0, 0.0]
+
+    def of_nothing(params):
+        nothing = render_rays(flat.WithSurface(Sphere()), params, rays, Stratified(8))
+        return jnp.sum(flat.disagreement(nothing)[0])
+
+    away = Sphere().init(None) | {"centre": jnp.full(3, 40.0)}
+    gradient = jax.grad(of_nothing)(away)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_light_is_concentrated_where_all_of_it_or_none_is_left(load):
+    flat, rays = squares_of_a_wall(load, Rotation.from_euler("x", 20.0, degrees=True))
+    seen = render_rays(Wall(), {}, rays, Stratified(50))
+    opacity = jnp.linspace(0.0, 1.0, seen.opacity.size)
+    seen = dataclasses.replace(seen, opacity=opacity)
+    expected = [(1.0 - o) ** 2 * o**2 for o in opacity.tolist()]
+    np.testing.assert_allclose(flat.concentration(seen), expected, rtol=1e-4, atol=1e-7)
+    white = jnp.ones_like(seen.colour)
+    target = Target(white, None, white, jnp.zeros(len(white), jnp.int32))
+    base = PhotometricLoss()
+    spread = float(np.mean(distortion_of(seen.samples, seen.weights)))
+    for begun in (0.0, 1.0):
+        loss = flat.loss_of(base, flat.Added(distortion=0.3, concentration=0.5), jnp.float32(begun))
+        more = float(loss(seen, target)[0] - base(seen, target)[0])
+        added = begun * (0.3 * spread + 0.5 * np.mean(expected))
+        assert more == pytest.approx(added, abs=1e-6)
+
+
+def test_squares_have_the_pixels_of_their_places(load):
+    flat, split = load("mesh_quality", "regularisers"), ball_photographs(5)
+    batch = sample_batch(split, 40, seed=3, step=2, block=2)
+    squares = flat.with_squares(batch, split)
+    for ray in range(40):
+        (x, y), camera = (squares.middle[ray] - 1.0).astype(int), squares.camera[ray]
+        expected = split.images[camera, y : y + 2, x : x + 2].reshape(4, 4)
+        np.testing.assert_array_equal(squares.pixels[ray], expected)
+        if ray % 8 >= 4:
+            np.testing.assert_array_equal(squares.middle[ray], batch.middle[ray])
+        else:
+            first = squares.middle[ray - ray % 8]
+            step = [2.0 * (ray % 8 % 2), 2.0 * (ray % 8 // 2)]
+            np.testing.assert_array_equal(squares.middle[ray], first + np.float32(step))
+            assert camera == batch.camera[ray - ray % 8]
+    with pytest.raises(ValueError, match="12 rays on a device are no groups of 8"):
+        flat.corners(jnp.zeros(12))
+
+
+@pytest.mark.usefixtures("as_users_compute")
+def test_losses_are_added_and_measured(load, tmp_path, monkeypatch):
+    flat = load("mesh_quality", "regularisers")
+    small = {"training.rays_per_batch": 64, "voxels.stages.resolutions": (16, 20)}
+    small |= {"voxels.stages.fractions": (0.3,), "voxels.stages.cells": 16}
+    monkeypatch.setattr(flat, "SETTINGS", small)
+    monkeypatch.setattr(flat, "EVERY", 40)
+    monkeypatch.setattr(flat, "of_mesh", lambda folder: {"f_score": 0.5, "chamfer": 0.1})
+    rows = "nothing,normals 0.01"
+    arguments = ["--runs", str(tmp_path / "runs"), "--steps", "4", "--rows", rows]
+    monkeypatch.setattr(sys, "argv", ["regularisers", *arguments])
+    flat.main()
+    first = json.loads((tmp_path / "regularisers.json").read_text())
+    monkeypatch.setattr(flat, "leave_run", None)
+    flat.main()  # finds what was done
+    assert json.loads((tmp_path / "regularisers.json").read_text()) == first
+    assert [row["added"] for row in first] == rows.split(",")
+    assert len({row["psnr"] for row in first}) == 2
+    assert all(row["psnr"] > 5.0 and 0.0 < row["normals"] < 180.0 for row in first)

@@ -84,14 +84,18 @@ def is_seen(rays: Rays, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
 def compare(found: Any, truth: Any, count: int = 200_000) -> dict:
     """Precision, recall, F-score and chamfer distance of points sampled uniformly on both surfaces.
 
-    Recall is of what training cameras see of the true surfaces.
+    Recall is of what training cameras see of the true surfaces. The median angle, in degrees, is that
+    between the normals, whatever their side, of the points that count for precision and of the true
+    points nearest to them.
     """
     points, face = trimesh.sample.sample_surface(truth, count, seed=0)[:2]
     seen = is_seen(Rays(truth), points, truth.face_normals[face])
-    mine = trimesh.sample.sample_surface(found, count, seed=1)[0]
-    there, _ = KDTree(points).query(mine, workers=2)
+    mine, other = trimesh.sample.sample_surface(found, count, seed=1)[:2]
+    there, nearest = KDTree(points).query(mine, workers=2)
     here, _ = KDTree(mine).query(points[seen], workers=2)
     limit = SHARE * BOX
+    normals = truth.face_normals[face][nearest], found.face_normals[other]
+    cosine = np.abs((normals[0] * normals[1]).sum(axis=-1))[there < limit].clip(0.0, 1.0)
     precision, recall = float((there < limit).mean()), float((here < limit).mean())
     return {
         "precision": precision,
@@ -99,6 +103,7 @@ def compare(found: Any, truth: Any, count: int = 200_000) -> dict:
         "f_score": 2 * precision * recall / (precision + recall),
         "chamfer": 0.5 * float(there.mean() + here.mean()),
         "median_error": float(np.median(there)),
+        "median_angle": float(np.degrees(np.median(np.arccos(cosine)))),
         "seen": float(seen.mean()),
     }
 
