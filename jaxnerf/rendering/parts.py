@@ -58,7 +58,7 @@ def light_of_parts(
 
     In each fragment of a ray (`jaxnerf.sampling.fragments`) let s_i be the density of part i and s their
     sum, tau_i and tau optical depths, and T the light that reaches it. A fragment has the weight that
-    `jaxnerf.compositing.weights_of` gives a sample of the density s, and part i the share s_i / s of it:
+    `jaxnerf.compositing.weights_of` gives a sample of the density s, part i the fraction s_i / s of it:
 
     - "volume" and "attenuation": T (1 - exp(-tau)) tau_i / tau.
     - "mean": (1 - exp(-A)) tau_i / A, where A is the optical depth of the whole ray.
@@ -158,15 +158,15 @@ def _of_depths(depths: Parts, compositing: Compositing) -> Parts:
 
 def _of_densest(densities: Parts) -> Parts:
     """The same where the densest fragment has all the weight."""
-    return _shared_out(densest(sum(densities[1:], start=densities[0]), 0), densities)
+    return _divided(densest(sum(densities[1:], start=densities[0]), 0), densities)
 
 
 def _of_first_opaque(depths: Parts, uncut: Parts) -> Parts:
     """The same where the first opaque fragment has it, by optical depths of the samples as a whole."""
-    return _shared_out(first_opaque(sum(uncut[1:], start=uncut[0]), 0), depths)
+    return _divided(first_opaque(sum(uncut[1:], start=uncut[0]), 0), depths)
 
 
-def _shared_out(weight: Float[Array, "M R"], of: Parts) -> Parts:
+def _divided(weight: Float[Array, "M R"], of: Parts) -> Parts:
     """Weights divided among the parts as something is of which each has some."""
     total = sum(of[1:], start=of[0])
     return tuple(weight * own / jnp.where(total > 0.0, total, 1.0) for own in of)
