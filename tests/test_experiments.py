@@ -327,7 +327,7 @@ def test_losses_are_added_and_measured(load, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["regularisers", *arguments])
     flat.main()
     first = json.loads((tmp_path / "regularisers.json").read_text())
-    monkeypatch.setattr(flat, "leave_run", None)
+    monkeypatch.setattr(flat, "of_pictures", None)
     flat.main()  # finds what was done
     assert json.loads((tmp_path / "regularisers.json").read_text()) == first
     assert [row["added"] for row in first] == rows.split(",")

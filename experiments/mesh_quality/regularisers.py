@@ -14,6 +14,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, no_type_check
 
@@ -47,7 +48,7 @@ from reflections import (  # noqa: E402
 )
 
 DEMO = HERE.parents[1] / "jaxnerf" / "scenes" / "demo"
-MESH = {"how": "tsdf", "resolution": 256, "views": 50}  # settings of the export
+MESH = {"how": "tsdf", "resolution": 256, "views": 34}  # settings of the export
 # Of the test views one is measured, and of those one has its normals measured.
 EVERY, EVERY_NORMAL = 4, 2
 SETTINGS: dict[str, Any] = {}  # of the preset
@@ -84,11 +85,11 @@ class Added:
 ROWS = {
     "nothing": Added(),
     "distortion 0.01": Added(distortion=0.01),
-    "distortion 0.1": Added(distortion=0.1),
     "concentration 0.01": Added(concentration=0.01),
     "squares alone": Added(squares=True),
-    "normals 0.001": Added(normals=0.001, squares=True),
     "normals 0.01": Added(normals=0.01, squares=True),
+    "distortion 0.1": Added(distortion=0.1),
+    "normals 0.001": Added(normals=0.001, squares=True),
 }
 
 
@@ -345,7 +346,8 @@ def of_mesh(folder: Path) -> dict[str, float]:
     from truth import compare, silhouettes, true_surfaces
 
     out = folder / "mesh.ply"
-    export(folder, out, MESH)
+    if not out.exists():
+        export(folder, out, MESH)
     mesh: Any = trimesh.load(out, process=False)
     return compare(mesh, true_surfaces()) | {"silhouette_iou": silhouettes(mesh)}
 
@@ -364,20 +366,19 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def row_of(name: str, seed: int, steps: int, folder: Path, config: str) -> dict[str, Any]:
-    """What is measured of a run, which is trained if it is not in its folder."""
-    kept, seconds = folder / "measured.json", folder / "seconds.json"
-    if not kept.exists():
-        if not seconds.exists():
-            leave_run(ROWS[name], steps, seed, folder, config)
-        row = {
-            "added": name,
-            "seed": seed,
-            "steps": steps,
-            "seconds": json.loads(seconds.read_text()),
-        }
-        row |= of_pictures(load_run(folder), load_scene(images=("test",))) | of_mesh(folder)
-        kept.write_text(json.dumps(row))
-    return json.loads(kept.read_text())
+    """What is measured of a run; what its folder does not have is trained and measured first."""
+
+    def kept(part: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+        path = folder / f"{part}.json"
+        if not path.exists():
+            path.write_text(json.dumps(make()))
+        return json.loads(path.read_text())
+
+    seconds = leave_run(ROWS[name], steps, seed, folder, config)
+    row = {"added": name, "seed": seed, "steps": steps, "seconds": seconds}
+    test = load_scene(images=("test",))
+    row |= kept("pictures", lambda: of_pictures(load_run(folder), test))
+    return row | kept("mesh", lambda: of_mesh(folder))
 
 
 def main() -> None:
