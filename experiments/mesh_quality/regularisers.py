@@ -90,6 +90,8 @@ ROWS = {
     "normals 0.01": Added(normals=0.01, squares=True),
     "distortion 0.1": Added(distortion=0.1),
     "normals 0.001": Added(normals=0.001, squares=True),
+    "normals 0.03": Added(normals=0.03, squares=True),
+    "normals and distortion 0.01": Added(normals=0.01, distortion=0.01, squares=True),
 }
 
 
