@@ -44,6 +44,7 @@ setup(
             "hypothesis>=6.100",
             "matplotlib>=3.8",
             "nibabel>=5.2",
+            "pillow-heif>=0.18",
             "plyfile>=1.0",
             "OpenEXR>=3.3",
             "playwright>=1.50",

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from jaxnerf.checks import positive
+from jaxnerf.checks import in_range, positive
 from jaxnerf.earlier_versions import settings_today
 from jaxnerf.errors import Error
 from jaxnerf.scenes.backgrounds import Background, read_background
@@ -32,7 +32,7 @@ class SceneConfig:
         "unbounded", all of space, drawn together outside of a ball; "forward", what lies before cameras
         that look the same way; "auto", what suits the scene.
       ball: radius of the ball in which unbounded space keeps its shape, in median distances of the
-        cameras from what they look at (experiments/captures says what others come to).
+        cameras from what they look at; 0 for what suits the scene (`jaxnerf.spaces.ball_of`).
       near, far: the depths between which the scene lies, in the unit of its files; 0 for what the reader
         finds. Rays begin at near; far is where the paper's network ends, and of the fast field's
         pictures only the depth where nothing is met.
@@ -45,14 +45,15 @@ class SceneConfig:
     downscale: int = 1
     longest_side: int = 0
     space: Literal["auto", "bounded", "unbounded", "forward"] = "auto"
-    ball: float = 1.0
+    ball: float = 0.0
     near: float = 0.0
     far: float = 0.0
     pixels: Literal["centre", "corner"] = "centre"
     hold_out_sector: bool = False
 
     def __post_init__(self) -> None:
-        positive(self, "downscale", "ball")
+        positive(self, "downscale")
+        in_range(self, ball=(0.0, math.inf))
 
 
 @dataclasses.dataclass(frozen=True)

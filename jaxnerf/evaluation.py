@@ -30,6 +30,8 @@ _CORRECTED = (
     "squares, clipped to [0, 1]; no other figure is of pictures so corrected"
 )
 
+# Of the time for all views, what one may take, compilation included, to be measured again.
+_MOST_OF_ONE = 2.0
 # Where less light is stopped, a depth says nothing.
 _OPAQUE = 0.5
 _DEPTHS = {
@@ -179,7 +181,8 @@ def evaluate_split(
       name: of the split.
       background: colour or grey on which the photographs are blended.
       every: only cameras 0, every, 2 every, ...; 0 for the least that fits into the seconds, by the time
-        that camera 0 takes when it is measured once more, with everything compiled.
+        that camera 0 takes when it is measured once more, with everything compiled; or camera 0 alone,
+        if the first time took more than twice the seconds.
       seconds: for all pictures; of every=0 only.
       colour_corrected: whether to measure also what `corrected` makes of each picture.
       lpips: from `lpips_metric`.
@@ -205,11 +208,15 @@ def evaluate_split(
         colour_corrected=colour_corrected,
         lpips=lpips,
     )
+    begun = time.perf_counter()
     done = {0: measured(0)}
     if fits and len(split) > 2:
-        begun = time.perf_counter()
-        done[0] = measured(0)
-        views = views[:: stride_that_fits(len(split), time.perf_counter() - begun, seconds)]
+        each = time.perf_counter() - begun
+        if each <= _MOST_OF_ONE * seconds:  # else a second time would take as long once more
+            begun = time.perf_counter()
+            done[0] = measured(0)
+            each = time.perf_counter() - begun
+        views = views[:: stride_that_fits(len(split), each, seconds)]
     rows, spent = [], []
     for index in views:
         row, rendering = done[index] if index in done else measured(index)

@@ -137,10 +137,10 @@ def for_seconds(seconds: float) -> Config:
     if seconds <= _COARSE:
         chosen = coarse
     elif seconds < _FINE:
-        chosen = _between(coarse, fine, _share(seconds, _COARSE, _FINE))
+        chosen = _between(coarse, fine, _fraction(seconds, _COARSE, _FINE))
     elif seconds < long.training.max_seconds:
         start, end = fine.training.max_seconds, long.training.max_seconds
-        chosen = _longer(fine, long, _share(max(seconds, start), start, end))
+        chosen = _longer(fine, long, _fraction(max(seconds, start), start, end))
     else:
         chosen = long
     budget = dataclasses.replace(chosen.training, max_seconds=float(seconds))
@@ -188,18 +188,18 @@ def with_settings(base: Config, given: Mapping[str, Any]) -> Config:
     return config
 
 
-def _share(value: float, low: float, high: float) -> float:
+def _fraction(value: float, low: float, high: float) -> float:
     return math.log(value / low) / math.log(high / low)
 
 
-def _between(coarse: Config, fine: Config, share: float) -> Config:
+def _between(coarse: Config, fine: Config, fraction: float) -> Config:
     """A field between two of as many stages, whose lattice has a number of points in the fine one."""
 
     def mean(one: float | int, other: float | int) -> float:
-        return one + (other - one) * share
+        return one + (other - one) * fraction
 
     def product(one: float | int, other: float | int) -> int:
-        return round(one * (other / one) ** share)
+        return round(one * (other / one) ** fraction)
 
     a, b = coarse.voxels.field, fine.voxels.field
     field = dataclasses.replace(
@@ -219,16 +219,18 @@ def _between(coarse: Config, fine: Config, share: float) -> Config:
         samples_per_voxel=round(mean(one.samples_per_voxel, other.samples_per_voxel)),
         # To look for hidden cells takes the same time whatever the weight, and they are worth it where
         # there are many.
-        unseen_below=other.unseen_below if share >= 0.5 else one.unseen_below,
+        unseen_below=other.unseen_below if fraction >= 0.5 else one.unseen_below,
     )
     return _with_voxels(coarse, field=field, stages=stages)
 
 
-def _longer(fine: Config, long: Config, share: float) -> Config:
+def _longer(fine: Config, long: Config, fraction: float) -> Config:
     """As `fine`, in which a stage of `long` before the last takes more and more of the steps."""
     (first, last), (*others, end) = fine.voxels.stages.fractions, long.voxels.stages.fractions
-    begins = [one + (other - one) * share for one, other in zip((first, last), others, strict=True)]
-    inserted = last + (end - last) * share
+    begins = [
+        one + (other - one) * fraction for one, other in zip((first, last), others, strict=True)
+    ]
+    inserted = last + (end - last) * fraction
     if inserted - begins[-1] < _SHORTEST_STAGE:
         return fine
     fractions = tuple(round(each, 4) for each in (*begins, inserted))

@@ -85,6 +85,7 @@ class VoxelsConfig:
             "voxels.stages.samples_per_voxel": 1,
             "voxels.stages.most_cells": 256,
             "training.background": "random",
+            "training.gradient_reach": 1.0,
             "evaluation.edge_supersampling": 0.0,
         }
         finest = self.stages.resolutions[-1]

@@ -8,20 +8,27 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene, load_scene
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.silhouettes import background_of, scene_cube
+from jaxnerf.stances import Capture, focus_point
+from jaxnerf.training.optimizers import Schedule
 
 # In radii of it, or distances of the near plane: where the paper's network sees no farther.
 _HORIZON = 1000.0
 # How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
 _MOST_REACH = 2.0
+# The largest ball that is chosen, in distances of the cameras; how many percent of the points that they
+# see lie in a smaller one; and how many cameras are asked.
+_LARGEST_BALL, _WITHIN, _ASKED = 3.0, 75.0, 24
+# Gradients near the cameras are smaller for this fraction of the steps.
+_FOG_UNTIL = 0.5
 # Of the largest coordinate: cameras that are no farther apart stand at one place.
 _SAME_PLACE = 1e-6
 # What of a configuration's section "scene" decides how files are read.
@@ -50,6 +57,8 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     if space == "bounded":
         check_in_view(scene)
     changes: dict[str, Any] = {"scene.space": space}
+    if space == "unbounded" and not config.scene.ball:
+        changes["scene.ball"] = ball_of(scene)
     split = scene.splits["train"]
     if config.training.background == "auto" and split.images is not None:
         chosen = set(chosen) - {"training.background"}
@@ -119,10 +128,83 @@ def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | Non
     if config.scene.space == "unbounded":
         poses = np.asarray(scene.splits["train"].cameras.camera_to_world)
         centre = focus_point(poses)
-        distance = np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))
-        radius = config.scene.ball * max(float(distance), 1e-6)
+        radius = (config.scene.ball or ball_of(scene)) * _camera_distance(poses, centre)
         return SphereContraction(jnp.asarray(centre, jnp.float32), jnp.float32(radius))
     return None
+
+
+def ball_of(scene: Scene) -> float:
+    """How large a ball of unbounded space should keep its shape, in what `scene.ball` is in.
+
+    Beyond a ball of radius R, cells are longer in the direction away from its centre than they are wide,
+    by 2 d / R at a distance d. Cameras that spread over a distance B see them from directions that
+    differ by B / d, so that in their pictures what lies in a cell is spread over 2 B / R cells, however
+    far it is. With a larger ball, things far away are sharper, and things inside it lie in larger cells.
+
+    So a ball holds three quarters of the scene's points, as often as cameras see them. It is as large as
+    the cameras are far at least, and three times that at most. Where no points are known, cameras that
+    look outwards have nothing inside of their own ball, and get the largest; others look at something
+    there.
+
+    Args:
+      scene: with the cameras to train on.
+    """
+    cameras = scene.splits["train"].cameras
+    poses = np.asarray(cameras.camera_to_world)
+    if scene.points is None or not len(scene.points):
+        outward = Capture.of(poses).orbit in ("outward", "fan")
+        return _LARGEST_BALL if outward else 1.0
+    centre = focus_point(poses)
+    away = np.linalg.norm(scene.points - centre, axis=-1)
+    few = np.unique(np.linspace(0, len(poses) - 1, _ASKED).round().astype(int))
+    shown = np.concatenate([away[_ahead(cameras[which], scene.points)] for which in few])
+    held = np.percentile(shown, _WITHIN) if len(shown) else 0.0
+    return float(np.clip(held / _camera_distance(poses, centre), 1.0, _LARGEST_BALL))
+
+
+def _ahead(camera: Camera, points: Float[np.ndarray, "P 3"]) -> Bool[np.ndarray, " P"]:
+    """Which points lie in the cone around a camera's axis that just fits into its picture."""
+    pose = np.asarray(camera.camera_to_world)
+    offsets, back = points - pose[:, 3], pose[:, 2]
+    depth = -(offsets @ back)
+    across = np.linalg.norm(offsets + depth[:, None] * back, axis=-1)
+    return across < 0.5 * np.min(np.asarray(camera.size) / np.asarray(camera.focal)) * depth
+
+
+def _camera_distance(poses: np.ndarray, centre: np.ndarray) -> float:
+    """The median distance of cameras from what they look at; more than 0."""
+    return max(float(np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))), 1e-6)
+
+
+def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
+    """(step, total_steps) -> `gradient_reach` of `jaxnerf.render_rays`, by an adapted configuration.
+
+    Surfaces are found in the first half of the steps. From then on what is near is learned as fast as
+    everything else.
+
+    Args:
+      config: adapted to the scene.
+      scene: with the cameras to train on.
+
+    Returns:
+      None where it is 0.
+    """
+    if not config.training.gradient_reach:
+        return None
+    space, poses = space_of(config, scene), scene.splits["train"].cameras.camera_to_world
+    if isinstance(space, SphereContraction):
+        unit = float(space.radius)
+    elif isinstance(space, NdcSpace):
+        unit = float(space.near)
+    else:
+        unit = _camera_distance(np.asarray(poses), focus_point(np.asarray(poses)))
+    farthest = config.training.gradient_reach * unit
+
+    def schedule(step: Array, total_steps: Array) -> Array:
+        taken = step.astype(jnp.float32) / jnp.maximum(total_steps, 1).astype(jnp.float32)
+        return farthest * jnp.maximum(1.0 - taken / _FOG_UNTIL, 0.0)
+
+    return schedule
 
 
 def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
@@ -140,7 +222,7 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
             near = min(near, float(space.near))
         elif not scene.unbounded and scene.ndc is None:
             # Of a scene that was read as one that stands alone, near says nothing of what is around it.
-            near = min(near, NEAR * float(space.radius) / config.scene.ball)
+            near = min(near, NEAR * float(space.radius) / (config.scene.ball or ball_of(scene)))
     if not config.section.has_far:
         return near if space is not None or config.scene.near else 0.0, math.inf
     if space is None:

@@ -1,5 +1,6 @@
 """The site: its Python runs, its commands are read, its keys and names exist, the reference is whole."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from documents import blocks, commands, run_python
 
+import jaxnerf
 from jaxnerf.cli import VERBS, common, main
 from jaxnerf.config import Config, flatten
 from jaxnerf.presets import PRESETS
@@ -70,6 +72,24 @@ def test_the_commands_of_a_page_are_read(page, capsys):
         values(["jaxnerf", *arguments])
         if verb == "train":
             common.configuration(values)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_verbs_and_flags_that_stand_in_a_sentence_are_there(page):
+    for code in inline_code(page):
+        verb = re.match(r"jaxnerf ([a-z]+)\b", code)
+        if not verb:
+            continue
+        assert verb[1] in VERBS, f"{page}: `{code}`"
+        flags = importlib.import_module(f"jaxnerf.cli.{verb[1]}")._flags()
+        for flag in re.findall(r"--([\w.]+)", code):
+            assert flag == "help" or flag in flags or flag.removeprefix("no") in flags, code
+
+
+def test_the_table_of_extras_has_all_of_them():
+    setup = (DOCS.parent / "setup.py").read_text().partition("extras_require=")[2]
+    extras = re.findall(r'"([a-z]+)": \[', setup)
+    assert sorted(re.findall(r"^\| `(\w+)` \|", prose("guide/install"), re.M)) == sorted(extras)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -150,6 +170,24 @@ def test_the_reference_has_every_public_name_once():
             and id(getattr(module, each)) not in documented
         ]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((DOCS / "programs").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_program_imports_nothing_but_public_names(path):
+    """Of jaxnerf what its __all__ has, and of its modules what the reference has."""
+    documented = {
+        id(named(name)) for text in PAGES.values() for name in _DIRECTIVE.findall(text.read_text())
+    }
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxnerf"):
+            for alias in node.names:
+                assert id(named(f"{node.module}.{alias.name}")) in documented, alias.name
+        if isinstance(node, ast.Import):
+            assert not [a.name for a in node.names if a.name.startswith("jaxnerf.")]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id != "jaxnerf" or node.attr in jaxnerf.__all__, node.attr
 
 
 def test_every_program_has_a_page_that_shows_it():

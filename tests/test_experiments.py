@@ -13,6 +13,7 @@ import pytest
 from ball import Sphere
 from ball import photographs as ball_photographs
 from ball_run import ball_run
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from jaxnerf import Camera, cast_rays, render_rays
@@ -186,11 +187,24 @@ def test_one_photograph_and_two_are_told_and_drawn(load, tmp_path, monkeypatch):
     settings = {"training__rays_per_batch": 64, "voxels__stages__resolutions": (16, 20)}
     monkeypatch.setattr(one, "SETTINGS", one.SETTINGS | settings)
     monkeypatch.setattr(sys, "argv", ["one_photograph", "--steps", "4", "--seeds", "1"])
+    runs, fitted = [], one.train
+    monkeypatch.setattr(one, "train", lambda *given: runs.append(fitted(*given)) or runs[-1])
     one.main()
     rows = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert [row["which"] for row in rows] == ["spread", "random", "all"]
     assert all(row["seen_psnr"] > 5.0 and row["new_psnr"] > 5.0 for row in rows)
     assert (tmp_path / "one_photograph.png").is_file()
+    with Image.open(tmp_path / "more.png") as picture:
+        assert picture.width == 2 * picture.height
+    # What is there stays, and a call with more seeds adds theirs.
+    monkeypatch.setattr(sys, "argv", ["one_photograph", "--steps", "4", "--seeds", "2"])
+    trained = []
+    monkeypatch.setattr(one, "train", lambda *given: trained.append(given[3]) or runs[0])
+    one.main()
+    more = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [row["which"] for row in more] == ["spread"] * 2 + ["random"] * 2 + ["all"] * 2
+    assert trained == [1] * 3
+    assert [row for row in more if row["seed"] == 0] == rows
 
 
 @dataclasses.dataclass(frozen=True)

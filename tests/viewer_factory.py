@@ -9,7 +9,8 @@ import numpy as np
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.config import Config, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings, lattice_points
+from jaxnerf.fields.bricks import lattice_points
+from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling import Occupancy

@@ -1,10 +1,12 @@
 """Two captures whose cameras stand inside of what they see, written as transforms.json.
 
     python experiments/captures/make.py --out scenes
+    python experiments/captures/make.py --out scenes_with_points --points
 
 A room: 72 cameras inside it look at its walls, a table and a ball, which lie from 0.5 to 6 units away. A
 terrace: 72 cameras on it look outwards, at railings near by, a ground that goes to the horizon, hills far
-away, and a sky. Each surface has the colours of its places, so that all pictures agree.
+away, and a sky. Each surface has the colours of its places, so that all pictures agree. With --points,
+places of what each picture shows are written beside them, as structure from motion would leave them.
 """
 
 import argparse
@@ -14,7 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jaxnerf.exports.ply import write_ply
+
 SIDE, FIELD_OF_VIEW, VIEWS = 160, 75.0, 72
+POINTS_A_VIEW = 40
 FAR = 1e6
 
 
@@ -125,6 +130,7 @@ def main() -> None:
     """Write both; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--points", action="store_true", help="write points of the surfaces too")
     options = parser.parse_args()
     focal = 0.5 * SIDE / np.tan(0.5 * np.deg2rad(FIELD_OF_VIEW))
     fine = (np.arange(2 * SIDE) + 0.5) / 2.0 - 0.5 * SIDE
@@ -132,7 +138,7 @@ def main() -> None:
     for name, scene in (("room", room), ("terrace", terrace)):
         folder = options.out / name
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        frames = []
+        frames, points, random = [], [], np.random.default_rng(1)
         for index, pose in enumerate(poses(name)):
             view = View(pose[:3, 3], local.reshape(-1, 3) @ pose[:3, :3].T)
             scene(view)
@@ -140,7 +146,14 @@ def main() -> None:
             file = f"images/{index:03d}.png"
             Image.fromarray(np.rint(255 * pixels).astype(np.uint8)).save(folder / file)
             frames.append({"file_path": file, "transform_matrix": pose.tolist()})
+            seen = random.permutation(np.flatnonzero(view.t < FAR))[:POINTS_A_VIEW]
+            points.append(view.origin + view.t[seen, None] * view.directions[seen])
         text = {"fl_x": focal, "fl_y": focal, "w": SIDE, "h": SIDE, "frames": frames}
+        if options.points:
+            text |= {"camera_model": "PINHOLE", "ply_file_path": "points.ply"}
+            kinds = np.dtype([(axis, "f4") for axis in "xyz"])
+            shown = np.concatenate(points).astype(np.float32)
+            write_ply(folder / "points.ply", shown.view(kinds)[:, 0])
         (folder / "transforms.json").write_text(json.dumps(text))
 
 

@@ -3,7 +3,8 @@
     python experiments/disagreeing_photographs/disagreeing_photographs.py --steps 1000
 
 The demo scene's training photographs, or their poses, are disturbed by a known amount; the fast field is
-trained with and without adjusting for it. Prints a table, and leaves results.json in this file's folder.
+trained with and without adjusting for it. Prints a table, and leaves results.json and psnr.png in this
+file's folder; with --draw it only draws what results.json has.
 """
 
 import argparse
@@ -15,6 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxnerf import Camera, load_scene
@@ -91,6 +97,25 @@ def measure(
     }
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """PSNR of each run: grey where what was disturbed is not adjusted for."""
+    figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+    names = [f"{r['disturbed']} disturbed, {said(r['adjusted'])} adjusted" for r in rows]
+    colours = ["tab:grey" if r["adjusted"] == "nothing" else "tab:blue" for r in rows]
+    bars = axes.barh(names, [row["psnr"] for row in rows], color=colours)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set(xlabel="PSNR of test views in dB", xlim=(0.0, 37.0))
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def said(adjusted: str) -> str:
+    """What is adjusted, from the names of the settings."""
+    words = {"pose": "poses", "colour": "colours"}
+    return " and ".join(words[key] for key in words if key in adjusted) or "nothing"
+
+
 def main() -> None:
     """Train all runs, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -98,7 +123,11 @@ def main() -> None:
     parser.add_argument("--config", default="minute", help="a preset of the fast field")
     parser.add_argument("--every", type=int, default=4, help="measure test views 0, N, 2 N, ...")
     parser.add_argument("--only", default="", help="poses or colours")
+    parser.add_argument("--draw", action="store_true", help="only draw results.json")
     options = parser.parse_args()
+    if options.draw:
+        draw(json.loads((HERE / "results.json").read_text())["runs"], HERE / "psnr.png")
+        return
     prepare_cpu(preset(options.config).training.rays_per_batch)
     scene = load_scene(images=("train", "test"))
     poses, colours = (
@@ -117,6 +146,7 @@ def main() -> None:
     found = {"steps": options.steps, "config": options.config, "every": options.every}
     found |= {"gain": GAIN, "degrees": DEGREES, "share": SHARE, "runs": rows}
     (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    draw(rows, HERE / "psnr.png")
     print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
     for row in rows:
         print(f"| {' | '.join(map(str, row.values()))} |")

@@ -6,14 +6,14 @@
 Each field is trained for the same number of steps, on photographs that are spread evenly over the
 cameras' directions or drawn at random, and shown from the cameras that it was trained on and from
 those of the test views. Leaves results.json, one_photograph.png (the plot), beside.png and more.png in
-this folder.
+this folder. Called again, it trains what results.json lacks: more seeds, or the rest of a call.
 """
 
 import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ def only(split: Split, chosen: Sequence[int] | np.ndarray) -> Split:
     index = np.asarray(chosen)
     cameras = jax.tree.map(lambda leaf: np.asarray(leaf)[index], split.cameras)
     return Split(tuple(split.names[i] for i in index), cameras, split.images[index])
+
+
+def asked(known: int, seeds: int) -> Iterator[tuple[int, str, int]]:
+    """How many photographs, how they are chosen, and the seed, of each field."""
+    for seed in range(seeds):
+        for count in COUNTS:
+            for which in ("spread", "random") if count < known else ("all",):
+                yield count, which, seed
 
 
 def train(scene: Scene, chosen: np.ndarray, steps: int, seed: int) -> Run:
@@ -142,8 +150,23 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def earlier(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+    """The rows of an earlier call with the same settings, and the seconds that they took."""
+    path = HERE / "results.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    # As JSON has them: its lists are no tuples.
+    same = json.loads(json.dumps(settings)) == {key: found.get(key) for key in settings}
+    return (found["runs"], found["seconds"]) if same else ([], 0)
+
+
+def beside_the_last(path: Path, picture: np.ndarray, *, first: bool) -> None:
+    """Add a picture at the right end of a file of several, or begin one."""
+    before = [] if first else [np.asarray(Image.open(path))]
+    Image.fromarray(np.concatenate([*before, to_8bit(picture)], axis=1)).save(path)
+
+
 def main() -> None:
-    """Train all, print the table, draw, write."""
+    """Train all that is not in results.json already, print the table, draw, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=250, help="of each field")
     parser.add_argument("--seeds", type=int, default=3)
@@ -153,35 +176,35 @@ def main() -> None:
     scene = load_scene(downscale=2, images=("train", "test"))
     known, test = scene.splits["train"], scene.splits["test"]
     aside = turned_by(90.0, only(known, spread(known, 1, 0)), test)
-    rows, more, ways = [], [], {"spread": spread, "random": at_random}
-    begun = time.perf_counter()
-    for count in COUNTS:
-        for which, choose in ways.items() if count < len(known) else [("all", at_random)]:
-            for seed in range(options.seeds):
-                chosen = choose(known, count, seed)
-                run = train(scene, chosen, options.steps, seed)
-                seen = only(known, chosen)
-                row = {"photographs": count, "which": which, "seed": seed}
-                row |= {"seen_psnr": round(quality(run, seen), 2)}
-                row |= {"new_psnr": round(quality(run, test), 2)}
-                rows.append(row)
-                found = {"steps": options.steps, "seconds": round(time.perf_counter() - begun)}
-                found |= {"settings": SETTINGS, "views_measured": MEASURED, "runs": rows}
-                (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-                print(json.dumps(row), flush=True)
-                if count == 1 and seed == 0 and which == "spread":
-                    Image.fromarray(beside(run, seen, test)).save(HERE / "beside.png")
-                if seed == 0 and which != "random":
-                    more.append(picture(run, test, aside))
-                jax.clear_caches()
-    Image.fromarray(to_8bit(np.concatenate(more, axis=1))).save(HERE / "more.png")
+    settings = {"steps": options.steps, "settings": SETTINGS, "views_measured": MEASURED}
+    (rows, before), begun = earlier(settings), time.perf_counter()
+    for count, which, seed in asked(len(known), options.seeds):
+        key = {"photographs": count, "which": which, "seed": seed}
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        chosen = (spread if which == "spread" else at_random)(known, count, seed)
+        run = train(scene, chosen, options.steps, seed)
+        seen = only(known, chosen)
+        row = {**key, "seen_psnr": round(quality(run, seen), 2)}
+        rows.append(row | {"new_psnr": round(quality(run, test), 2)})
+        if seed == 0 and which != "random":
+            shown = picture(run, test, aside)
+            beside_the_last(HERE / "more.png", shown, first=count == COUNTS[0])
+            if count == 1:
+                Image.fromarray(beside(run, seen, test)).save(HERE / "beside.png")
+        seconds = before + round(time.perf_counter() - begun)
+        rows.sort(key=lambda r: (r["photographs"], r["which"] == "random", r["seed"]))
+        found = {**settings, "seconds": seconds, "runs": rows}
+        (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{json.dumps(key)} {seconds} s", flush=True)
+        jax.clear_caches()
     plot(rows, HERE / "one_photograph.png")
     print("| photographs | its photographs, spread | random | other views, spread | random |")
     print("|---|---|---|---|---|")
     for count in COUNTS:
         cells = [
             np.mean([r[key] for r in rows if r["photographs"] == count and r["which"] in (w, "all")])
-            for key in ("seen_psnr", "new_psnr") for w in ways
+            for key in ("seen_psnr", "new_psnr") for w in ("spread", "random")
         ]  # fmt: skip
         print(f"| {count} | {' | '.join(f'{x:.2f}' for x in cells)} |")
 

@@ -30,6 +30,7 @@ from jaxnerf.cameras import cast_rays, pixel_centres
 from jaxnerf.config import override
 from jaxnerf.fields import join_field, split_field
 from jaxnerf.geometry import Placement, matrix_of, parts_of
+from jaxnerf.runs.metrics import read_metrics
 from jaxnerf.scenes import Similarity
 
 HERE = Path(__file__).parent
@@ -52,16 +53,23 @@ RAYS = 1024  # of a step of the search
 
 
 def trained(out: Path, steps: int, *arguments: str) -> tuple[Run, float]:
-    """A scene trained by the command, unless it is there already; and the seconds that it took."""
-    kept, begin = out.with_suffix(".seconds"), time.monotonic()
-    if not kept.exists():
+    """A scene trained by the command, unless it is there already; and the seconds that it took.
+
+    Those are what the run's own metrics say, of whichever time it was trained.
+    """
+    if not is_trained(out, steps):
         command = [sys.executable, "-m", "jaxnerf", "train", f"--out={out}", f"--max_steps={steps}"]
         subprocess.run([*command, "--noevaluate", *arguments], check=True)
-        kept.write_text(f"{time.monotonic() - begin:.1f}")
     run = jaxnerf.load_run(out)
     # One ray a pixel, in pictures as in the search.
     config = override(run.config, {"evaluation.edge_supersampling": 0.0})
-    return dataclasses.replace(run, config=config), float(kept.read_text())
+    return dataclasses.replace(run, config=config), round(read_metrics(out)[-1]["seconds"], 1)
+
+
+def is_trained(out: Path, steps: int) -> bool:
+    """Whether a run has taken all its steps."""
+    rows = read_metrics(out)
+    return bool(rows) and rows[-1]["step"] >= steps
 
 
 def upright(looks: Any, up: Any) -> np.ndarray:
@@ -92,7 +100,7 @@ def head_of(runs: Path, data: Path, steps: int, told: dict[str, Any]) -> Part:
 
 def scenes(runs: Path, data: Path | None, steps: int) -> tuple[ComposedRun, dict[str, Any]]:
     """Both scenes, trained and put together, and what is to be told of that."""
-    told: dict[str, Any] = {"steps": steps}
+    told: dict[str, Any] = {"steps": steps, "start": START, "rates": RATES, "height": HEIGHT}
     demo, told["demo_seconds"] = trained(runs / "demo", steps)
     table = Part(demo, crop=CLEARED, keep="outside")
     if data is not None:
@@ -197,11 +205,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--search", type=int, default=200, help="steps of the search")
     given = parser.parse_args()
-    begin, kept = time.monotonic(), (given.runs / "demo.seconds").exists()
     data = Path(os.environ.get("JAXNERF_DATA", ".")) / "fox"
     scene, results = scenes(given.runs, data if data.is_dir() else None, given.steps)
 
-    moment = time.monotonic()
+    begin = moment = time.monotonic()
     frames = orbit(scene, given.frames)
     results["orbit"] = {"frames": len(frames), "width": WIDTH, "height": ROWS,
                         "seconds": round(time.monotonic() - moment, 1)}  # fmt: skip
@@ -230,7 +237,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - moment, 1),
     }
     training = results["demo_seconds"] + results.get("fox_seconds", 0.0)
-    results["seconds"] = round(time.monotonic() - begin + (training if kept else 0.0), 1)
+    results["seconds"] = round(training + time.monotonic() - begin, 1)
     save_results(results)
     views = [with_second(scene, at).render(view(-20.0)).colour for at in (true, wrong, found)]
     picture(np.concatenate(views, axis=1)).save(HERE / "placement.webp", quality=85)

@@ -1,7 +1,6 @@
 """What the verbs share: flags, errors, devices, and the live line."""
 
 import contextlib
-import ctypes
 import dataclasses
 import inspect
 import math
@@ -22,6 +21,7 @@ from absl import flags
 from jaxnerf.config import Config, ConfigError, describe, flatten, named_settings, override
 from jaxnerf.earlier_versions import key_today
 from jaxnerf.errors import Error
+from jaxnerf.kernels.memory import keep_freed
 from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 
 
@@ -175,7 +175,7 @@ def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
         arrays of many sizes come and go.
     """
     if keep_memory:
-        _keep_freed_memory()
+        keep_freed()
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
@@ -186,25 +186,6 @@ def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
         cores -= 1
     with contextlib.suppress(RuntimeError):  # a backend is running already
         jax.config.update("jax_num_cpu_devices", cores)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what XLA frees, for the next step's temporaries.
-
-    By default whatever is larger than 32 MB is fetched from the system and handed back each time, and
-    its pages are zeroed as they are touched anew: a third of a step at 256 voxels. Elsewhere than with
-    glibc this does nothing. (Numbers from malloc.h. With a single arena 0.1 GB less is kept, but XLA's
-    threads wait for each other when they compile: 18 seconds of a run instead of 12.)
-    """
-    trim_threshold, mmap_max = -1, -4
-    if not sys.platform.startswith("linux") or any(
-        name.startswith("MALLOC_") for name in os.environ
-    ):
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, -1)
-        mallopt(mmap_max, 0)
 
 
 def use_compilation_cache() -> None:
@@ -230,15 +211,14 @@ def seconds_since_process_start() -> float:
 
 
 _IMPORTED = time.perf_counter()
+_SECONDS_BETWEEN_LINES = 10.0  # where they are not rewritten in place
 
 
 class LiveLine:
     """A line that is rewritten in place on a terminal; plain lines, now and then, elsewhere."""
 
-    def __init__(self, every_seconds: float = 10.0):
-        self._terminal = sys.stdout.isatty()
-        self._every = every_seconds
-        self._last = -float("inf")
+    def __init__(self) -> None:
+        self._terminal, self._last = sys.stdout.isatty(), -float("inf")
 
     def show(self, text: str, *, last: bool = False) -> None:
         """Show the line's new text; the last one stays."""
@@ -246,7 +226,7 @@ class LiveLine:
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\033[K{text[:width]}", end="\n" if last else "", flush=True)
-        elif last or now - self._last >= self._every:
+        elif last or now - self._last >= _SECONDS_BETWEEN_LINES:
             print(text, flush=True)
             self._last = now
 
@@ -313,6 +293,5 @@ def _flags_help(values: flags.FlagValues) -> str:
 
 
 def _entry(name: str, text: str) -> list[str]:
-
     body = textwrap.wrap(text, 72)
     return [f"  {name}", *(f"      {line}" for line in body)]

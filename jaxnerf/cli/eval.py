@@ -1,7 +1,6 @@
 """`jaxnerf eval`: measure a run on held-out photographs."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,8 @@ def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) ->
     Raises:
       SceneError: the photographs are not those of the run's scene.
     """
-    found = {split: evaluate(run, scene, split, every) for split in splits}
+    share = 1.0 / max(len(splits), 1)
+    found = {split: evaluate(run, scene, split, every, share) for split in splits}
     if {"test", SECTOR} <= found.keys():
         found["test"][SECTOR] = {key: found[SECTOR][key] for key in found[SECTOR] if key in _BESIDE}
         with disk_errors(run.folder):
@@ -106,7 +106,9 @@ def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) ->
     return found
 
 
-def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str, Any]:
+def evaluate(
+    run, scene: Scene, split: str = "test", every: int = 1, share: float = 1.0
+) -> dict[str, Any]:
     """Measure a run, write results.json and the pictures, print the means.
 
     Args:
@@ -114,6 +116,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
       scene: with the photographs of the split.
       split: its name.
       every: as the flag; 0 for as many as fit into the time that training took.
+      share: of that time, which is for this split.
 
     Raises:
       SceneError: the photographs are not those of the run's scene.
@@ -123,13 +126,10 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     cameras = photographs.cameras
     if split == "train":
         cameras = run.adjusted(cameras)
-    poses = scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
+    cameras = scene.to_user.cameras(cameras)
     calibration = run.calibration
     with_colours = calibration is not None and calibration.colours is not None
     line = common.LiveLine()
-
-    def camera(index: int) -> Camera:
-        return dataclasses.replace(cameras[index], camera_to_world=poses[index])
 
     def progress(done: int, total: int, row: dict[str, Any]) -> None:
         line.show(
@@ -140,13 +140,13 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
     rows = [row for row in read_metrics(run.folder) if row["step"] <= run.step]
     with disk_errors(run.folder):
         results = evaluation.evaluate_split(
-            lambda index: run.render(camera(index)).colour,
+            lambda index: run.render(cameras[index]).colour,
             photographs,
             run.folder / f"{split}_preds",
             name=split,
             background=run.background,
             every=every,
-            seconds=rows[-1]["seconds"] if rows else float("inf"),
+            seconds=share * rows[-1]["seconds"] if rows else float("inf"),
             colour_corrected=with_colours,
             lpips=evaluation.lpips_metric(),
             progress=progress,
@@ -160,7 +160,7 @@ def evaluate(run, scene: Scene, split: str = "test", every: int = 1) -> dict[str
         if split == SECTOR:
             results["protocol"]["cameras"] = _SECTOR
         results |= {
-            "depth": _depth_errors(run, scene, split, results["protocol"]["every"], camera),
+            "depth": _depth_errors(run, scene, split, results["protocol"]["every"], cameras),
             "step": run.step,
             "train_seconds": rows[-1]["seconds"] if rows else None,
             "train_rays": _rays_drawn(rows, run.step, run.config.training.rays_per_batch),
@@ -198,9 +198,7 @@ def _tell(folder: Path, scene: Scene, split: str, results: dict[str, Any]) -> No
         print(f"SSIM {protocol['ssim']}")
 
 
-def _depth_errors(
-    run, scene: Scene, split: str, every: int, camera: Callable[[int], Camera]
-) -> dict[str, Any]:
+def _depth_errors(run, scene: Scene, split: str, every: int, cameras: Camera) -> dict[str, Any]:
     """The errors of depths at points that are held out, in the views that were measured."""
     if scene.held_out is None:
         return {"not_measured": f"the scene's files have fewer than {LEAST_POINTS} points"}
@@ -213,7 +211,7 @@ def _depth_errors(
 
     def render(index: int, places: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         soft, hard = (
-            run.render_places(camera(index), places, compositing=how)
+            run.render_places(cameras[index], places, compositing=how)
             for how in ("volume", "surface")
         )
         return {

@@ -37,9 +37,16 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
 def behind(scene: Scene, config: Config) -> str:
     """What the borders of photographs without alpha show, in a line that ends; else nothing."""
     split, background = scene.splits["train"], config.training.background
-    if config.scene.space != "bounded" or split.has_alpha:
+    if config.scene.space == "forward" or split.has_alpha:
         return ""
     plain = plain_background(split)
+    if config.scene.space == "unbounded":
+        return (
+            f"the borders of the photographs are plain {plain.name}: --scene.space=bounded is for an "
+            "object that stands alone before it\n"
+            if plain and plain.is_even
+            else ""
+        )
     if plain is None:
         return (
             "no plain background along the borders of the photographs: the scene is looked for in all of "

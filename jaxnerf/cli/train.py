@@ -1,13 +1,12 @@
 """`jaxnerf train`: photographs in, a scene out."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,17 @@ from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
-from jaxnerf.methods import first_state, state_like, trainer_of
+from jaxnerf.methods.fit import Session, follow, prepare
 from jaxnerf.paths import orbit_note, orbit_of
 from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
-from jaxnerf.runs import folder
-from jaxnerf.runs.checkpoints import Checkpoints
-from jaxnerf.runs.files import disk_errors
+from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.metrics import MetricsLog, read_metrics
 from jaxnerf.runs.run import run_of
 from jaxnerf.runs.scene import read_scene
-from jaxnerf.scenes import Scene, demo_path
-from jaxnerf.spaces import adapt_to_scene, load_for
-from jaxnerf.training.loop import train
-from jaxnerf.training.sharding import number_of_process_0
+from jaxnerf.scenes import demo_path
+from jaxnerf.spaces import load_for
+from jaxnerf.training.loop import Progress
+from jaxnerf.training.state import TrainState
 
 _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
@@ -53,7 +50,6 @@ Examples:
 """
 
 
-_REMEDY = "go on with --resume, start anew with --overwrite, or name another folder with --out"
 # How long the other processes wait for the first one to measure and render.
 _PATIENCE = 24 * 3600
 
@@ -122,20 +118,13 @@ def main(arguments: Sequence[str]) -> None:
         raise flags.Error("--resume and --overwrite exclude each other")
     watching.check(values)
     if values.resume:
-        saved = folder.read_config(out)
+        saved = read_config(out)
         data = data if values.data else read_scene(out).source
         base = None if values["config"].present else saved
-        config = _with_shorthands(common.configuration(values, base), values)
-        if not _names_steps(values):
-            config = override(config, {"training.steps": saved.training.steps})
-        if config.training.background == "auto":
-            config = override(config, {"training.background": saved.training.background})
-        config = adapt_to_scene(config, read_scene(out), common.chosen(values))
-        folder.refuse_changes(out, config, "--resume")
     else:
         seconds = _seconds_that_choose(values)
         base = for_seconds(seconds) if seconds else None
-        config = _with_shorthands(common.configuration(values, base), values)
+    config = _with_shorthands(common.configuration(values, base), values)
     common.prepare_cpu(config.training.rays_per_batch)
     common.use_compilation_cache()
     if values.distributed:
@@ -145,7 +134,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
     seconds = values.max_seconds
-    if _names_steps(values) and not _names_seconds(values):
+    if _names(values, "max_steps", "training.steps") and not _names(
+        values, "max_seconds", "training.max_seconds"
+    ):
         seconds = 0.0
     changes = {
         "training.seed": values.seed,
@@ -155,12 +146,8 @@ def _with_shorthands(config: Config, values: flags.FlagValues) -> Config:
     return override(config, {key: value for key, value in changes.items() if value is not None})
 
 
-def _names_steps(values: flags.FlagValues) -> bool:
-    return values.max_steps is not None or bool(values["training.steps"].present)
-
-
-def _names_seconds(values: flags.FlagValues) -> bool:
-    return values.max_seconds is not None or bool(values["training.max_seconds"].present)
+def _names(values: flags.FlagValues, shorthand: str, key: str) -> bool:
+    return values[shorthand].value is not None or bool(values[key].present)
 
 
 def _seconds_that_choose(values: flags.FlagValues) -> float:
@@ -175,7 +162,6 @@ def _seconds_that_choose(values: flags.FlagValues) -> float:
 
 
 def _join_cluster() -> None:
-
     try:
         if "JAX_COORDINATOR_ADDRESS" in os.environ:
             jax.distributed.initialize(
@@ -191,41 +177,32 @@ def _join_cluster() -> None:
 
 
 def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> None:
-    rays, devices = config.training.rays_per_batch, jax.device_count()
-    if rays % devices:
-        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
-    checkpoints, leader = Checkpoints(out), jax.process_index() == 0
-    restored = checkpoints.restore(config, state_like(config)) if values.resume else None
-    if not values.resume:
-        folder.check_free(out, overwrite=values.overwrite, remedy=_REMEDY)
-    scene = load_for(config, data, ("train",), values.allow_outside_paths)
-    if values.resume:
-        folder.check_same_scene(out, read_scene(out), scene)
-    else:
-        config = adapt_to_scene(config, scene, common.chosen(values))
-    if leader:
-        _prepare_folder(out, config, scene, values)
-    number_of_process_0(0.0)  # the others wait for the folder
     _compile_seconds()
-    state = first_state(config, scene) if restored is None else restored
+    leader = jax.process_index() == 0
+    session = prepare(
+        config,
+        lambda: load_for(config, data, ("train",), values.allow_outside_paths),
+        out,
+        chosen=common.chosen(values),
+        names_steps=_names(values, "max_steps", "training.steps"),
+        names_seconds=_names(values, "max_seconds", "training.max_seconds"),
+        resume=values.resume,
+        overwrite=values.overwrite,
+        prefix="--",
+    )
+    config, state = session.config, session.state
     if leader:
-        print(describe_run(scene, config, state), flush=True)
+        print(describe_run(session.scene, config, state), flush=True)
         if seconds := _seconds_that_choose(values):
             print(describe_seconds(seconds), flush=True)
-    if restored is not None and _names_steps(values):
-        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
-    if leader and values.resume:
-        print(f"resuming {out} at step {int(state.step)} of {int(state.total_steps)}", flush=True)
-
-    with _stop_on_signals() as stopped:
-        # A run that was killed before its first checkpoint still has its budget.
-        begins = restored is None
-        budget = config.training.max_seconds if begins or _names_seconds(values) else 0.0
-        plan = begins and budget > 0.0
-        with watching.viewed(out, config, scene, values) as view:
-            state = _loop(
-                state, scene, out, checkpoints, config, (budget, plan), values, stopped, view
-            )
+        if values.resume:
+            step, total = int(state.step), int(state.total_steps)
+            print(f"resuming {out} at step {step} of {total}", flush=True)
+    with (
+        _stop_on_signals() as stopped,
+        watching.viewed(out, config, session.scene, values) as view,
+    ):
+        state = _follow(session, out, values.checkpoint_seconds, stopped, view)
     if stopped:
         if leader:
             print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
@@ -233,14 +210,6 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
         _finish(run_of(out, config, read_scene(out), state), values)
-
-
-def _prepare_folder(out: Path, config: Config, scene: Scene, values: flags.FlagValues) -> None:
-    if values.resume:
-        with disk_errors(out):
-            folder.save_config(out, config)
-    else:
-        folder.create_folder(out, config, scene, overwrite=values.overwrite)
 
 
 @contextlib.contextmanager
@@ -264,72 +233,68 @@ def _stop_on_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _loop(
-    state: Any,
-    scene: Scene,
-    out: Path,
-    checkpoints: Checkpoints,
-    config: Config,
-    time_budget: tuple[float, bool],
-    values: flags.FlagValues,
-    stopped: list[int],
-    view: Any,
-) -> Any:
-    """Train; log, show and checkpoint what `train` reports; return the last state."""
-    leader, (budget, plan) = jax.process_index() == 0, time_budget
+def _follow(
+    session: Session, out: Path, checkpoint_seconds: float, stopped: list[int], view: Any
+) -> TrainState:
+    """Train; log, print and show how it goes."""
+    step = int(session.state.step)
 
     def left() -> float:
         if stopped:
             return 0.0
         watched = view.training.seconds if view else 0.0
-        return budget + watched - common.seconds_since_process_start() if budget else float("inf")
+        ends = session.budget + watched if session.budget else float("inf")
+        return ends - common.seconds_since_process_start()
 
     def between(state: Any, number: int) -> float:
         return view.training.between(state, number, lambda: bool(stopped))
 
-    before = _seconds_trained(read_metrics(out), int(state.step))
-    log = MetricsLog(out, int(state.step)) if leader else None
-    if log and not log.with_events:
-        print("no TensorBoard events, which need the package tensorboardX")
-    line, begun, saved_at = common.LiveLine(), time.perf_counter(), time.perf_counter()
-    compiling = _compile_seconds()
-    trainer, progress = trainer_of(config, scene), None
-    try:
-        for progress in train(
-            state, trainer, seconds_left=left, plan=plan, between=between if view else None
-        ):
-            state, now = progress.state, time.perf_counter()
-            done = progress.step == progress.total_steps
-            if log:
-                quality = psnr_of_error(progress.metrics["mse"])
-                measured = {
-                    **progress.metrics,
-                    "psnr": quality,
-                    "rays_per_second": progress.rays_per_second,
-                    "seconds": before + now - begun,
-                    "seconds_since_process_start": common.seconds_since_process_start(),
-                    "compile_seconds": compiling[0],
-                }
-                log.write(progress.step, measured)
-                if view:
-                    view.panel.tell(progress.step, progress.total_steps, progress.metrics)
-                if plan and progress.fixed:
-                    plan = False
-                    if coarser := how_fine(config, progress.total_steps):
-                        line.show(coarser, last=True)
-                line.show(status(progress, quality, config, left()), last=done)
-            # No checkpoint before the steps are fixed: a resumed run would not know how many.
-            if done or (
-                progress.fixed and number_of_process_0(now - saved_at) >= values.checkpoint_seconds
-            ):
-                checkpoints.save(trainer.to_host(state))
-                saved_at = time.perf_counter()
-    finally:
-        if log:
-            log.close()
-    if progress is None and leader:
-        print(f"nothing left to train: step {int(state.step)} of {int(state.total_steps)}")
+    is_first = jax.process_index() == 0
+    with contextlib.closing(MetricsLog(out, step)) if is_first else contextlib.nullcontext() as log:
+        state = follow(
+            session,
+            seconds_left=left,
+            checkpoint_seconds=checkpoint_seconds,
+            report=_teller(session, out, log, left, view) if log else None,
+            between=between if view else None,
+        )
+    if is_first and int(state.step) == step:
+        print(f"nothing left to train: step {step} of {int(state.total_steps)}")
     return state
+
+
+def _teller(
+    session: Session, out: Path, log: MetricsLog, left: Callable[[], float], view: Any
+) -> Callable[[Progress], None]:
+    """What tells how training goes: in metrics.jsonl, on the live line, to those who look."""
+    plans, line = session.plans, common.LiveLine()
+    rows = read_metrics(out)  # of before, since the log has dropped what came after
+    begun = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
+    if not log.with_events:
+        print("no TensorBoard events, which need the package tensorboardX")
+
+    def tell(progress: Progress) -> None:
+        nonlocal plans
+        quality = psnr_of_error(progress.metrics["mse"])
+        measured = {
+            **progress.metrics,
+            "psnr": quality,
+            "rays_per_second": progress.rays_per_second,
+            "seconds": time.perf_counter() - begun,
+            "seconds_since_process_start": common.seconds_since_process_start(),
+            "compile_seconds": _compile_seconds()[0],
+        }
+        log.write(progress.step, measured)
+        if view:
+            view.panel.tell(progress.step, progress.total_steps, progress.metrics)
+        if plans and progress.fixed:
+            plans = False
+            if coarser := how_fine(session.config, progress.total_steps):
+                line.show(coarser, last=True)
+        said = status(progress, quality, session.config, left())
+        line.show(said, last=progress.step == progress.total_steps)
+
+    return tell
 
 
 @functools.cache
@@ -343,11 +308,6 @@ def _compile_seconds() -> list[float]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return total
-
-
-def _seconds_trained(rows: list[dict[str, Any]], step: int) -> float:
-    earlier = [row.get("seconds", 0.0) for row in rows if row["step"] <= step]
-    return earlier[-1] if earlier else 0.0
 
 
 def _finish(run, values: flags.FlagValues) -> None:
@@ -383,10 +343,5 @@ def _finish(run, values: flags.FlagValues) -> None:
         f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
         f"  jaxnerf render {out} --path orbit --panels rgb,depth,normals --out {out}/panels.mp4\n"
         f"  jaxnerf eval {out}\n"
-        f"  jaxnerf train --out {out} --resume --max_steps {_more_steps(out)}"
+        f"  jaxnerf train --out {out} --resume --max_steps {2 * run.step}"
     )
-
-
-def _more_steps(out: Path) -> int:
-    rows = read_metrics(out)
-    return 2 * int(rows[-1]["step"]) if rows else 1000

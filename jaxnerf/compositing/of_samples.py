@@ -19,6 +19,17 @@ Compositing = Literal["volume", "surface", "maximum", "mean", "attenuation"]
 TO_THE_END = ("maximum", "mean", "attenuation")
 
 
+def check_compositing(compositing: str) -> None:
+    """Refuse a way of compositing that there is not.
+
+    Raises:
+      ValueError: it is none of `Compositing`.
+    """
+    if compositing not in get_args(Compositing):
+        known = ", ".join(map(repr, get_args(Compositing)))
+        raise ValueError(f"compositing: must be one of {known}, got {compositing!r}")
+
+
 def optical_depths_of(
     samples: Samples, density: Float[Array, "*answers"]
 ) -> Float[Array, "*layout"]:
@@ -57,18 +68,16 @@ def weights_of(
     Raises:
       ValueError: there is no such compositing.
     """
-    if compositing not in get_args(Compositing):
-        known = ", ".join(map(repr, get_args(Compositing)))
-        raise ValueError(f"compositing: must be one of {known}, got {compositing!r}")
+    check_compositing(compositing)
     packing = samples.packing
     axis = -1 if packing is None else 0
     if compositing == "maximum":
         return densest(
             density if packing is None else packing.by_slot(density, samples.t.shape[0]), axis
         )
-    depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
+    depth = optical_depths_of(samples, density)
     if compositing == "mean":
-        return mixed(depth, axis)
+        return mixed(jnp.minimum(depth, LONGEST), axis)
     if compositing == "surface":
         return first_opaque(depth, axis)
     return emission_absorption(depth) if packing is None else march_weights(depth)

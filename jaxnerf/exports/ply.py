@@ -12,10 +12,7 @@ _LEAST_PRECISION = 1e-5
 
 
 def write_ply(
-    path: Path,
-    vertices: np.ndarray,
-    faces: Int[np.ndarray, "F 3"] | None = None,
-    comments: tuple[str, ...] = (),
+    path: Path, vertices: np.ndarray, faces: Int[np.ndarray, "F 3"] | None = None
 ) -> None:
     """Write a PLY file.
 
@@ -24,7 +21,6 @@ def write_ply(
       vertices: a structured array [N] of the types f4, f8, u1 and i4, by whose fields the properties
         are named.
       faces: indices of vertices.
-      comments: lines of the header.
 
     Raises:
       OSError: it cannot be written.
@@ -34,7 +30,7 @@ def write_ply(
     properties = [
         f"property {_TYPES[kind.str[1:]]} {name}" for kind, name in zip(kinds, names, strict=True)
     ]
-    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {line}" for line in comments)]
+    lines = ["ply", "format binary_little_endian 1.0"]
     lines += [f"element vertex {len(vertices)}", *properties]
     if faces is not None:
         lines += [f"element face {len(faces)}", "property list uchar int vertex_indices"]

@@ -15,7 +15,7 @@ LEAST, MOST = 64, 8192
 _PADDING = 4
 # Texels that are looked at at once.
 _AT_ONCE = 1 << 20
-# Outside of a triangle by this share of it, a texel still lies on the edge that two triangles share.
+# Outside of a triangle by this much of it, a texel still lies on the edge that two triangles have.
 _EDGE = 1e-5
 
 # Points [N, 3] and their unit normals -> RGB in [0, 1].
@@ -76,15 +76,15 @@ def textured(
     corners, uv, unfolded = unwrapped(vertices, faces, size)
     image, covered = np.zeros((size * size, 3), np.uint8), np.zeros(size * size, bool)
     parts = itertools.chain(texels_of(uv, unfolded, size), _corner_texels(uv, unfolded, size))
-    for texel, face, share in parts:
+    for texel, face, weights in parts:
         bare = ~covered[texel]
-        texel, corner, share = texel[bare], corners[unfolded[face[bare]]], share[bare]
+        texel, corner, weights = texel[bare], corners[unfolded[face[bare]]], weights[bare]
         if progress and len(face):
             progress(int(face.max()) + 1, len(faces))
         if not len(texel):
             continue
-        points = np.einsum("nk,nkx->nx", share, vertices[corner])
-        across = np.einsum("nk,nkx->nx", share, normals[corner])
+        points = np.einsum("nk,nkx->nx", weights, vertices[corner])
+        across = np.einsum("nk,nkx->nx", weights, normals[corner])
         across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-9)
         image[texel] = np.rint(np.clip(paint(points, across), 0.0, 1.0) * 255.0)
         covered[texel] = True
@@ -140,8 +140,8 @@ def texels_of(
       size: texels along a side.
 
     Yields:
-      Some at a time: numbers of texels, row by row from the top; the face of each; and the
-      share of each of its corners. A texel on an edge comes with both faces.
+      Some at a time: numbers of texels, row by row from the top; the face of each; and its
+      barycentric coordinates there. A texel on an edge comes with both faces.
     """
     place = _places(uv, size)[faces]
     first = np.maximum(np.ceil(place.min(axis=1) - 0.5), 0.0).astype(np.int64)
@@ -155,12 +155,12 @@ def texels_of(
         number -= ends[face] - counts[face]
         x = first[face, 0] + number % wide[face]
         y = first[face, 1] + number // wide[face]
-        share = _shares(place[face], np.stack([x, y], axis=-1) + 0.5)
-        inside = share.min(axis=-1) >= -_EDGE
-        yield (y * size + x)[inside], face[inside], share[inside].astype(np.float32)
+        weights = _barycentric(place[face], np.stack([x, y], axis=-1) + 0.5)
+        inside = weights.min(axis=-1) >= -_EDGE
+        yield (y * size + x)[inside], face[inside], weights[inside].astype(np.float32)
 
 
-def _shares(triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _barycentric(triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Barycentric coordinates of places; of triangles without an area, all are outside."""
     a, b, c = triangles.astype(np.float64).transpose(1, 0, 2)
 
@@ -182,9 +182,9 @@ def _corner_texels(
     texel = (index[:, 1] * size + index[:, 0])[faces]
     face = np.arange(len(faces))
     for corner in range(3):
-        share = np.zeros((len(faces), 3), np.float32)
-        share[:, corner] = 1.0
-        yield texel[:, corner], face, share
+        weights = np.zeros((len(faces), 3), np.float32)
+        weights[:, corner] = 1.0
+        yield texel[:, corner], face, weights
 
 
 def _places(uv: np.ndarray, size: int) -> np.ndarray:

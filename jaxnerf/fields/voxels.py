@@ -21,18 +21,22 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.fields import in_precision
+from jaxnerf.fields.bricks import (
+    BRICK,
+    ROWS,
+    ROWS_AT_ONCE,
+    brick_index,
+    corner_rows,
+    padded_rows,
+    parts_of_lattice,
+)
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 from jaxnerf.sampling.occupancy import dilate
 
-BRICK = 4
-_BITS = 2
-_ROWS = BRICK**3
 # The logit of the density in bricks that do not exist: none.
 _NOTHING = -15.0
 # As low as a logit decays: from there a gradient can still be felt.
 _LEAST_LOGIT = -12.0
-# Tables are padded to a multiple of this, so that programs compiled for one often serve another.
-_PADDING = 1 << 14
 
 
 @no_type_check
@@ -141,7 +145,7 @@ class VoxelField:
         """
         if isinstance(self.bricks, Tracer):
             raise TypeError("VoxelField.init: needs the lattice's numbers; do not trace the field")
-        return VoxelParams(*_initial(self.settings, _padded(int(np.max(self.bricks))), key))
+        return VoxelParams(*_initial(self.settings, padded_rows(int(np.max(self.bricks))), key))
 
     def density(
         self, params: VoxelParams, positions: Float[Array, "*batch 3"]
@@ -190,20 +194,21 @@ class VoxelField:
           cells, origin, cell, spacing: of the new lattice, as in `on_lattice`.
         """
         after = VoxelField.on_lattice(cells, origin, cell, spacing, self.settings)
-        points = lattice_points(np.asarray(after.bricks))
-        rows, scale = _padded(int(np.max(after.bricks))), np.float32(spacing)
-        before = float(self.spacing)
-        world = points * scale + np.asarray(origin, np.float32)
-        lattice = np.zeros((rows, 3), np.float32)
-        lattice[: len(points)] = (world - np.asarray(self.origin)) / np.float32(before)
-        # A part after the other: the rows around all new points at once would be a run's most memory.
+        before, own = float(self.spacing), np.asarray(self.origin)
         here = jnp.asarray(self.bricks), jnp.asarray(params.table)
-        parts = np.split(lattice, max(rows // _PADDING, 1))
-        values = np.concatenate([np.asarray(_resample(*here, part)) for part in parts])
+        rows = padded_rows(int(np.max(after.bricks)))
+        values = np.zeros((rows, params.table.shape[-1]), np.float32)
+        lattice = np.zeros((min(rows, ROWS_AT_ONCE), 3), np.float32)
+        # A part after the other: the rows around all new points at once would be a run's most memory.
+        for start, points in parts_of_lattice(np.asarray(after.bricks)):
+            world = points * np.float32(spacing) + np.asarray(origin, np.float32)
+            lattice[: len(points)] = (world - own) / np.float32(before)
+            found = np.asarray(_resample(*here, lattice))
+            values[start : start + len(points)] = found[: len(points)]
         # The same density is another logit where the voxel is another.
         opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (spacing / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
-        values[:_ROWS], values[:_ROWS, 0] = 0.0, _NOTHING
+        values[:ROWS], values[:ROWS, 0] = 0.0, _NOTHING
         return after, dataclasses.replace(params, table=jnp.asarray(values))
 
     def prune(
@@ -225,12 +230,13 @@ class VoxelField:
         reached = cells
         for _ in range(int(np.ceil(spacing / cell - 1e-4))):
             reached = dilate(reached)
-        world = lattice_points(np.asarray(self.bricks)) * np.float32(spacing)
-        world += np.asarray(self.origin) - np.asarray(origin, np.float32)
-        index = np.floor(world / np.float32(cell)).astype(np.int32)
-        x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
         table = np.array(params.table)
-        table[: len(world)][~reached[x, y, z], 0] = _NOTHING
+        for start, points in parts_of_lattice(np.asarray(self.bricks)):
+            world = points * np.float32(spacing)
+            world += np.asarray(self.origin) - np.asarray(origin, np.float32)
+            index = np.floor(world / np.float32(cell)).astype(np.int32)
+            x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
+            table[start : start + len(points)][~reached[x, y, z], 0] = _NOTHING
         return dataclasses.replace(params, table=jnp.asarray(table))
 
 
@@ -248,7 +254,7 @@ def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> Vo
       by: how far, from 0 to 1.
     """
     bricks, table = jnp.asarray(field.bricks), params.table
-    count, sides = table.shape[0] // _ROWS, bricks.shape
+    count, sides = table.shape[0] // ROWS, bricks.shape
     # Where each brick is, and whether it is anywhere.
     place = jnp.full(count, -1, jnp.int32)
     place = place.at[bricks.reshape(-1)].set(jnp.arange(bricks.size, dtype=jnp.int32))
@@ -291,56 +297,6 @@ def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
     return dataclasses.replace(params, table=table)
 
 
-def number_of_points(cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
-    """How many lattice points a field on these cells keeps.
-
-    Args:
-      cells: which of a cube's cells may hold something.
-      voxels_a_cell: the side of a cell in voxels.
-    """
-    return _ROWS * brick_index(cells, voxels_a_cell)[1]
-
-
-def brick_index(
-    cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float
-) -> tuple[Int[np.ndarray, "X Y Z"], int]:
-    """Number the bricks that the corners of cells need.
-
-    Args:
-      cells: which cells are occupied.
-      voxels_a_cell: the side of a cell in voxels.
-
-    Returns:
-      For every position of a brick its number, from 1, or 0; and how many there are.
-    """
-    parts = max(math.ceil(voxels_a_cell / BRICK), 1)  # or bricks inside of a cell are missed
-    cells = cells.repeat(parts, 0).repeat(parts, 1).repeat(parts, 2)
-    voxels_a_cell /= parts
-    # One more lattice point than voxels, and one that a position on the last wall asks for.
-    side = (int(np.ceil(cells.shape[0] * voxels_a_cell)) + 2 + BRICK - 1) // BRICK + 1
-    needed = np.zeros((side,) * 3, bool)
-    occupied = np.argwhere(cells)
-    first = np.floor(occupied * voxels_a_cell).astype(int) // BRICK
-    last = (np.floor((occupied + 1) * voxels_a_cell - 1e-6).astype(int) + 1) // BRICK
-    for corner in np.ndindex(2, 2, 2):
-        chosen = np.where(corner, last, first)
-        needed[chosen[:, 0], chosen[:, 1], chosen[:, 2]] = True
-    numbers = np.zeros(needed.shape, np.int32)
-    count = int(needed.sum())
-    numbers[needed] = 1 + np.arange(count, dtype=np.int32)
-    return numbers, count
-
-
-def lattice_points(bricks: Int[np.ndarray, "X Y Z"]) -> np.ndarray:
-    """The lattice coordinates of every row of the table; those of the first 64 mean nothing."""
-    digits = np.arange(BRICK, dtype=np.float32)
-    inside = np.stack(np.meshgrid(digits, digits, digits, indexing="ij"), -1).reshape(-1, 3)
-    places = np.argwhere(bricks > 0).astype(np.float32)
-    points = np.zeros((1 + len(places), _ROWS, 3), np.float32)
-    np.add(places[:, None] * BRICK, inside[None], out=points[1:])
-    return points.reshape(-1, 3)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Array, Any]:
     """A table and a network before training: He et al., "Delving Deep into Rectifiers", ICCV 2015."""
@@ -352,7 +308,7 @@ def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Arr
     drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
     features, *kernels = (part.reshape(shape) for part, shape in zip(drawn, shapes, strict=True))
     logit = np.log(np.expm1(settings.initial_opacity))
-    density = jnp.where(jnp.arange(rows) < _ROWS, _NOTHING, logit).astype(jnp.float32)
+    density = jnp.where(jnp.arange(rows) < ROWS, _NOTHING, logit).astype(jnp.float32)
     network = [
         {"kernel": kernel * (math.sqrt(2.0 / m) * (0.1 if n == 3 else 1.0)), "bias": jnp.zeros(n)}
         for kernel, (m, n) in zip(kernels, shapes[1:], strict=True)
@@ -360,39 +316,12 @@ def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Arr
     return jnp.concatenate([density[:, None], 0.1 * features], axis=1), network
 
 
-def _padded(bricks: int) -> int:
-    rows = _ROWS * (1 + bricks)
-    return -(-rows // _PADDING) * _PADDING if rows > _PADDING else rows
-
-
 def _values(bricks: Array, table: Array, lattice: Array) -> Array:
     _, weights = trilinear_corners(lattice)
-    return weighted_rows(table, _corner_rows(bricks, lattice), weights)
+    return weighted_rows(table, corner_rows(bricks, lattice), weights)
 
 
 _resample = jax.jit(_values)
-
-
-def _corner_rows(bricks: Array, lattice: Array) -> Array:
-    """The rows [8, N] of the lattice points around positions; those of nothing outside.
-
-    As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
-    and do it again for each of a row's numbers: 1.1 ms instead of 4.9 for 32,768 positions.
-    """
-    lower = jnp.floor(lattice).astype(jnp.int32)
-
-    def rows(_, digits):
-        number, local, inside = jnp.int32(0), jnp.int32(0), True
-        for axis, size in enumerate(bricks.shape):
-            corner = lower[:, axis] + digits[axis]
-            inside &= (corner >= 0) & (corner < size * BRICK)
-            corner = jnp.clip(corner, 0, size * BRICK - 1)
-            number = number * size + (corner >> _BITS)
-            local = (local << _BITS) + (corner & (BRICK - 1))
-        return None, jnp.where(inside, bricks.reshape(-1)[number], 0) * _ROWS + local
-
-    digits = jnp.asarray(list(np.ndindex(2, 2, 2)), jnp.int32)
-    return jax.lax.scan(rows, None, digits)[1]
 
 
 def _dense(layer: Any, inputs: Array) -> Array:

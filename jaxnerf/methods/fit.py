@@ -1,9 +1,12 @@
-"""Trained by one call: a field of one's own, or a method by its preset, with a run's folder."""
+"""A run of training: begun or resumed in its folder, and followed to its end.
+
+`jaxnerf.fit` and the command `jaxnerf train` both are `prepare` and `follow`, and differ in what they say
+meanwhile.
+"""
 
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,13 @@ import jax
 import numpy as np
 import optax
 
-from jaxnerf.config import Config, ConfigError
+from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.fields import Field
 from jaxnerf.methods import first_state, occupied, state_like, trainer_of
 from jaxnerf.presets import preset, with_settings
+from jaxnerf.runs import folder
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
-from jaxnerf.runs.folder import check_same_scene, create_folder, refuse_changes, save_config
 from jaxnerf.runs.run import Run, run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
@@ -26,6 +29,7 @@ from jaxnerf.spaces import READING, adapt_to_scene, as_read, load_for, with_boun
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
+from jaxnerf.training.sharding import number_of_process_0
 from jaxnerf.training.state import TrainState, with_optimizer
 from jaxnerf.training.trainer import Trainer
 
@@ -93,88 +97,176 @@ def fit(
     config = _configuration(field, named, steps, seconds)
     own = config.method == "own"
     _check(field, config, out, resume=resume, brings=not own and (loss or optimizer))
-    scene, config = _read(scene, config, named)
-    config = adapt_to_scene(config, scene, named)
-    if own:
-        method = _of_own_field(field, config, scene, loss, optimizer)
-    else:
-        method = _Method(
-            trainer_of(config, scene),
-            functools.partial(first_state, config, scene),
-            functools.partial(state_like, config),
-        )
-    folder, restored = Path(out or ""), None
-    checkpoints = Checkpoints(folder) if out is not None else None
-    if checkpoints and resume and (folder / "config.json").exists():
-        refuse_changes(folder, config, "resume")
-        check_same_scene(folder, read_scene(folder), scene)
-        save_config(folder, config)
-        restored = checkpoints.restore(config, method.state_like())
-    elif checkpoints:
-        create_folder(folder, config, scene, overwrite=overwrite)
-    state = restored or method.first_state()
-    if restored is None or steps is not None:
-        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
-    budget = config.training.max_seconds
-    if restored is not None and seconds is None:
-        budget = 0.0  # as many steps as were planned before
-    reports = train(
-        state,
-        method.trainer,
-        seconds_left=lambda: begun + budget - time.perf_counter() if budget else float("inf"),
-        plan=restored is None and budget > 0.0,
+    if isinstance(scene, Scene):
+        scene, config = _as_loaded(scene, config, named)
+    session = prepare(
+        config,
+        lambda: scene if isinstance(scene, Scene) else load_for(config, scene, ("train",)),
+        None if out is None else Path(out),
+        _of_own_field(field, loss, optimizer) if own else Method(),
+        chosen=named,
+        names_steps=steps is not None,
+        names_seconds=seconds is not None,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    ends = begun + session.budget if session.budget else float("inf")
+    state = follow(
+        session,
+        seconds_left=lambda: ends - time.perf_counter(),
+        checkpoint_seconds=checkpoint_seconds,
+        report=report,
         report_every=report_every,
     )
-    state = _last_state(reports, state, method.trainer, checkpoints, checkpoint_seconds, report)
-    return run_of(folder, config, scene, state)
-
-
-def _last_state(
-    reports: Iterator[Progress],
-    state: TrainState,
-    trainer: Trainer,
-    checkpoints: Checkpoints | None,
-    checkpoint_seconds: float,
-    report: Callable[[Progress], bool | None] | None,
-) -> TrainState:
-    """Follow training to its end, with checkpoints; the state is on the host."""
-    saved = time.perf_counter()
-    for progress in reports:
-        state = progress.state
-        stopped = bool(report(progress)) if report else False
-        done = stopped or progress.step == progress.total_steps
-        # No checkpoint before the steps are fixed: a resumed run would not know how many.
-        is_due = progress.fixed and time.perf_counter() - saved >= checkpoint_seconds
-        if checkpoints and (done or is_due):
-            checkpoints.save(trainer.to_host(state))
-            saved = time.perf_counter()
-        if done:
-            break
-    return trainer.to_host(state)
+    return run_of(Path(out or ""), session.config, session.scene, state)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Method:
-    """What `fit` trains."""
+class Method:
+    """What is trained: by default what a configuration names (`jaxnerf.methods`)."""
 
+    trainer: Callable[[Config, Scene], Trainer] = trainer_of
+    first_state: Callable[[Config, Scene], TrainState] = first_state
+    state_like: Callable[[Config], TrainState] = state_like
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Training that is ready to begin or to go on.
+
+    Attributes:
+      config: adapted to the scene, as the run's folder has it.
+      scene: with photographs.
+      trainer: takes the steps.
+      state: before the first step, or restored.
+      checkpoints: of the run's folder; None keeps nothing.
+      budget: seconds that training may take; 0 for no limit.
+      plans: whether the total of steps is still to be fixed, by what fits into the budget.
+    """
+
+    config: Config
+    scene: Scene
     trainer: Trainer
-    first_state: Callable[[], TrainState]
-    state_like: Callable[[], TrainState]
+    state: TrainState
+    checkpoints: Checkpoints | None
+    budget: float
+    plans: bool
+
+
+def prepare(
+    config: Config,
+    read: Callable[[], Scene],
+    out: Path | None,
+    method: Method = Method(),
+    *,
+    chosen: Collection[str],
+    names_steps: bool,
+    names_seconds: bool,
+    resume: bool,
+    overwrite: bool,
+    prefix: str = "",
+) -> Session:
+    """Begin a run, or resume it, on all processes at once; nothing is written before all is read.
+
+    Args:
+      config: what to train.
+      read: gives the scene with its photographs.
+      out, resume, overwrite: see `jaxnerf.fit`.
+      method: that of the configuration, or of an own field.
+      chosen: keys of the configuration that the user chose; see `jaxnerf.spaces.adapt_to_scene`.
+      names_steps, names_seconds: whether the user says how long to train; else a resumed run takes the
+        steps that were fixed before.
+      prefix: how names of arguments begin in messages: "--" of flags.
+
+    Raises:
+      SceneError, RunError, ConfigError: in one line what is wrong.
+    """
+    rays, devices = config.training.rays_per_batch, jax.device_count()
+    if rays % devices:
+        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")
+    checkpoints, restored = Checkpoints(out) if out else None, None
+    resumes = out and resume and (out / "config.json").exists()
+    if checkpoints and resumes:
+        config = _as_before(config, checkpoints.folder, chosen, names_steps)
+        folder.refuse_changes(checkpoints.folder, config, f"{prefix}resume")
+        restored = checkpoints.restore(config, method.state_like(config))
+    elif out:
+        folder.check_free(out, overwrite=overwrite, prefix=prefix)
+    scene = read()
+    if out and resumes:
+        folder.check_same_scene(out, read_scene(out), scene)
+    else:
+        config = adapt_to_scene(config, scene, chosen)
+    trainer = method.trainer(config, scene)
+    if out and jax.process_index() == 0:
+        if resumes:
+            folder.save_config(out, config)
+        else:
+            folder.create_folder(out, config, scene, overwrite=overwrite)
+    number_of_process_0(0.0)  # the others wait for the folder
+    state = method.first_state(config, scene) if restored is None else restored
+    if names_steps:
+        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
+    # A run that was killed before its first checkpoint still has its budget.
+    budget = config.training.max_seconds if restored is None or names_seconds else 0.0
+    plans = restored is None and budget > 0.0
+    return Session(config, scene, trainer, state, checkpoints, budget, plans)
+
+
+def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: bool) -> Config:
+    """A configuration to go on with, in which the run's folder says what nobody chose."""
+    saved = folder.read_config(out).training
+    kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.steps}
+    if config.training.background == "auto":
+        kept["training.background"] = saved.background
+    return adapt_to_scene(override(config, kept), read_scene(out), chosen)
+
+
+def follow(
+    session: Session,
+    *,
+    seconds_left: Callable[[], float],
+    checkpoint_seconds: float,
+    report: Callable[[Progress], bool | None] | None,
+    **hooks: Any,
+) -> TrainState:
+    """Train to the end, with checkpoints; returns the last state, as the devices have it.
+
+    Args:
+      session: what to train.
+      seconds_left: see `jaxnerf.training.loop.train`.
+      checkpoint_seconds, report: see `jaxnerf.fit`; only a single process may be stopped by a report.
+      hooks: `report_every` and `between`, see `jaxnerf.training.loop.train`.
+
+    Raises:
+      FitError: training has diverged.
+      RunError: a checkpoint cannot be written.
+    """
+    state, trainer, saved_at = session.state, session.trainer, time.perf_counter()
+    reports = train(state, trainer, seconds_left=seconds_left, plan=session.plans, **hooks)
+    for progress in reports:
+        state = progress.state
+        stops = bool(report(progress)) if report else False
+        done = stops or progress.step == progress.total_steps
+        # No checkpoint before the steps are fixed: a resumed run would not know how many.
+        spent = number_of_process_0(time.perf_counter() - saved_at)
+        if session.checkpoints and (done or (progress.fixed and spent >= checkpoint_seconds)):
+            session.checkpoints.save(trainer.to_host(state))
+            saved_at = time.perf_counter()
+        if done:
+            break
+    return state
 
 
 def _of_own_field(
-    field: Any,
-    config: Config,
-    scene: Scene,
-    loss: Loss | None,
-    optimizer: optax.GradientTransformation | None,
-) -> _Method:
-    chosen = optimizer or field_optimizer()
+    field: Any, loss: Loss | None, optimizer: optax.GradientTransformation | None
+) -> Method:
+    chosen, by_rows = optimizer or field_optimizer(), optimizer is None
     loss = loss or PhotometricLoss(opacity=_OPACITY_LOSS)
-    return _Method(
-        occupied.trainer(config, scene, loss, chosen, by_rows=optimizer is None),
-        functools.partial(occupied.first_state, config, scene, field, chosen),
-        lambda: with_optimizer(structure_of(config, field), chosen),
+    return Method(
+        lambda config, scene: occupied.trainer(config, scene, loss, chosen, by_rows=by_rows),
+        lambda config, scene: occupied.first_state(config, scene, field, chosen),
+        lambda config: with_optimizer(structure_of(config, field), chosen),
     )
 
 
@@ -201,12 +293,8 @@ def _configuration(
     return with_settings(given, length | named)
 
 
-def _read(
-    scene: Scene | str | Path | None, config: Config, named: dict[str, Any]
-) -> tuple[Scene, Config]:
-    """The scene with its photographs, and the configuration that says how it was read."""
-    if not isinstance(scene, Scene):
-        return load_for(config, scene, ("train",)), config
+def _as_loaded(scene: Scene, config: Config, named: dict[str, Any]) -> tuple[Scene, Config]:
+    """A scene that is loaded already, and the configuration that says how it was read."""
     for key in (f"scene.{name}" for name in READING):
         if key in named:
             raise ConfigError(f"fit: {key} has no effect on a scene that is loaded already")
@@ -251,6 +339,3 @@ def _check(field: Any, config: Config, out: Any, *, resume: bool, brings: Any) -
         )
     if resume and out is None:
         raise RunError("fit: resume needs the run's folder, out")
-    rays, devices = config.training.rays_per_batch, jax.device_count()
-    if rays % devices:
-        raise ConfigError(f"training.rays_per_batch: {devices} devices do not divide {rays} rays")

@@ -21,7 +21,7 @@ def trainer(config: Config, scene: Scene) -> Trainer:
     rate = config.hash_grid.optimizer.learning_rate
     return occupied.trainer(
         config, scene, loss, optimizer(config), by_rows=True,
-        remedy=f"Lower hash_grid.optimizer.learning_rate (now {rate})",
+        divergence_hint=f"Lower hash_grid.optimizer.learning_rate (now {rate})",
     )  # fmt: skip
 
 

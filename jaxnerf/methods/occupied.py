@@ -11,7 +11,7 @@ from jaxnerf.fields import Field, as_pytree
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.scenes import Scene
 from jaxnerf.sections import HashGridConfig, OwnConfig
-from jaxnerf.spaces import bounds_of, space_of
+from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import TrainState, begin
 from jaxnerf.training.keep_occupancy import KeepOccupancy, full_occupancy
 from jaxnerf.training.losses import Loss
@@ -26,14 +26,14 @@ def trainer(
     optimizer: optax.GradientTransformation,
     *,
     by_rows: bool,
-    remedy: str = "Lower the learning rate",
+    divergence_hint: str = "Lower the learning rate",
 ) -> Trainer:
     """What takes the steps of a field with an occupancy.
 
     Args:
       config: adapted to the scene.
       scene: with photographs.
-      loss, optimizer, by_rows, remedy: see `jaxnerf.training.trainer.Trainer`.
+      loss, optimizer, by_rows, divergence_hint: see `jaxnerf.training.trainer.Trainer`.
     """
     split, (near, far) = scene.splits["train"], bounds_of(config, scene)
     return Trainer(
@@ -45,8 +45,9 @@ def trainer(
         near=near,
         far=far,
         rays_per_pass=config.training.rays_per_pass,
+        gradient_reach=gradient_reach_of(config, scene),
         by_rows=by_rows,
-        remedy=remedy,
+        divergence_hint=divergence_hint,
     )
 
 

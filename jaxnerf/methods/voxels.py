@@ -8,11 +8,11 @@ from jaxnerf.config import Config
 from jaxnerf.fields.voxels import smoothed
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
-from jaxnerf.spaces import bounds_of, space_of
+from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
-from jaxnerf.training.optimizers import exponential_to, voxel_optimizer
+from jaxnerf.training.optimizers import Schedule, exponential_to, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import Trainer
@@ -34,7 +34,10 @@ def trainer(config: Config, scene: Scene) -> Trainer:
         parts = broadcast_from_process_0((seen.camera, seen.pixel, seen.depth))
         sightings = Sightings(*parts) if len(parts[0]) else None
     unbounded = space_of(config, scene) is not None
-    return trainer_on(split, config, near, unbounded=unbounded, sightings=sightings)
+    reach = gradient_reach_of(config, scene)
+    return trainer_on(
+        split, config, near, unbounded=unbounded, sightings=sightings, gradient_reach=reach
+    )
 
 
 def trainer_on(
@@ -44,6 +47,7 @@ def trainer_on(
     *,
     unbounded: bool,
     sightings: Sightings | None = None,
+    gradient_reach: Schedule | None = None,
 ) -> Trainer:
     """What takes the steps on photographs.
 
@@ -53,6 +57,7 @@ def trainer_on(
       near: where rays begin.
       unbounded: whether the scene has no end, so that fog can hang before the cameras.
       sightings: points that the photographs show.
+      gradient_reach: see `jaxnerf.training.train_step`.
     """
     voxels = config.voxels
     rates = voxels.optimizer
@@ -91,9 +96,10 @@ def trainer_on(
         rays_per_pass=config.training.rays_per_pass,
         constrain=smooth if rates.smoothing else None,
         calibrate=calibrate,
+        gradient_reach=gradient_reach,
         learning_rate=decay,
         by_rows=True,
-        remedy=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
+        divergence_hint=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
         f"voxels.optimizer.feature_rate (now {rates.feature_rate})",
     )
 

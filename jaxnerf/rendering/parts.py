@@ -9,14 +9,18 @@ from jaxtyping import Array, Float
 
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
+from jaxnerf.compositing import Compositing
 from jaxnerf.compositing.of_samples import where_reached
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
-from jaxnerf.kernels.weights import mean_transmittance, sums_before
+from jaxnerf.kernels.weights import densest, first_opaque, mean_transmittance, sums_before
 from jaxnerf.rendering.shading import accumulated_colour
 from jaxnerf.sampling.composed import ComposedSamples
 from jaxnerf.sampling.fragments import Fragments, as_laid_out, fragments_of, slots_first
 from jaxnerf.sampling.samples import LONGEST, Samples
+
+# Something of each part in each of M fragments of R rays.
+Parts = tuple[Float[Array, "M R"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +29,19 @@ class Light:
 
     Attributes:
       colour: on black.
+      through: the share of light that passes, exp of minus the optical depth of all parts.
       opacity, depth, depth_median, normals: as `jaxnerf.Rendering` has them.
-      shares: the opacity of each part, whose sum is the ray's.
+      opacities: the opacity of each part, whose sum is the ray's.
       weights: of each part's samples.
     """
 
     colour: Float[Array, "*batch 3"]
+    through: Float[Array, "*batch"]
     opacity: Float[Array, "*batch"]
     depth: Float[Array, "*batch"]
     depth_median: Float[Array, "*batch"]
     normals: Float[Array, "*batch 3"] | None
-    shares: Float[Array, "*batch P"]
+    opacities: Float[Array, "*batch P"]
     weights: tuple[Array, ...]
 
 
@@ -44,17 +50,24 @@ def light_of_parts(
     params: Params,
     rays: Rays,
     samples: Samples | ComposedSamples,
+    compositing: Compositing = "volume",
     *,
     normals: bool = False,
 ) -> Light:
     """What rays see by samples of each part, or by samples that all parts share.
 
-    In each fragment of a ray (`jaxnerf.sampling.fragments`) let tau_i be the optical depth of part i,
-    tau their sum and T the light that reaches it. The weight of part i there is T (1 - exp(-tau)) tau_i /
-    tau: what the sum of the densities stops, divided as the densities are.
+    In each fragment of a ray (`jaxnerf.sampling.fragments`) let s_i be the density of part i and s their
+    sum, tau_i and tau optical depths, and T the light that reaches it. A fragment has the weight that
+    `jaxnerf.compositing.weights_of` gives a sample of the density s, part i the fraction s_i / s of it:
+
+    - "volume" and "attenuation": T (1 - exp(-tau)) tau_i / tau.
+    - "mean": (1 - exp(-A)) tau_i / A, where A is the optical depth of the whole ray.
+    - "maximum": s_i / s in the fragment where s is greatest, the first of equals.
+    - "surface": s_i / s in the first fragment where the samples of the parts, whole as they were before
+      they were cut, are opaque together.
 
     Args:
-      field, params, rays, normals: as for `jaxnerf.render_rays`.
+      field, params, rays, compositing, normals: as for `jaxnerf.render_rays`.
       samples: of the rays.
     """
     shared = isinstance(samples, Samples)
@@ -69,36 +82,43 @@ def light_of_parts(
     )
     fragments = _whole(parts[0]) if shared else fragments_of(parts)
     cut = depths if shared else fragments.depths(depths)
-    weights, total = _weights(cut), sum(cut[1:], start=cut[0])
-    half = jnp.log(2.0).astype(total.dtype)
+    if compositing == "maximum":
+        found = tuple(_by_slot(part, each[0]) for part, each in zip(parts, asked, strict=True))
+        weights = _of_densest(found if shared else fragments.of_slots(found))
+    elif compositing == "surface":
+        weights = _of_first_opaque(cut, depths if shared else fragments.of_slots(depths))
+    else:
+        weights = _of_depths(cut, compositing)
+    total = sum(cut[1:], start=cut[0])
+    through = jnp.exp(-jnp.sum(total, axis=0)).reshape(rays.far.shape)
+    nothing = parts[0].end(rays) if shared else rays.far
+    amounts, half = _half(weights, total, compositing)
+    median = where_reached((fragments.t0, fragments.t1), amounts, half, nothing, axis=0)
     if not shared:
-        found = enumerate(zip(weights, depths, strict=True))
-        weights = tuple(fragments.by_slot(i, own, depth.shape[0]) for i, (own, depth) in found)
-    weights = tuple(as_laid_out(part, own) for part, own in zip(parts, weights, strict=True))
-    shares = [comp.opacity_of(part, own) for part, own in zip(parts, weights, strict=True)]
-    colour, normal, along = jnp.zeros_like(rays.origins), jnp.zeros_like(rays.origins), 0.0
-    for number, part in enumerate(parts):
-        _, features, gradient = asked[number]
-        one, own, weight, share = (
-            field.fields[number],
-            params[number],
-            weights[number],
-            shares[number],
+        weights = tuple(
+            fragments.by_slot(i, own, depths[i].shape[0]) for i, own in enumerate(weights)
         )
-        colour = colour + accumulated_colour(one, own, rays, part, weight, share, features)
-        along = along + share * comp.depth_of(part, weight, rays)
+    weights = tuple(as_laid_out(part, own) for part, own in zip(parts, weights, strict=True))
+    opacities = [comp.opacity_of(part, own) for part, own in zip(parts, weights, strict=True)]
+    colour, normal, along = jnp.zeros_like(rays.origins), jnp.zeros_like(rays.origins), 0.0
+    each = zip(field.fields, params, parts, asked, weights, opacities, strict=True)
+    for one, own, part, (_, features, gradient), weight, seen in each:
+        if compositing != "attenuation":
+            colour = colour + accumulated_colour(one, own, rays, part, weight, seen, features)
+        along = along + seen * comp.depth_of(part, weight, rays)
         if normals:
             normal = normal - comp.accumulated(part, weight, comp.unit(gradient))
-    opacity = jnp.sum(jnp.stack(shares), axis=0)
-    nothing = parts[0].end(rays) if shared else rays.far
+    stacked = jnp.stack(opacities, axis=-1)
+    opacity = jnp.sum(stacked, axis=-1)
     depth = jnp.where(opacity > 0.0, along / jnp.where(opacity > 0.0, opacity, 1.0), nothing)
     return Light(
         colour=colour,
-        opacity=opacity,
+        through=through,
+        opacity=1.0 - through if compositing == "attenuation" else opacity,
         depth=depth,
-        depth_median=where_reached((fragments.t0, fragments.t1), total, half, nothing, axis=0),
+        depth_median=median,
         normals=comp.unit(normal) if normals else None,
-        shares=jnp.stack(shares, axis=-1),
+        opacities=stacked,
         weights=weights,
     )
 
@@ -116,11 +136,46 @@ def _ask(field: Field, params: Params, positions: Array, normals: bool) -> tuple
 def _whole(samples: Samples) -> Fragments:
     """The intervals of samples that all parts share, uncut."""
     bounds = (slots_first(samples, x) for x in (samples.t0, samples.t1))
-    return Fragments(*bounds, slots=(), shares=())
+    return Fragments(*bounds, slots=(), fractions=())
 
 
-def _weights(depths: tuple[Float[Array, "M R"], ...]) -> tuple[Float[Array, "M R"], ...]:
-    """The weight of each part in each fragment."""
+def _by_slot(samples: Samples, answers: Float[Array, "*answers"]) -> Float[Array, "K R"]:
+    """What a field answered at samples, slots first; 0 where there is no sample."""
+    if samples.packing is not None:
+        return samples.packing.by_slot(answers, samples.t.shape[0])
+    return slots_first(samples, answers)
+
+
+def _of_depths(depths: Parts, compositing: Compositing) -> Parts:
+    """The weight of each part in each fragment, from optical depths: those of a mean, or of a volume."""
     total = sum(depths[1:], start=depths[0])
-    scale = jnp.exp(-sums_before(total, axis=0)) * mean_transmittance(total)
+    if compositing == "mean":
+        scale = mean_transmittance(jnp.sum(total, axis=0, keepdims=True))
+    else:
+        scale = jnp.exp(-sums_before(total, axis=0)) * mean_transmittance(total)
     return tuple(scale * depth for depth in depths)
+
+
+def _of_densest(densities: Parts) -> Parts:
+    """The same where the densest fragment has all the weight."""
+    return _divided(densest(sum(densities[1:], start=densities[0]), 0), densities)
+
+
+def _of_first_opaque(depths: Parts, uncut: Parts) -> Parts:
+    """The same where the first opaque fragment has it, by optical depths of the samples as a whole."""
+    return _divided(first_opaque(sum(uncut[1:], start=uncut[0]), 0), depths)
+
+
+def _divided(weight: Float[Array, "M R"], of: Parts) -> Parts:
+    """Weights divided among the parts as something is of which each has some."""
+    total = sum(of[1:], start=of[0])
+    return tuple(weight * own / jnp.where(total > 0.0, total, 1.0) for own in of)
+
+
+def _half(weights: Parts, total: Array, compositing: Compositing) -> tuple[Array, Array]:
+    """The amounts in fragments of which half is reached at the median depth, and how much that is."""
+    if compositing not in ("maximum", "mean"):
+        return total, jnp.log(2.0).astype(total.dtype)
+    amounts = sum(weights[1:], start=weights[0])
+    whole = jnp.sum(amounts, axis=0)
+    return amounts, jnp.where(whole > 0.0, 0.5 * whole, jnp.inf)

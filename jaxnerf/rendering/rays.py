@@ -11,11 +11,13 @@ from jaxtyping import Array, Bool, Float
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
+from jaxnerf.compositing.of_samples import check_compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
-from jaxnerf.rendering.shading import accumulated_colour
+from jaxnerf.rendering.shading import accumulated_colour, slowed_near
 from jaxnerf.sampling import (
+    ComposedSampler,
     ComposedSamples,
     Hierarchical,
     OccupancySampler,
@@ -93,6 +95,7 @@ def render_rays(
     normals: bool = False,
     compositing: Compositing = "volume",
     proposals: bool = False,
+    gradient_reach: Float[Array, ""] | float | None = None,
 ) -> Rendering:
     """Render rays with a field. Pure: works under jit, vmap, grad, and for any leading shape.
 
@@ -124,6 +127,9 @@ def render_rays(
         With the last three an `OccupancySampler` ends no ray early.
       proposals: whether to render the sampler's levels before the last one too, which are trained as
         the last is.
+      gradient_reach: the distance in the world up to which a field learns less the nearer the camera is,
+        so that no fog comes to hang before it (`jaxnerf.rendering.shading.slowed_near`). No picture
+        changes.
 
     Example::
 
@@ -134,12 +140,15 @@ def render_rays(
     field, params, rays, sampler = jax.tree.map(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
-    if compositing in comp.TO_THE_END and isinstance(sampler, OccupancySampler):
-        sampler = dataclasses.replace(sampler, max_optical_depth=0.0)
+    if compositing in comp.TO_THE_END:
+        sampler = _to_the_end(sampler)
     samples = sampler(field, params, rays, key)
     proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
     fields, all_params = levels_of(field, params, 1 + len(proposed))
-    how = {"extras": extras, "normals": normals, "compositing": compositing}
+    how = {
+        "extras": extras, "normals": normals, "compositing": compositing,
+        "gradient_reach": gradient_reach,
+    }  # fmt: skip
     earlier = ()
     if proposals:
         earlier = tuple(
@@ -155,6 +164,15 @@ def _as_jax(leaf: Any) -> Any:
     return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
 
 
+def _to_the_end(sampler: Sampler) -> Sampler:
+    """The same sampler, by which no ray ends early."""
+    if isinstance(sampler, ComposedSampler):
+        return dataclasses.replace(sampler, samplers=tuple(map(_to_the_end, sampler.samplers)))
+    if isinstance(sampler, OccupancySampler):
+        return dataclasses.replace(sampler, max_optical_depth=0.0)
+    return sampler
+
+
 def _shaded(
     field: Field,
     params: Params,
@@ -166,6 +184,7 @@ def _shaded(
     extras: Callable[[Params, Any], Any] | None,
     normals: bool,
     compositing: Compositing,
+    gradient_reach: Any,
 ) -> Rendering:
     """What rays see by their samples.
 
@@ -183,6 +202,8 @@ def _shaded(
         density, features = found.density, found.features
     else:
         density, features = field.density(params, positions)
+    if gradient_reach is not None:
+        density, features = slowed_near(samples, rays, gradient_reach, (density, features))
     weights = comp.weights_of(samples, density, compositing)
     if compositing == "attenuation":
         # Not by the sum of the weights, in which little light would be lost to rounding.
@@ -224,27 +245,30 @@ def _composed(
     extras: Callable[[Params, Any], Any] | None,
     normals: bool,
     compositing: Compositing,
+    gradient_reach: Any,
 ) -> Rendering:
     """What rays see of a composed field; as `_shaded`.
 
     Raises:
-      ValueError: it is not composited as a volume, or asked for extras.
+      ValueError: it is asked for extras or for slower gradients.
     """
-    if compositing != "volume":
-        raise ValueError(
-            f"compositing: a composed field is rendered by 'volume', not {compositing!r}"
-        )
     if extras is not None:
         raise ValueError("extras: those of a composed field are the shares of its parts")
-    light = light_of_parts(field, params, rays, samples, normals=normals)
+    if gradient_reach is not None:
+        raise ValueError("gradient_reach: has no effect on a composed field; train its parts alone")
+    check_compositing(compositing)
+    light = light_of_parts(field, params, rays, samples, compositing, normals=normals)
+    colour = comp.over(light.colour, light.opacity, background)
+    if compositing == "attenuation":
+        colour = _behind(light.through, background)
     return Rendering(
-        colour=comp.over(light.colour, light.opacity, background),
+        colour=colour,
         opacity=light.opacity,
         depth=light.depth,
         depth_median=light.depth_median,
         distance=light.depth * jnp.linalg.norm(rays.directions, axis=-1),
         normals=light.normals,
-        extras={"parts": light.shares},
+        extras={"parts": light.opacities},
         samples=samples,
         weights=light.weights,
     )

@@ -81,6 +81,7 @@ class ComposedRun:
             horizon=first.scene.far,
             background=self.background if background is None else background,
             normals=normals,
+            compositing=first.config.section.compositing,
             edge_supersampling=first.config.evaluation.edge_supersampling,
             chunk=first.config.evaluation.chunk,
             progress=progress,
@@ -103,7 +104,7 @@ class ComposedRun:
 
     def in_working_frame(self, camera: Camera) -> Camera:
         """A camera of the composition's frame, in that of `field`."""
-        return _moved(camera, self.frame.inverse())
+        return self.frame.inverse().cameras(camera)
 
     def sampler_for(self, camera: Camera) -> ComposedSampler:
         """What places samples on the rays of a camera of the composition's frame.
@@ -113,7 +114,7 @@ class ComposedRun:
         bounds = []
         for part, field in zip(self.parts, self.field.fields, strict=True):
             rotation, scale, shift = parts_of(part.placement)
-            own = _moved(camera, Similarity(scale, rotation, shift).inverse())
+            own = Similarity(scale, rotation, shift).inverse().cameras(camera)
             bounds.append(np.multiply(part.run.near_and_far(own), float(field.placement.scale)))
         near, far = np.asarray(bounds, np.float32).T
         return ComposedSampler(self.samplers, near, far)
@@ -134,21 +135,27 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
 
     Raises:
       RunError: the runs cannot be composed: none is given, two have no end, or one is rendered as a
-        hard surface.
+        hard surface and another as a volume.
       ValueError: a placement is no similarity, or a crop is none.
     """
     known = tuple(_part(given) for given in parts)
     if not known:
         raise RunError("compose: no parts; name one run at least")
-    endless = [p.run.folder for p in known if p.run.config.scene.space != "bounded" and not p.crop]
-    if len(endless) > 1:
+    unbounded = [
+        p.run.folder for p in known if p.run.config.scene.space != "bounded" and not p.crop
+    ]
+    if len(unbounded) > 1:
         raise RunError(
-            f"compose: {endless[0]} and {endless[1]} both have no end and would fill the same space; "
+            f"compose: {unbounded[0]} and {unbounded[1]} both have no end and would fill the same space; "
             "crop one of them"
         )
-    for part in known:
-        if part.run.config.section.compositing != "volume":
-            raise RunError(f"{part.run.folder}: its surfaces are hard, which cannot be composed")
+    for part in known[1:]:
+        how, other = known[0].run.config.section.compositing, part.run.config.section.compositing
+        if how != other:
+            raise RunError(
+                f"compose: {known[0].run.folder} is composited as {how!r} and {part.run.folder} as "
+                f"{other!r}, which have no picture in common"
+            )
     first = known[0]
     # The first scene's own frame: single precision is enough there, also for survey coordinates.
     rotation, scale, shift = parts_of(
@@ -188,8 +195,3 @@ def _made(part: Part, frame: Similarity) -> tuple[PlacedField, Any, Any]:
         sampler = ProposedBy(sampler, levels, tuple(params))
         field, params = field[-1], params[-1]
     return PlacedField(cropped(field), _in_working_frame(part, frame)), params, sampler
-
-
-def _moved(camera: Camera, by: Similarity) -> Camera:
-    pose = by.poses(np.asarray(camera.camera_to_world, np.float64))
-    return dataclasses.replace(camera, camera_to_world=pose)

@@ -11,8 +11,6 @@ from jaxnerf.runs.files import RunError, disk_errors, write_json, write_text
 from jaxnerf.runs.scene import scene_to_json
 from jaxnerf.scenes import Scene, SceneError
 
-_REMEDY = "resume it, overwrite it, or name another folder"
-
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:
     """Begin a run: its folder, configuration and scene.
@@ -32,7 +30,7 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
         try:
             write_json(folder / "scene.json", scene_to_json(scene))
             save_config(folder, config)
-        except OSError:
+        except (OSError, RunError):
             # Half a run would be taken for a folder of other files.
             for name in ("scene.json", "config.json"):
                 (folder / name).unlink(missing_ok=True)
@@ -40,8 +38,13 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
 
 
 def save_config(folder: Path, config: Config) -> None:
-    """Write a run's configuration."""
-    write_text(folder / "config.json", to_json(config) + "\n")
+    """Write a run's configuration.
+
+    Raises:
+      RunError: the disk is full, or the folder cannot be written.
+    """
+    with disk_errors(folder):
+        write_text(folder / "config.json", to_json(config) + "\n")
 
 
 def refuse_changes(folder: Path, config: Config, said: str) -> None:
@@ -87,13 +90,13 @@ def check_same_scene(folder: Path, trained: Scene, scene: Scene) -> None:
         raise SceneError(f"{scene.source}: not the scene that {folder} was trained on")
 
 
-def check_free(folder: Path, *, overwrite: bool = False, remedy: str = _REMEDY) -> None:
+def check_free(folder: Path, *, overwrite: bool = False, prefix: str = "") -> None:
     """Refuse a folder that holds anything, but for a run that is to be overwritten.
 
     Args:
       folder: to be used.
       overwrite: whether a run that is there may go.
-      remedy: what to do where one is there, for the message.
+      prefix: how names of arguments begin in the message: "--" of flags.
 
     Raises:
       RunError: it may not be used.
@@ -107,7 +110,10 @@ def check_free(folder: Path, *, overwrite: bool = False, remedy: str = _REMEDY) 
     if not (folder / "config.json").exists():
         raise RunError(f"{folder}: holds other files; name an empty or new folder")
     if not overwrite:
-        raise RunError(f"{folder}: holds a run already; {remedy}")
+        raise RunError(
+            f"{folder}: holds a run already; go on with {prefix}resume, start anew with "
+            f"{prefix}overwrite, or name another folder with {prefix}out"
+        )
 
 
 def read_config(folder: Path) -> Config:

@@ -298,8 +298,7 @@ class Run:
         cameras = self.scene.splits[split].cameras
         if split == "train":
             cameras = self.adjusted(cameras)
-        poses = self.scene.to_user.poses(np.asarray(cameras.camera_to_world, np.float64))
-        return dataclasses.replace(cameras, camera_to_world=poses)
+        return self.scene.to_user.cameras(cameras)
 
 
 def in_users_frame(rendering: Rendering, frame: Similarity) -> Rendering:

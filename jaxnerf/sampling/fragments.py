@@ -27,26 +27,33 @@ class Fragments:
 
     Attributes:
       t0, t1: of each fragment, front to back.
-      slots: of each part, in which of its slots each fragment lies; any where the share is 0.
-      shares: of each part, how much of that slot's interval a fragment is.
+      slots: of each part, in which of its slots each fragment lies; any where the fraction is 0.
+      fractions: of each part, how much of that slot's interval a fragment is.
     """
 
     t0: Float[Array, "M R"]
     t1: Float[Array, "M R"]
     slots: tuple[Int[Array, "M R"], ...]
-    shares: tuple[Float[Array, "M R"], ...]
+    fractions: tuple[Float[Array, "M R"], ...]
 
     def depths(self, depths: tuple[Float[Array, "K R"], ...]) -> tuple[Float[Array, "M R"], ...]:
         """The optical depth of each part in each fragment, from that of its samples, slots first."""
         return tuple(
-            jnp.take_along_axis(depth, slot, axis=0) * share
-            for depth, slot, share in zip(depths, self.slots, self.shares, strict=True)
+            jnp.take_along_axis(depth, slot, axis=0) * fraction
+            for depth, slot, fraction in zip(depths, self.slots, self.fractions, strict=True)
+        )
+
+    def of_slots(self, values: tuple[Float[Array, "K R"], ...]) -> tuple[Float[Array, "M R"], ...]:
+        """Values of each part's samples, slots first, in their fragments; 0 in others."""
+        return tuple(
+            jnp.where(fraction > 0.0, jnp.take_along_axis(value, slot, axis=0), 0.0)
+            for value, slot, fraction in zip(values, self.slots, self.fractions, strict=True)
         )
 
     def by_slot(self, part: int, values: Float[Array, "M R"], slots: int) -> Float[Array, "K R"]:
         """Values of a part's fragments, added up to those of its samples."""
         rays = jnp.broadcast_to(jnp.arange(values.shape[1])[None, :], values.shape)
-        there = jnp.where(self.shares[part] > 0.0, values, 0.0)
+        there = jnp.where(self.fractions[part] > 0.0, values, 0.0)
         return (
             jnp.zeros((slots, values.shape[1]), values.dtype).at[self.slots[part], rays].add(there)
         )
@@ -84,13 +91,13 @@ def fragments_of(parts: tuple[Samples, ...]) -> Fragments:
     keys, codes = functools.reduce(_merged, rows)
     t0, t1 = keys[:-1], keys[1:]
     slots = _entered(codes[:-1], first)
-    shares = []
+    fractions = []
     for slot, (begin, end) in zip(slots, bounds, strict=True):
         place = jnp.maximum(slot, 0)
         own0, own1 = (jnp.take_along_axis(x, place, axis=0) for x in (begin, end))
         inside = (slot >= 0) & (t1 <= own1) & (t1 > t0)
-        shares.append(jnp.where(inside, (t1 - t0) / (own1 - own0), 0.0))
-    return Fragments(t0, t1, tuple(jnp.maximum(slot, 0) for slot in slots), tuple(shares))
+        fractions.append(jnp.where(inside, (t1 - t0) / (own1 - own0), 0.0))
+    return Fragments(t0, t1, tuple(jnp.maximum(slot, 0) for slot in slots), tuple(fractions))
 
 
 def _alternating(begin: Array, end: Array) -> Array:

@@ -92,6 +92,17 @@ class Samples:
         # What is not used asks at one place, whose values stay in the cache.
         return jnp.where(self.packing.used[:, None], points, points[:1])
 
+    def distances(self, rays: Rays) -> Float[Array, "*answers"]:
+        """How far from where its ray begins each point lies at which the field is evaluated.
+
+        Args:
+          rays: that the samples were made for.
+        """
+        speed = jnp.linalg.norm(rays.directions, axis=-1)
+        if self.packing is None:
+            return self.t * speed[..., None]
+        return self.packing.row(self.t) * speed.reshape(-1)[self.packing.ray]
+
     def view_directions(self, rays: Rays) -> Float[Array, "*answers 3"]:
         """The unit direction of the ray of each point at which the field is evaluated.
 

@@ -90,6 +90,11 @@ class Similarity:
         position = self.points(poses[..., 3])
         return np.concatenate([self.rotation @ poses[..., :3], position[..., None]], axis=-1)
 
+    def cameras(self, cameras: Camera) -> Camera:
+        """One camera or several where they go, with poses in float64."""
+        poses = self.poses(np.asarray(cameras.camera_to_world, np.float64))
+        return dataclasses.replace(cameras, camera_to_world=poses)
+
     def inverse(self) -> "Similarity":
         """The similarity that undoes this one."""
         rotation = self.rotation.T

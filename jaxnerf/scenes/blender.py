@@ -24,6 +24,8 @@ from jaxnerf.scenes.views import View
 
 _SPLITS = ("train", "val", "test")
 _FOCAL = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
+# What is the same for all splits.
+_SAID_ONCE = ("near", "far", "ply_file_path")
 # What the format's published scenes are made for.
 _NEAR, _FAR = 2.0, 6.0
 # Bounds from cameras that are so near to these are these: published scenes keep their protocol.
@@ -59,7 +61,9 @@ def read(folder: Path, options: Options = Options()) -> Scene:
         if split != "train" and not path.exists():
             continue
         try:
-            mine, views[split], left_out = _split(folder, path, options.allow_outside_paths)
+            mine, views[split], left_out = _split(
+                folder, path, contents, options.allow_outside_paths
+            )
         except NoPicturesError as error:
             if split == "train" or split in options.images:
                 raise
@@ -71,10 +75,10 @@ def read(folder: Path, options: Options = Options()) -> Scene:
         if split not in views:
             raise SceneError(f"{folder}: no transforms_{split}.json, so no split {split!r}")
     every = [view for split in views.values() for view in split]
-    endless, reason = _endless(contents, views["train"])
+    unbounded, reason = _unbounded(contents, views["train"])
     notes += (*notes_on(frames, every), *reason)
     source = Source(folder, "blender", train, contents)
-    if endless:
+    if unbounded:
         return capture(source, every, views, notes, options)
     bounds = bounds_of_cameras(np.stack([view.pose for view in every]))
     if bounds is not None and np.allclose(bounds, (_NEAR, _FAR), rtol=_PUBLISHED):
@@ -85,14 +89,27 @@ def read(folder: Path, options: Options = Options()) -> Scene:
 
 
 def _split(
-    folder: Path, path: Path, allow_outside_paths: bool
+    folder: Path, path: Path, train: dict[str, Any], allow_outside_paths: bool
 ) -> tuple[list[Frame], list[View], tuple[str, ...]]:
-    """What a split's file has of frames with pictures, in its order; and notes on the others."""
+    """What a split's file has of frames with pictures, in its order; and notes on what is not used.
+
+    Args:
+      folder, path: of the scene and of the file.
+      train: what transforms_train.json says.
+      allow_outside_paths: see `jaxnerf.scenes.load_scene`.
+    """
     contents = load_json(confined(folder, path, str(path), allow_outside_paths))
     frames, notes = present_frames(path, contents, allow_outside_paths)
     views = [view_in(frame, allow_outside_paths) for frame in frames]
     _check_sizes(frames, views)
     name = path.stem.removeprefix("transforms_")
+    other = [
+        key
+        for key in _SAID_ONCE
+        if contents.get(key) is not None and contents[key] != train.get(key)
+    ]
+    if other:
+        notes = (*notes, f"{' and '.join(other)} not used, transforms_train.json decides")
     return frames, views, tuple(f"{name}: {note}" for note in notes)
 
 
@@ -111,7 +128,7 @@ def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
             )
 
 
-def _endless(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
+def _unbounded(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
     """Whether photographs show what is all around; and a note on why, if that is not usual."""
     if look_outwards(np.stack([view.pose for view in views])):
         return True, ("unbounded, since the cameras look outwards",)

@@ -88,6 +88,8 @@ def bounded(
     """
     near, far = given_bounds(source, bounds, 1.0)
     read = splits_of(source.folder, splits, Similarity(), options)
+    if source.contents.get("ply_file_path") is not None:
+        notes = (*notes, "ply_file_path is not used, since the scene is bounded")
     return Scene(
         source.folder.resolve().name, source.folder, source.kind, read, near, far,
         notes=(*notes, *leaks(splits)),

@@ -25,7 +25,7 @@ from jaxnerf.scenes.held_out import with_points
 from jaxnerf.scenes.images import find_picture
 from jaxnerf.scenes.json_files import confined, is_file, path_in
 from jaxnerf.scenes.picture_files import is_folder, list_pictures, mask_spellings, spellings
-from jaxnerf.scenes.views import View, hold_out, splits_of
+from jaxnerf.scenes.views import View, hold_out, leaks, splits_of
 
 # Where photographs are: COLMAP's own name, that of 3D Gaussian splatting's tools, and beside the model.
 _ROOTS = ("images", "input", "image", ".")
@@ -33,6 +33,8 @@ _MOST_MODELS = 1000
 _NEEDED = {"cameras", "images"}
 # A point is relied on that so many images see, and whose error is at most so many times the median.
 _LEAST_IMAGES, _MOST_ERROR = 3, 2.0
+# So few sightings of points to rely on say nothing of what is nearest.
+_ENOUGH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,8 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     `downscale`, its are used as they are. A picture masks/NAME.png, NAME being the photograph's with its
     suffix, ignores where it is black; .jpg, NAME without its suffix, and NAME_mask are taken too.
     Photographs without a file are left out. In the order of their names every 8th from the first on is
-    for testing. near and far are a little more than the depths of the points that cameras see.
+    for testing. near and far are a little more than the depths of the points that cameras see; near of
+    those to rely on, since one that was triangulated wrongly is as likely as not before a lens.
     """
     chosen, notes = choose_model(folder, options.allow_outside_paths)
     project = _Project(folder, chosen, read_model(chosen), options.allow_outside_paths)
@@ -80,7 +83,9 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     to_scene = normalising(np.stack([view.pose for view in in_order]))
     if root.startswith("images_"):
         options = dataclasses.replace(options, downscale=1)
-    splits = splits_of(folder, hold_out(in_order), to_scene, options)
+    held_out = hold_out(in_order)
+    notes += leaks(held_out)
+    splits = splits_of(folder, held_out, to_scene, options)
     near, far = _depths(project.model, views, to_scene.scale)
     by_name = {view.name: number for number, view in views.items()}
     images = {
@@ -274,7 +279,7 @@ def _tracks(
       model: with the points.
       images: of each split.
     """
-    found, errors = {}, model.points.errors
+    found = {}
     for name, members in images.items():
         seen = _seen(model, members)
         places = np.repeat(np.arange(len(members)), list(map(len, seen)))
@@ -282,9 +287,15 @@ def _tracks(
     seen = np.concatenate([pairs[:, 1] for pairs in found.values()])
     if not len(seen):
         return None
-    often = np.bincount(seen, minlength=len(errors)) >= _LEAST_IMAGES
-    good = often & (errors <= _MOST_ERROR * np.median(errors))
+    good = _relied_on(model, seen)
     return {name: pairs[good[pairs[:, 1]]] for name, pairs in found.items()}
+
+
+def _relied_on(model: SparseModel, seen: np.ndarray) -> np.ndarray:
+    """Which points at least three images see, with a usual error, of the points of all sightings."""
+    errors = model.points.errors
+    often = np.bincount(seen, minlength=len(errors)) >= _LEAST_IMAGES
+    return often & (errors <= _MOST_ERROR * np.median(errors))
 
 
 def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tuple[float, float]:
@@ -292,10 +303,17 @@ def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tupl
     points, seen = model.points.positions, _seen(model, (model.images[n] for n in views))
     if not len(points):
         return NEAR, FAR
-    if any(map(len, seen)):
-        each = zip(views.values(), seen, strict=True)
-        depths = np.concatenate([depths_from(view, points[rows]) for view, rows in each])
-    else:
+    if not any(map(len, seen)):
         depths = depths_in_view(points, list(views.values()))
-    bounds = None if depths is None else bounds_of_depths(depths * scale)
-    return (NEAR, FAR) if bounds is None else bounds
+        return _bounds(depths, scale) or (NEAR, FAR)
+    each = zip(views.values(), seen, strict=True)
+    depths = np.concatenate([depths_from(view, points[rows]) for view, rows in each])
+    every = np.concatenate(seen)
+    good = depths[_relied_on(model, every)[every]]
+    bounds = _bounds(depths, scale) or (NEAR, FAR)
+    near, _ = _bounds(good if len(good) >= _ENOUGH else depths, scale) or bounds
+    return near, bounds[1]
+
+
+def _bounds(depths: np.ndarray | None, scale: float) -> tuple[float, float] | None:
+    return None if depths is None else bounds_of_depths(depths * scale)

@@ -4,6 +4,7 @@ The formats are those of https://colmap.github.io/format.html. What newer versio
 three (rigs, frames) says nothing that images do not say too, and is left alone.
 """
 
+import codecs
 import dataclasses
 import math
 import struct
@@ -49,7 +50,7 @@ class ModelImage:
     """A registered photograph.
 
     Attributes:
-      name: of its file, relative to the folder of the photographs.
+      name: of its file, relative to the folder of the photographs, with slashes wherever it was written.
       camera: the number of its camera.
       rotation, translation: see `colmap_cameras.pose_of`.
       places: where features were found, in pixels.
@@ -185,10 +186,13 @@ def _contents(path: Path) -> bytes:
 
 
 def _lines(path: Path) -> list[str]:
+    """Of a text in UTF-8, with a mark or without, or in UTF-16 with one."""
+    contents = _contents(path)
+    is_wide = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return _contents(path).decode("utf-8").split("\n")
+        return contents.decode("utf-16" if is_wide else "utf-8-sig").split("\n")
     except UnicodeDecodeError:
-        raise SceneError(f"{path}: not a text in UTF-8") from None
+        raise SceneError(f"{path}: not a text in UTF-8 or UTF-16") from None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -306,9 +310,9 @@ def _image(
     translation = np.array(pose[4:])
     if not (np.abs(translation) < _MOST).all():
         raise SceneError(f"{path}: {where}: its translation is not finite or far too large")
-    return ModelImage(
-        name, camera, np.array(pose[:4]) / length, translation, np.array(places), np.array(points)
-    )
+    rotation = np.array(pose[:4]) / length
+    name = name.replace("\\", "/")
+    return ModelImage(name, camera, rotation, translation, np.array(places), np.array(points))
 
 
 def _points_bin(path: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ from jaxnerf.scenes.images import find_picture, image_size
 from jaxnerf.scenes.json_files import confined, is_file, name_of
 from jaxnerf.scenes.numpy_files import NumpyZip
 from jaxnerf.scenes.picture_files import choose_rows, list_pictures
-from jaxnerf.scenes.views import View, hold_out, splits_of
+from jaxnerf.scenes.views import View, hold_out, leaks, splits_of
 
 _PHOTOGRAPHS, _MASKS = ("image", "images", "rgb"), ("mask", "masks")
 _MOST = 1e12  # of a matrix's values
@@ -64,11 +64,12 @@ def read(folder: Path, options: Options = Options()) -> Scene:
         _view(folder, matrices, index, file, masks[index] if masks else None)
         for index, file in enumerate(files)
     ]
-    splits = splits_of(folder, hold_out(views), Similarity(), options)
+    held_out = hold_out(views)
+    splits = splits_of(folder, held_out, Similarity(), options)
     depths = [float(view.pose[:, 3] @ view.pose[:, 2]) for view in views]
     near = max(min(depths) - 1.0, NEAR)
     far = max(max(depths) + 1.0, 2.0 * near)
-    notes += () if masks else ("no masks of the object",)
+    notes += (*(() if masks else ("no masks of the object",)), *leaks(held_out))
     return Scene(
         folder.resolve().name, folder, "dtu", splits, near, far, to_user, notes=notes
     )  # fmt: skip

@@ -7,12 +7,7 @@ no use here.
 
 from pathlib import Path
 
-from jaxnerf.scenes import Options, Scene
-from jaxnerf.scenes.captures import Source, capture
-from jaxnerf.scenes.json_files import confined, load_json
-from jaxnerf.scenes.transforms import present_frames, view_in
-from jaxnerf.scenes.transforms_notes import notes_on
-from jaxnerf.scenes.views import hold_out
+from jaxnerf.scenes import Options, Scene, nerfstudio
 
 
 def recognises(folder: Path) -> bool:
@@ -30,13 +25,4 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     ignores what it shows in another colour than black. Of the frames in the order of their names every
     8th from the first on is for testing. near and far are what the file says, or found.
     """
-    path = folder / "transforms.json"
-    contents = load_json(confined(folder, path, str(path), options.allow_outside_paths))
-    frames, notes = present_frames(path, contents, options.allow_outside_paths)
-    frames.sort(key=lambda frame: frame.name)
-    views = [view_in(frame, options.allow_outside_paths) for frame in frames]
-    return capture(
-        Source(folder, "instant-ngp", path, contents), views, hold_out(views),
-        (*notes, *notes_on(frames, views)),
-        options,
-    )  # fmt: skip
+    return nerfstudio.read(folder, options, "instant-ngp")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,22 @@ def scale_of(pose: np.ndarray) -> float:
     if is_rigid(rotation):
         return 1.0
     return max(float(np.mean(np.linalg.norm(rotation, axis=0))), 1e-30)
+
+
+def describe_scales(scales: Sequence[float], what: str) -> tuple[str, ...]:
+    """A note on scales other than 1 that were taken out of rotations, if there were any.
+
+    Args:
+      scales: of each pose, see `scale_of`.
+      what: has the poses.
+    """
+    found = [scale for scale in scales if scale != 1.0]
+    if not found:
+        return ()
+    least, most = min(found), max(found)
+    by = f"{least:.4g}" if most < 1.001 * least else f"{least:.4g} to {most:.4g}"
+    of = "" if len(found) == len(scales) else f"{len(found)} of {len(scales)} "
+    return (f"the rotations of {of}{what} are scaled by {by}, which is taken out",)
 
 
 def path_in(

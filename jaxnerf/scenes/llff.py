@@ -26,11 +26,11 @@ from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.frames import is_rigid, normalising, recentring
 from jaxnerf.scenes.held_out import with_points
 from jaxnerf.scenes.images import find_picture
-from jaxnerf.scenes.json_files import confined, name_of
+from jaxnerf.scenes.json_files import confined, describe_scales, name_of, scale_of
 from jaxnerf.scenes.llff_model import Model, matching_model
 from jaxnerf.scenes.numpy_files import read_array
 from jaxnerf.scenes.picture_files import choose_rows, is_folder, list_pictures
-from jaxnerf.scenes.views import View, hold_out, shrink_factor, splits_of
+from jaxnerf.scenes.views import View, hold_out, leaks, shrink_factor, splits_of
 
 # Of the nearest depth, in NeRF's frame for forward-facing scenes.
 _NEAREST = 0.75
@@ -40,7 +40,7 @@ _CONE, _EDGE = math.radians(40.0), math.radians(80.0)
 # Of the nearest depths of all photographs, this percentile; what is nearer than this share of it is a
 # point that was triangulated wrongly. (The nearest of published scenes is at 0.8 of it and more.) And
 # likewise of the farthest.
-_PERCENTILE, _STRAY, _FARTHEST = 10.0, 0.25, 10.0
+NEAREST_PERCENTILE, STRAY, _FARTHEST = 10.0, 0.25, 10.0
 
 
 def recognises(folder: Path) -> bool:
@@ -56,7 +56,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     that, the largest that are there. Focal lengths are scaled to their true sizes. Every 8th view from
     the first on is for testing.
     """
-    rows = _rows_of(folder, options.allow_outside_paths)
+    rows, scaled = _rows_of(folder, options.allow_outside_paths)
     longest = int(rows[:, [4, 9]].max())
     wanted = shrink_factor(longest, options.downscale, options.longest_side)
     source, factor = _choose_folder(folder, wanted)
@@ -64,8 +64,10 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     views, notes = _views(folder, source, rows, model, options.allow_outside_paths)
     scene = _place(folder, views, rows[:, 15:])
     options = dataclasses.replace(options, downscale=max(options.downscale // factor, 1))
-    splits = splits_of(folder, hold_out(views), scene.to_user.inverse(), options)
-    notes = [f"photographs from {source.name}", *notes, *_describe_stray(rows[:, 15:])]
+    held_out = hold_out(views)
+    splits = splits_of(folder, held_out, scene.to_user.inverse(), options)
+    notes = [f"photographs from {source.name}", *scaled, *notes, *_describe_stray(rows[:, 15:])]
+    notes += leaks(held_out)
     if model is not None:
         notes.append(f"lenses and points from {model.name}")
         scene = with_points(scene, scene.to_user.inverse().points(model.points))
@@ -78,7 +80,7 @@ def faces_forward(folder: Path, allow_outside_paths: bool = False) -> bool:
     Raises:
       SceneError: the file is missing or wrong.
     """
-    rows = _rows_of(folder, allow_outside_paths)
+    rows, _ = _rows_of(folder, allow_outside_paths)
     poses = np.stack([_pose(row) for row in rows])
     return _one_way(poses, 0.5 * rows[:, [9, 4]] / rows[:, 14:15])
 
@@ -94,9 +96,9 @@ def stray_bounds(
     Args:
       depths: (nearest, farthest) of each photograph.
     """
-    low = np.percentile(depths[:, 0], _PERCENTILE)
-    high = np.percentile(depths[:, 1], 100.0 - _PERCENTILE)
-    return depths[:, 0] < _STRAY * low, depths[:, 1] > _FARTHEST * high
+    low = np.percentile(depths[:, 0], NEAREST_PERCENTILE)
+    high = np.percentile(depths[:, 1], 100.0 - NEAREST_PERCENTILE)
+    return depths[:, 0] < STRAY * low, depths[:, 1] > _FARTHEST * high
 
 
 def stray_photographs(folder: Path, allow_outside_paths: bool = False) -> list[str]:
@@ -105,7 +107,7 @@ def stray_photographs(folder: Path, allow_outside_paths: bool = False) -> list[s
     Raises:
       SceneError: the file is missing or wrong.
     """
-    depths = _rows_of(folder, allow_outside_paths)[:, 15:]
+    depths = _rows_of(folder, allow_outside_paths)[0][:, 15:]
     return [
         f"row {index} says {what} {depths[index, side]:g}, the median is "
         f"{np.median(depths[:, side]):.4g}"
@@ -169,9 +171,18 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
     )  # fmt: skip
 
 
-def _rows_of(folder: Path, allow_outside_paths: bool) -> Float[np.ndarray, "N 17"]:
+def _rows_of(
+    folder: Path, allow_outside_paths: bool
+) -> tuple[Float[np.ndarray, "N 17"], tuple[str, ...]]:
+    """The rows without a scale in their rotations, and a note on one that was there."""
     path = folder / "poses_bounds.npy"
-    return _read_rows(confined(folder, path, str(path), allow_outside_paths))
+    rows = _read_rows(confined(folder, path, str(path), allow_outside_paths))
+    scales = np.array([scale_of(_pose(row)) for row in rows])
+    matrices = rows[:, :15].reshape(-1, 3, 5) / np.where(
+        np.arange(5) < 3, scales[:, None, None], 1.0
+    )
+    rows = np.concatenate([matrices.reshape(-1, 15), rows[:, 15:]], axis=-1)
+    return rows, describe_scales(scales.tolist(), "poses_bounds.npy")
 
 
 def _pose(row: np.ndarray) -> Float[np.ndarray, "3 4"]:
@@ -191,7 +202,7 @@ def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
         raise SceneError(f"{path}: has values that are not finite or far too large")
     for index, row in enumerate(rows):
         matrix, (near, far), where = row[:15].reshape(3, 5), row[15:], f"{path}: row {index}"
-        if not is_rigid(_pose(row)[:, :3]):
+        if not is_rigid(_pose(row)[:, :3] / scale_of(_pose(row))):
             raise SceneError(f"{where}: the pose is not rigid (a rotation and a position)")
         if (matrix[:, 4] < [1.0, 1.0, 1e-3]).any():
             height, width, focal = matrix[:, 4]

@@ -39,7 +39,7 @@ def recognises(folder: Path) -> bool:
     )
 
 
-def read(folder: Path, options: Options = Options()) -> Scene:
+def read(folder: Path, options: Options = Options(), name: str = "nerfstudio") -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
     Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
@@ -56,7 +56,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     views = [view_in(frame, options.allow_outside_paths) for frame in frames]
     splits = _split(path, contents, frames, views)
     return capture(
-        Source(folder, "nerfstudio", path, contents), views, splits,
+        Source(folder, name, path, contents), views, splits,
         (*notes, *notes_on(frames, views, _FILENAMES)),
         options,
     )  # fmt: skip

@@ -45,11 +45,35 @@ def list_pictures(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     suffixes = [Path(name).suffix.lower() for name in names]
     read = suffixes_read()
     found = [name for name, suffix in zip(names, suffixes, strict=True) if suffix in read]
+    return found, _skipped(suffixes)
+
+
+def _skipped(suffixes: Sequence[str]) -> tuple[str, ...]:
+    """Notes on pictures of types that are not read, by the suffixes of files in lower case."""
     notes = []
-    for suffix in sorted(set(suffixes) & {*HEIF, *_NOT_READ} - {*read}):
+    for suffix in sorted(set(suffixes) & {*HEIF, *_NOT_READ} - {*suffixes_read()}):
         how = "pip install pillow-heif" if suffix in HEIF else "their type is not read"
         notes.append(f"{suffixes.count(suffix)} {suffix} photographs were skipped: {how}")
-    return found, tuple(notes)
+    return tuple(notes)
+
+
+def skipped_for(missing: Sequence[Path]) -> tuple[str, ...]:
+    """Notes on pictures that are there under other names than were looked for, of types not read.
+
+    Args:
+      missing: files that are not there, with a suffix of their own or without.
+    """
+    wanted: dict[Path, set[str]] = {}
+    for path in missing:
+        wanted.setdefault(path.parent, set()).update((path.name, path.stem))
+    found: list[str] = []
+    for folder, stems in wanted.items():
+        try:
+            there = [Path(name) for name in os.listdir(folder) if not name.startswith(".")]
+        except OSError:
+            continue
+        found += [path.suffix.lower() for path in there if path.stem in stems]
+    return _skipped(found)
 
 
 def choose_rows(

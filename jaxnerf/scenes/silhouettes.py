@@ -27,7 +27,7 @@ _WITNESSES, _BARE_MARGIN = 0.05, 0.5
 # levels of 255 at most. Rounding is enough where it holds three quarters of the margins' tiles that may
 # be background; else what nearly all of them need, and a half more, since a vignette leaves the middle
 # brighter than any margin.
-_ROUNDING, _MOST_NOISE = 1, 24
+_ROUNDING, _MOST_NOISE, _MOST_EVEN = 1, 24, 8
 _USUAL, _HELD, _BRIGHTER_INSIDE = 0.75, 0.95, 1.5
 # It is the same in all pictures if it covers a fifth of the margin in four of five: in some the scene
 # may fill the picture.
@@ -110,6 +110,11 @@ class PlainBackground:
         """Whether this is the colour that a configuration names, up to rounding."""
         pairs = zip(self.levels, levels_of(background), strict=True)
         return background != "random" and all(abs(a - b) <= _ROUNDING for a, b in pairs)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether it is so even that no wall or table top is, which also may be behind a capture."""
+        return self.tolerance <= _MOST_EVEN
 
     @property
     def name(self) -> str:

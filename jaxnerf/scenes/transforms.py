@@ -23,6 +23,7 @@ from jaxnerf.scenes.json_files import (
     path_in,
     read_pose,
 )
+from jaxnerf.scenes.picture_files import skipped_for, suffixes_read
 from jaxnerf.scenes.views import View
 
 COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -37,8 +38,6 @@ LENSES: dict[str, Lens | None] = {
     "EQUIRECTANGULAR": "equirectangular",
 }
 _OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular")
-# What file_path may leave out.
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 # Pixels, and coefficients of lenses: far beyond any camera's.
 _LEAST_FOCAL, _MOST = 1e-3, 1e9
 
@@ -94,7 +93,7 @@ class Frame:
 def present_frames(
     path: Path, contents: dict[str, Any], allow_outside_paths: bool
 ) -> tuple[list[Frame], tuple[str, ...]]:
-    """The frames whose pictures are there, in the order of the file; and a note on the others.
+    """The frames whose pictures are there, in the order of the file; and notes on the others.
 
     Args:
       path: of the file.
@@ -105,24 +104,25 @@ def present_frames(
       NoPicturesError: no picture is there.
       SceneError: a frame is wrong.
     """
-    frames, total, missing = [], 0, ""
+    frames, missing = [], []
     for where, frame in frames_of(path, contents):
-        total += 1
         file_path = frame.get("file_path")
         picture = _picture_file(path.parent, where, file_path, allow_outside_paths)
         if picture is None:
-            missing = missing or str(file_path)
+            missing.append(str(file_path))
         else:
             name = name_of(path.parent, picture)
             frames.append(Frame(picture, name, where, frame, path, contents))
+    if not missing:
+        return frames, ()
+    skipped = skipped_for([path.parent / name.replace("\\", "/") for name in missing])
+    total = len(frames) + len(missing)
     if not frames:
         raise NoPicturesError(
             f"{path}: none of the pictures of its {total} frames is there; the first is "
-            f"{missing[:80]!r}"
+            f"{missing[0][:80]!r}" + "".join(f"; {note}" for note in skipped)
         )
-    absent = total - len(frames)
-    notes = (f"{absent} of {total} frames without a file are left out",) if absent else ()
-    return frames, notes
+    return frames, (f"{len(missing)} of {total} frames without a file are left out", *skipped)
 
 
 def _picture_file(
@@ -140,7 +140,7 @@ def _picture_file(
         raise SceneError(f"{where}: file_path must be the name of a picture")
     if is_file(exact) and exact.is_file():
         return exact
-    names = [file_path + each for suffix in _SUFFIXES for each in (suffix, suffix.upper())]
+    names = [file_path + each for suffix in suffixes_read() for each in (suffix, suffix.upper())]
     if exact.suffix:
         bare = file_path[: -len(exact.suffix)]
         names = [bare + exact.suffix.swapcase(), bare + exact.suffix.lower(), *names]

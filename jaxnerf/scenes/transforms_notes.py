@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnerf.scenes.json_files import scale_of
+from jaxnerf.scenes.json_files import describe_scales, scale_of
 from jaxnerf.scenes.transforms import (
     COEFFICIENTS,
     LENSES,
@@ -16,7 +16,7 @@ from jaxnerf.scenes.transforms import (
 )
 from jaxnerf.scenes.views import View
 
-_READ = {
+READ = {
     "frames", "file_path", "transform_matrix", "w", "h", "cx", "cy", "fl_x", "fl_y",
     "camera_angle_x", "camera_angle_y", *COEFFICIENTS, "camera_model", "is_fisheye", *MASK_KEYS,
     "near", "far", "ply_file_path",
@@ -45,7 +45,7 @@ def notes_on(
     """
     notes = [_focal_lengths(frames, views), _lenses(frames), _scales(frames)]
     levels = [values for frame in frames for _, values in frame.levels()]
-    notes.append(_unused(levels, _READ | _HARMLESS | set(read)))
+    notes.append(_unused(levels, READ | _HARMLESS | set(read)))
     return tuple(note for note in notes if note)
 
 
@@ -90,13 +90,7 @@ def _lenses(frames: Sequence[Frame]) -> str:
 def _scales(frames: Sequence[Frame]) -> str:
     matrices = (frame.own["transform_matrix"] for frame in frames)
     scales = [scale_of(np.asarray(matrix, np.float64)) for matrix in matrices]
-    found = [scale for scale in scales if scale != 1.0]
-    if not found:
-        return ""
-    least, most = min(found), max(found)
-    by = f"{least:.4g}" if most < 1.001 * least else f"{least:.4g} to {most:.4g}"
-    of = "" if len(found) == len(scales) else f"{len(found)} of {len(scales)} "
-    return f"the rotations of {of}transform_matrix are scaled by {by}, which is taken out"
+    return "".join(describe_scales(scales, "transform_matrix"))
 
 
 def _unused(levels: Iterable[Mapping[str, Any]], known: set[str]) -> str:

@@ -6,7 +6,7 @@ the resolution of its files; the rest is done here.
 
 import dataclasses
 import filecmp
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from jaxnerf.scenes.sector import LEAST, SECTOR, in_sector
 
 # How the note begins that photographs of training are in other splits.
 LEAKED = "photographs of train are also in other splits"
+# Of the cameras' extent, and of their axes.
+_SAME_POSE = 1e-3
 # LLFF's convention, which most results on captures follow.
 _EVERY = 8
 # Most lenses have no more: cameras of most scenes have the same shapes.
@@ -89,7 +91,7 @@ def with_sector(folder: Path, views: Mapping[str, Sequence[View]]) -> dict[str, 
 def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
     """A note where photographs to train on are in another split too: the same file, or a copy of it.
 
-    Copies are the same bytes at the same pose.
+    Copies are the same bytes at the same pose, but for digits that are lost where files are written.
 
     Args:
       views: of each split.
@@ -97,19 +99,21 @@ def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
     if "train" not in views:
         return ()
     trained = {_identity(view.picture.path) for view in views["train"]}
-    at_pose: dict[bytes, list[Path]] = {}
-    for view in views["train"]:
-        at_pose.setdefault(view.pose.tobytes(), []).append(view.picture.path)
+    poses = np.stack([view.pose for view in views["train"]])
+    extent = float(np.linalg.norm(np.ptp(poses[:, :, 3], axis=0)))
+    tolerance = _SAME_POSE * np.array([1.0, 1.0, 1.0, extent])
+
+    def copies(view: View) -> Iterator[Path]:
+        for number in np.flatnonzero((np.abs(poses - view.pose) <= tolerance).all(axis=(1, 2))):
+            yield views["train"][int(number)].picture.path
+
     found = []
     for name, members in views.items():
         if name == "train":
             continue
         both = sum(
             _identity(view.picture.path) in trained
-            or any(
-                filecmp.cmp(view.picture.path, path, shallow=False)
-                for path in at_pose.get(view.pose.tobytes(), ())
-            )
+            or any(filecmp.cmp(view.picture.path, path, shallow=False) for path in copies(view))
             for view in members
         )
         found += [f"{both} of {len(members)} of {name}"] if both else []

@@ -8,15 +8,15 @@ from typing import Protocol, runtime_checkable
 from jaxnerf.training.sharding import number_of_process_0
 
 # How much of the remaining time to measure the speed for before the number of steps is fixed.
-_MEASURED_SHARE = 0.03
+_MEASURED_FRACTION = 0.03
 _INTERVALS = 32
-# The share of the remaining time that steps may plan for: before the last stage; and in it, where only
+# The fraction of the remaining time that steps may plan for: before the last stage; and in it, where only
 # checkpoints, and what brings a field up to date, are not measured.
-_PLANNED_SHARE, _PLANNED_AT_LAST = 0.94, 0.96
+_PLANNED_FRACTION, _PLANNED_AT_LAST = 0.94, 0.96
 # At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
 # and a run that is cut off at its end has learned more than one that hardly took a step.
-_PAUSED_SHARE = 0.5
-# The plan of the last stage is mended when this share is left of the time that was left for it: steps
+_PAUSED_FRACTION = 0.5
+# The plan of the last stage is mended when this fraction is left of the time that was left for it: steps
 # become cheaper while a stage finds what is empty (a third fewer samples after 500 steps on lego).
 _MENDED_AT = 0.5
 
@@ -26,17 +26,17 @@ class Paced(Protocol):
     """What a budget must know of a way of training."""
 
     @property
-    def pauses(self) -> float:
+    def recompile_cost(self) -> float:
         """How often the schedule stops, in units of the first step, most of which is compilation."""
         ...
 
     @property
-    def load(self) -> float:
+    def step_cost(self) -> float:
         """What a step takes now, in units of one of the first stage with a full batch."""
         ...
 
-    def effort(self, total: int) -> float:
-        """The mean time of a step over a schedule of so many, in the units of `load`.
+    def mean_step_cost(self, total: int) -> float:
+        """The mean time of a step over a schedule of so many, in the units of `step_cost`.
 
         It does not fall where there are more steps.
         """
@@ -54,15 +54,15 @@ class Pace:
       measured: seconds since the first step's end, or since `forget`, as far as they were training's.
     """
 
-    _intervals: collections.deque[float]  # seconds of a step whose load is 1
+    _intervals: collections.deque[float]  # seconds of a step whose cost is 1
 
     def __init__(self, number: int):
         self._number, self._begun = number, time.perf_counter()
         self.first_step, self.measured = 0.0, 0.0
         self._intervals = collections.deque(maxlen=_INTERVALS)
 
-    def arrive(self, number: int, load: float) -> float:
-        """Say that steps up to a number, of this load, are done; returns the seconds that one takes.
+    def arrive(self, number: int, step_cost: float) -> float:
+        """Say that steps up to a number, of this cost, are done; returns the seconds that one takes.
 
         That is the median of the last intervals: a pause, to compile or because the machine is busy
         with something else, is no measure of the speed.
@@ -72,10 +72,10 @@ class Pace:
             self.first_step = spent
         else:
             self.measured += spent
-            self._intervals.append(spent / (number - self._number) / load)
+            self._intervals.append(spent / (number - self._number) / step_cost)
         self._number = number
         self.go_on()
-        return load * statistics.median(self._intervals) if self._intervals else 0.0
+        return step_cost * statistics.median(self._intervals) if self._intervals else 0.0
 
     def go_on(self) -> None:
         """Leave out the time since the last arrival."""
@@ -91,7 +91,7 @@ class Pace:
         self._intervals.clear()
 
     def undisturbed(self) -> float:
-        """Seconds of a step whose load is 1, by the fastest quarter of those measured.
+        """Seconds of a step whose cost is 1, by the fastest quarter of those measured.
 
         Others make a machine slower, never faster. Too few steps leave time unused, where of too many
         the last ones are cut off, whose rates are the lowest.
@@ -102,16 +102,17 @@ class Pace:
 class Plan:
     """How many steps fit into a time budget: a number that is fixed early, and mended in the last stage.
 
-    First from the speed of the first steps, and from what is said of later stages (`Paced.effort`): that
-    decides when stages begin, and how fine they are. Then, if there are several, from the speed of the
-    last stage itself: after its first steps, and again when half of the time is gone that was left then.
+    First from the speed of the first steps, and from what is said of later stages
+    (`Paced.mean_step_cost`): that decides when stages begin, and how fine they are. Then, if there are
+    several, from the speed of the last stage itself: after its first steps, and again when half of the
+    time is gone that was left then.
 
     Attributes:
       made: how many plans were.
     """
 
-    def __init__(self, trainer: Paced, pace: Pace, most: int):
-        self.made, self._trainer, self._pace, self._most = 0, trainer, pace, most
+    def __init__(self, schedule: Paced, pace: Pace, most: int):
+        self.made, self._schedule, self._pace, self._most = 0, schedule, pace, most
         self._at_last, self._mended_at = False, 0.0
 
     def total(self, number: int, total: int, left: float) -> int | None:
@@ -127,18 +128,18 @@ class Plan:
         if self.made == 0:
             fits = self._of_all_stages(number, left)
         else:
-            seconds = self._trainer.load * self._pace.undisturbed()
+            seconds = self._schedule.step_cost * self._pace.undisturbed()
             fits = number + int(_PLANNED_AT_LAST * left / seconds)
             self._mended_at = _MENDED_AT * left
         self.made += 1
         return max(min(fits, self._most), number)
 
     def _is_due(self, number: int, total: int, left: float) -> bool:
-        is_measured = 0.0 < self._pace.measured >= _MEASURED_SHARE * left
+        is_measured = 0.0 < self._pace.measured >= _MEASURED_FRACTION * left
         if self.made == 0:
             return is_measured
         if not self._at_last:
-            self._at_last = 0 < self._trainer.last_stage(total) < number
+            self._at_last = 0 < self._schedule.last_stage(total) < number
             if self._at_last:  # What was measured had the stage's compilation in it.
                 self._pace.forget()
             return False
@@ -146,14 +147,14 @@ class Plan:
 
     def _of_all_stages(self, number: int, left: float) -> int:
         """The total of steps for which this many seconds are enough: the most of any schedule."""
-        trainer, pace = self._trainer, self._pace
-        pauses = min(trainer.pauses * pace.first_step, _PAUSED_SHARE * left)
-        training = _PLANNED_SHARE * (left - pauses) / pace.undisturbed()
-        all_of_it = trainer.load * number + training
-        fits, too_many = 0, int(all_of_it / min(trainer.load, 1.0)) + 1
+        schedule, pace = self._schedule, self._pace
+        pauses = min(schedule.recompile_cost * pace.first_step, _PAUSED_FRACTION * left)
+        training = _PLANNED_FRACTION * (left - pauses) / pace.undisturbed()
+        all_of_it = schedule.step_cost * number + training
+        fits, too_many = 0, int(all_of_it / min(schedule.step_cost, 1.0)) + 1
         while too_many - fits > 1:
             total = (fits + too_many) // 2
-            if total * trainer.effort(total) <= all_of_it:
+            if total * schedule.mean_step_cost(total) <= all_of_it:
                 fits = total
             else:
                 too_many = total

@@ -43,28 +43,26 @@ class FitError(Error):
 
 
 @runtime_checkable
-class Steps(Paced, Protocol):
+class Steps(Protocol):
     """What the loop asks of a `jaxnerf.training.trainer.Trainer`; see there.
 
     Attributes:
       config: what all methods share.
-      remedy: what to do when training diverges.
+      divergence_hint: what to do when training diverges.
+      strategy: how the cost of steps changes.
     """
 
     config: TrainingConfig
-    remedy: str
+    divergence_hint: str
 
-    def to_devices(self, state: Any) -> Any:
-        """A state on the devices, as steps take and return it."""
-        ...
+    @property
+    def strategy(self) -> Paced: ...
 
-    def to_host(self, state: Any) -> Any:
-        """A state to keep."""
-        ...
+    def to_devices(self, state: Any) -> Any: ...
 
-    def step(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]:
-        """Take the step of this number of so many."""
-        ...
+    def to_host(self, state: Any) -> Any: ...
+
+    def step(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]: ...
 
 
 def train(
@@ -105,7 +103,7 @@ def train(
     number, total = int(state.step), int(state.total_steps)
     reported, reported_at = number, time.perf_counter()
     begun, pace = number, Pace(number)
-    planned = Plan(trainer, pace, total) if plan else None
+    planned = Plan(trainer.strategy, pace, total) if plan else None
     while number < total:
         state, metrics = trainer.step(state, number, total)
         number += 1
@@ -117,7 +115,7 @@ def train(
             continue
         values = {name: float(value) for name, value in metrics.items()}
         seconds_a_step, left = (
-            pace.arrive(number, trainer.load),
+            pace.arrive(number, trainer.strategy.step_cost),
             number_of_process_0(seconds_left()),
         )
         if planned and (fits := planned.total(number, total, left)):
@@ -129,7 +127,7 @@ def train(
         if not all(np.isfinite(values[name]) for name in ("loss", "gradient_norm")):
             raise FitError(
                 f"step {number}: the loss is {values['loss']} and the gradient's norm "
-                f"{values['gradient_norm']}: training has diverged. {trainer.remedy}"
+                f"{values['gradient_norm']}: training has diverged. {trainer.divergence_hint}"
             )
         if is_report or number == total:
             rays = values.get("rays", config.rays_per_batch) * (number - reported)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxnerf.compositing import deviation_of, distortion_of
 from jaxnerf.rendering import Rendering
+from jaxnerf.sampling import Samples
 from jaxnerf.training.state import Target
 
 # (rendering, target) -> a number, or a number and a dict of further numbers to report.
@@ -23,7 +24,8 @@ class PhotometricLoss:
     Attributes:
       proposals: weight of the squared error of each level of sampling before the last (NeRF, eq. 6).
       opacity: weight of the squared error of opacity, where photographs have alpha.
-      distortion: weight of how far the weights of a ray are spread out along it (mip-NeRF 360, eq. 15).
+      distortion: weight of how far the weights of a ray are spread out along it (mip-NeRF 360, eq. 15);
+        not of a composition whose parts have samples of their own.
       depth: weight of how far from known points their rays' light is stopped; see
         `jaxnerf.compositing.deviation_of`.
     """
@@ -36,7 +38,11 @@ class PhotometricLoss:
     def __call__(
         self, rendering: Rendering, target: Target
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The loss, and "mse": the squared error of the last level's colours."""
+        """The loss, and "mse": the squared error of the last level's colours.
+
+        Raises:
+          ValueError: the distortion is asked of samples that parts of a composition have each of its own.
+        """
         mse = mean_over_rays(rendering, squared_error(rendering, target))
         loss = mse
         if self.proposals:
@@ -46,13 +52,11 @@ class PhotometricLoss:
             error = (rendering.opacity - target.alpha) ** 2
             loss = loss + self.opacity * mean_over_rays(rendering, error)
         if self.distortion:
-            spread = distortion_of(rendering.samples, rendering.weights)
+            spread = distortion_of(*_of_rays(rendering, "PhotometricLoss.distortion"))
             loss = loss + self.distortion * mean_over_rays(rendering, spread)
         if self.depth and target.depth is not None and target.certainty is not None:
             known = target.certainty > 0.0
-            away = deviation_of(
-                rendering.samples, rendering.weights, jnp.where(known, target.depth, 1.0)
-            )
+            away = _deviation(rendering, jnp.where(known, target.depth, 1.0))
             loss = loss + self.depth * mean_over_rays(rendering, target.certainty * away)
         return loss, {"mse": mse}
 
@@ -74,6 +78,33 @@ def mean_over_rays(rendering: Rendering, values: Float[Array, "*batch"]) -> Floa
     return jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
+def _deviation(rendering: Rendering, depth: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """`deviation_of` the light of each ray; of a composition, of all that its parts stop."""
+    samples, weights = rendering.samples, rendering.weights
+    if not isinstance(weights, tuple):
+        return deviation_of(samples, weights, depth)
+    parts = (samples,) * len(weights) if isinstance(samples, Samples) else samples.parts
+    found = [deviation_of(part, own, depth) for part, own in zip(parts, weights, strict=True)]
+    return 1.0 - jnp.sum(1.0 - jnp.stack(found), axis=0)
+
+
+def _of_rays(rendering: Rendering, asked: str) -> tuple[Samples, Array]:
+    """The samples of whole rays and their weights; of a composition, where its parts share samples.
+
+    Raises:
+      ValueError: they do not; the message begins with what was asked for.
+    """
+    samples, weights = rendering.samples, rendering.weights
+    if not isinstance(samples, Samples):
+        raise ValueError(
+            f"{asked}: parts of this composition have samples each of its own; ask it of one part, of "
+            "samples.parts[i] and weights[i]"
+        )
+    if isinstance(weights, tuple):
+        weights = jnp.sum(jnp.stack(weights), axis=0)
+    return samples, weights
+
+
 def proposal_error(rendering: Rendering) -> Float[Array, "*batch"]:
     """By how much each ray's weights exceed what earlier levels allow them (mip-NeRF 360, eq. 13).
 
@@ -85,11 +116,12 @@ def proposal_error(rendering: Rendering) -> Float[Array, "*batch"]:
       rendering: of dense samples, with proposals (`jaxnerf.render_rays(..., proposals=True)`).
 
     Raises:
-      ValueError: the samples are packed, or there are no proposals.
+      ValueError: the samples are packed, there are no proposals, or parts of a composition have samples
+        each of its own.
     """
-    if rendering.samples.packing is not None or not rendering.proposals:
+    samples, weights = jax.lax.stop_gradient(_of_rays(rendering, "proposal_error"))
+    if samples.packing is not None or not rendering.proposals:
         raise ValueError("proposal_error: needs dense samples with proposals of earlier levels")
-    samples, weights = jax.lax.stop_gradient((rendering.samples, rendering.weights))
     begin, end = samples.s0[..., :, None], samples.s1[..., :, None]
     total = jnp.zeros_like(rendering.opacity)
     for level in rendering.proposals:

@@ -1,8 +1,9 @@
 """The settings of training that all methods share."""
 
 import dataclasses
+import math
 
-from jaxnerf.checks import positive
+from jaxnerf.checks import in_range, positive
 from jaxnerf.scenes.backgrounds import Background
 
 
@@ -23,6 +24,10 @@ class TrainingConfig:
         "black", a colour in sRGB like "#8090a0", or "random", a new colour for each ray, which keeps a
         field from painting empty space; "auto", what suits the scene: where photographs have no alpha,
         the plain colour along their borders.
+      gradient_reach: the distance from the camera up to which a field learns less the nearer it is, at
+        first; it falls to 0 in the first half of the steps. In radii of the ball that keeps its shape, or
+        in distances of the near plane, or, in a bounded scene, in median distances of the cameras from
+        what they look at. Of scenes without an end, where fog can hang before the cameras. 0 is none.
       seed: of everything random.
     """
 
@@ -31,7 +36,9 @@ class TrainingConfig:
     rays_per_batch: int = 4096
     rays_per_pass: int = 0
     background: Background = "auto"
+    gradient_reach: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         positive(self, "steps", "rays_per_batch")
+        in_range(self, gradient_reach=(0.0, math.inf))

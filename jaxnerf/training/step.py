@@ -20,7 +20,7 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields.noisy import NoisyField
 from jaxnerf.rendering import Rendering, render_rays
-from jaxnerf.sampling import OccupancySampler
+from jaxnerf.sampling import ComposedSamples, OccupancySampler
 from jaxnerf.training import sharding
 from jaxnerf.training.losses import Loss
 from jaxnerf.training.optimizers import Schedule
@@ -46,6 +46,7 @@ def train_step(
     compositing: Compositing = "volume",
     constrain: Constrain | None = None,
     calibrate: Calibrate | None = None,
+    gradient_reach: Schedule | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step, on one device of the named axis or on a single one.
@@ -65,6 +66,7 @@ def train_step(
       constrain: what is done to the parameters after the optimizer's step, and is no gradient's: a
         projection or a smoothing.
       calibrate: a step of the state's calibration, if that has one.
+      gradient_reach: (step, total_steps) -> that of `jaxnerf.render_rays`.
       axis_name: of the devices; None for a single one.
 
     Returns:
@@ -75,7 +77,7 @@ def train_step(
     after, metrics, _ = step_with_gradients(
         state, batch, key, cameras, loss=loss, optimizer=optimizer, near=near, far=far,
         rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-        calibrate=calibrate, axis_name=axis_name,
+        calibrate=calibrate, gradient_reach=gradient_reach, axis_name=axis_name,
     )  # fmt: skip
     return after, metrics
 
@@ -96,6 +98,7 @@ def step_with_gradients(
     constrain: Constrain | None,
     calibrate: Calibrate | None,
     axis_name: str | None,
+    gradient_reach: Schedule | None = None,
     learning_rate: Schedule | None = None,
     by_rows: bool = False,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
@@ -110,10 +113,13 @@ def step_with_gradients(
     count, devices = batch.camera.shape[0], sharding.device_count(axis_name)
     keys = _keys_of_rays(key, state, count, axis_name)
     learned = None if state.calibration is None else state.calibration.learned
+    reach = None if gradient_reach is None else gradient_reach(state.step, state.total_steps)
 
     def one_pass(batch: Batch, keys: Key[Array, " rays"] | None):
         def total(trainable):
-            rendering = _rendered(state, trainable, batch, keys, cameras, (near, far), compositing)
+            rendering = _rendered(
+                state, trainable, batch, keys, cameras, (near, far), compositing, reach
+            )
             found = loss(rendering, batch.target())
             value, reported = found if isinstance(found, tuple) else (found, {})
             return value, jax.tree.map(_as_float, reported) | _counts(rendering)
@@ -192,6 +198,7 @@ def _rendered(
     cameras: Camera,
     bounds: tuple[float, float],
     compositing: Compositing,
+    reach: Float[Array, ""] | None,
 ) -> Rendering:
     """What a batch's rays see, in the colours of their photographs."""
     params, learned = trainable
@@ -206,7 +213,7 @@ def _rendered(
     background = jnp.asarray(batch.background)
     seen = render_rays(
         field, params, rays, sampler, keys, background,
-        compositing=compositing, proposals=True,
+        compositing=compositing, proposals=True, gradient_reach=reach,
     )  # fmt: skip
     if calibration is None:
         return seen
@@ -239,7 +246,8 @@ def _as_float(value: Any) -> Array:
 def _counts(rendering: Rendering) -> dict[str, Array]:
     samples = rendering.samples
     fits = samples.fits.astype(jnp.float32)
-    used = jnp.sum(samples.used.astype(jnp.float32))
+    parts = samples.parts if isinstance(samples, ComposedSamples) else (samples,)
+    used = jnp.sum(jnp.stack([jnp.sum(part.used.astype(jnp.float32)) for part in parts]))
     return {
         "samples": used / jnp.maximum(jnp.sum(fits), 1.0),
         "dropped": 1.0 - jnp.mean(fits),

@@ -48,7 +48,7 @@ class Strategy(Paced, Protocol):
 class Unchanged:
     """Nothing is changed: the strategy of the paper's network, and of any field of fixed structure."""
 
-    pauses, load = 0.0, 1.0
+    recompile_cost, step_cost = 0.0, 1.0
 
     def __init__(self, split: Split, config: TrainingConfig, *, one_image: bool = False):
         """Prepare.
@@ -60,7 +60,7 @@ class Unchanged:
         """
         self._split, self._config, self._one_image = split, config, one_image
 
-    def effort(self, total: int) -> float:
+    def mean_step_cost(self, total: int) -> float:
         """See `jaxnerf.training.budget.Paced`."""
         return 1.0
 

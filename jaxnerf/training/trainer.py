@@ -32,7 +32,7 @@ class Trainer:
       config: what all methods share.
       strategy: what happens between steps.
       one_step: the step of one device, which is mapped.
-      remedy: what to do when training diverges, for the error's message.
+      divergence_hint: what to do when training diverges, for the error's message.
     """
 
     def __init__(
@@ -49,28 +49,29 @@ class Trainer:
         compositing: Compositing = "volume",
         constrain: Constrain | None = None,
         calibrate: Calibrate | None = None,
+        gradient_reach: Schedule | None = None,
         learning_rate: Schedule | None = None,
         by_rows: bool = False,
-        remedy: str = "Lower the learning rate",
+        divergence_hint: str = "Lower the learning rate",
     ):
         """Prepare.
 
         Args:
           split: with photographs.
-          config, strategy, remedy: see the attributes.
-          loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate: as for
-            `train_step`.
+          config, strategy, divergence_hint: see the attributes.
+          loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
+            gradient_reach: as for `train_step`.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
             long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
             at no norm of all of them.
           learning_rate: that the optimizer follows, to be reported.
         """
-        self.config, self.strategy, self.remedy = config, strategy, remedy
+        self.config, self.strategy, self.divergence_hint = config, strategy, divergence_hint
         self._split, self._optimizer = split, optimizer
         self.one_step = functools.partial(
             step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
             rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-            calibrate=calibrate, axis_name=sharding.AXIS,
+            calibrate=calibrate, gradient_reach=gradient_reach, axis_name=sharding.AXIS,
             learning_rate=learning_rate, by_rows=by_rows,
         )  # fmt: skip
         self._by_rows = by_rows
@@ -78,24 +79,6 @@ class Trainer:
         self._devices: tuple[Any, ...] = ()
         self._scratch: Any = None
         self._next = -1
-
-    @property
-    def pauses(self) -> float:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.pauses
-
-    @property
-    def load(self) -> float:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.load
-
-    def effort(self, total: int) -> float:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.effort(total)
-
-    def last_stage(self, total: int) -> int:
-        """See `jaxnerf.training.budget.Paced`."""
-        return self.strategy.last_stage(total)
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""

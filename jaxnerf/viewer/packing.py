@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, UInt8
 from scipy.ndimage import distance_transform_cdt
 
-from jaxnerf.fields.voxels import BRICK
+from jaxnerf.fields.bricks import BRICK
 from jaxnerf.sampling.occupancy import OCCUPIED
 
 # Of one number. On a finely trained lego (7 features) these levels leave the page's pictures 55 dB from

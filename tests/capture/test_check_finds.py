@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from capture_factory import write_llff
+from capture_factory import write_colmap, write_llff
 from painted_views import FOCAL, HEIGHT, WIDTH, arc, poses, write_views
 from PIL import Image
 from scene_factory import edit_json, write_scene
@@ -141,6 +141,18 @@ def test_turns_of_exif_that_were_not_made_are_told(tmp_path, sides):
     path.write_text(json.dumps({"fl_x": 50.0, "w": sides[1], "h": sides[0], "frames": frames}))
     turned, _ = unmade_turns(load_scene(folder, images=()))
     assert len(turned) == (3 if square else 0)
+
+
+def test_turns_are_told_where_a_model_names_photographs_by_another_suffix(tmp_path):
+    folder = write_colmap(tmp_path / "s")
+    for path in sorted((folder / "images").iterdir()):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(path) as image:
+            image.convert("RGB").save(path.with_suffix(".JPG"), exif=exif)
+        path.unlink()
+    turned, _ = unmade_turns(load_scene(folder, images=()))
+    assert len(turned) == 9
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (20, 90, 200), (255, 255, 255)])

@@ -24,6 +24,7 @@ from scene_factory import (
     write_scene,
 )
 
+from jaxnerf import fit
 from jaxnerf.cli import VERBS, eval, main, process, render, train
 from jaxnerf.config import Config, flatten
 from jaxnerf.methods import state_like
@@ -176,6 +177,20 @@ def test_a_run_stopped_by_its_time_and_resumed_is_that_which_was_not(
     for one, other in zip(state_of(run), state_of(trained), strict=True):
         np.testing.assert_array_equal(one, other)
     assert [row["step"] for row in read_metrics(run)] == [1, 2, 6]
+
+
+def test_fit_trains_the_same_bits_and_goes_on_with_a_run_of_the_command(
+    folder, trained, run_folder, tmp_path
+):
+    config = read_config(trained)
+    run = fit(config, folder, tmp_path / "other", steps=6)
+    assert run.config == config
+    for one, other in zip(state_of(tmp_path / "other"), state_of(trained), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Nobody names the steps: those of the run stay.
+    assert fit(config, folder, run_folder, resume=True).step == 6
+    assert fit(config, folder, run_folder, steps=7, resume=True).step == 7
+    assert (steps_of(run_folder), read_config(run_folder).training.steps) == ([6, 7], 7)
 
 
 @pytest.mark.parametrize("flag", ["--max_steps=8", "--training.steps=8"])

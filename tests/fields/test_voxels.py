@@ -9,15 +9,13 @@ import optax
 import pytest
 
 from jaxnerf import Field, Rays, Stratified, render_rays
+from jaxnerf.fields.bricks import brick_index, lattice_points, number_of_points
 from jaxnerf.fields.voxels import (
     BRICK,
     VoxelField,
     VoxelParams,
     VoxelSettings,
-    brick_index,
     decay_density,
-    lattice_points,
-    number_of_points,
     smoothed,
 )
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from jaxnerf import VoxelField, kernels
 from jaxnerf.fields.hash_grid import HashGridField
-from jaxnerf.kernels.weights import mean_transmittance, sums_before
+from jaxnerf.kernels.weights import emission_absorption, mean_transmittance, sums_before
 
 
 @pytest.mark.parametrize("count", [1, 2, 64, 257])
@@ -46,3 +47,37 @@ def test_fields_that_interpolate_run_as_is_chosen(monkeypatch):
         field.density(field.init(jax.random.key(0)), places)
         assert len(asked) > number
         assert set(asked) == {"weighted_rows"}
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])  # sums by a product, and by a cumulative sum
+def test_weights_and_their_slopes_are_those_of_a_slow_loop(float64, count):
+    rng = np.random.default_rng(2)
+    depth, of = rng.exponential(0.4 / np.sqrt(count), (2, count)), rng.normal(size=(2, count))
+    weights, slopes = np.zeros((2, count)), np.zeros((2, count))
+    for ray in range(2):
+        light = np.exp(-np.concatenate([[0.0], np.cumsum(depth[ray])]))
+        for i in range(count):
+            weights[ray, i] = light[i] - light[i + 1]
+            slopes[ray, i] += of[ray, i] * light[i + 1]
+            for j in range(i + 1, count):
+                slopes[ray, i] -= of[ray, j] * (light[j] - light[j + 1])
+    found, pull_back = jax.vjp(emission_absorption, jnp.asarray(depth))
+    np.testing.assert_allclose(found, weights, atol=1e-14)
+    np.testing.assert_allclose(pull_back(jnp.asarray(of))[0], slopes, atol=1e-13)
+
+
+def test_weights_have_derivatives_of_two_orders_in_both_modes(float64):
+    depth = jnp.asarray(np.random.default_rng(3).exponential(0.5, (2, 6)))
+    check_grads(emission_absorption, (depth,), order=2, modes=["fwd", "rev"], rtol=1e-5)
+
+
+def test_what_is_infinitely_deep_takes_all_light_and_has_slopes():
+    depth = jnp.array([[0.5, jnp.inf, 2.0], [jnp.inf, jnp.inf, 0.0], [1e38, 0.1, 1e38]])
+    weights, pull_back = jax.vjp(emission_absorption, depth)
+    left = np.exp(-0.5)
+    expected = [[1.0 - left, left, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    # The first of the first ray takes from the second what it lets through no more.
+    slopes = pull_back(jnp.array([[1.0, 3.0, 5.0]] * 3))[0]
+    np.testing.assert_allclose(slopes[0], [left * (1.0 - 3.0), 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(slopes[1:], 0.0)

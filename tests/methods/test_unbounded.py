@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 
-from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.cameras import Camera, cast_rays, look_at_pose
 from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
 from jaxnerf.contraction import NdcSpace, SphereContraction
@@ -22,7 +22,7 @@ from jaxnerf.runs.run import Run, run_of
 from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 from jaxnerf.sections import VoxelsConfig
-from jaxnerf.spaces import adapt_to_scene, bounds_of, space_of
+from jaxnerf.spaces import adapt_to_scene, bounds_of, gradient_reach_of, space_of
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
@@ -141,6 +141,63 @@ def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ba
     assert isinstance(space, SphereContraction)
     np.testing.assert_allclose(space.centre, 0.0, atol=1e-5)
     np.testing.assert_allclose(space.radius, 3.0 * ball, rtol=1e-5)
+
+
+def ring(radius: float, looks: float, count: int = 12) -> Camera:
+    """Cameras in a level ring that look inwards (1) or outwards (-1), with pictures 90 degrees wide."""
+    angles = 2.0 * np.pi * np.arange(count) / count
+    away = np.stack([np.cos(angles), np.sin(angles), 0.0 * angles], axis=-1)
+    poses = np.stack([look_at_pose(radius * out, (1.0 - looks) * radius * out) for out in away])
+    return Camera.pinhole(poses, 16.0, 32, 32)
+
+
+def around(radius: float) -> np.ndarray:
+    """Points on a ball, evenly."""
+    points = np.random.default_rng(0).normal(size=(400, 3))
+    return radius * points / np.linalg.norm(points, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("looks", "points", "ball"),
+    [
+        (1.0, None, 1.0),
+        (-1.0, None, 3.0),
+        # In the cameras' midst; walls around them, which some of the points do not hide; far away.
+        (1.0, around(1.0), 1.0),
+        (1.0, np.concatenate([around(1.0)[:20], around(4.0)]), 2.0),
+        (-1.0, around(4.5), 2.25),
+        (-1.0, around(100.0), 3.0),
+        (1.0, np.zeros((0, 3)), 1.0),
+    ],
+)
+def test_the_ball_suits_what_the_cameras_see(looks, points, ball):
+    """In distances of the cameras, which is 2: what the points' shells are drawn with."""
+    scene = scene_of(Split(("",) * 12, ring(2.0, looks), None), unbounded=True, points=points)
+    config = adapt_to_scene(override(CONFIG, {"scene.ball": 0.0}), scene)
+    assert config.scene.ball == pytest.approx(ball, rel=1e-5)
+    assert space_of(config, scene).radius == pytest.approx(2.0 * ball, rel=1e-5)
+    # What was chosen is kept, also by a run that goes on with other points.
+    kept = adapt_to_scene(config, dataclasses.replace(scene, points=around(3.0)))
+    assert kept.scene.ball == config.scene.ball
+    assert adapt_to_scene(CONFIG, scene).scene.ball == 0.5
+
+
+def test_gradients_near_cameras_are_whole_from_half_of_the_steps_on():
+    scene = scene_of(photographs(), unbounded=True)
+    config = adapt_to_scene(override(CONFIG, {"scene.ball": 0.5}), scene)
+    assert config.training.gradient_reach == 1.0
+    reach = gradient_reach_of(override(config, {"training.gradient_reach": 0.4}), scene)
+    assert reach is not None
+    at = [float(reach(jnp.int32(step), jnp.int32(200))) for step in (0, 50, 100, 200)]
+    # Cameras are 3 from the middle, so the ball's radius is 1.5.
+    np.testing.assert_allclose(at, [0.6, 0.3, 0.0, 0.0], rtol=1e-4, atol=1e-6)
+    alone = adapt_to_scene(CONFIG, scene_of(photographs()))
+    assert alone.training.gradient_reach == 0.0
+    assert gradient_reach_of(alone, scene) is None
+    named = override(alone, {"training.gradient_reach": 0.4})
+    bounded = gradient_reach_of(named, scene_of(photographs()))
+    assert bounded is not None
+    assert float(bounded(jnp.int32(0), jnp.int32(9))) == pytest.approx(1.2, rel=1e-4)
 
 
 def test_rays_of_captures_begin_at_near_and_the_fast_field_s_have_no_end():

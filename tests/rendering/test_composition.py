@@ -293,7 +293,7 @@ def test_fragments_are_what_a_slow_loop_integrates():
 
 
 @pytest.mark.parametrize("kind", ["shared", "own", "packed"])
-def test_the_gradient_of_a_placement_is_that_of_finite_differences(kind, float64):
+def test_derivatives_of_a_placement_are_those_of_finite_differences(kind, float64):
     samplers = {
         "shared": Stratified(200),
         "own": ComposedSampler((Stratified(150), Stratified(220))),
@@ -324,6 +324,13 @@ def test_the_gradient_of_a_placement_is_that_of_finite_differences(kind, float64
     scale = float(np.abs(differences).max())
     assert scale > 0.1
     np.testing.assert_allclose(found, differences, atol=tolerance * scale)
+    if kind != "own":
+        return
+    slope, towards = jax.grad(brightness), jnp.asarray([0.3, -0.5, 0.2, 0.4, 0.1, -0.6, 0.7])
+    bent = jax.jit(jax.grad(lambda x: jnp.vdot(slope(x), towards)))(jnp.zeros(7))
+    ends = [jax.jit(slope)(way * 1e-5 * towards) for way in (1.0, -1.0)]
+    curved = (ends[0] - ends[1]) / 2e-5
+    np.testing.assert_allclose(bent, curved, atol=1e-5 * float(np.abs(curved).max()))
 
 
 def test_nothing_is_compiled_again_where_a_placement_changes(monkeypatch):

@@ -138,9 +138,11 @@ BAD = {
     "flat region": (lambda: Region.from_matrix(np.diag([1.0, 0.0, 1.0, 1.0])), "singular"),
     "no regions": (lambda: CroppedField(RED, ()), "none; name one"),
     "keep": (lambda: CroppedField(RED, (Region.ball((0, 0, 0), 1.0),), "all"), "keep"),
-    "surface": (
-        lambda: render_rays(BALLS, ((), ()), RAYS, Stratified(8), compositing="surface"),
-        "composed field is rendered by 'volume'",
+    "extras": (
+        lambda: render_rays(
+            BALLS, ((), ()), RAYS, Stratified(8), extras=lambda params, features: features
+        ),
+        "extras: those of a composed field are the shares of its parts",
     ),
 }
 

@@ -123,6 +123,18 @@ def test_a_grid_in_blocks_is_the_formula_at_every_voxel():
         blocks.write()
 
 
+def test_of_a_grid_of_1024_cubed_no_more_than_a_block_is_asked_at_once():
+    grid = Grid.of(Box(np.full(3, -0.5), np.full(3, 0.5)), 1024)
+    blocks = grid_blocks(Blob(), jnp.float32(4.0), grid)
+    assert blocks.shape == (1024,) * 3
+    assert len(blocks) == (1024 // BLOCK) ** 3
+    first = next(iter(blocks))
+    assert first.properties.density.shape == (BLOCK,) * 3
+    np.testing.assert_allclose(
+        first.properties.density[0, 0, 0], 4.0 * np.exp(-6.0 * (0.5 - 0.5 / 1024) ** 2), rtol=1e-5
+    )
+
+
 def box_of(cells: Cells) -> np.ndarray:
     corners = cells.corners()
     return np.stack([corners.min(axis=0), corners.max(axis=0)])

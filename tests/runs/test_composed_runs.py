@@ -131,6 +131,10 @@ def test_runs_that_cannot_be_composed_are_refused_in_one_line():
     room = dataclasses.replace(HERE, config=endless)
     with pytest.raises(RunError, match="no parts"):
         compose([])
+    hard = override(preset("nerf"), {"nerf.compositing": "surface"})
+    with pytest.raises(RunError, match=r"as 'volume' and .* as 'surface'") as found:
+        compose([HERE, dataclasses.replace(HERE, config=hard)])
+    assert "\n" not in str(found.value)
     with pytest.raises(RunError, match="both have no end"):
         compose([room, (room, PLACE)])
     with pytest.raises(ValueError, match="scale is 0"):

@@ -11,7 +11,8 @@ import pytest
 
 from jaxnerf import Camera, OccupancySampler, Rays, Stratified, render_image, render_rays
 from jaxnerf.cameras import cast_rays, pixel_centres
-from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings, lattice_points
+from jaxnerf.fields.bricks import lattice_points
+from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings
 from jaxnerf.sampling.occupancy import Occupancy, encode
 
 CELLS, CELL = 8, 0.25  # a cube from -1 to 1

@@ -18,6 +18,7 @@ from scene_factory import (
 
 from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
+from jaxnerf.capture.inspection import inspect
 from jaxnerf.cli import main
 from jaxnerf.config import ConfigError, override
 from jaxnerf.presets import preset
@@ -250,6 +251,35 @@ def test_what_is_not_plain_and_what_has_alpha_is_told_from_it(tmp_path, capsys):
     train(folder, tmp_path / "noise", *short, "--scene.space=bounded")
     assert "no plain background along the borders" in capsys.readouterr().out
     assert read_config(tmp_path / "noise").training.background == "white"
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_a_capture_before_an_even_background_is_said_to_be_one(noise, tmp_path, capsys):
+    """Of formats whose scenes have no end; a wall behind one is not even."""
+    folder = write_scene(tmp_path / "balls", 48, 48, train=9)
+    (folder / "transforms_train.json").rename(folder / "transforms.json")
+    for split in ("val", "test"):
+        (folder / f"transforms_{split}.json").unlink()
+    random = np.random.default_rng(0)
+    for file in folder.glob("train/*.png"):
+        grey = Image.new("RGBA", (48, 48), (128, 128, 128, 255))
+        grey.alpha_composite(Image.open(file))
+        pixels = np.asarray(grey.convert("RGB")) + random.normal(0.0, noise, (48, 48, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+    train(folder, tmp_path / "run", "--max_steps=1", "--noevaluate")
+    said = "--scene.space=bounded is for an object that stands alone before it"
+    printed = capsys.readouterr().out
+    facts = inspect(folder).facts
+    if noise:
+        assert said not in printed
+        assert "background" not in facts
+    else:
+        assert f"the borders of the photographs are plain #808080: {said}" in printed
+        assert facts["background"] == f"plain #808080; {said}"
+    short = ("--max_steps=1", "--noevaluate", "--scene.space=bounded")
+    train(folder, tmp_path / "bounded", *short)
+    assert "plain background: #" in capsys.readouterr().out
+    assert read_config(tmp_path / "bounded").training.background.startswith("#")
 
 
 def test_a_colour_that_is_none_is_refused_in_one_line():

@@ -315,3 +315,42 @@ def test_transforms_in_other_encodings(tmp_path, encoding):
     path = folder / "transforms.json"
     path.write_text(json.dumps(json.loads(path.read_text())), encoding=encoding)
     same_pictures(folder, around())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_models_in_other_encodings(tmp_path, encoding):
+    folder = write_colmap(tmp_path / "s")
+    for path in (folder / "sparse/0").iterdir():
+        path.write_text(path.read_text(), encoding=encoding)
+    same_pictures(folder, around())
+
+
+def test_backslashes_in_a_model_are_slashes(tmp_path):
+    folder = write_colmap(tmp_path / "s")
+    path = folder / "sparse/0/images.txt"
+    path.write_text(path.read_text().replace(" 000", " images\\000"))
+    same_pictures(folder, around())
+    assert load_scene(folder).notes == ()
+
+
+@pytest.mark.parametrize("scale", [2.5, 0.04])
+def test_a_scale_in_the_rotations_of_rows_is_taken_out_and_said(tmp_path, scale):
+    plain = load_scene(write_llff(tmp_path / "plain"), images=())
+    folder = write_llff(tmp_path / "s")
+    rows = np.load(folder / "poses_bounds.npy")
+    rows[:, :15].reshape(-1, 3, 5)[:, :, :3] *= scale
+    np.save(folder / "poses_bounds.npy", rows)
+    scene = load_scene(folder, images=())
+    said = f"the rotations of poses_bounds.npy are scaled by {scale:g}, which is taken out"
+    assert scene.notes == (plain.notes[0], said, *plain.notes[1:])
+    one, other = (each.splits["train"].cameras.camera_to_world for each in (scene, plain))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("writer", [write_llff, write_colmap, write_dtu])
+def test_copies_of_a_photograph_that_were_given_the_same_pose_are_said(tmp_path, writer):
+    """The first and the second in the order of names, of which one is held out."""
+    places = in_front() if writer is write_llff else around()
+    places[1] = places[0]
+    scene = load_scene(writer(tmp_path / "s", places), images=())
+    assert "photographs of train are also in other splits: 1 of 2 of test" in scene.notes

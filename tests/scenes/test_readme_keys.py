@@ -12,6 +12,8 @@ from PIL import Image
 from scene_factory import write_scene
 
 from jaxnerf.scenes import load_scene
+from jaxnerf.scenes.path_files import read_path
+from jaxnerf.scenes.transforms_notes import READ
 
 README = Path(__file__).parents[2] / "README.md"
 ROW = re.compile(r"^\| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
@@ -100,3 +102,47 @@ def test_the_other_keys_that_the_readme_names(tmp_path):
         path.write_text(json.dumps({**json.loads(text), key: value}))
         assert differs(before, seen(blender))
         path.write_text(text)
+
+
+def test_every_key_that_readers_of_transforms_files_honour_is_named():
+    rows = ("transforms files", "a frame of them", "a file of them")
+    assert {key for row in rows for key in named(row)} >= READ
+
+
+# What each is set to in place of what the file has.
+OF_PATHS: dict[str, Any] = {
+    **{"fps": 7.0, "seconds": 9.0, "is_cycle": True, "camera_type": "fisheye"},
+    **{"render_width": 30, "render_height": 20, "fov": 70.0},
+}
+
+
+def path_seen(path: Path, contents: dict[str, Any], training) -> list[np.ndarray]:
+    path.write_text(json.dumps(contents))
+    file = read_path(path, training)
+    camera = file.cameras
+    found = [np.asarray(x) for x in (camera.camera_to_world, camera.focal, camera.size)]
+    return [*found, np.array([str(x) for x in (camera.lens, file.frames_per_second, file.cycle)])]
+
+
+@pytest.mark.parametrize("key", named("camera paths"))
+def test_a_key_of_camera_paths_changes_what_is_rendered(key, tmp_path):
+    if key == "render --path":
+        return
+    training = load_scene(write_scene(tmp_path / "s"), images=()).splits["train"].cameras[0]
+    pose = np.eye(4).ravel().tolist()
+    contents: dict[str, Any] = {
+        **{"camera_type": "perspective", "render_width": 16, "render_height": 16, "fps": 10},
+        "camera_path": [
+            {"camera_to_world": pose, "fov": 50.0},
+            {"camera_to_world": pose, "fov": 50.0},
+        ],
+    }
+    plain = path_seen(tmp_path / "p.json", contents, training)
+    if key == "camera_path":
+        changed = {**contents, key: contents[key][:1]}
+    elif key in ("camera_to_world", "fov"):
+        other = [*pose[:3], 1.0, *pose[4:]] if key == "camera_to_world" else OF_PATHS[key]
+        changed = {**contents, "camera_path": [{**contents["camera_path"][0], key: other}] * 2}
+    else:
+        changed = {**contents, key: OF_PATHS[key]}
+    assert differs(plain, path_seen(tmp_path / "p.json", changed, training))

@@ -1,6 +1,7 @@
 """A held-out sector: which cameras are in it, and what becomes of the other splits."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scene_factory import (
 )
 
 from jaxnerf.cameras import look_at_pose
+from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli import main
 from jaxnerf.scenes import SceneError, load_scene
 from jaxnerf.scenes.sector import in_sector
@@ -116,6 +118,20 @@ def test_of_few_cameras_no_sector_is_held_out(tmp_path):
         "sector"
         in load_scene(write_nerfstudio(tmp_path / "t", around(20)), hold_out_sector=True).splits
     )
+
+
+def test_both_splits_are_measured_in_the_time_of_training_together(tmp_path, monkeypatch):
+    given = []
+
+    def measured(run, scene, split, every, share):
+        given.append(share)
+        return {"psnr": 20.0}
+
+    monkeypatch.setattr(evaluation, "evaluate", measured)
+    run = types.SimpleNamespace(folder=tmp_path)
+    found = evaluation.evaluate_splits(run, load_scene(images=()), ("test", "sector"), 0)
+    assert given == [0.5, 0.5]
+    assert found["test"]["sector"] == {"psnr": 20.0}
 
 
 @pytest.mark.slow

@@ -13,14 +13,19 @@ class Clockwork:
     """A trainer whose steps take known times, and do nothing else."""
 
     config = TrainingConfig(rays_per_batch=100)
-    remedy, load, most = "", 1.0, 1_000_000
+    divergence_hint, step_cost, most = "", 1.0, 1_000_000
 
     def __init__(
-        self, seconds_of_step, effort: float = 1.0, pauses: float = 0.0, last: float = 0.0
+        self,
+        seconds_of_step,
+        mean_step_cost: float = 1.0,
+        recompile_cost: float = 0.0,
+        last: float = 0.0,
     ):
         self.now, self.seconds_of_step = 0.0, seconds_of_step
         self.last_stage = lambda total: round(last * total)
-        self.effort, self.pauses = lambda total: effort, pauses
+        self.mean_step_cost, self.recompile_cost = lambda total: mean_step_cost, recompile_cost
+        self.strategy = self
 
     def to_devices(self, state):
         return state
@@ -74,7 +79,7 @@ def test_a_machine_that_is_busy_while_the_speed_is_measured_does_not_shorten_the
 
 
 def test_a_first_step_that_compiles_for_long_leaves_half_of_the_rest_for_training(monkeypatch):
-    trainer = Clockwork(lambda number, total: 10.0 if number == 0 else 0.01, pauses=6)
+    trainer = Clockwork(lambda number, total: 10.0 if number == 0 else 0.01, recompile_cost=6)
     reports = run(monkeypatch, trainer, 60.0)
     assert reports[-1].step == reports[-1].total_steps
     assert 0.45 * 50.0 < trainer.now - 10.0 < 0.6 * 50.0
@@ -86,7 +91,7 @@ def test_later_stages_and_the_pauses_between_them_are_planned_for(monkeypatch):
             return 2.0
         return 0.01 if number < total // 4 else 0.03
 
-    trainer = Clockwork(seconds, effort=0.25 + 0.75 * 3.0, pauses=1)
+    trainer = Clockwork(seconds, mean_step_cost=0.25 + 0.75 * 3.0, recompile_cost=1)
     reports = run(monkeypatch, trainer, 60.0)
     assert reports[-1].step == reports[-1].total_steps
     assert 0.85 * 60.0 < trainer.now < 60.0
@@ -101,8 +106,8 @@ def test_a_run_that_becomes_slower_than_planned_ends_in_time(monkeypatch):
 
 def test_steps_of_another_load_while_the_speed_is_measured_are_put_into_proportion(monkeypatch):
     def seconds(number, total):
-        trainer.load = 1.0 if number >= 40 else 0.25
-        return 2.0 if number == 0 else 0.04 * trainer.load
+        trainer.step_cost = 1.0 if number >= 40 else 0.25
+        return 2.0 if number == 0 else 0.04 * trainer.step_cost
 
     trainer = Clockwork(seconds)
     reports = run(monkeypatch, trainer, 40.0)
@@ -116,7 +121,7 @@ def test_the_plan_finds_the_most_steps_where_longer_runs_have_longer_steps(monke
         return 1.0 + total / 1000.0
 
     trainer = Clockwork(lambda number, total: 0.01 * (effort(total) if total < 10**6 else 1.0))
-    trainer.effort = effort
+    trainer.mean_step_cost = effort
     reports = run(monkeypatch, trainer, 20.0)
     total = reports[-1].total_steps
     assert reports[-1].step == total
@@ -141,7 +146,7 @@ def test_a_budget_is_used_where_later_stages_cost_other_than_was_thought(
         begins.append(stage)
         return 2.0 if new else 0.01 * (3.0 * dearer if stage else 1.0)
 
-    trainer = Clockwork(seconds_of_step, effort=0.1 + 0.9 * 3.0, pauses=2, last=0.3)
+    trainer = Clockwork(seconds_of_step, mean_step_cost=0.1 + 0.9 * 3.0, recompile_cost=2, last=0.3)
     reports = run(monkeypatch, trainer, seconds)
     assert reports[-1].step == reports[-1].total_steps
     assert 0.95 * seconds < trainer.now <= seconds
@@ -156,14 +161,16 @@ def test_a_stage_that_becomes_cheaper_while_it_lasts_uses_its_budget(monkeypatch
             return 2.0
         return 0.01 if number < 0.3 * total else 0.03 if number < 0.3 * total + 500 else 0.02
 
-    trainer = Clockwork(seconds, effort=0.3 + 0.7 * 3.0, last=0.3)
+    trainer = Clockwork(seconds, mean_step_cost=0.3 + 0.7 * 3.0, last=0.3)
     reports = run(monkeypatch, trainer, 120.0)
     assert reports[-1].step == reports[-1].total_steps
     assert 0.95 * 120.0 < trainer.now <= 120.0
 
 
 def test_no_plan_has_more_steps_than_are_wanted(monkeypatch):
-    trainer = Clockwork(lambda number, total: 0.01 if number < 300 else 0.001, effort=1.0, last=0.3)
+    trainer = Clockwork(
+        lambda number, total: 0.01 if number < 300 else 0.001, mean_step_cost=1.0, last=0.3
+    )
     trainer.most = 1000
     reports = run(monkeypatch, trainer, 60.0)
     assert {report.total_steps for report in reports} == {1000}

@@ -9,7 +9,8 @@ import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
 from training_factory import first_state_of_voxels, trainer_of_voxels
 
-from jaxnerf.fields.voxels import VoxelField, VoxelSettings, lattice_points
+from jaxnerf.fields.bricks import lattice_points
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import scene_cube

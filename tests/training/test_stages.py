@@ -191,14 +191,19 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     states = [with_rays(begun_state(split), rays) for rays in (256, 64)]
     for way, state in zip((full, small), states, strict=True):
         next(train(state, way))
+    full, small = full.strategy, small.strategy
     # Later steps cost the same whatever the first ones, which are cheaper if they have few rays.
-    assert small.load < full.load == 1.0
-    saved = GROWING.fractions[0] * (full.load - small.load)
-    assert full.effort(60) - small.effort(60) == pytest.approx(saved, rel=0.03)
-    assert full.effort(60) / full.load < small.effort(60) / small.load < 1.5 * full.effort(60)
+    assert small.step_cost < full.step_cost == 1.0
+    saved = GROWING.fractions[0] * (full.step_cost - small.step_cost)
+    assert full.mean_step_cost(60) - small.mean_step_cost(60) == pytest.approx(saved, rel=0.03)
+    assert (
+        full.mean_step_cost(60) / full.step_cost
+        < small.mean_step_cost(60) / small.step_cost
+        < 1.5 * full.mean_step_cost(60)
+    )
     fine = dataclasses.replace(GROWING, resolutions=(64, 128), voxels_for_steps=0.0, points=0)
-    way = trainer_of_voxels(split, fine, CONFIG)
-    assert 1.0 < way.effort(60) < 4.0
+    way = trainer_of_voxels(split, fine, CONFIG).strategy
+    assert 1.0 < way.mean_step_cost(60) < 4.0
 
 
 def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
@@ -211,13 +216,13 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     config = voxel_config(growing, CONFIG)
     assert how_fine(config, 512).startswith("160 voxels along a side in the end, not 200,")
     assert how_fine(config, 1000) == how_fine(Config(), 8) == ""
-    way = trainer_of_voxels(split, growing, CONFIG)
-    efforts = [way.effort(total) for total in (8, 100, 512, 1000, 2000)]
-    assert efforts[:4] == sorted(set(efforts[:4]))
-    assert 1.0 < efforts[3] == efforts[4]
+    way = trainer_of_voxels(split, growing, CONFIG).strategy
+    costs = [way.mean_step_cost(total) for total in (8, 100, 512, 1000, 2000)]
+    assert costs[:4] == sorted(set(costs[:4]))
+    assert 1.0 < costs[3] == costs[4]
     many = dataclasses.replace(growing, points=2_000_000)
-    way = trainer_of_voxels(split, many, CONFIG)
-    assert efforts[2] < way.effort(512) < way.effort(4000) == way.effort(8000)
+    way = trainer_of_voxels(split, many, CONFIG).strategy
+    assert costs[2] < way.mean_step_cost(512) < way.mean_step_cost(4000) == way.mean_step_cost(8000)
     config = voxel_config(many, CONFIG)
     assert how_fine(config, 512).startswith(
         "about 537,600 lattice points in the end, not 2,000,000,"

@@ -40,6 +40,9 @@ def visiting(viewer, browser) -> Iterator[Any]:
         # Else viser gives a window fewer pixels where the browser draws slowly.
         page.goto(f"{viewer.url}?fixedDpr=1")
         until(viewer.clients, page)
+        (client,) = viewer.clients()
+        # The first that viser says of a camera can be of before it was told where to begin.
+        until(lambda: np.allclose(viewer.view_of(client).pose, viewer.stage.home, atol=1e-4), page)
         yield page
     finally:
         context.close()

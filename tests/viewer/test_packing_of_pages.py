@@ -13,7 +13,7 @@ import pytest
 from viewer_factory import KINDS, run_of
 
 from jaxnerf.cli import main
-from jaxnerf.fields.voxels import lattice_points
+from jaxnerf.fields.bricks import lattice_points
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_table

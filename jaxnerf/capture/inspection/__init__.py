@@ -17,8 +17,10 @@ from jaxnerf.capture.inspection.photographs import (
 from jaxnerf.capture.inspection.poses import judged
 from jaxnerf.capture.inspection.views import Views, views_of
 from jaxnerf.scenes import CLEAR, Scene, load_scene
+from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.in_view import cameras_that_see
-from jaxnerf.scenes.llff import stray_photographs
+from jaxnerf.scenes.llff import NEAREST_PERCENTILE, STRAY, stray_photographs
+from jaxnerf.scenes.sightings import sightings_of
 from jaxnerf.scenes.silhouettes import plain_background, scene_cube
 from jaxnerf.scenes.views import LEAKED
 
@@ -117,9 +119,29 @@ def _folded(views: Views) -> list[str]:
 
 def _stray(scene: Scene, allow_outside_paths: bool) -> list[str]:
     if scene.format != "llff":
-        return []
+        return _stray_points(scene)
     found = stray_photographs(scene.source, allow_outside_paths)
     return [f"bounds in poses_bounds.npy that stray: {_listed(found)}"] if found else []
+
+
+def _stray_points(scene: Scene) -> list[str]:
+    """Points that are so much nearer to cameras than others as to be wrong, and yet decide near."""
+    if scene.points is None:
+        return []
+    split, unit = scene.splits["train"], scene.to_user.scale
+    depths = sightings_of(scene.points, split.cameras, scene.tracks).depth
+    if not len(depths):
+        return []
+    usual = float(np.percentile(depths, NEAREST_PERCENTILE))
+    stray = depths < STRAY * usual
+    # Below near's margin a few are left out.
+    if not stray.any() or scene.near * MARGIN >= STRAY * usual:
+        return []
+    return [
+        f"points that stray: {np.count_nonzero(stray)} of {len(stray)} depths are less than {STRAY:g} of "
+        f"{usual * unit:.4g}, which nine in ten exceed; near is {scene.near * unit:.4g} "
+        "(--scene.near names another)"
+    ]
 
 
 def _misplaced(scene: Scene) -> list[str]:
@@ -137,11 +159,14 @@ def _misplaced(scene: Scene) -> list[str]:
 
 
 def _background(scene: Scene) -> dict[str, str]:
-    """What lies behind a scene that is trained on without what is behind it."""
+    """What the borders of photographs show: of a scene with an end always, of others if it is plain."""
     split = scene.splits["train"]
-    if scene.unbounded or scene.ndc is not None or split.has_alpha:
+    if scene.ndc is not None or split.has_alpha:
         return {}
     found = plain_background(split)
+    if scene.unbounded:
+        advice = "--scene.space=bounded is for an object that stands alone before it"
+        return {"background": f"plain {found.name}; {advice}"} if found and found.is_even else {}
     return {"background": "none that is plain" if found is None else f"plain {found.name}"}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,7 @@ from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file
+from jaxnerf.scenes.picture_files import spellings
 
 # Blurred is what has less than this share of its neighbours' variance of the Laplacian, if that is far
 # from what is usual (in standard deviations, estimated robustly).
@@ -157,5 +158,7 @@ def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    found = (folder / root / name for root in _ROOTS)
+    """The file that a view is named after, where its reader may have found it."""
+    names = [Path(each) for each in spellings(PurePosixPath(name))]
+    found = (folder / root / each for each in names for root in _ROOTS)
     return next((path for path in found if is_file(path) and path.is_file()), None)

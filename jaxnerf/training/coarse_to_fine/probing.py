@@ -26,11 +26,17 @@ _VIEWING_RAYS, _VIEWING_BATCHES = 1 << 13, 16
 _CELLS_AT_ONCE = 1 << 16
 
 
+def indices_of(cells: Bool[np.ndarray, "M M M"]) -> Int[np.ndarray, "N 3"]:
+    """The indices (x, y, z) of cells that are set, in order: `np.argwhere` in a quarter of its memory."""
+    slabs = (np.argwhere(slab).astype(np.int16) for slab in cells)
+    return np.concatenate([np.insert(slab, 0, x, axis=1) for x, slab in enumerate(slabs)])
+
+
 def cell_densities(
     field: Field, params: Any, occupancy: Occupancy
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The occupied cells, the greatest density at eight points in each, and the code of their mean."""
-    cells = np.argwhere(np.asarray(occupied(occupancy)))
+    cells = indices_of(np.asarray(occupied(occupancy)))
     arrays, kind = split_field(field)
     here = jax.tree.map(np.asarray, (arrays, params, occupancy.origin, occupancy.cell))
     most, codes = [np.zeros(0, np.float32)], [np.zeros(0, np.uint8)]

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.voxels import VoxelField, VoxelSettings, number_of_points
+from jaxnerf.fields.bricks import number_of_points
+from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.kernels.memory import hand_back
 from jaxnerf.rendering.footprints import tiles_that_show
@@ -33,6 +34,7 @@ from jaxnerf.training.calibration import Calibration
 from jaxnerf.training.coarse_to_fine.probing import (
     cell_densities,
     count_samples,
+    indices_of,
     random_rays,
     seen_cells,
 )
@@ -175,9 +177,9 @@ def grow(
         seen = seen_cells(state, found, stages, config, near)
         kept = kept & np.asarray(grid.dilate(seen))
         hand_back()
-    cells = np.argwhere(kept)
+    cells = indices_of(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
-        cells = np.argwhere(np.asarray(grid.occupied(old)))
+        cells = indices_of(np.asarray(grid.occupied(old)))
     mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, stages)
     voxels, params = voxels_of(state.field).resample(state.params, mask, origin, cell, voxel)
     hand_back()
@@ -320,7 +322,7 @@ def _with_size(state: TrainState, size: int) -> TrainState:
     if old.cells.shape[0] == size:
         return state
     side = float(old.cell) * old.cells.shape[0]
-    cells = np.argwhere(np.asarray(grid.occupied(old)))
+    cells = indices_of(np.asarray(grid.occupied(old)))
     mask = _moved(old, cells, np.asarray(old.origin), side, size)
     occupancy = dataclasses.replace(
         old,

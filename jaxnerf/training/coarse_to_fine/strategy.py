@@ -25,12 +25,12 @@ from jaxnerf.training.state import Batch, TrainState
 # and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
 # 0.022 (resolution / 64)^3. Where the number of lattice points is chosen, 1.2 + 0.65 for each million of
 # them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
-# or fewer, and fields of fewer features, are misjudged). 2% more for what is done between steps.
-_LATER, _GROWTH, _SAMPLING, _A_MILLION, _BETWEEN = 0.2, 0.022, 0.5, 0.65, 1.02
-# Of a step's time what does not depend on how many rays share the budget of samples; and the load of the
-# batches of later stages, which have half of a full one's rays to all of them (five bounded scenes; of
-# three, in a quiet hour, steps of 4,096 to 8,192 rays took 13 to 16 ms at 64 voxels, 29 or 30 at 200).
-_OF_ANY_BATCH, _LATER_LOAD = 0.85, 0.95
+# or fewer, and fields of fewer features, are misjudged). The last stage is measured, and mends the plan.
+_LATER, _GROWTH, _SAMPLING, _A_MILLION = 0.2, 0.022, 0.5, 0.65
+# Of a step's time what does not depend on how many rays share the budget of samples.
+_OF_ANY_BATCH = 0.85
+# What a stage's compilation takes, of that of the first step; what looks for hidden cells takes as much.
+_COMPILATION = 1.7
 # Depths of known points count for this fraction of the steps.
 _CERTAIN_FOR = 0.5
 # How many times the rays, or what part of them, it pays to compile a step for within a stage.
@@ -64,11 +64,11 @@ class CoarseToFine:
         self._split, self._stages, self._config, self._near = split, stages, config, near
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
-        self.pauses = 1.7 * len(stages.fractions) + 1.6 * (stages.unseen_below > 0.0)
+        self.recompile_cost = _COMPILATION * (len(stages.fractions) + (stages.unseen_below > 0.0))
         self._stage, self._rays = 0, config.rays_per_batch
         self._tiles: tuple[int, np.ndarray, int] | None = None
 
-    def effort(self, total: int) -> float:
+    def mean_step_cost(self, total: int) -> float:
         """See `jaxnerf.training.budget.Paced`."""
         lengths = np.diff([0.0, *self._stages.fractions, 1.0])
         growth = _GROWTH / (1.0 + _SAMPLING * (self._stages.samples_per_voxel - 1))
@@ -78,11 +78,11 @@ class CoarseToFine:
         if points:
             cost[-1] = 1.0 + _A_MILLION * points * 1e-6
         cost[1:] += 0.0 if self._unbounded else _LATER
-        later = _LATER_LOAD * float(np.sum(lengths[1:] * cost[1:] / cost[0]))
-        return _BETWEEN * (float(lengths[0]) * self.load + later)
+        later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
+        return float(lengths[0]) * self.step_cost + later
 
     @property
-    def load(self) -> float:
+    def step_cost(self) -> float:
         """See `jaxnerf.training.budget.Paced`; it is asked for before the second stage begins."""
         return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._config.rays_per_batch
 

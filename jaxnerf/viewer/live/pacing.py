@@ -56,11 +56,6 @@ class Watcher:
         self._shown: Order | None = None
         self._speed = _FIRST_SPEED
 
-    @property
-    def moved_at(self) -> float:
-        """When the view last changed."""
-        return self._moved_at
-
     def look(self, view: View, now: float) -> bool:
         """Look at a view from now on; returns whether it is another one."""
         if view == self.view:
@@ -92,11 +87,6 @@ class Watcher:
             size = finest if size[0] >= 0.7 * finest[0] else size
             return Order(self.view, (size[0], size[1]), self.number, age, False, size == whole)
         return None
-
-    def wake_in(self, now: float) -> float | None:
-        """Seconds until a camera that moved rests; None if it does already."""
-        left = self._moved_at + REST - now
-        return left if left > 0.0 else None
 
     def showed(self, order: Order, seconds: float) -> None:
         """Say that a picture was drawn, and how long that took."""
