@@ -40,7 +40,7 @@ from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
 from jaxnerf.training.sharding import AXIS, devices_for, local_part, memory_like, replicate
 from jaxnerf.training.state import from_process_0
-from jaxnerf.training.trainer import AXES, Trainer, gradients_of, local
+from jaxnerf.training.trainer import Trainer, axes_on, gradients_of, local
 
 _FLOAT = 4  # bytes
 
@@ -159,9 +159,10 @@ def seconds_of(run: Callable, repeats: int) -> float:
 
 def seconds_on(devices: Sequence[Any], step: Callable, state, constant) -> Callable:
     """A function of a batch that takes a step on some devices, and returns its seconds."""
-    program = sharding.parallel(step, devices, axes=AXES)
+    program = sharding.parallel(step, devices, axes=axes_on(len(devices)))
     scratch = memory_like(gradients_of(state, len(devices)), devices)
-    moments = sharding.divided(state.optimizer, devices)
+    divided = replicate if axes_on(len(devices)) is None else sharding.divided
+    moments = divided(state.optimizer, devices)
     state = replicate(dataclasses.replace(state, optimizer=None), devices)
     held = [(dataclasses.replace(state, optimizer=moments), None, scratch)]
     key, cameras = constant[0], replicate(jax.tree.map(np.asarray, constant[1]), devices)
@@ -190,13 +191,17 @@ def cumulative_seconds(
       others: devices on which the last program is timed too, as "others"; may be none.
     """
     programs, scratch, nothing = {}, None, replicate(np.float32(0.0), devices)
+    axes = axes_on(len(devices))
     for name, part in parts.items():
         if name == "update":
-            programs[name] = sharding.parallel(part, devices, axes=AXES)
+            programs[name] = sharding.parallel(part, devices, axes=axes)
             scratch = memory_like(gradients_of(state, len(devices)), devices)
         else:
             programs[name] = jax.pmap(
-                part, axis_name=AXIS, in_axes=(AXES, 0, None, None, None), devices=devices
+                part,
+                axis_name=AXIS,
+                in_axes=(axes, 0, None, None, None),
+                devices=devices,
             )
     times: dict[str, list[float]] = {name: [] for name in parts}
     elsewhere = None

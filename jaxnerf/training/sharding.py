@@ -192,7 +192,10 @@ def device_index(axis_name: str | None) -> Array | int:
 
 def mean(x: Array, axis_name: str | None) -> Array:
     """The mean over the devices."""
-    return x if axis_name is None else jax.lax.pmean(x, axis_name)
+    if device_count(axis_name) == 1:  # XLA:CPU would copy it
+        return x
+    assert axis_name is not None
+    return jax.lax.pmean(x, axis_name)
 
 
 def part_shape(shape: tuple[int, ...], devices: int) -> tuple[int, ...]:

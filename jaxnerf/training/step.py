@@ -131,7 +131,7 @@ def step_with_gradients(
         value, metrics = jax.lax.pmean((value, metrics), axis_name)
     summed, of_learned, kept = _over_devices(gradients, axis_name, by_rows)
     value, kept = sharding.written_over(scratch, value, kept)
-    split_axis = axis_name if by_rows else None
+    split_axis = axis_name if by_rows and devices > 1 else None
     norm = sharding.norm(summed, gradients[0], split_axis) / devices
     # Of the sum, which is there: the mean is made where it is used, and never stored.
     mean = jax.tree.map(lambda x: x / devices, summed)

@@ -75,7 +75,6 @@ class Trainer:
             learning_rate=learning_rate, by_rows=by_rows,
         )  # fmt: skip
         self._by_rows = by_rows
-        self.axes = AXES if by_rows else None
         self._devices: tuple[Any, ...] = ()
         self._scratch: Any = None
         self._next = -1
@@ -90,15 +89,18 @@ class Trainer:
         chosen = sharding.devices_for(largest)
         if chosen != self._devices:
             self._devices, self._scratch = chosen, None
-            self._step = sharding.parallel(self.one_step, chosen, axes=self.axes)
+            self._step = sharding.parallel(self.one_step, chosen, axes=self._axes(chosen))
             constant = self._split.cameras, jax.random.key_data(jax.random.key(self.config.seed))
             self._cameras, key = sharding.replicate(constant, chosen)
             self._key = jax.random.wrap_key_data(key)
-        if not self._by_rows:
-            return sharding.replicate(state, chosen)
+        if self._axes(chosen) is None:
+            return sharding.replicate(self.to_host(state), chosen)
         moments = sharding.divided(self.to_host(state).optimizer, chosen)
         placed = sharding.replicate(dataclasses.replace(state, optimizer=None), chosen)
         return dataclasses.replace(placed, optimizer=moments)
+
+    def _axes(self, devices: tuple[Any, ...]) -> TrainState | None:
+        return axes_on(len(devices), self._by_rows)
 
     def to_host(self, state: TrainState) -> TrainState:
         """A state to keep, which does not show on which devices it was; the inverse of `to_devices`.
@@ -151,6 +153,15 @@ class Trainer:
         del changed
         hand_back()
         return state
+
+
+def axes_on(devices: int, by_rows: bool = True) -> TrainState | None:
+    """Of which arrays of a state each of so many devices has its own, as `sharding.parallel` takes it.
+
+    Of none on a single one, where a leading dimension has XLA:CPU copy the optimizer's state, or the
+    parameters, in each step: 1.6 million rows of the fast field in a step of 37 ms instead of 29.
+    """
+    return AXES if by_rows and devices > 1 else None
 
 
 def local(state: Any) -> Any:

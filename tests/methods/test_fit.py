@@ -42,7 +42,7 @@ from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import begin
 from jaxnerf.training.strategy import Strategy
-from jaxnerf.training.trainer import gradients_of
+from jaxnerf.training.trainer import axes_on, gradients_of
 
 PROGRAMS = Path(__file__).parents[2] / "docs" / "programs"
 SMALL = {"training__rays_per_batch": 256, "occupancy__cells": 16, "occupancy__steps": 48}
@@ -256,7 +256,9 @@ def test_an_optimizer_that_looks_at_all_numbers_takes_the_same_steps_on_two_devi
         config, scene, PhotometricLoss(opacity=0.1), optimizer, by_rows=False
     )
     for devices in (1, 2):
-        step = sharding.parallel(way.one_step, jax.devices()[:devices], axes=way.axes)
+        step = sharding.parallel(
+            way.one_step, jax.devices()[:devices], axes=axes_on(devices, False)
+        )
         batch = way.strategy.batch(state, 0, 100)
         parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
         shapes = gradients_of(state, devices, False)

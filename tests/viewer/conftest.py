@@ -53,6 +53,7 @@ def visit(browser) -> Iterator[Callable[..., Any]]:
     def visit(what: Path | str, hash: str = "", **options: Any) -> Any:
         options = {"viewport": {"width": 480, "height": 360}} | options
         context = browser.new_context(**options)
+        context.set_default_timeout(240_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda said: said.type == "error" and complaints.append(said.text))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from PIL import Image
 
 WIDTH, HEIGHT = 640, 400
+# How long something may take beside other programs, in seconds.
+PATIENCE = 240.0
+_tokens = (f"token {number}" for number in itertools.count())
 # Of the page, where no panel and no message lies over the picture.
 CLEAR = (slice(180, 400), slice(0, 300))
 
@@ -19,7 +23,7 @@ def clear_part(view) -> tuple[slice, slice]:
     return slice(180, view.size[1]), CLEAR[1]
 
 
-def until(holds: Callable[[], Any], page=None, seconds: float = 60.0) -> None:
+def until(holds: Callable[[], Any], page=None, seconds: float = PATIENCE) -> None:
     """Wait for something, while the browser goes on, if there is one."""
     ends = time.monotonic() + seconds
     while not holds():
@@ -31,6 +35,7 @@ def until(holds: Callable[[], Any], page=None, seconds: float = 60.0) -> None:
 def visiting(viewer, browser) -> Iterator[Any]:
     """The viewer's page; nothing may complain, or leave this machine."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+    context.set_default_timeout(1000.0 * PATIENCE)
     page, complaints, asked = context.new_page(), [], []
     page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -64,7 +69,17 @@ def rest(viewer, page) -> None:
 
     page.wait_for_timeout(300)
     until(rests, page)
-    page.wait_for_timeout(500)  # to reach the browser, and be drawn there
+    reach(client, page)
+    until(lambda: np.array_equal(shot(page), [page.wait_for_timeout(250), shot(page)][1]), page)
+
+
+def reach(client, page) -> None:
+    """Wait until the browser has read all that was sent to it, which it does in order."""
+    token = next(_tokens)
+    said = client.gui.add_markdown(token)
+    page.wait_for_function("(token) => document.body.innerText.includes(token)", arg=token)
+    said.remove()
+    page.wait_for_function("(token) => !document.body.innerText.includes(token)", arg=token)
 
 
 def shot(page, part=CLEAR) -> np.ndarray:

@@ -5,4 +5,4 @@ from typing import Any
 
 def rest(page: Any) -> None:
     """Wait until all of the picture is drawn."""
-    page.wait_for_selector("body[data-state=resting]", timeout=60_000)
+    page.wait_for_selector("body[data-state=resting]", timeout=240_000)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ _TRIES = 5
 # A camera is where a photograph was taken if it is no farther away, on the stage and in radians.
 _THERE = 2e-3
 _QUALITY = 80  # of JPEG, while pictures follow one another
+_LEFT = r"Queued a .* on a closed connection"  # what viser warns of
 
 
 def viser_package() -> Any:
@@ -112,6 +114,8 @@ class LiveViewer:
 
     def start(self) -> None:
         """Begin to draw."""
+        # Who closes the page in the middle of a flight cannot be told of the rest of it.
+        warnings.filterwarnings("ignore", _LEFT, UserWarning)
         self.painter.start()
 
     def close(self) -> None:
