@@ -16,6 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers get their parent's
     _CACHE = tempfile.TemporaryDirectory(prefix="jaxnerf-test-cache-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    # Also for the programs that tests start, of which many do the same.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

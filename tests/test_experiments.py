@@ -1,6 +1,7 @@
 """The experiments whose programs search, sample and choose: that their parts are right, and they run."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import sys
@@ -20,7 +21,7 @@ from jaxnerf import Camera, cast_rays, render_rays
 from jaxnerf.compositing import distortion_of
 from jaxnerf.evaluation import psnr
 from jaxnerf.sampling import Stratified
-from jaxnerf.scenes import Similarity
+from jaxnerf.scenes import Similarity, load_scene
 from jaxnerf.training import PhotometricLoss, Target, sample_batch
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -151,7 +152,9 @@ def test_networks_and_voxels_are_trained_and_measured(load, tmp_path, monkeypatc
         "dense 16": {"steps": 2, "training__rays_per_batch": 64},
     }
     small = {"trained": trained, "sampled": [16], "every": 40}
-    close = both.CONFIG["close_up"] | {"pixels": 16}
+    close = both.CONFIG["close_up"] | {"pixels": 16, "middle": [30, 30]}
+    monkeypatch.setattr(both, "load_scene", functools.partial(load_scene, downscale=4))
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # not so much is compiled here
     monkeypatch.setattr(both, "CONFIG", both.CONFIG | small | {"close_up": close})
     arguments = ["network_or_voxels", "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -183,6 +186,10 @@ def test_photographs_spread_are_the_farthest_from_one_another(load):
 def test_one_photograph_and_two_are_told_and_drawn(load, tmp_path, monkeypatch):
     one = load("one_photograph")
     monkeypatch.setattr(one, "COUNTS", (2, 100))
+    monkeypatch.setattr(
+        one, "load_scene", lambda downscale, **more: load_scene(downscale=8, **more)
+    )
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # not so much is compiled here
     monkeypatch.setattr(one, "MEASURED", 1)
     settings = {"training__rays_per_batch": 64, "voxels__stages__resolutions": (16, 20)}
     monkeypatch.setattr(one, "SETTINGS", one.SETTINGS | settings)

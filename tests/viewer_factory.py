@@ -1,5 +1,6 @@
 """Small scenes made by hand, as runs of the fast field, in all the spaces that it knows."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,19 @@ _FRAME = Similarity(
 )
 
 
-def run_of(kind: str, folder: Path = Path("run")) -> Run:
-    """A run of a scene without symmetry: a ball, a box above it at one side, and what is behind them."""
+def quick_run() -> Run:
+    """A run of few cells, one ray a pixel, for tests of what hands do, where drawing takes the time."""
+    run = run_of("bounded", cells=16)
+    return dataclasses.replace(
+        run, config=override(run.config, {"evaluation.edge_supersampling": 0.0})
+    )
+
+
+def run_of(kind: str, folder: Path = Path("run"), cells: int = 0) -> Run:
+    """A run of a scene without symmetry: a ball, a box above it at one side, and what is behind them.
+
+    Its grid has so many cells along a side, or as many as suit its kind.
+    """
     space = {
         "bounded": lambda: None,
         "unbounded": lambda: SphereContraction(np.float32([0.1, 0.0, -0.1]), np.float32(1.2)),
@@ -43,7 +55,7 @@ def run_of(kind: str, folder: Path = Path("run")) -> Run:
             np.float32([FOCAL, FOCAL]), np.float32([SIDE, SIDE]), np.float32(1.0), np.float32(1.25)
         ),
     }[kind]()
-    field, params, occupancy = _filled(kind, space)
+    field, params, occupancy = _filled(kind, space, cells or _CELLS[kind])
     forward = kind == "forward"
     poses = _forward_poses() if forward else _poses_around()
     cameras = Camera.pinhole(poses, FOCAL, SIDE, SIDE)
@@ -82,9 +94,8 @@ def _forward_poses() -> np.ndarray:
     return np.stack([look_at_pose(eye, (0.0, 0.0, -6.0), (0.0, 1.0, 0.0)) for eye in eyes])
 
 
-def _filled(kind: str, space) -> tuple:
-    """A field, its parameters and its occupancy, of the shapes of a kind."""
-    count = _CELLS[kind]
+def _filled(kind: str, space, count: int) -> tuple:
+    """A field, its parameters and its occupancy of so many cells, of the shapes of a kind."""
     if space is None:
         origin, side, cells = np.full(3, -1.0), 2.0, np.ones((count,) * 3, bool)
     else:

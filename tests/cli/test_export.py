@@ -32,6 +32,7 @@ def small(**how):
 def ball(monkeypatch):
     """In the place of every run, that of a ball."""
     monkeypatch.setattr("jaxnerf.cli.export.load_run", lambda folder: small())
+    monkeypatch.setattr("jaxnerf.exports.splats._SIDE", 24)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ def test_points_lie_on_the_ball_with_its_normals_and_colours(tmp_path):
 @pytest.mark.parametrize("name", ["points3D.txt", "points3D.bin"])
 def test_colmap_reads_the_points(name, tmp_path):
     """In the place of those of a model of the same cameras."""
-    write_colmap(ball_run().scene, tmp_path / "model")
-    made = export(ball_run(), tmp_path / "model" / name, Settings(spacing=0.3))
+    run = ball_run(count=6, pixels=24)
+    write_colmap(run.scene, tmp_path / "model")
+    made = export(run, tmp_path / "model" / name, Settings(spacing=0.3))
     found = read_model(tmp_path / "model").points
     np.testing.assert_allclose(found.positions, made.positions + made.origin, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(found.colours, made.colours)

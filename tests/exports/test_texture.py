@@ -1,5 +1,6 @@
 """Textures of bodies whose colour is a formula: read back from files by what their formats say."""
 
+import functools
 import io
 import json
 
@@ -26,6 +27,7 @@ def colour_of(points) -> np.ndarray:
     return 0.5 + 0.4 * np.sin(3.0 * points + [0.0, 1.0, 2.0])
 
 
+@functools.cache
 def painted(name: str, size: int = 256) -> tuple[Mesh, Texture]:
     body = BODIES[name]
     vertices, faces = body.vertices.astype(np.float32), body.faces.astype(np.int32)

@@ -160,10 +160,10 @@ def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
     assert_same(way.to_host(again.state), kept[60])
     # A plan is made where the state lies.
     endless = dataclasses.replace(kept[27], total_steps=np.int32(10**6))
-    *_, planned = train(
-        endless, trainer(split), seconds_left=lambda: 5.0, plan=True, report_every=1
-    )
+    reports = train(endless, trainer(split), seconds_left=lambda: 5.0, plan=True, report_every=1)
+    planned = next(report for report in reports if report.fixed)
     assert 27 < int(planned.state.total_steps) < 10**6
+    assert next(reports).step == planned.step + 1
 
 
 def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split, whole_run):

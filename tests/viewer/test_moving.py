@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from pages import rest
-from viewer_factory import run_of
+from viewer_factory import quick_run
 
 from jaxnerf.paths import up_of
 from jaxnerf.viewer.page import write_page
@@ -18,7 +18,7 @@ MIDDLE = (240, 150)
 
 @pytest.fixture(scope="module")
 def run():
-    return run_of("bounded")
+    return quick_run()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from jaxnerf.rendering import image
 from jaxnerf.viewer.page import write_page
 
 WIDTH, HEIGHT, ANGLE = 200, 150, 44.0
+# Of the window, whose own picture is drawn before those that are looked at here.
+SMALL = {"width": 200, "height": 150}
 BYTES = """() => {
   const bytes = jaxnerf.pixels(), part = 4096;
   let text = "";
@@ -56,7 +58,7 @@ def test_pictures_depths_and_normals_are_those_of_the_run(shown, visit, monkeypa
     run, path = shown
     # The page shows gradients of the density; the run's pictures have normals of their depths instead.
     monkeypatch.setattr(image, "normals_of_depth", lambda *of_picture: of_picture[4])
-    page, camera = visit(path), camera_of(run)
+    page, camera = visit(path, viewport=SMALL), camera_of(run)
     expected = run.render(camera, normals=True)
     colour = draw(page, camera)
     assert decibels(colour, expected.colour) > 40.0
@@ -88,7 +90,8 @@ def test_the_far_side_of_a_scene_and_a_camera_inside_of_it(visit, tmp_path):
     """Rays that begin beyond the ball, beside the cube, and nearer than all photographs."""
     run = run_of("unbounded")
     write_page(run, tmp_path / "scene.html")
-    page, pose = visit(tmp_path / "scene.html"), np.array(run.cameras()[2].camera_to_world)
+    page = visit(tmp_path / "scene.html", viewport=SMALL)
+    pose = np.array(run.cameras()[2].camera_to_world)
     for back in (-1.8, 6.0):
         moved = pose.copy()
         moved[:, 3] += back * run.scene.to_user.scale * pose[:, 2]
@@ -98,7 +101,7 @@ def test_the_far_side_of_a_scene_and_a_camera_inside_of_it(visit, tmp_path):
 
 def test_names_are_words_and_not_html(shown, visit):
     run, path = shown
-    page = visit(path)
+    page = visit(path, viewport=SMALL)
     assert page.title() == run.scene.name == page.inner_text("h1") == "by hand <b>"
 
 
@@ -108,6 +111,6 @@ def test_a_page_without_anything_to_see_shows_the_background(visit, tmp_path):
     table[:, 0] = -15.0
     empty = dataclasses.replace(run, params=dataclasses.replace(run.params, table=table))
     write_page(empty, tmp_path / "scene.html")
-    page = visit(tmp_path / "scene.html")
+    page = visit(tmp_path / "scene.html", viewport=SMALL)
     seen = draw(page, camera_of(run))
     np.testing.assert_allclose(seen, np.broadcast_to(run.background, seen.shape), atol=1e-6)

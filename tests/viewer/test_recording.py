@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from pages import rest
-from viewer_factory import run_of
+from viewer_factory import quick_run
 
 from jaxnerf.scenes.path_files import read_path
 from jaxnerf.viewer.page import write_page
@@ -13,7 +13,7 @@ from jaxnerf.viewer.page import write_page
 
 @pytest.mark.parametrize("viewport", [(480, 360), (360, 480)])
 def test_a_path_that_is_recorded_is_saved_as_the_command_reads_it(visit, tmp_path, viewport):
-    run = run_of("bounded")
+    run = quick_run()
     write_page(run, tmp_path / "scene.html")
     page = visit(
         tmp_path / "scene.html", viewport=dict(zip(("width", "height"), viewport, strict=True))
@@ -55,7 +55,7 @@ def test_a_path_that_is_recorded_is_saved_as_the_command_reads_it(visit, tmp_pat
 
 
 def test_a_preview_flies_along_and_gives_way_to_hands(visit, tmp_path):
-    run = run_of("bounded")
+    run = quick_run()
     write_page(run, tmp_path / "scene.html")
     page, poses = visit(tmp_path / "scene.html"), np.asarray(run.cameras().camera_to_world)
     page.keyboard.press("p")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from pages import rest
-from viewer_factory import run_of
+from viewer_factory import quick_run
 
 from jaxnerf.viewer.page import write_page
 
@@ -15,7 +15,7 @@ TELEPHONE = {"has_touch": True, "is_mobile": True}
 
 @pytest.fixture(scope="module")
 def run():
-    return run_of("bounded")
+    return quick_run()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from viewer_factory import run_of
+from viewer_factory import quick_run
 
 from jaxnerf.viewer.page import page
 from jaxnerf.viewer.server import PageServer
@@ -74,7 +74,7 @@ def test_nothing_is_taken_but_get(server):
 
 
 def test_a_browser_shows_what_is_served(visit):
-    with PageServer(page(run_of("bounded")), 0) as serving:
+    with PageServer(page(quick_run()), 0) as serving:
         thread = threading.Thread(target=serving.serve_forever, daemon=True)
         thread.start()
         shown = visit(serving.url)
