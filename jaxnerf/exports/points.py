@@ -24,6 +24,8 @@ SUFFIXES = (".ply", ".txt", ".bin")
 _RESOLUTION = 512
 # Cubes before and behind the depth of a view in which a point is what it sees.
 _REACH = 2.0
+# Cubes of a box: numbers of 64 bits count them.
+_MOST_CUBES = 2.0**62
 # Rows of sums that are waiting to be added up.
 _WAITING = 1 << 22
 
@@ -117,10 +119,18 @@ def thinned(views: Views, box: Box, spacing: float) -> Points:
       views: with normals.
       box: in the user's frame.
       spacing: the side of a cube.
+
+    Raises:
+      ValueError: cubes are too small to be counted; the message begins with the setting's name.
     """
     assert views.normals is not None
     low, high = box.low - views.origin, box.high - views.origin
-    count = np.ceil((high - low) / spacing).astype(np.int64) + 1
+    count = np.ceil((high - low) / spacing) + 1.0
+    if np.prod(count) > _MOST_CUBES:
+        raise ValueError(
+            f"spacing: {spacing:g} is too small for a box {(high - low).max():.4g} wide"
+        )
+    count = count.astype(np.int64)
     sums: list[tuple[np.ndarray, np.ndarray]] = []
     for number, shown, places in views.surface():
         inside = ((places >= low) & (places <= high)).all(axis=-1)

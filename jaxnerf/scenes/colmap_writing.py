@@ -1,11 +1,13 @@
 """Writing COLMAP's sparse models; see `colmap_files`."""
 
+import contextlib
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from jaxnerf.runs.files import replacing
 from jaxnerf.scenes.colmap_cameras import MODELS
 from jaxnerf.scenes.colmap_files import FEATURE, PARTS, ModelPoints, SparseModel
 
@@ -13,7 +15,7 @@ Track = list[tuple[int, int]]
 
 
 def write_model(folder: Path, model: SparseModel, text: bool = False) -> None:
-    """Write a model's three files into a folder, which is made if it is not there.
+    """Write a model's three files into a folder, which is made if it is not there: all of them or none.
 
     Tracks are made from what the images say they see.
 
@@ -27,11 +29,13 @@ def write_model(folder: Path, model: SparseModel, text: bool = False) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = _texts(model) if text else _binaries(model)
-    for part in (*PARTS, "rigs", "frames"):
-        for suffix in (".bin", ".txt"):
-            (folder / f"{part}{suffix}").unlink(missing_ok=True)
-    for part, contents in zip(PARTS, written, strict=True):
-        (folder / f"{part}{'.txt' if text else '.bin'}").write_bytes(contents)
+    files = [folder / f"{part}{'.txt' if text else '.bin'}" for part in PARTS]
+    with contextlib.ExitStack() as stack:
+        for file, contents in zip(files, written, strict=True):
+            stack.enter_context(replacing(file)).write_bytes(contents)
+        for part in (*PARTS, "rigs", "frames"):
+            for suffix in (".bin", ".txt"):
+                (folder / f"{part}{suffix}").unlink(missing_ok=True)
 
 
 def points_file(points: ModelPoints, text: bool = False) -> bytes:

@@ -25,15 +25,26 @@ def load_json(path: Path) -> dict[str, Any]:
             raise SceneError(f"{path}: not a file")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise SceneError(f"{path}: too large for a transforms file")
-        contents = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise SceneError(f"{path}: no such file") from None
     except OSError as error:
         raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
+    return object_of(path, data)
+
+
+def object_of(where: Path | str, data: bytes) -> dict[str, Any]:
+    """The object that the bytes of a JSON file hold; see `load_json`.
+
+    Raises:
+      SceneError: they are broken, or hold something else; `where` begins the message.
+    """
+    try:
+        contents = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SceneError(f"{path}: broken JSON: {error}") from None
+        raise SceneError(f"{where}: broken JSON: {error}") from None
     if not isinstance(contents, dict):
-        raise SceneError(f"{path}: must hold a JSON object")
+        raise SceneError(f"{where}: must hold a JSON object")
     return contents
 
 

@@ -108,6 +108,12 @@ COMMANDS = {
     "no run to resume": (["train", "--resume", "--out=nowhere"], "nowhere: no such run folder"),
     "no run to measure": (["eval", "nowhere"], "nowhere: no such run folder"),
     "no run to show": (["render", "nowhere"], "nowhere: no such run folder"),
+    "no run to walk through": (["view", "nowhere", "--noopen"], "nowhere: no such run folder"),
+    "no run to be rendered live": (
+        ["view", "nowhere", "--noopen", "--live"],
+        "nowhere: no such run folder",
+    ),
+    "not a run to walk through": (["view", ".", "--noopen"], ".: not a run folder"),
     "not a run": (["render", ".", "--out=x.mp4"], ".: not a run folder"),
 }
 

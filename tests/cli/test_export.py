@@ -74,6 +74,25 @@ WRONG = {
     "no resolution": (["run", "mesh", "--out=x.ply", "--resolution=0"], "--resolution: 0"),
     "a negative share": (["run", "mesh", "--out=x.ply", "--floaters=-1"], "--floaters: -1"),
     "a box of one side": (["run", "mesh", "--out=x.ply", "--box=1,2"], "--box: 1,2 is not"),
+    "a box without volume": (["run", "mesh", "--out=x.ply", "--box=0,0,0,1,1,0"], "--box: 0,0,0,"),
+    "no voxels": (["run", "volume", "--out=x.npz", "--resolution=0"], "--resolution: 0"),
+    "voxels of Gaussians": (["run", "splats", "--out=x.ply", "--resolution=0"], "--resolution: 0"),
+    "fewer faces than none": (["run", "mesh", "--out=x.ply", "--faces=-1"], "--faces: -1"),
+    "fewer views than none": (["run", "points", "--out=x.ply", "--views=-1"], "--views: -1"),
+    "a unit without a length": (["run", "mesh", "--out=x.glb", "--metres=0"], "--metres: 0"),
+    "a spacing below none": (["run", "points", "--out=x.ply", "--spacing=-1"], "--spacing: -1"),
+    "a spacing that is no number": (
+        ["run", "points", "--out=x.ply", "--spacing=nan"],
+        "--spacing: nan",
+    ),
+    "a spacing too small to count": (
+        ["run", "points", "--out=x.ply", "--spacing=1e-9"],
+        "--spacing: 1e-09 is too small",
+    ),
+    "a threshold that is no number": (
+        ["run", "mesh", "--out=x.ply", "--how=density", "--threshold=nan"],
+        "--threshold: nan",
+    ),
     "a box of words": (["run", "volume", "--out=x.npz", "--box=a,b"], "--box: a,b are not numbers"),
     "a box without an end": (["run", "mesh", "--out=x.ply", "--box=0,0,0,1,1,inf"], "--box:"),
     "no up": (["run", "mesh", "--out=x.glb", "--up=0,0,0"], "--up: 0.0,0.0,0.0"),
@@ -159,6 +178,22 @@ def test_a_full_disk_leaves_what_was_there(kind, name, ball, tmp_path, capfd):
     assert line == f"jaxnerf: {tmp_path / name}: the disk is full; make room"
     assert (tmp_path / name).read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("transforms.json", "transforms.json"), ("sparse", "sparse/cameras.txt"),
+     ("sparse", "sparse/points3D.txt")],
+)  # fmt: skip
+def test_a_full_disk_leaves_no_cameras_and_no_part_of_them(name, file, ball, tmp_path, capfd):
+    out, file = tmp_path / name, tmp_path / file
+    file.parent.mkdir(exist_ok=True)
+    file.with_name(f".partial.{file.name}").symlink_to("/dev/full")
+    assert main(["export", "ball", "cameras", f"--out={out}"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"jaxnerf: {out}: the disk is full; make room"
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
 def test_a_scene_without_a_surface_is_one_line(refusal, monkeypatch):  # noqa: F811

@@ -180,6 +180,14 @@ def test_a_flight_goes_through_its_keys_and_back_if_it_is_a_cycle(tmp_path):
         (nerfstudio, {}, {"render_width": 0}, "render_width 0 is not a whole number"),
         (nerfstudio, {}, {"camera_path": []}, "'camera_path' must be a list"),
         (nerfstudio, {}, {"is_cycle": 1}, "is_cycle must be true or false"),
+        (nerfstudio, {"fov": math.nan}, {}, "camera_path[1]: fov is not finite"),
+        (nerfstudio, {}, {"fps": math.nan}, "fps is not finite"),
+        (nerfstudio, {}, {"seconds": math.inf}, "seconds is not finite"),
+        (nerfstudio, {}, {"render_height": math.nan}, "render_height is not finite"),
+        (transforms, {"fl_x": math.nan}, {"fl_x": 9}, "frames[1]: fl_x is not finite"),
+        (transforms, {"k1": math.nan}, {"fl_x": 9}, "k1 is not finite"),
+        (transforms, {}, {"fl_x": 9, "w": math.nan, "h": 1}, "w is not finite"),
+        (transforms, {}, {"fl_x": 9, "fps": math.nan}, "fps is not finite"),
     ],
 )
 def test_what_is_not_honoured_is_refused_by_name(tmp_path, kind, own, shared, message):

@@ -12,6 +12,7 @@ from viewer_factory import KINDS, run_of
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.paths import up_of
 from jaxnerf.runs.files import RunError
+from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.path_files import read_path
 from jaxnerf.viewer.live import pacing
 from jaxnerf.viewer.live.guard import free_port, guarded, is_known
@@ -233,6 +234,49 @@ def test_a_recorded_path_comes_back_from_its_file(tmp_path, cycle):
     pose, angle = keys.at(0.0)
     np.testing.assert_allclose(pose, POSES[0], atol=1e-9)
     assert angle == pytest.approx(0.6)
+    # And is gone on with, where it is opened.
+    again, size = KeyFrames.of_json("camera_path.json", path.read_bytes())
+    assert size == (64, 48)
+    assert dataclasses.replace(again, keys=()) == dataclasses.replace(keys, keys=())
+    for (pose, angle), (known, seen) in zip(again.keys, keys.keys, strict=True):
+        np.testing.assert_allclose(pose, known, atol=1e-12)
+        assert angle == pytest.approx(seen)
+
+
+WRONG_KEYS = {
+    "broken JSON": lambda path: "{",
+    "must hold a JSON object": lambda path: [],
+    "'keyframes' must be a list": lambda path: path | {"keyframes": []},
+    "1,001 key frames are more": lambda path: path | {"keyframes": path["keyframes"] * 1001},
+    "keyframes[0] must be an object": lambda path: path | {"keyframes": [3]},
+    "keyframes[0]: matrix has values that are not finite": lambda path: (
+        path | {"keyframes": [path["keyframes"][0] | {"matrix": [np.nan, *[0.0] * 15]}]}
+    ),
+    "keyframes[0]: fov 0 is not from": lambda path: (
+        path | {"keyframes": [path["keyframes"][0] | {"fov": 0.0}]}
+    ),
+    "keyframes[0]: override_transition_enabled": lambda path: (
+        path | {"keyframes": [path["keyframes"][0] | {"override_transition_enabled": True}]}
+    ),
+    "camera_type 'fisheye' is not": lambda path: path | {"camera_type": "fisheye"},
+    "is_cycle must be": lambda path: path | {"is_cycle": 1},
+    "fps is not finite": lambda path: path | {"fps": np.nan},
+    "default_transition_sec 0 is not from 0.1 to 600": lambda path: (
+        path | {"default_transition_sec": 0.0}
+    ),
+    "render_width 0 is not from 1 to 16384": lambda path: path | {"render_width": 0},
+}
+
+
+@pytest.mark.parametrize("said", WRONG_KEYS)
+def test_a_file_that_is_no_recorded_path_is_refused_by_name(said):
+    whole = KeyFrames().with_key(rows(POSES[0]), 0.5).contents(6, 4)
+    wrong = WRONG_KEYS[said](whole)
+    data = wrong if isinstance(wrong, str) else json.dumps(wrong)
+    with pytest.raises(SceneError) as caught:
+        KeyFrames.of_json("path.json", data.encode())
+    assert str(caught.value).startswith("path.json: ")
+    assert said in str(caught.value)
 
 
 def test_one_key_frame_is_a_path_of_one_picture(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from viewer_factory import KINDS, run_of
 
 from jaxnerf.cameras import Camera
 from jaxnerf.rendering import image
+from jaxnerf.runs.run import load_run
 from jaxnerf.viewer.page import write_page
 
+TRAINED = Path(__file__).parents[1] / "runs" / "old_runs" / "voxels"
 WIDTH, HEIGHT, ANGLE = 200, 150, 44.0
 # Of the window, whose own picture is drawn before those that are looked at here.
 SMALL = {"width": 200, "height": 150}
@@ -97,6 +100,17 @@ def test_the_far_side_of_a_scene_and_a_camera_inside_of_it(visit, tmp_path):
         moved[:, 3] += back * run.scene.to_user.scale * pose[:, 2]
         camera = dataclasses.replace(camera_of(run), camera_to_world=moved)
         assert decibels(draw(page, camera), run.render(camera).colour) > 40.0
+
+
+def test_a_page_of_a_run_that_was_trained_shows_what_the_run_does(visit, tmp_path):
+    run = load_run(TRAINED)
+    write_page(run, tmp_path / "scene.html")
+    page = visit(tmp_path / "scene.html")
+    for number in (0, 1):
+        camera = camera_of(run, number)
+        expected = run.render(camera).colour
+        assert np.ptp(expected) > 0.1
+        assert decibels(draw(page, camera), expected) > 40.0
 
 
 def test_names_are_words_and_not_html(shown, visit):

@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 from pages import rest
-from viewer_factory import quick_run
+from PIL import Image
+from test_page import ANGLE, HEIGHT, WIDTH, decibels, draw
+from viewer_factory import KINDS, quick_run, run_of
 
+from jaxnerf.cameras import Camera
+from jaxnerf.cli import main
 from jaxnerf.scenes.path_files import read_path
 from jaxnerf.viewer.page import write_page
 
@@ -52,6 +56,36 @@ def test_a_path_that_is_recorded_is_saved_as_the_command_reads_it(visit, tmp_pat
     np.testing.assert_allclose(
         [np.reshape(key["matrix"], (4, 4))[:3] for key in keys], poses[[0, 2, 4]], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_renders_what_the_page_shows_along_a_path(kind, visit, tmp_path, monkeypatch):
+    run = run_of(kind)
+    write_page(run, tmp_path / "scene.html")
+    page, poses = visit(tmp_path / "scene.html"), np.asarray(run.cameras().camera_to_world)
+    for number in (0, 1):
+        page.evaluate(
+            "([pose, angle, size]) => jaxnerf.setPose(pose, angle, ...size)",
+            [poses[number].tolist(), ANGLE, [480, 360]],
+        )
+        page.evaluate("document.getElementById('addkey').click()")
+    path = page.evaluate("jaxnerf.path")
+    # The first of 61 frames, that in the middle and the last.
+    path["camera_path"] = path["camera_path"][::30]
+    (tmp_path / "path.json").write_text(json.dumps(path))
+    monkeypatch.setattr("jaxnerf.cli.render.load_run", lambda folder: run)
+    flags = [f"--path={tmp_path}/path.json", f"--out={tmp_path}/frames", f"--width={WIDTH}"]
+    assert main(["render", "run", *flags]) == 0
+    files = sorted((tmp_path / "frames").glob("*.png"))
+    assert len(files) == len(path["camera_path"]) == 3
+    focal, frames = 0.5 * WIDTH / np.tan(np.deg2rad(0.5 * ANGLE)), []
+    for file, each in zip(files, path["camera_path"], strict=True):
+        pose = np.reshape(each["camera_to_world"], (4, 4))[:3]
+        frames.append(np.asarray(Image.open(file), np.float64) / 255.0)
+        assert frames[-1].shape == (HEIGHT, WIDTH, 3)
+        shown = draw(page, Camera.pinhole(pose, focal, WIDTH, HEIGHT))
+        assert decibels(shown, frames[-1]) > 40.0
+    assert decibels(frames[0], frames[-1]) < 30.0
 
 
 def test_a_preview_flies_along_and_gives_way_to_hands(visit, tmp_path):

@@ -2,15 +2,24 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
+from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.json_files import number, object_of, read_pose
 from jaxnerf.scenes.path_files import flight, path_contents
+from jaxnerf.viewer.live.views import rows
 
 Key = tuple[tuple[tuple[float, ...], ...], float]
+# What one may choose: seconds from a key frame to the next, frames a second, and pixels along a side.
+SECONDS, RATES, MOST_SIDE = (0.1, 600.0), (1.0, 120.0), 16_384
+# Key frames of a file that is opened: each is drawn.
+_MOST_KEYS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +76,78 @@ class KeyFrames:
         """The same as a file has it."""
         return json.dumps(self.contents(width, height), allow_nan=False).encode()
 
+    @classmethod
+    def of_json(cls, name: str, data: bytes) -> tuple["KeyFrames", tuple[int, int]]:
+        """The key frames of a camera_path.json in nerfstudio's layout, and its pictures' (width, height).
+
+        Between them the camera flies as it does here: how smoothly nerfstudio would is not honoured.
+
+        Args:
+          name: of the file, for messages.
+          data: what it holds.
+
+        Raises:
+          SceneError: it is no such file, has no key frames, or wants what is not possible here.
+        """
+        contents = object_of(name, data)
+        keys = tuple(_keys_in(name, contents))
+        cycle = contents.get("is_cycle", False)
+        if not isinstance(cycle, bool):
+            raise SceneError(f"{name}: is_cycle must be true or false")
+        if (kind := contents.get("camera_type", "perspective")) != "perspective":
+            raise SceneError(f"{name}: camera_type {str(kind)[:40]!r} is not perspective")
+        seconds = _within(name, contents, "default_transition_sec", SECONDS, cls.seconds)
+        rate = _within(name, contents, "fps", RATES, cls.frames_per_second)
+        width, height = (
+            round(_within(name, contents, key, (1.0, float(MOST_SIDE))))
+            for key in ("render_width", "render_height")
+        )
+        return cls(keys, seconds, rate, cycle), (width, height)
+
     def _at_keys(self, width: int, height: int) -> Camera:
         poses = np.array([pose for pose, _ in self.keys], np.float64)
         cameras = Camera.pinhole(poses, 1.0, width, height)
         focal = 0.5 * height / np.tan(0.5 * np.array([angle for _, angle in self.keys]))
         focal = np.repeat(focal[:, None], 2, axis=1).astype(np.float32)
         return dataclasses.replace(cameras, focal=focal)
+
+
+def _keys_in(name: str, contents: Mapping[str, Any]) -> Iterator[Key]:
+    """The key frames of a file."""
+    found = contents.get("keyframes")
+    if not isinstance(found, list) or not found:
+        raise SceneError(
+            f"{name}: 'keyframes' must be a list with at least one key frame; a path without is for "
+            "jaxnerf render --path"
+        )
+    if len(found) > _MOST_KEYS:
+        raise SceneError(f"{name}: {len(found):,} key frames are more than {_MOST_KEYS:,}")
+    for index, key in enumerate(found):
+        where = f"{name}: keyframes[{index}]"
+        if not isinstance(key, dict):
+            raise SceneError(f"{where} must be an object")
+        if key.get("override_transition_enabled"):
+            raise SceneError(
+                f"{where}: override_transition_enabled: all key frames are as many seconds apart here"
+            )
+        matrix = key.get("matrix")
+        if isinstance(matrix, list) and len(matrix) == 16:
+            matrix = [matrix[row : row + 4] for row in range(0, 16, 4)]
+        try:
+            pose = read_pose(where, matrix)
+        except SceneError as error:
+            raise SceneError(str(error).replace("transform_matrix", "matrix")) from None
+        yield rows(pose), math.radians(_within(where, key, "fov", (1e-3, 179.0)))
+
+
+def _within(
+    where: str,
+    contents: Mapping[str, Any],
+    key: str,
+    limits: tuple[float, float],
+    default: float | None = None,
+) -> float:
+    value = number(where, contents, key, default)
+    if not limits[0] <= value <= limits[1]:
+        raise SceneError(f"{where}: {key} {value:g} is not from {limits[0]:g} to {limits[1]:g}")
+    return value

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.evaluation import psnr_of_error
+from jaxnerf.scenes import SceneError
 from jaxnerf.viewer.live.crop import CropPanel
-from jaxnerf.viewer.live.key_frames import KeyFrames
+from jaxnerf.viewer.live.key_frames import MOST_SIDE, RATES, SECONDS, KeyFrames
 from jaxnerf.viewer.live.pictures import thumbnail
 from jaxnerf.viewer.live.server import LiveViewer, in_thread
 from jaxnerf.viewer.live.sources import Training
@@ -18,7 +19,6 @@ from jaxnerf.viewer.live.views import COMPARISONS, LAYERS, angle_around
 # Frusta that are drawn at most, evenly chosen; and their depth on the stage.
 _MOST_FRUSTA = 300
 _FRUSTUM = 0.07
-_MOST_SIDE = 16_384
 _GREY, _ORANGE = (150, 150, 150), (255, 180, 84)
 # Points of the line along which a path flies.
 _LINE = 200
@@ -137,7 +137,7 @@ class CameraPanel:
 
 
 class PathPanel:
-    """A flight: recorded, previewed, saved."""
+    """A flight: recorded, previewed, saved, and opened again."""
 
     def __init__(self, viewer: LiveViewer):
         self._viewer, gui = viewer, viewer.server.gui
@@ -148,15 +148,22 @@ class PathPanel:
             self._count = gui.add_markdown("")
             add = gui.add_button("Add key frame", hint="here, as it is seen now")
             remove = gui.add_button_group("Remove", ("last", "all"))
-            self._seconds = gui.add_number("Seconds between", 2.0, min=0.1, max=600.0, step=0.1)
-            self._rate = gui.add_number("Frames a second", 30, min=1, max=120, step=1)
+            self._seconds = gui.add_number(
+                "Seconds between", 2.0, min=SECONDS[0], max=SECONDS[1], step=0.1
+            )
+            self._rate = gui.add_number(
+                "Frames a second", 30.0, min=RATES[0], max=RATES[1], step=1.0
+            )
             self._cycle = gui.add_checkbox("Return to the first", initial_value=False)
             self._size = gui.add_vector2(
-                "Picture", (width, height), min=(1, 1), max=(_MOST_SIDE, _MOST_SIDE), step=1
+                "Picture", (width, height), min=(1, 1), max=(MOST_SIDE, MOST_SIDE), step=1
             )
             self._part = gui.add_slider("Preview", 0.0, 1.0, 0.001, 0.0)
             play = gui.add_button("Play")
             save = gui.add_button("Save JSON")
+            again = gui.add_upload_button(
+                "Open JSON", hint="key frames that were saved", mime_type="application/json"
+            )
         add.on_click(lambda event: self._add(event.client))
         remove.on_click(lambda event: self._remove(event.target.value == "all"))
         for choice in (self._seconds, self._rate, self._cycle):
@@ -164,6 +171,7 @@ class PathPanel:
         self._part.on_update(lambda event: event.client and self._preview(event.client))
         play.on_click(lambda event: in_thread(self._play, event.client))
         save.on_click(lambda event: self._save(event.client))
+        again.on_upload(lambda event: self._open(event.client, event.target.value))
         self._playing, self._lock = 0, threading.Lock()
         self._changed()
 
@@ -240,9 +248,22 @@ class PathPanel:
         if not self.keys.keys:
             client.add_notification("No key frames", "Add one or more first.")
             return
-        width, height = (min(max(int(side), 1), _MOST_SIDE) for side in self._size.value)
+        width, height = (min(max(int(side), 1), MOST_SIDE) for side in self._size.value)
         contents = self.keys.to_json(width, height)
         client.send_file_download("camera_path.json", contents, save_immediately=True)
+
+    def _open(self, client: Any, file: Any) -> None:
+        """Go on with what was saved, in the place of what is there."""
+        try:
+            keys, size = KeyFrames.of_json(file.name, file.content)
+        except SceneError as error:
+            client.add_notification("No camera path", str(error), color="red")
+            return
+        self._seconds.value, self._rate.value = keys.seconds, keys.frames_per_second
+        self._cycle.value, self._size.value = keys.cycle, size
+        with self._lock:
+            self.keys = keys
+        self._changed()
 
 
 class TrainingPanel:
