@@ -13,6 +13,7 @@ from live_pages import (
     CLEAR,
     HEIGHT,
     WIDTH,
+    clear_part,
     decibels,
     press,
     rest,
@@ -97,6 +98,29 @@ def test_the_picture_is_the_runs(run, viewer, page):
     expected = run.render(view.camera()).colour[CLEAR]
     assert decibels(shot(page), expected) > 45.0
     show_cameras(viewer, True, page)
+
+
+@pytest.mark.parametrize("kind", ["unbounded", "forward"])
+def test_a_drag_moves_the_camera_and_a_rest_shows_what_the_run_does(kind, browser):
+    run = run_of(kind)
+    with live_view(run, port=0) as viewer, visiting(viewer, browser) as page:
+        (client,) = viewer.clients()
+        show_cameras(viewer, False, page)
+        rest(viewer, page)
+        part = clear_part(viewer.view_of(client))
+        first = shot(page, part)
+        page.mouse.move(150, 300)
+        page.mouse.down()
+        page.mouse.move(190, 290, steps=4)
+        page.mouse.up()
+        until(
+            lambda: not np.allclose(viewer.view_of(client).pose, viewer.stage.home, atol=1e-2), page
+        )
+        rest(viewer, page)
+        view = viewer.view_of(client)
+        seen, expected = shot(page, part), run.render(view.camera()).colour[part]
+        assert decibels(seen, expected) > 40.0
+        assert decibels(seen, first) < decibels(seen, expected)
 
 
 def test_a_camera_that_is_clicked_is_flown_to_and_a_path_recorded(run, viewer, page, tmp_path):
