@@ -12,6 +12,8 @@ from jaxnerf import (
     Camera,
     ComposedField,
     OccupancySampler,
+    PlacedField,
+    Placement,
     Rays,
     cast_rays,
     evaluation,
@@ -108,6 +110,24 @@ def exact(rays: Rays, spans, densities, colours, behind=0.0):
                 light -= stopped
         opacity[ray] = 1.0 - light
     return colour + (1.0 - opacity)[:, None] * behind, opacity
+
+
+def brightness_of_moves(densities, sampler, compositing="volume"):
+    """What two blobs of these densities send along a few rays, in one number, as a function in float64 of
+    the seven by which the second one's placement is moved."""
+    rays = jax.tree.map(lambda x: jnp.asarray(x[150:250:25], jnp.float64), RAYS)
+    base = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), Placement.of(TURNED))
+    shades = jnp.asarray([0.7, -0.4, 0.2])
+
+    @jax.jit
+    def brightness(moves):
+        placement = base.moved(moves[:3], moves[3:6], moves[6], jnp.array([0.1, 0.2, -0.3]))
+        field = ComposedField((Blob(), PlacedField(Blob(), placement)))
+        params = tuple(map(jnp.float64, densities))
+        seen = render_rays(field, params, rays, sampler, background=0.3, compositing=compositing)
+        return jnp.sum(seen.colour * shades[None]) + 0.1 * jnp.sum(seen.depth)
+
+    return brightness
 
 
 render = jax.jit(render_rays, static_argnames=("normals", "background"))

@@ -17,6 +17,7 @@ from composition_factory import (
     Ball,
     Blob,
     ball_spans,
+    brightness_of_moves,
     exact,
     grid_around,
     psnr,
@@ -299,21 +300,10 @@ def test_derivatives_of_a_placement_are_those_of_finite_differences(kind, float6
         "own": ComposedSampler((Stratified(150), Stratified(220))),
         "packed": ComposedSampler((grid_around(6.0, 0.03), grid_around(7.0, 0.02))),
     }
-    rays = jax.tree.map(lambda x: jnp.asarray(x[150:250:25], jnp.float64), RAYS)
-    base = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), Placement.of(TURNED))
     sampler = jax.tree.map(
         lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, samplers[kind]
     )
-    shades = jnp.asarray([0.7, -0.4, 0.2])
-
-    @jax.jit
-    def brightness(moves):
-        placement = base.moved(moves[:3], moves[3:6], moves[6], jnp.array([0.1, 0.2, -0.3]))
-        field = ComposedField((Blob(), PlacedField(Blob(), placement)))
-        params = jnp.float64(4.0), jnp.float64(7.0)
-        seen = render_rays(field, params, rays, sampler, background=0.3)
-        return jnp.sum(seen.colour * shades[None]) + 0.1 * jnp.sum(seen.depth)
-
+    brightness = brightness_of_moves((4.0, 7.0), sampler)
     found = jax.jit(jax.grad(brightness))(jnp.zeros(7))
     step = 1e-5 if kind != "packed" else 2e-3
     differences = [

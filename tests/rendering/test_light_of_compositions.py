@@ -15,6 +15,7 @@ from composition_factory import (
     Ball,
     Blob,
     ball_spans,
+    brightness_of_moves,
     grid_around,
     psnr,
 )
@@ -24,8 +25,6 @@ from jaxnerf import (
     ComposedSampler,
     Occupancy,
     OccupancySampler,
-    PlacedField,
-    Placement,
     Stratified,
     render_rays,
 )
@@ -176,19 +175,8 @@ def test_no_ray_of_a_part_ends_early_where_all_of_it_counts(how):
 
 @pytest.mark.parametrize("how", ["mean", "attenuation"])
 def test_the_gradient_of_a_placement_is_that_of_finite_differences(how, float64):
-    rays = jax.tree.map(lambda x: jnp.asarray(x[150:250:25], jnp.float64), RAYS)
-    base = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), Placement.of(TURNED))
     sampler = ComposedSampler((Stratified(150), Stratified(220)))
-    shades = jnp.asarray([0.7, -0.4, 0.2])
-
-    @jax.jit
-    def brightness(moves):
-        placement = base.moved(moves[:3], moves[3:6], moves[6], jnp.array([0.1, 0.2, -0.3]))
-        field = ComposedField((Blob(), PlacedField(Blob(), placement)))
-        params = jnp.float64(1.0), jnp.float64(2.0)
-        seen = render_rays(field, params, rays, sampler, background=0.3, compositing=how)
-        return jnp.sum(seen.colour * shades[None]) + 0.1 * jnp.sum(seen.depth)
-
+    brightness = brightness_of_moves((1.0, 2.0), sampler, how)
     found = jax.jit(jax.grad(brightness))(jnp.zeros(7))
     differences = [
         (brightness(1e-5 * unit) - brightness(-1e-5 * unit)) / 2e-5 for unit in jnp.eye(7)
