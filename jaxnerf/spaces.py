@@ -187,11 +187,12 @@ def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
       scene: with the cameras to train on.
 
     Returns:
-      None where it is 0.
+      None where it reaches no sample: where it is 0, and where rays begin at a near plane beyond which it
+      does not reach.
     """
-    if not config.training.gradient_reach:
-        return None
     space, poses = space_of(config, scene), scene.splits["train"].cameras.camera_to_world
+    if config.training.gradient_reach <= (1.0 if isinstance(space, NdcSpace) else 0.0):
+        return None
     if isinstance(space, SphereContraction):
         unit = float(space.radius)
     elif isinstance(space, NdcSpace):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from lattice import lattice_points
 
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.config import Config, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.bricks import lattice_points
 from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.runs.run import Run

@@ -97,8 +97,8 @@ def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) ->
     Raises:
       SceneError: the photographs are not those of the run's scene.
     """
-    share = 1.0 / max(len(splits), 1)
-    found = {split: evaluate(run, scene, split, every, share) for split in splits}
+    fraction = 1.0 / max(len(splits), 1)
+    found = {split: evaluate(run, scene, split, every, fraction) for split in splits}
     if {"test", SECTOR} <= found.keys():
         found["test"][SECTOR] = {key: found[SECTOR][key] for key in found[SECTOR] if key in _BESIDE}
         with disk_errors(run.folder):
@@ -107,7 +107,7 @@ def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) ->
 
 
 def evaluate(
-    run, scene: Scene, split: str = "test", every: int = 1, share: float = 1.0
+    run, scene: Scene, split: str = "test", every: int = 1, fraction: float = 1.0
 ) -> dict[str, Any]:
     """Measure a run, write results.json and the pictures, print the means.
 
@@ -116,7 +116,7 @@ def evaluate(
       scene: with the photographs of the split.
       split: its name.
       every: as the flag; 0 for as many as fit into the time that training took.
-      share: of that time, which is for this split.
+      fraction: of that time, which is for this split.
 
     Raises:
       SceneError: the photographs are not those of the run's scene.
@@ -146,7 +146,7 @@ def evaluate(
             name=split,
             background=run.background,
             every=every,
-            seconds=share * rows[-1]["seconds"] if rows else float("inf"),
+            seconds=fraction * rows[-1]["seconds"] if rows else float("inf"),
             colour_corrected=with_colours,
             lpips=evaluation.lpips_metric(),
             progress=progress,

@@ -39,9 +39,14 @@ def optical_depths_of(
       samples: dense or packed.
       density: what a field answered at their positions.
     """
+    return laid_out(samples, density) * samples.length
+
+
+def laid_out(samples: Samples, answers: Float[Array, "*answers"]) -> Float[Array, "*layout"]:
+    """What a field answered, as the samples are laid out; 0 where there is no packed sample."""
     if samples.packing is None:
-        return density * samples.length
-    return samples.packing.by_slot(density, samples.t.shape[0]) * samples.length
+        return answers
+    return samples.packing.by_slot(answers, samples.t.shape[0])
 
 
 def weights_of(
@@ -72,9 +77,7 @@ def weights_of(
     packing = samples.packing
     axis = -1 if packing is None else 0
     if compositing == "maximum":
-        return densest(
-            density if packing is None else packing.by_slot(density, samples.t.shape[0]), axis
-        )
+        return densest(laid_out(samples, density), axis)
     depth = optical_depths_of(samples, density)
     if compositing == "mean":
         return mixed(jnp.minimum(depth, LONGEST), axis)
@@ -104,9 +107,8 @@ def greatest_density_of(
       samples: dense or packed.
       density: what a field answered at their positions.
     """
-    if samples.packing is not None:
-        density = samples.packing.by_slot(density, samples.t.shape[0])
-    greatest = jnp.max(density, axis=-1 if samples.packing is None else 0)
+    axis = -1 if samples.packing is None else 0
+    greatest = jnp.max(laid_out(samples, density), axis=axis)
     return greatest.reshape(samples.complete.shape)
 
 

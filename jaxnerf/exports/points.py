@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxnerf.checks import in_range
 from jaxnerf.exports.files import Report, whole_file
@@ -87,6 +87,8 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
       ValueError: a setting is wrong; the message begins with its name.
     """
     box = box_of(run, settings.box)
+    spacing = settings.spacing or float(box.size.max()) / _RESOLUTION
+    _cubes(box.size, spacing)  # before all views are rendered for nothing
     views = render_views(
         run,
         0.5 * (box.low + box.high),
@@ -94,7 +96,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
         with_normals=True,
         report=report,
     )
-    points = thinned(views, box, settings.spacing or float(box.size.max()) / _RESOLUTION)
+    points = thinned(views, box, spacing)
     if not len(points):
         raise RunError(f"{run.folder}: the scene has no surface in the box that is looked at")
     positions = points.positions + points.origin
@@ -125,12 +127,7 @@ def thinned(views: Views, box: Box, spacing: float) -> Points:
     """
     assert views.normals is not None
     low, high = box.low - views.origin, box.high - views.origin
-    count = np.ceil((high - low) / spacing) + 1.0
-    if np.prod(count) > _MOST_CUBES:
-        raise ValueError(
-            f"spacing: {spacing:g} is too small for a box {(high - low).max():.4g} wide"
-        )
-    count = count.astype(np.int64)
+    count = _cubes(high - low, spacing)
     sums: list[tuple[np.ndarray, np.ndarray]] = []
     for number, shown, places in views.surface():
         inside = ((places >= low) & (places <= high)).all(axis=-1)
@@ -156,6 +153,14 @@ def thinned(views: Views, box: Box, spacing: float) -> Points:
         views.origin,
         spacing,
     )
+
+
+def _cubes(size: Float[np.ndarray, "3"], spacing: float) -> Int[np.ndarray, "3"]:
+    """How many cubes of a box there are along its sides."""
+    count = np.ceil(size / spacing) + 1.0
+    if np.prod(count) > _MOST_CUBES:
+        raise ValueError(f"spacing: {spacing:g} is too small for a box {size.max():.4g} wide")
+    return count.astype(np.int64)
 
 
 def _merged(sums: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

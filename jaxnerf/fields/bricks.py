@@ -59,12 +59,6 @@ def brick_index(
     return numbers, count
 
 
-def lattice_points(bricks: Int[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "V 3"]:
-    """The lattice coordinates of every row of the table; those of the first 64 mean nothing."""
-    nothing = np.zeros((ROWS, 3), np.float32)
-    return np.concatenate([nothing, *(points for _, points in parts_of_lattice(bricks))])
-
-
 def parts_of_lattice(
     bricks: Int[np.ndarray, "X Y Z"],
 ) -> Iterator[tuple[int, Float[np.ndarray, "N 3"]]]:

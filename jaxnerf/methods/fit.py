@@ -80,8 +80,8 @@ def fit(
       report_every: steps.
       settings: of the configuration, with "__" for a dot. Of an own field: those of "occupancy";
         evaluation__chunk, evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass,
-        background, seed; scene__space, ball, near, far. In a scene without an end they stay as they are
-        named here, where those of a configuration give way to what such a scene needs.
+        background, gradient_reach, seed; scene__space, ball, near, far. In a scene without an end they
+        stay as they are named here, where those of a configuration give way to what such a scene needs.
 
     Raises:
       SceneError, RunError, ConfigError, FitError: in one line what is wrong.
@@ -215,10 +215,12 @@ def prepare(
 
 def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: bool) -> Config:
     """A configuration to go on with, in which the run's folder says what nobody chose."""
-    saved = folder.read_config(out).training
-    kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.steps}
+    saved = folder.read_config(out)
+    kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.training.steps}
     if config.training.background == "auto":
-        kept["training.background"] = saved.background
+        kept["training.background"] = saved.training.background
+    if not config.scene.ball:  # found from points, of which a run's folder has none
+        kept["scene.ball"] = saved.scene.ball
     return adapt_to_scene(override(config, kept), read_scene(out), chosen)
 
 
@@ -306,6 +308,7 @@ def _as_loaded(scene: Scene, config: Config, named: dict[str, Any]) -> tuple[Sce
 # What of a configuration `fit` listens to, beside the section "own".
 _SETTINGS = frozenset(
     ["training.rays_per_batch", "training.rays_per_pass", "training.background", "training.seed"]
+    + ["training.gradient_reach"]
     + ["scene.space", "scene.ball", "scene.near", "scene.far"]
     + ["evaluation.chunk", "evaluation.edge_supersampling"]
 )

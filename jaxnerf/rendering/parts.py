@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
-from jaxnerf.compositing.of_samples import where_reached
+from jaxnerf.compositing.of_samples import laid_out, where_reached
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.kernels.weights import densest, first_opaque, mean_transmittance, sums_before
@@ -83,7 +83,10 @@ def light_of_parts(
     fragments = _whole(parts[0]) if shared else fragments_of(parts)
     cut = depths if shared else fragments.depths(depths)
     if compositing == "maximum":
-        found = tuple(_by_slot(part, each[0]) for part, each in zip(parts, asked, strict=True))
+        found = tuple(
+            slots_first(part, laid_out(part, each[0]))
+            for part, each in zip(parts, asked, strict=True)
+        )
         weights = _of_densest(found if shared else fragments.of_slots(found))
     elif compositing == "surface":
         weights = _of_first_opaque(cut, depths if shared else fragments.of_slots(depths))
@@ -137,13 +140,6 @@ def _whole(samples: Samples) -> Fragments:
     """The intervals of samples that all parts share, uncut."""
     bounds = (slots_first(samples, x) for x in (samples.t0, samples.t1))
     return Fragments(*bounds, slots=(), fractions=())
-
-
-def _by_slot(samples: Samples, answers: Float[Array, "*answers"]) -> Float[Array, "K R"]:
-    """What a field answered at samples, slots first; 0 where there is no sample."""
-    if samples.packing is not None:
-        return samples.packing.by_slot(answers, samples.t.shape[0])
-    return slots_first(samples, answers)
 
 
 def _of_depths(depths: Parts, compositing: Compositing) -> Parts:

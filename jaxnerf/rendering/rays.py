@@ -253,7 +253,7 @@ def _composed(
       ValueError: it is asked for extras or for slower gradients.
     """
     if extras is not None:
-        raise ValueError("extras: those of a composed field are the shares of its parts")
+        raise ValueError("extras: those of a composed field are the opacities of its parts")
     if gradient_reach is not None:
         raise ValueError("gradient_reach: has no effect on a composed field; train its parts alone")
     check_compositing(compositing)

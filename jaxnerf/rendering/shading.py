@@ -50,7 +50,8 @@ def slowed_near(samples: Samples, rays: Rays, reach: Float[Array, ""] | float, a
       samples: at which the field was asked.
       rays: that they were made for.
       reach: the distance from which on gradients are whole; 0 leaves all as they are.
-      answers: a pytree of arrays that begin with the samples' shape.
+      answers: a pytree of arrays that begin with the samples' shape; what is no floating-point number has
+        no gradient, and stays.
     """
     distance = samples.distances(rays)
     reach = jnp.asarray(reach, distance.dtype)
@@ -58,8 +59,11 @@ def slowed_near(samples: Samples, rays: Rays, reach: Float[Array, ""] | float, a
     by = jnp.where(distance < reach, nearness * nearness, 1.0)
 
     def slowed(values: Array) -> Array:
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            return values
+        factor = by.reshape(by.shape + (1,) * (values.ndim - by.ndim)).astype(values.dtype)
         fixed = jax.lax.stop_gradient(values)
         # Exactly the values: a sum of two parts of them would be rounded.
-        return fixed + by.reshape(by.shape + (1,) * (values.ndim - by.ndim)) * (values - fixed)
+        return fixed + factor * (values - fixed)
 
     return jax.tree.map(slowed, answers)

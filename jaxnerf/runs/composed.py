@@ -134,8 +134,8 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
       picture = compose([table, head]).render(camera)
 
     Raises:
-      RunError: the runs cannot be composed: none is given, two have no end, or one is rendered as a
-        hard surface and another as a volume.
+      RunError: the runs cannot be composed: none is given, two have no end, or two are composited in
+        different ways.
       ValueError: a placement is no similarity, or a crop is none.
     """
     known = tuple(_part(given) for given in parts)

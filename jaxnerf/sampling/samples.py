@@ -93,7 +93,7 @@ class Samples:
         return jnp.where(self.packing.used[:, None], points, points[:1])
 
     def distances(self, rays: Rays) -> Float[Array, "*answers"]:
-        """How far from where its ray begins each point lies at which the field is evaluated.
+        """How far from its ray's origin (t = 0) each point lies at which the field is evaluated.
 
         Args:
           rays: that the samples were made for.

@@ -33,9 +33,10 @@ def write_model(folder: Path, model: SparseModel, text: bool = False) -> None:
     with contextlib.ExitStack() as stack:
         for file, contents in zip(files, written, strict=True):
             stack.enter_context(replacing(file)).write_bytes(contents)
-        for part in (*PARTS, "rigs", "frames"):
-            for suffix in (".bin", ".txt"):
-                (folder / f"{part}{suffix}").unlink(missing_ok=True)
+    for part in (*PARTS, "rigs", "frames"):
+        for suffix in (".bin", ".txt"):
+            if (old := folder / f"{part}{suffix}") not in files:
+                old.unlink(missing_ok=True)
 
 
 def points_file(points: ModelPoints, text: bool = False) -> bytes:

@@ -30,7 +30,7 @@ from jaxnerf.scenes.json_files import frames_of, load_json, number, read_pose
 from jaxnerf.scenes.transforms import Frame, claimed_size, lens_of, view_of
 from jaxnerf.scenes.views import View, cameras_of, joined
 
-_MOST_PIXELS = 16_384  # along a side
+MOST_PIXELS = 16_384  # along a side
 
 # What a transforms file may say of a picture: of the lens, and of its size.
 INTRINSICS = (
@@ -239,10 +239,10 @@ def _transforms(path: Path, contents: dict[str, Any], training: Camera) -> PathF
 
 def _size(frame: Frame, default: tuple[int, int]) -> tuple[int, int]:
     wide, high = claimed_size(frame) or default
-    if not all(side == int(side) and 1 <= side <= _MOST_PIXELS for side in (wide, high)):
+    if not all(side == int(side) and 1 <= side <= MOST_PIXELS for side in (wide, high)):
         raise SceneError(
             f"{frame.where}: w and h are {wide:g} and {high:g}, not whole numbers from 1 to "
-            f"{_MOST_PIXELS:,}"
+            f"{MOST_PIXELS:,}"
         )
     return int(wide), int(high)
 
@@ -307,8 +307,8 @@ def _focal(where: str, entry: Mapping[str, Any], height: int) -> float:
 
 def _side(path: Path, contents: Mapping[str, Any], key: str) -> int:
     side = number(path, contents, key)
-    if side != int(side) or not 1 <= side <= _MOST_PIXELS:
-        raise SceneError(f"{path}: {key} {side:g} is not a whole number from 1 to {_MOST_PIXELS:,}")
+    if side != int(side) or not 1 <= side <= MOST_PIXELS:
+        raise SceneError(f"{path}: {key} {side:g} is not a whole number from 1 to {MOST_PIXELS:,}")
     return int(side)
 
 

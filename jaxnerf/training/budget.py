@@ -27,7 +27,7 @@ class Paced(Protocol):
 
     @property
     def recompile_cost(self) -> float:
-        """How often the schedule stops, in units of the first step, most of which is compilation."""
+        """What all stops of the schedule take, in times that the first step took, mostly to compile."""
         ...
 
     @property

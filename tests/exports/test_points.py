@@ -56,3 +56,11 @@ def test_a_scene_without_a_surface_has_no_points(tmp_path):
     with pytest.raises(RunError, match="no surface"):
         export(ball_run(count=6, pixels=24, empty=True), tmp_path / "ball.ply", Settings())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spacing_too_small_is_refused_before_views_are_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "jaxnerf.exports.points.render_views", lambda *_, **__: pytest.fail("rendered")
+    )
+    with pytest.raises(ValueError, match=r"spacing: 1e-09 is too small for a box"):
+        export(ball_run(count=6, pixels=24), tmp_path / "ball.ply", Settings(spacing=1e-9))

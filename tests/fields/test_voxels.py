@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lattice import lattice_points
 
 from jaxnerf import Field, Rays, Stratified, render_rays
-from jaxnerf.fields.bricks import brick_index, lattice_points, number_of_points
+from jaxnerf.fields.bricks import brick_index, number_of_points
 from jaxnerf.fields.voxels import (
     BRICK,
     VoxelField,

@@ -93,6 +93,20 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(scene, tmp_p
         train(tmp_path / "stopped")
 
 
+def test_a_capture_with_points_is_resumed_in_the_space_that_they_gave_it(scene, tmp_path):
+    """Of which the run's folder has none; cameras are some 3 from the ball, and what they see 7."""
+    points = np.random.default_rng(0).normal(size=(400, 3))
+    points *= 7.0 / np.linalg.norm(points, axis=-1, keepdims=True)
+    capture = dataclasses.replace(scene, unbounded=True, points=points, near=0.5)
+    train = functools.partial(
+        fit, Sphere(), capture, tmp_path, training__gradient_reach=0.5, **SMALL
+    )
+    ball = train(steps=4).config.scene.ball
+    assert ball > 1.5
+    resumed = train(steps=6, resume=True)
+    assert (resumed.step, resumed.config.scene.ball) == (6, ball)
+
+
 class Known:
     """Density 3 where x is positive, in whatever space it is asked in; 0 elsewhere."""
 

@@ -106,6 +106,12 @@ def test_a_frustum_holds_all_that_its_cameras_see():
     assert isinstance(space, NdcSpace)
     # On the near plane, half a unit aside: 40 * 0.5 = 20 of 32 pixels beyond the middle one's edge.
     np.testing.assert_allclose(space.reach, 1.0 + 20.0 / 32.0, rtol=1e-5)
+    # Rays begin at the near plane, so that a reach up to there meets no sample.
+    assert config.training.gradient_reach == 1.0
+    assert gradient_reach_of(config, scene) is None
+    beyond = gradient_reach_of(override(config, {"training.gradient_reach": 3.0}), scene)
+    assert beyond is not None
+    assert float(beyond(jnp.int32(0), jnp.int32(9))) == pytest.approx(3.0 * space.near)
 
 
 def test_longer_runs_have_a_finer_stage_which_a_user_s_stages_are_not():

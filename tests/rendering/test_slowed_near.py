@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnerf import Camera, ComposedField, OccupancySampler, Stratified, cast_rays, render_rays
+from jaxnerf.rendering.shading import slowed_near
 from jaxnerf.sampling import Occupancy
 from jaxnerf.sampling.occupancy import encode
 
@@ -47,7 +48,7 @@ def ray():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_distances_are_from_where_rays_begin(name):
+def test_distances_are_from_the_origins_of_rays(name):
     rays = ray()
     samples = SAMPLERS[name](Shells(), Shells().init(jax.random.key(0)), rays, None)
     positions, distances = (
@@ -90,6 +91,17 @@ def test_a_reach_of_0_leaves_gradients_as_they_are():
 
     whole, traced = jax.grad(loss)(params, None), jax.jit(jax.grad(loss))(params, jnp.float32(0.0))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), whole, traced)
+
+
+def test_answers_keep_their_precision_and_numbers_of_things_stay():
+    rays = ray()
+    samples = Stratified(24)(Shells(), Shells().init(jax.random.key(0)), rays, None)
+    answers = {
+        "half": jnp.linspace(0.1, 0.7, 24).astype(jnp.bfloat16)[None],
+        "label": jnp.arange(24)[None],
+    }
+    slowed = jax.jit(lambda x: slowed_near(samples, rays, REACH, x))(answers)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), slowed, answers)
 
 
 def test_a_composition_is_not_trained_so():

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
+from lattice import lattice_points
 from training_factory import first_state_of_voxels, trainer_of_voxels
 
-from jaxnerf.fields.bricks import lattice_points
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split

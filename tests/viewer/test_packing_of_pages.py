@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lattice import lattice_points
 from viewer_factory import KINDS, run_of
 
 from jaxnerf.cli import main
-from jaxnerf.fields.bricks import lattice_points
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_table

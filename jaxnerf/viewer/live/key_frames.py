@@ -12,12 +12,12 @@ from jaxtyping import Float
 from jaxnerf.cameras import Camera
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.json_files import number, object_of, read_pose
-from jaxnerf.scenes.path_files import flight, path_contents
+from jaxnerf.scenes.path_files import MOST_PIXELS, flight, path_contents
 from jaxnerf.viewer.live.views import rows
 
 Key = tuple[tuple[tuple[float, ...], ...], float]
-# What one may choose: seconds from a key frame to the next, frames a second, and pixels along a side.
-SECONDS, RATES, MOST_SIDE = (0.1, 600.0), (1.0, 120.0), 16_384
+# What one may choose: seconds from a key frame to the next, and frames a second.
+SECONDS, RATES = (0.1, 600.0), (1.0, 120.0)
 # Key frames of a file that is opened: each is drawn.
 _MOST_KEYS = 1000
 
@@ -99,7 +99,7 @@ class KeyFrames:
         seconds = _within(name, contents, "default_transition_sec", SECONDS, cls.seconds)
         rate = _within(name, contents, "fps", RATES, cls.frames_per_second)
         width, height = (
-            round(_within(name, contents, key, (1.0, float(MOST_SIDE))))
+            round(_within(name, contents, key, (1.0, float(MOST_PIXELS))))
             for key in ("render_width", "render_height")
         )
         return cls(keys, seconds, rate, cycle), (width, height)

@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.path_files import MOST_PIXELS
 from jaxnerf.viewer.live.crop import CropPanel
-from jaxnerf.viewer.live.key_frames import MOST_SIDE, RATES, SECONDS, KeyFrames
+from jaxnerf.viewer.live.key_frames import RATES, SECONDS, KeyFrames
 from jaxnerf.viewer.live.pictures import thumbnail
 from jaxnerf.viewer.live.server import LiveViewer, in_thread
 from jaxnerf.viewer.live.sources import Training
@@ -156,7 +157,7 @@ class PathPanel:
             )
             self._cycle = gui.add_checkbox("Return to the first", initial_value=False)
             self._size = gui.add_vector2(
-                "Picture", (width, height), min=(1, 1), max=(MOST_SIDE, MOST_SIDE), step=1
+                "Picture", (width, height), min=(1, 1), max=(MOST_PIXELS, MOST_PIXELS), step=1
             )
             self._part = gui.add_slider("Preview", 0.0, 1.0, 0.001, 0.0)
             play = gui.add_button("Play")
@@ -248,7 +249,7 @@ class PathPanel:
         if not self.keys.keys:
             client.add_notification("No key frames", "Add one or more first.")
             return
-        width, height = (min(max(int(side), 1), MOST_SIDE) for side in self._size.value)
+        width, height = (min(max(int(side), 1), MOST_PIXELS) for side in self._size.value)
         contents = self.keys.to_json(width, height)
         client.send_file_download("camera_path.json", contents, save_immediately=True)
 
