@@ -142,7 +142,7 @@ BAD = {
         lambda: render_rays(
             BALLS, ((), ()), RAYS, Stratified(8), extras=lambda params, features: features
         ),
-        "extras: those of a composed field are the shares of its parts",
+        "extras: those of a composed field are the opacities of its parts",
     ),
 }
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lattice import lattice_points
 
 from jaxnerf import Camera, OccupancySampler, Rays, Stratified, render_image, render_rays
 from jaxnerf.cameras import cast_rays, pixel_centres
-from jaxnerf.fields.bricks import lattice_points
 from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings
 from jaxnerf.sampling.occupancy import Occupancy, encode
 
