@@ -99,8 +99,8 @@ def number(
     return value
 
 
-def read_pose(where: str, matrix: Any) -> np.ndarray:
-    """A pose [3, 4] from the 4 x 4 (or 3 x 4) numbers of a JSON file.
+def read_pose(where: str, matrix: Any, key: str = "transform_matrix") -> np.ndarray:
+    """A pose [3, 4] from the 4 x 4 (or 3 x 4) numbers of a JSON file, which `key` names in messages.
 
     A rotation that is scaled, the same along all axes, loses its scale (see `scale_of`): that says
     nothing of where the camera stands or looks.
@@ -113,14 +113,12 @@ def read_pose(where: str, matrix: Any) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         pose = np.zeros(())
     if pose.shape not in ((4, 4), (3, 4)):
-        raise SceneError(f"{where}: transform_matrix must be 4 x 4 numbers")
+        raise SceneError(f"{where}: {key} must be 4 x 4 numbers")
     if not np.isfinite(pose).all() or np.abs(pose).max() > 1e9:
-        raise SceneError(
-            f"{where}: transform_matrix has values that are not finite or far too large"
-        )
+        raise SceneError(f"{where}: {key} has values that are not finite or far too large")
     scale = scale_of(pose)
     if not is_rigid(pose[:3, :3] / scale):
-        raise SceneError(f"{where}: transform_matrix is not rigid (a rotation and a position)")
+        raise SceneError(f"{where}: {key} is not rigid (a rotation and a position)")
     if len(pose) == 4 and not np.allclose(pose[3], [0.0, 0.0, 0.0, 1.0], atol=1e-6):
         raise SceneError(f"{where}: the last row of transform_matrix is not 0 0 0 1")
     return np.concatenate([pose[:3, :3] / scale, pose[:3, 3:]], axis=-1)

@@ -247,6 +247,18 @@ def _size(frame: Frame, default: tuple[int, int]) -> tuple[int, int]:
     return int(wide), int(high)
 
 
+def pose_in(where: str, entry: Mapping[str, Any], key: str) -> np.ndarray:
+    """The pose [3, 4] that an entry has under a key, as 4 x 4 numbers or as 16, row by row.
+
+    Raises:
+      SceneError: it has none; `where` begins the message.
+    """
+    matrix = entry.get(key)
+    if isinstance(matrix, list) and len(matrix) == 16:
+        matrix = [matrix[row : row + 4] for row in range(0, 16, 4)]
+    return read_pose(where, matrix, key)
+
+
 def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
     _refuse(str(path), contents, _OF_PATHS)
     kind = contents.get("camera_type", "perspective")
@@ -264,13 +276,7 @@ def _nerfstudio(path: Path, contents: dict[str, Any]) -> PathFile:
         if not isinstance(entry, dict):
             raise SceneError(f"{where} must be an object")
         _refuse(where, entry, _OF_PATH_CAMERAS)
-        matrix = entry.get("camera_to_world")
-        if isinstance(matrix, list) and len(matrix) == 16:
-            matrix = [matrix[row : row + 4] for row in range(0, 16, 4)]
-        try:
-            pose = read_pose(where, matrix)
-        except SceneError as error:
-            raise SceneError(str(error).replace("transform_matrix", "camera_to_world")) from None
+        pose = pose_in(where, entry, "camera_to_world")
         around = math.pi if kind == "vr180" else 2.0 * math.pi
         focal = (width / around, height / math.pi)
         if _KINDS[kind] != "equirectangular":

@@ -1,11 +1,11 @@
 """The page in a browser shows what `Run.render` does."""
 
-import base64
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import ANGLE, HEIGHT, WIDTH, decibels, draw
 from viewer_factory import KINDS, run_of
 
 from jaxnerf.cameras import Camera
@@ -14,16 +14,8 @@ from jaxnerf.runs.run import load_run
 from jaxnerf.viewer.page import write_page
 
 TRAINED = Path(__file__).parents[1] / "runs" / "old_runs" / "voxels"
-WIDTH, HEIGHT, ANGLE = 200, 150, 44.0
 # Of the window, whose own picture is drawn before those that are looked at here.
 SMALL = {"width": 200, "height": 150}
-BYTES = """() => {
-  const bytes = jaxnerf.pixels(), part = 4096;
-  let text = "";
-  for (let i = 0; i < bytes.length; i += part)
-    text += String.fromCharCode(...bytes.subarray(i, i + part));
-  return btoa(text);
-}"""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -39,22 +31,6 @@ def camera_of(run, number: int = 1) -> Camera:
     """Where a photograph was taken, with another lens and shape of picture."""
     focal = 0.5 * WIDTH / np.tan(np.deg2rad(0.5 * ANGLE))
     return Camera.pinhole(run.cameras()[number].camera_to_world, focal, WIDTH, HEIGHT)
-
-
-def draw(page, camera: Camera, view: str = "colour") -> np.ndarray:
-    """The page's picture [height, width, 3], in [0, 1]."""
-    pose = np.asarray(camera.camera_to_world).tolist()
-    page.evaluate(
-        "([pose, angle, width, height, view]) => {"
-        "jaxnerf.show(view); jaxnerf.setPose(pose, angle, width, height); jaxnerf.draw(); }",
-        [pose, ANGLE, WIDTH, HEIGHT, view],
-    )
-    levels = np.frombuffer(base64.b64decode(page.evaluate(BYTES)), np.uint8)
-    return levels.reshape(HEIGHT, WIDTH, 4)[..., :3] / 255.0
-
-
-def decibels(one: np.ndarray, other: np.ndarray) -> float:
-    return float(-10.0 * np.log10(np.mean((one - other) ** 2)))
 
 
 def test_pictures_depths_and_normals_are_those_of_the_run(shown, visit, monkeypatch):

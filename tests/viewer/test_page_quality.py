@@ -4,8 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from pages import rest
-from test_page import decibels
+from pages import decibels, rest
 from viewer_factory import run_of
 
 from jaxnerf.viewer.page import write_page

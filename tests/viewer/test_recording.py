@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from pages import rest
+from pages import ANGLE, HEIGHT, WIDTH, decibels, draw, rest
 from PIL import Image
-from test_page import ANGLE, HEIGHT, WIDTH, decibels, draw
 from viewer_factory import KINDS, quick_run, run_of
 
 from jaxnerf.cameras import Camera

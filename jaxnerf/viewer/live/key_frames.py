@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
 from jaxnerf.scenes import SceneError
-from jaxnerf.scenes.json_files import number, object_of, read_pose
-from jaxnerf.scenes.path_files import MOST_PIXELS, flight, path_contents
+from jaxnerf.scenes.json_files import number, object_of
+from jaxnerf.scenes.path_files import MOST_PIXELS, flight, path_contents, pose_in
 from jaxnerf.viewer.live.views import rows
 
 Key = tuple[tuple[tuple[float, ...], ...], float]
@@ -130,13 +130,7 @@ def _keys_in(name: str, contents: Mapping[str, Any]) -> Iterator[Key]:
             raise SceneError(
                 f"{where}: override_transition_enabled: all key frames are as many seconds apart here"
             )
-        matrix = key.get("matrix")
-        if isinstance(matrix, list) and len(matrix) == 16:
-            matrix = [matrix[row : row + 4] for row in range(0, 16, 4)]
-        try:
-            pose = read_pose(where, matrix)
-        except SceneError as error:
-            raise SceneError(str(error).replace("transform_matrix", "matrix")) from None
+        pose = pose_in(where, key, "matrix")
         yield rows(pose), math.radians(_within(where, key, "fov", (1e-3, 179.0)))
 
 
