@@ -1,8 +1,5 @@
 """Configurations, trainers and states for tests of the fast field, from the parts that they vary."""
 
-import dataclasses
-from collections.abc import Callable, Hashable
-
 from jaxnerf import Config
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
@@ -17,7 +14,6 @@ from jaxnerf.training.state import TrainState, from_process_0
 from jaxnerf.training.trainer import Trainer
 
 FIELD = VoxelSettings(width=8)
-_STEPS: dict[Hashable, Callable] = {}
 
 
 def voxel_config(
@@ -38,20 +34,7 @@ def trainer_of_voxels(
     split: Split, config: CoarseToFineConfig, training: TrainingConfig, **more
 ) -> Trainer:
     """What trains the fast field in a bounded scene."""
-    whole = voxel_config(config, training, **more)
-    # What a step is does not depend on the stages.
-    section = dataclasses.replace(whole.voxels, stages=CoarseToFineConfig())
-    trainer = voxels.trainer_on(split, whole, unbounded=False)
-    return with_one_step(trainer, section, training.rays_per_pass, len(split), voxels._FEW)
-
-
-def with_one_step(trainer: Trainer, *settings: Hashable) -> Trainer:
-    """The trainer, with the step of the first of those that have all that a step depends on in common.
-
-    JAX traces and compiles a step once then, and not once for each of them.
-    """
-    trainer.one_step = _STEPS.setdefault(settings, trainer.one_step)
-    return trainer
+    return voxels.trainer_on(split, voxel_config(config, training, **more), unbounded=False)
 
 
 def first_state_of_voxels(

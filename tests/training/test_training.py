@@ -15,7 +15,6 @@ import numpy as np
 import optax
 import pytest
 from scene_factory import TINY, write_scene
-from training_factory import with_one_step
 
 from jaxnerf import Camera, Config, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
@@ -53,8 +52,7 @@ def first_state(config: TrainingConfig = CONFIG) -> TrainState:
 
 def trainer(config: TrainingConfig, split: Split | None = None, method=NERF) -> Trainer:
     whole = Config(method="nerf", nerf=method, training=config)
-    way = nerf.trainer_on(split or noise_split(), whole, 2.0, 6.0)
-    return with_one_step(way, method, config.rays_per_pass)
+    return nerf.trainer_on(split or noise_split(), whole, 2.0, 6.0)
 
 
 def batch_of(
