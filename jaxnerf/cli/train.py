@@ -191,6 +191,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         prefix="--",
     )
     config, state = session.config, session.state
+    first = int(state.step)
     if leader:
         print(describe_run(session.scene, config, state), flush=True)
         if seconds := _seconds_that_choose(values):
@@ -209,7 +210,8 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         raise KeyboardInterrupt
     if leader:
         # Not read back from the checkpoint, which Orbax does only with all processes together.
-        _finish(run_of(out, config, read_scene(out), state), values)
+        trained = int(state.step) > first
+        _finish(run_of(out, config, read_scene(out), state), values, trained)
 
 
 @contextlib.contextmanager
@@ -310,9 +312,9 @@ def _compile_seconds() -> list[float]:
     return total
 
 
-def _finish(run, values: flags.FlagValues) -> None:
+def _finish(run, values: flags.FlagValues, trained: bool) -> None:
     out = run.folder
-    made = [f"{out}/checkpoints"]
+    made = [f"{out}/checkpoints"] if trained else []
     if values.evaluate:
         data = Path(values.data) if values.data else run.scene.source
         splits = evaluation.held_out_splits(run)
@@ -338,8 +340,9 @@ def _finish(run, values: flags.FlagValues) -> None:
                 out / "orbit.mp4",
             )
             made.append(f"{out}/orbit.mp4")
+    if made:
+        print(f"\nwrote in {out}: {', '.join(name.removeprefix(f'{out}/') for name in made)}")
     print(
-        f"\nwrote in {out}: {', '.join(name.removeprefix(f'{out}/') for name in made)}\n"
         f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
         f"  jaxnerf render {out} --path orbit --panels rgb,depth,normals --out {out}/panels.mp4\n"
         f"  jaxnerf eval {out}\n"

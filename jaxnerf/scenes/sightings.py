@@ -26,17 +26,20 @@ class Sightings:
       camera: the number of each one's camera.
       pixel: where it is in the picture, (x, y).
       depth: of the point, in units of the length of its ray's direction.
+      point: the number of each one's point; None where that does not matter.
     """
 
     camera: Int[np.ndarray, " M"]
     pixel: Float[np.ndarray, "M 2"]
     depth: Float[np.ndarray, " M"]
+    point: Int[np.ndarray, " M"] | None = None
 
     def __len__(self) -> int:
         return len(self.camera)
 
     def __getitem__(self, chosen: Bool[np.ndarray, " M"] | Int[np.ndarray, " N"]) -> "Sightings":
-        return Sightings(self.camera[chosen], self.pixel[chosen], self.depth[chosen])
+        point = None if self.point is None else self.point[chosen]
+        return Sightings(self.camera[chosen], self.pixel[chosen], self.depth[chosen], point)
 
 
 def sightings_of(
@@ -69,14 +72,14 @@ def sightings_of(
         with np.errstate(invalid="ignore"):
             inside = (depth > _NEAREST) & (pixel >= 0.0).all(axis=-1)
             inside &= (pixel[:, 0] < width) & (pixel[:, 1] < height)
-        pixel, depth = pixel[inside], depth[inside]
+        pixel, depth, seen = pixel[inside], depth[inside], seen[inside]
         if tracks is None:
             shown = _foremost(pixel, depth, max(width, height) / _SQUARES)
-            shown &= seen[inside] < asked
-            pixel, depth = pixel[shown], depth[shown]
-        parts.append((np.full(len(depth), number, np.int32), pixel, depth))
-    camera, pixel, depth = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return Sightings(camera, pixel.astype(np.float32), depth.astype(np.float32))
+            shown &= seen < asked
+            pixel, depth, seen = pixel[shown], depth[shown], seen[shown]
+        parts.append((np.full(len(depth), number, np.int32), pixel, depth, seen))
+    camera, pixel, depth, point = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Sightings(camera, pixel.astype(np.float32), depth.astype(np.float32), point)
 
 
 _project = jax.jit(project)

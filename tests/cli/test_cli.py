@@ -208,7 +208,9 @@ def test_resuming_goes_on_to_more_steps_and_new_ways_to_evaluate(run_folder, fla
 def test_resuming_a_finished_run_trains_nothing(run_folder, capsys):
     before = (run_folder / "metrics.jsonl").read_text()
     assert main(["train", f"--out={run_folder}", "--resume", "--noevaluate"]) == 0
-    assert "nothing left to train: step 6 of 6" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing left to train: step 6 of 6" in said
+    assert "wrote" not in said
     assert (run_folder / "metrics.jsonl").read_text() == before
     assert steps_of(run_folder) == [6]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnerf.capture.inspection.brightness import brightness_of
 from jaxnerf.capture.inspection.photographs import (
     alike_poses,
     blurred_views,
@@ -29,6 +30,8 @@ __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 # Pictures are compared at this longer side: what poses or blur must be good for is no finer.
 LONGEST_SIDE = 800
 _LEAST_VIEWS = 3
+# The brightest photograph of the same points against the darkest; a phone's video of one place has 1.3.
+_UNEVEN = 1.5
 # Of the cameras, that may not see the box of training.
 _MISSING = 0.1
 
@@ -83,6 +86,7 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
         *_folded(views),
         *_stray(whole, allow_outside_paths),
         *_misplaced(scene),
+        *_uneven(scene),
     ]
     pointless = _too_few(scene)
     if pointless is None:
@@ -141,6 +145,23 @@ def _stray_points(scene: Scene) -> list[str]:
         f"points that stray: {np.count_nonzero(stray)} of {len(stray)} depths are less than {STRAY:g} of "
         f"{usual * unit:.4g}, which nine in ten exceed; near is {scene.near * unit:.4g} "
         "(--scene.near names another)"
+    ]
+
+
+def _uneven(scene: Scene) -> list[str]:
+    """Exposures that differ, and light that changes: see `brightness_of`."""
+    found = brightness_of(scene)
+    if found is None or np.isnan(found).all():
+        return []
+    names = scene.splits["train"].names
+    dark, bright = int(np.nanargmin(found)), int(np.nanargmax(found))
+    factor = found[bright] / found[dark]
+    if factor < _UNEVEN:
+        return []
+    return [
+        f"{names[bright]} shows the same points {factor:.2g} times as bright as {names[dark]} does: "
+        "exposures differ, or the light has changed (--voxels.calibration.affine_colour gives each "
+        "photograph colours of its own)"
     ]
 
 
