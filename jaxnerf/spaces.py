@@ -137,10 +137,11 @@ def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | Non
 def ball_of(scene: Scene) -> float:
     """The radius of the uncontracted ball that suits a scene, in the unit of `scene.ball`.
 
-    At a distance d outside of a ball of radius R, cells of contracted space are elongated by 2 d / R in
-    the radial direction. Cameras spread over a distance B see them from directions that differ by B / d,
-    so that the content of a cell is smeared over 2 B / R cells in their images, at any distance. With a
-    larger ball the background is sharper, and cells inside the ball are larger.
+    At a distance d from the centre of a ball of radius R, outside of it, cells of contracted space are
+    elongated by 2 d / R in the radial direction. Cameras spread over a distance B see them from
+    directions that differ by B / d, so that the content of a cell is smeared over 2 B / R cells in their
+    images, at any distance. With a larger ball the background is sharper, and cells inside the ball are
+    larger.
 
     The ball is chosen to contain three quarters of the scene's points, counted as often as cameras see
     them. Its radius is between one and three times the cameras' distance. If no points are known, it is
@@ -216,8 +217,7 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     without a far, whose rays are bounded by the occupied cells, unless the user sets it.
 
     far: infinite for methods without a far. For the paper's network it is the scene's far, and in
-      unbounded
-    and forward-facing scenes a distance beyond which nothing is resolved.
+    unbounded and forward-facing scenes a distance beyond which nothing is resolved.
     """
     space, near = space_of(config, scene), scene.near
     if space is not None and not config.scene.near:
