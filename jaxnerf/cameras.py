@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxnerf.lenses import Lens, from_plane, greatest_angle, to_plane
 
-# In focal lengths: where what a lens cannot show is said to appear.
+# Projected position, in focal lengths, of points that the lens cannot show.
 _OUT_OF_THE_PICTURE = 1e5
-# What a direction's share along an axis counts as that has none.
+# Replaces smaller components of directions, by which `within_box` divides.
 _LEAST = 1e-12
 
 
@@ -145,7 +145,7 @@ class Camera:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rays:
-    """Half lines, each with the part of it that is looked at. A pytree.
+    """Rays with the range of t, from near to far, in which they are rendered. A pytree.
 
     A point at distance t is `origins + t * directions`. Directions are not unit vectors: for flat
     lenses (pinhole, opencv) they have depth 1, so that t is the depth; for all others length 1.
@@ -248,8 +248,8 @@ def cast_rays(
     Args:
       camera: one camera, or one a pixel.
       pixels: coordinates (x, y); anywhere, not only at centres.
-      near, far: the range of t given to the rays, one for all or one a ray. Rays without end are
-        sampled evenly in disparity: see `jaxnerf.render_rays`.
+      near, far: the range of t given to the rays, one for all or one per ray. With an infinite far,
+        `Stratified` and `Hierarchical` sample evenly in disparity.
 
     >>> camera = Camera.look_at((0.0, -4.0, 0.0), width=4, height=2)
     >>> print(cast_rays(camera, jnp.array([2.0, 1.0])).view_directions.round(3) + 0.0)

@@ -28,18 +28,18 @@ class SceneConfig:
       downscale: shrink them by this whole factor.
       longest_side: then by the smallest whole factor that leaves no side with more pixels; 0 for no
         limit.
-      space: what the field has room for: "bounded", what the cameras look at and nothing behind it;
-        "unbounded", all of space, drawn together outside of a ball; "forward", what lies before cameras
-        that look the same way; "auto", what suits the scene.
-      ball: radius of the ball in which unbounded space keeps its shape, in median distances of the
-        cameras from what they look at; 0 for what suits the scene (`jaxnerf.spaces.ball_of`).
+      space: the space that the field represents: "bounded", a box around what the cameras look at;
+        "unbounded", all of space, contracted outside of a ball (mip-NeRF 360); "forward", the view
+        frustum of forward-facing cameras in normalised device coordinates; "auto", chosen by the scene.
+      ball: radius of the ball outside of which unbounded space is contracted, in median distances of the
+        cameras from the point that they look at; 0 chooses it (`jaxnerf.spaces.ball_of`).
       near, far: the depths between which the scene lies, in the unit of its files; 0 for what the reader
-        finds. Rays begin at near; far is where the paper's network ends, and of the fast field's
-        pictures only the depth where nothing is met.
+        finds. Rays begin at near. The rays of the paper's network end at far; those of the other methods
+        do not, and far is only the depth that images show where a ray meets nothing.
       pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
         paper's code (which costs half a dB).
       hold_out_sector: whether a tenth of the cameras, all from one side, is kept out of training and
-        measured as the split "sector": views between those of training flatter.
+        measured as the split "sector". Test views between training views are easier than that.
     """
 
     downscale: int = 1
@@ -61,9 +61,9 @@ class EvaluationConfig:
     """What is measured and shown when training ends.
 
     Attributes:
-      every: of the test views, measure numbers 0, every, 2 every, ...; 0 for as many, evenly spread, as
-        fit into the time that training took.
-      orbit_frames: in the video; 0 for none.
+      every: measure the test views 0, every, 2 every, ...; 0 for as many, evenly spread, as fit into the
+        time that training took.
+      orbit_frames: number of frames of the orbit video; 0 for no video.
       orbit_size: width of the video in pixels; 0 is that of the photographs.
       chunk: rays rendered at a time on each device; memory grows with it. 0 is what suits the device.
       edge_supersampling: how much a pixel must differ from a neighbour to be seen by four rays; see
@@ -81,8 +81,8 @@ class EvaluationConfig:
 class Config:
     """Everything that decides what a run computes; begin with `jaxnerf.preset(name)`.
 
-    The defaults are the paper's, which take days on a CPU. Each method has a section, and listens to no
-    other's.
+    The defaults are the paper's, which take days on a CPU. Each method has a section of its own and
+    ignores those of the others.
 
     Attributes:
       method: "voxels", the fast field; "nerf", the paper's network; "hash_grid"; or "own", a field that

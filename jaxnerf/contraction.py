@@ -1,9 +1,10 @@
-"""Spaces without an end, drawn together so that a grid holds them, and rays that walk evenly there.
+"""Contractions of unbounded space into a cube that a grid can cover, and even steps along rays there.
 
-A `SphereContraction` is for cameras in and around a scene: a ball keeps its shape, everything beyond
-is drawn into a shell around it (`jaxnerf.encoding.contract`). An `NdcSpace` is for cameras that all look
-the same way: the view before them becomes a cube (`jaxnerf.cameras.to_ndc`). Cameras, rays and their t
-stay in the world; only a field is evaluated at places of the other space (`jaxnerf.fields.warped`).
+A `SphereContraction` is for cameras in and around a scene: a ball is unchanged, and everything beyond is
+contracted into a shell around it (`jaxnerf.encoding.contract`). An `NdcSpace` is for forward-facing
+cameras: their view frustum becomes a cube (`jaxnerf.cameras.to_ndc`). A `BoxSpace` scales a box. Cameras,
+rays and their t stay in the world; only the field is evaluated in the other space
+(`jaxnerf.fields.warped`).
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ from jaxtyping import Array, Bool, Float
 from jaxnerf.cameras import Rays, to_ndc
 from jaxnerf.encoding import contract, uncontract
 
-# In radii of the ball (or distances of the near plane): rays that pass closer to the centre are treated
-# as if they passed here, and what is farther away as if it lay there. Both keep float32 finite.
+# Limits that keep float32 finite, in radii of the ball (or distances of the near plane): the least
+# distance from the centre at which a ray counts as passing, and the largest distance of a point.
 _CLOSEST, _FARTHEST = 1e-3, 1e5
 
 
@@ -50,7 +51,7 @@ class SphereContraction:
         return contract((points - jnp.broadcast_to(self.centre, points.shape)) / self.radius)
 
     def rate(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
-        """How long what leaves the middle gets in contracted space, for its length in the world."""
+        """Length in contracted space per length in the world, in the radial direction."""
         offset = (points - jnp.broadcast_to(self.centre, points.shape)) / self.radius
         return 1.0 / (self.radius * jnp.maximum(jnp.sum(offset * offset, axis=-1), 1.0))
 
@@ -88,7 +89,7 @@ class BoxSpace:
         return (points - jnp.broadcast_to(self.origin, points.shape)) * (4.0 / self.side) - 2.0
 
     def rate(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
-        """How long a length of the world is in the scaled cube."""
+        """Length in the scaled cube per length in the world."""
         return jnp.broadcast_to(4.0 / self.side, points.shape[:-1])
 
     def holds(self, points: Float[Array, "*batch 3"]) -> Bool[Array, "*batch"]:
@@ -108,7 +109,8 @@ class NdcSpace:
       focal: (f_x, f_y) in pixels.
       size: (width, height) in pixels.
       near: the distance of the near plane; nothing lies nearer.
-      reach: how far what other cameras see goes beyond that picture: 1 is not at all.
+      reach: largest |x| or |y| in the cube's coordinates that any camera sees; 1 is the edge of the image
+        of a camera at the origin.
     """
 
     focal: Float[Array, "2"]
@@ -132,7 +134,7 @@ class NdcSpace:
         return jnp.stack([x, y, 1.0 + 2.0 * self.near / z], axis=-1)
 
     def rate(self, points: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
-        """How long what goes forward gets in the cube, for its length in the world."""
+        """Length in the cube per length in the world, along the viewing axis (-z)."""
         z = jnp.minimum(points[..., 2], -1e-6 * self.near)
         return 2.0 * self.near / (z * z)
 
@@ -194,7 +196,7 @@ class NdcSpace:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RayArcLength:
-    """Along each of some rays, a length s that is even in contracted space. A pytree.
+    """A coordinate s along each ray in which steps are about even in contracted space. A pytree.
 
     With u the distance from the ray's point nearest to the centre, and b that point's distance from
     it, both in radii: s is 0 there, and ds/du = min(1, sqrt(1 + 4 b^2) / (u^2 + b^2)). In the middle

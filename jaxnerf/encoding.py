@@ -1,4 +1,4 @@
-"""From a point or a direction to what a network sees: encodings and the contraction of space."""
+"""Encodings of positions and directions for networks, and the contraction of unbounded space."""
 
 import functools
 import math

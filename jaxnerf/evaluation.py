@@ -1,4 +1,4 @@
-"""How good a picture is, and under which protocol that was said."""
+"""Image metrics (PSNR, SSIM, LPIPS, depth errors), and the protocol that is recorded with them."""
 
 import functools
 import math

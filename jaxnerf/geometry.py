@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# Below this squared angle the rotation's coefficients are told by their series.
+# Below this squared angle the coefficients of Rodrigues' formula are evaluated by their series.
 _SMALL = 1e-6
-# How far the columns of a similarity's matrix, divided by their length, may be from a rotation's.
+# Tolerance for R^T R - I of the rotation in a similarity's matrix.
 _NEARLY = 1e-3
 
 
 def rotations(turns: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
-    """Rotations by axes times angles (Rodrigues); differentiable at none too.
+    """Rotation matrices of rotation vectors, axis times angle (Rodrigues); differentiable at 0 too.
 
     >>> print(rotations(jnp.array([0.0, 0.0, jnp.pi / 2])).round(3) + 0.0)
     [[ 0. -1.  0.]
@@ -107,7 +107,7 @@ class Placement:
         growth: Float[Array, ""] | float = 0.0,
         about: Float[Array, "3"] | None = None,
     ) -> "Placement":
-        """The placement after a motion; smooth at none.
+        """The placement after a motion; differentiable where the motion is 0 too.
 
         Args:
           turn: in the world, an axis times an angle in radians.

@@ -1,9 +1,13 @@
-"""The settings of each method: a section of the configuration, and what pictures need to know of it.
+"""The settings of each method: one section of the configuration for each.
 
-A section says how the rays of pictures are sampled (`sampler`: with an occupancy every ray to its end, or
-to where no light is expected to be left; `first` has the limits that most rays of a picture keep to, with
-which it is tried first), how they are composited, whether rays end at a far, and which values spaces
-without an end need.
+Besides its settings, a section says how images are rendered with the method:
+
+- `sampler`: the sampler of an image's rays. With an occupancy it follows every ray to its end, or until
+  no light is expected to be left; `first=True` gives the sampler of the first rendering pass, with limits
+  on the number of samples that are enough for most rays.
+- `compositing`: the compositing mode.
+- `has_far`: whether rays end at the scene's far.
+- `without_end`: values of other settings that this method needs in unbounded and forward-facing scenes.
 """
 
 import dataclasses
@@ -29,24 +33,25 @@ from jaxnerf.training.optimizers import (
     VoxelOptimizerConfig,
 )
 
-# Of the fast field where there is no end: the last stage of a run whose stages go so far without it.
+# The stage that is appended in unbounded scenes if the last of the others has _LONG_ENOUGH voxels along a
+# side: its resolution, the fraction of the steps at which it begins, lattice points, `voxels_for_steps`.
 _LONG_ENOUGH, _FINEST, _FINEST_FROM, _POINTS, _VOXELS_FOR_STEPS = 256, 400, 0.5, 5_000_000, 28.0
 
 
 @dataclasses.dataclass(frozen=True)
 class VoxelsConfig:
-    """The fast field: voxels that become finer in the space that is found to be occupied.
+    """The fast field: sparse voxels, refined from coarse to fine where space is found to be occupied.
 
     Attributes:
-      field: its sizes.
-      stages: when it becomes finer, and how its rays are sampled.
+      field: number of features and size of the network.
+      stages: when the lattice is refined, and how rays are sampled in each stage.
       optimizer: Adam's settings.
-      calibration: what is learned of photographs and cameras.
+      calibration: whether colour corrections and camera poses are learned too.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
-      distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
-        an end: it keeps fog from hanging before the cameras.
-      depth_loss: weight of how far the light of rays to known points (of structure from motion) is
-        stopped from them, at first; it falls to 0 in the first half of the steps. 0 leaves points out.
+      distortion_loss: weight of the distortion loss of mip-NeRF 360, in unbounded and forward-facing
+        scenes. It prevents floaters close to the cameras.
+      depth_loss: initial weight of the depth loss on rays to points of structure from motion
+        (`jaxnerf.compositing.deviation_of`); it falls to 0 in the first half of the steps. 0 disables it.
     """
 
     field: VoxelSettings = VoxelSettings()
@@ -62,16 +67,18 @@ class VoxelsConfig:
 
     @property
     def without_end(self) -> dict[str, Any]:
-        """See the module.
+        """Settings for unbounded and forward-facing scenes; see the module.
 
-        Where photographs have no bare background, fog before the cameras explains them as well as
-        surfaces do at first: densities must grow slowly. Rays take ten times as many samples there, so
-        one a voxel must do; and what few of them meet must not sink.
+        Early in training, density close to the cameras explains photographs without a plain background as
+        well as surfaces do, so the density learning rate is lower. Rays take about ten times as many
+        samples as in bounded scenes, so there is one sample per voxel. Density decay is off: it would
+        remove surfaces that few rays sample.
 
-        A scene without an end has many times the surface of an object that stands alone, so its voxels
-        are wider than pixels when the last stage of other scenes ends. Where there is time another stage
-        follows. It begins in the middle of the steps, when fog is gone, and its number of lattice points
-        bounds the memory. A configuration that has this stage already keeps it.
+        An unbounded scene has many times the surface of a single object, so at the resolutions of bounded
+        scenes its voxels are wider than the photographs' pixels. If the schedule is long enough, a stage
+        is appended. It begins in the middle of the steps, when the density close to the cameras is gone,
+        and its number of lattice points bounds the memory. A configuration that already has such a stage
+        keeps it.
         """
         changes: dict[str, Any] = {
             "voxels.field.features": 3,
@@ -184,8 +191,8 @@ class HashGridConfig(_Occupied):
       occupancy: how its rays skip empty space.
       optimizer: Adam's settings.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
-      distortion_loss: weight of how far what a ray sees is spread out (mip-NeRF 360), in scenes without
-        an end.
+      distortion_loss: weight of the distortion loss of mip-NeRF 360, in unbounded and forward-facing
+        scenes.
     """
 
     field: HashGridField = HashGridField()

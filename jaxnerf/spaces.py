@@ -1,4 +1,4 @@
-"""Where a scene lies: the space around its cameras, and where rays begin and end."""
+"""Adapts a configuration to a scene: the field's space, near and far, and settings that depend on it."""
 
 import dataclasses
 import math
@@ -20,30 +20,31 @@ from jaxnerf.scenes.silhouettes import background_of, scene_cube
 from jaxnerf.stances import Capture, focus_point
 from jaxnerf.training.optimizers import Schedule
 
-# In radii of it, or distances of the near plane: where the paper's network sees no farther.
+# far of the paper's network in unbounded and forward-facing scenes, in radii of the contraction or
+# distances of the near plane.
 _HORIZON = 1000.0
-# How far beyond the picture of the average camera a forward-facing scene may go, in half its size.
+# The largest `NdcSpace.reach`.
 _MOST_REACH = 2.0
-# The largest ball that is chosen, in distances of the cameras; how many percent of the points that they
-# see lie in a smaller one; and how many cameras are asked.
+# `ball_of`: the largest ball, in distances of the cameras; the percentage of the points seen by cameras
+# that a smaller ball contains; and the number of cameras for which points are counted.
 _LARGEST_BALL, _WITHIN, _ASKED = 3.0, 75.0, 24
-# Gradients near the cameras are smaller for this fraction of the steps.
+# Gradients near the cameras are scaled down in this fraction of the steps.
 _FOG_UNTIL = 0.5
-# Of the largest coordinate: cameras that are no farther apart stand at one place.
+# Cameras whose distances are less than this fraction of the largest coordinate are at one position.
 _SAME_PLACE = 1e-6
-# What of a configuration's section "scene" decides how files are read.
+# Settings of the section "scene" that decide how files are read.
 READING = ("downscale", "longest_side", "pixels", "hold_out_sector")
 _STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
 def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """A configuration for a scene: its space, what lies behind it, what the method needs without an end.
+    """Replace "auto" settings by those of a scene, and add the method's `without_end` if it is unbounded.
 
     Args:
-      config: a preset, or what a user made of it.
-      scene: to train on. Without photographs, a background that is "auto" stays so.
-      chosen: keys that stay as they are, since a user chose them. With resolutions, what would change
-        them (`voxels_for_steps`, `points`) is left out unless it is chosen too.
+      config: a preset, perhaps with settings changed by the user.
+      scene: the scene to train on. Without photographs, a background of "auto" is kept.
+      chosen: keys of settings that the user chose, which are not changed. If they include resolutions,
+        settings that would change these (`voxels_for_steps`, `points`) are set to 0 unless chosen too.
 
     Raises:
       ConfigError: the scene cannot be trained on in the chosen space.
@@ -134,17 +135,18 @@ def space_of(config: Config, scene: Scene) -> SphereContraction | NdcSpace | Non
 
 
 def ball_of(scene: Scene) -> float:
-    """How large a ball of unbounded space should keep its shape, in what `scene.ball` is in.
+    """The radius of the uncontracted ball that suits a scene, in the unit of `scene.ball`.
 
-    Beyond a ball of radius R, cells are longer in the direction away from its centre than they are wide,
-    by 2 d / R at a distance d. Cameras that spread over a distance B see them from directions that
-    differ by B / d, so that in their pictures what lies in a cell is spread over 2 B / R cells, however
-    far it is. With a larger ball, things far away are sharper, and things inside it lie in larger cells.
+    At a distance d from the centre of a ball of radius R, outside of it, cells of contracted space are
+    elongated by 2 d / R in the radial direction. Cameras spread over a distance B see them from
+    directions that differ by B / d, so that the content of a cell is smeared over 2 B / R cells in their
+    images, at any distance. With a larger ball the background is sharper, and cells inside the ball are
+    larger.
 
-    So a ball holds three quarters of the scene's points, as often as cameras see them. It is as large as
-    the cameras are far at least, and three times that at most. Where no points are known, cameras that
-    look outwards have nothing inside of their own ball, and get the largest; others look at something
-    there.
+    The ball is chosen to contain three quarters of the scene's points, counted as often as cameras see
+    them. Its radius is between one and three times the cameras' distance. If no points are known, it is
+    the largest for cameras that look outwards, which see nothing inside of the smallest ball, and the
+    smallest for others.
 
     Args:
       scene: with the cameras to train on.
@@ -179,16 +181,15 @@ def _camera_distance(poses: np.ndarray, centre: np.ndarray) -> float:
 def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
     """(step, total_steps) -> `gradient_reach` of `jaxnerf.render_rays`, by an adapted configuration.
 
-    Surfaces are found in the first half of the steps. From then on what is near is learned as fast as
-    everything else.
+    It falls to 0 in the first half of the steps, in which surfaces form. After that gradients are not
+    scaled.
 
     Args:
       config: adapted to the scene.
       scene: with the cameras to train on.
 
     Returns:
-      None where it reaches no sample: where it is 0, and where rays begin at a near plane beyond which it
-      does not reach.
+      None if it would affect no sample: if it is 0, or is not beyond the near plane of NDC space.
     """
     space, poses = space_of(config, scene), scene.splits["train"].cameras.camera_to_world
     if config.training.gradient_reach <= (1.0 if isinstance(space, NdcSpace) else 0.0):
@@ -211,11 +212,12 @@ def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
 def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     """The near and far of rays, from a scene's cameras, by an adapted configuration.
 
-    In spaces without an end rays begin at the scene's near, before which the fast field would explain
-    each photograph by something of its own; or, in front of cameras that all look the same way, at the
-    near plane. What bounds the fast field's rays in other scenes is the box that silhouettes leave,
-    unless the user names a near. The fast field has no far: what lies beyond the scene's is as much part
-    of it. The paper's network has one, in the spaces without an end so far away that it does not matter.
+    near: in unbounded scenes the scene's near, since density closer to a camera could reproduce its
+    photograph alone; in forward-facing scenes the near plane. In bounded scenes it is 0 for methods
+    without a far, whose rays are bounded by the occupied cells, unless the user sets it.
+
+    far: infinite for methods without a far. For the paper's network it is the scene's far, and in
+    unbounded and forward-facing scenes a distance beyond which nothing is resolved.
     """
     space, near = space_of(config, scene), scene.near
     if space is not None and not config.scene.near:

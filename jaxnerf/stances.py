@@ -1,4 +1,4 @@
-"""Where the cameras of a capture stand, what they look at, and the orbit that they have seen."""
+"""The arrangement of a capture's cameras: what they look at, which way is up, and an orbit among them."""
 
 import dataclasses
 from typing import Literal

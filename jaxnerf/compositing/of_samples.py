@@ -15,12 +15,12 @@ from jaxnerf.kernels.weights import densest, emission_absorption, first_opaque, 
 from jaxnerf.sampling.samples import LONGEST, Samples
 
 Compositing = Literal["volume", "surface", "maximum", "mean", "attenuation"]
-# Those for which what lies behind an opaque sample counts too, so that no ray may be ended early.
+# Compositing modes in which samples behind an opaque one count too: their rays must not be ended early.
 TO_THE_END = ("maximum", "mean", "attenuation")
 
 
 def check_compositing(compositing: str) -> None:
-    """Refuse a way of compositing that there is not.
+    """Check the name of a compositing mode.
 
     Raises:
       ValueError: it is none of `Compositing`.
@@ -43,7 +43,7 @@ def optical_depths_of(
 
 
 def laid_out(samples: Samples, answers: Float[Array, "*answers"]) -> Float[Array, "*layout"]:
-    """What a field answered, as the samples are laid out; 0 where there is no packed sample."""
+    """A field's values at the samples, in the layout of the samples; 0 in empty slots."""
     if samples.packing is None:
         return answers
     return samples.packing.by_slot(answers, samples.t.shape[0])
@@ -60,10 +60,10 @@ def weights_of(
     - "surface": the first opaque sample has all the weight, see `surface_weights`.
     - "maximum": the densest sample has all the weight, the first of equals; a ray without density has
       none. No gradient goes to the densities (see `greatest_density_of`).
-    - "mean": (1 - exp(-tau)) tau_i / tau. The ray is as opaque as in a volume, and shows the mean of the
-      colours along it, weighted by density: what is in front hides nothing.
-    - "attenuation": as of a volume. These weights say where light is stopped; none is emitted, and a
-      pixel is the background times `transmittance_of`.
+    - "mean": (1 - exp(-tau)) tau_i / tau. The opacity is that of "volume", and the colour is the mean of
+      the colours along the ray, weighted by density, without occlusion.
+    - "attenuation": as "volume". The weights are those of absorption; there is no emission, and a pixel
+      is the background times `transmittance_of`.
 
     Args:
       samples: dense or packed.
@@ -119,12 +119,12 @@ def opacity_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Arra
 
 
 def accumulated(samples: Samples, weights: Float[Array, "*layout"], values: Any) -> Any:
-    """The weighted sum, along each ray, of what a field answered at the samples.
+    """The weighted sum, along each ray, of a field's values at the samples.
 
     Args:
       samples: dense or packed.
-      weights: of the samples.
-      values: a pytree of arrays [*answers, ...], as a field answers at `Samples.positions`.
+      weights: the samples' weights.
+      values: a pytree of arrays [*answers, ...], the field's values at `Samples.positions`.
 
     Returns:
       The same pytree of arrays [*batch, ...].
@@ -224,10 +224,11 @@ def where_reached(
 def deviation_of(
     samples: Samples, weights: Float[Array, "*layout"], depth: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """How far from a known depth the light of each ray is stopped, in fractions of the depth.
+    """The deviation of each ray's termination from a known depth, relative to that depth.
 
-    The mean over all light of min(|t / depth - 1|, 1), where light that is not stopped counts as 1: 0
-    where all of it is stopped at the depth.
+    The expected value of min(|t / depth - 1|, 1) under the samples' weights, in which the transmittance
+    that is left counts as 1: it is 0 if the ray is stopped completely at the known depth. The depth loss
+    of `PhotometricLoss` is its mean.
 
     Args:
       samples, weights: as for `accumulated`.
@@ -241,9 +242,9 @@ def deviation_of(
 
 
 def distortion_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Array, "*batch"]:
-    """How far the weight of each ray is spread out along it (mip-NeRF 360, eq. 15).
+    """The distortion loss of each ray: how far its weight is spread along it (mip-NeRF 360, eq. 15).
 
-    In the samples' own coordinate s: the mean distance of two points drawn by the weights, times the
+    The expected distance, in normalised ray distance s, of two points drawn from the weights, times the
     squared opacity.
     """
     parts = weights, 0.5 * (samples.s0 + samples.s1), samples.s1 - samples.s0

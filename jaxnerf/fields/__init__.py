@@ -1,4 +1,4 @@
-"""What a scene is made of: density and colour as functions of place and direction."""
+"""Radiance fields: density and colour as functions of position and direction."""
 
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
@@ -13,19 +13,23 @@ Params = Any  # a pytree of arrays
 
 @runtime_checkable
 class Field(Protocol):
-    """Two pure functions over a parameter pytree, and a third that makes the parameters.
+    """A radiance field: `density` and `colour`, pure functions of parameters, and `init` for these.
 
-    Any object with these methods can be given to `jaxnerf.render_rays`. Let it be hashable and equal to
-    others that compute the same (a frozen dataclass is both), or everything is compiled again; or a
-    pytree, whose leaves are arrays that do not learn (the index of a lattice, a contraction) and whose
-    settings are static. Parameters hold what learns and nothing else.
+    Any object with these methods can be given to `jaxnerf.render_rays`. It should be either hashable and
+    equal to other objects that compute the same (as a frozen dataclass is), since otherwise functions are
+    compiled again for each object; or a pytree whose leaves are arrays that are not learned (the index of
+    a lattice, a contraction) and whose settings are static. `params` holds what is learned, nothing else.
 
-    The split lets a sampler ask for density alone, and a renderer for colour where samples were placed.
-    `features` is whatever `density` leaves for `colour`: any width, also none. A field whose density
-    takes a keyword `noise [...]` can be trained with `nerf.density_noise`. A field with an
-    attribute `shading = "ray"` has its features added up along a ray, and gives one colour
-    a ray, that of their mean. A field with a method `extras(params, features)` says more of its samples
-    (labels, uncertainty): a pytree of [*batch, ...], which is accumulated along rays as colours are.
+    With two functions a sampler can evaluate density alone, and colour is evaluated only at the samples.
+    `features` is what `density` passes on to `colour`: an array of any width, also 0.
+
+    Optional members:
+
+    - a keyword argument `noise [...]` of `density`, for training with `nerf.density_noise`;
+    - an attribute `shading = "ray"`: features instead of colours are accumulated along each ray, and
+      `colour` is evaluated once per ray, at their mean (deferred shading);
+    - a method `extras(params, features)` that returns further values of the samples (labels,
+      uncertainty): a pytree of [*batch, ...], accumulated along rays as colours are.
     """
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -35,7 +39,7 @@ class Field(Protocol):
     def density(
         self, params: Params, positions: Float[Array, "*batch 3"]
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:
-        """Density in 1/length of the positions' unit, not negative; and features for `colour`."""
+        """Density in 1/length of the positions' unit, at least 0; and features for `colour`."""
         ...
 
     def colour(
@@ -49,19 +53,19 @@ class Field(Protocol):
 
 
 def in_precision(params: Params, dtype: Any) -> Params:
-    """Parameters in the precision in which a field computes: that of the positions given to it.
+    """Convert parameters to the dtype in which a field computes, which is that of its positions.
 
-    So a field of ours takes parameters in float32, in bfloat16 (their gradients are then bfloat16, and
-    every product and sum is of the positions' precision), and in float64 with `jax_enable_x64`.
+    So the package's fields accept parameters in float32, in bfloat16 (whose gradients are then bfloat16,
+    while all products and sums have the precision of the positions) and, with `jax_enable_x64`, float64.
     """
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), params)
 
 
 def split_field(field: Any) -> tuple[tuple[Any, ...], Any]:
-    """A field (or a sequence of fields) as its arrays, and the rest, which is hashable.
+    """Split a field (or a sequence of fields) into its arrays and the hashable rest.
 
-    For compiled functions: arrays are arguments that may change, the rest decides what is compiled.
-    Fields that are not pytrees are all of them the rest.
+    For compiled functions: the arrays are traced arguments, and the rest is a static argument. A field
+    that is not a pytree is all rest.
 
     Raises:
       TypeError: the rest is not hashable.

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 BRICK = 4
 _BITS = 2
-# Of the table, for each brick; the first of them stand for nothing.
+# Rows of the table per brick. The first brick stands for empty space.
 ROWS = BRICK**3
-# Tables are padded to a multiple of this, so that programs compiled for one often serve another.
+# Tables are padded to a multiple of this many rows, so that compiled programs can often be reused.
 ROWS_AT_ONCE = 1 << 14
 
 
@@ -62,11 +62,11 @@ def brick_index(
 def parts_of_lattice(
     bricks: Int[np.ndarray, "X Y Z"],
 ) -> Iterator[tuple[int, Float[np.ndarray, "N 3"]]]:
-    """The lattice coordinates of the table's rows, of some bricks after the other.
+    """The lattice coordinates of the table's rows, in parts of some bricks each.
 
     Yields:
-      The number of the first row of a part, and the coordinates of its rows. The first 64 rows of the
-      table, which stand for nothing, are in none.
+      The index of the first row of a part, and the coordinates of its rows. The rows of brick 0, which
+      stands for empty space, are left out.
     """
     digits = np.arange(BRICK, dtype=np.float32)
     inside = np.stack(np.meshgrid(digits, digits, digits, indexing="ij"), -1).reshape(-1, 3)
@@ -84,7 +84,7 @@ def padded_rows(bricks: int) -> int:
 
 
 def corner_rows(bricks: Array, lattice: Array) -> Array:
-    """The rows [8, N] of the lattice points around positions; those of nothing outside.
+    """The table rows [8, N] of the lattice points around positions; rows of brick 0 outside.
 
     As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
     and do it again for each of a row's numbers: 1.1 ms instead of 4.9 for 32,768 positions.

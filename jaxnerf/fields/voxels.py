@@ -1,9 +1,10 @@
-"""The fast field: sparse voxels with a little network for what depends on the direction.
+"""The fast field: sparse voxels, with a small network for view dependence.
 
-Space is a lattice of points, kept in bricks of 4 x 4 x 4 where the scene may be. A point holds the logit
-of a density and three features (in the order of a colour); between points they are interpolated
-trilinearly. The renderer adds the features up along a ray first and asks for the colour once a ray
-(deferred shading: Hedman et al., "Baking Neural Radiance Fields", ICCV 2021, section 4).
+The field is a lattice of points, stored in bricks of 4 x 4 x 4 points where the scene may be. Each point
+has a density logit and features, of which the first three are the logits of a colour; both are
+interpolated trilinearly. By default features are accumulated along each ray first, and the network is
+evaluated once per ray (deferred shading: Hedman et al., "Baking Neural Radiance Fields", ICCV 2021,
+section 4).
 """
 
 import dataclasses
@@ -33,9 +34,9 @@ from jaxnerf.fields.bricks import (
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 from jaxnerf.sampling.occupancy import dilate
 
-# The logit of the density in bricks that do not exist: none.
+# The density logit where there are no bricks: softplus(-15) is 3e-7 per voxel.
 _NOTHING = -15.0
-# As low as a logit decays: from there a gradient can still be felt.
+# The lower limit of density decay: from there the gradient of softplus can still raise the logit.
 _LEAST_LOGIT = -12.0
 
 
@@ -43,11 +44,12 @@ _LEAST_LOGIT = -12.0
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VoxelParams:
-    """What a `VoxelField` learns. A pytree.
+    """The parameters of a `VoxelField`. A pytree.
 
     Attributes:
-      table: rows of (logit of density, features), 64 a brick; the first 64 stand for nothing.
-      network: weights and biases of the layers that see the direction.
+      table: a row (density logit, features) for each lattice point, 64 rows per brick. The first 64 rows
+        are brick 0, which stands for space without bricks and has no density.
+      network: weights and biases of the layers of the colour network.
     """
 
     table: Float[Array | np.ndarray, "V F+1"]
@@ -59,12 +61,12 @@ class VoxelSettings:
     """The sizes of a `VoxelField`.
 
     Attributes:
-      features: numbers a lattice point beside its density, at least 3: the first three are a colour's
-        logits, to which the network adds what it knows of the direction.
+      features: number of features of a lattice point, besides its density; at least 3. The first three
+        are the logits of a colour, to which the output of the network is added.
       width: units in each of the network's two hidden layers.
-      sh_degree: degree of the spherical harmonics of the direction.
-      initial_opacity: of one voxel, before training.
-      shading: whether the network is evaluated once a "ray", or at each "sample".
+      sh_degree: degree of the spherical harmonics that encode the view direction.
+      initial_opacity: opacity of one voxel before training.
+      shading: whether the network is evaluated once per "ray" or for each "sample".
     """
 
     features: int = 3
@@ -85,12 +87,12 @@ class VoxelField:
     """Sparse voxels. Implements `jaxnerf.fields.Field`. A pytree: all but the settings are leaves.
 
     Attributes:
-      bricks: by position, the number of a brick in the table; 0 where there is none.
-      origin: the first lattice point.
-      spacing: the distance of lattice points, the side of a voxel; an array of no dimension.
-      view_dependence: another; how much of the direction the network is told; 0 is none. (Colours
-        that depend on it are learned worse while there is no geometry yet, and hinder that.)
-      settings: static.
+      bricks: for each position of a brick in space, its index in the table; 0 where there is none.
+      origin: position of the first lattice point.
+      spacing: distance between lattice points, the side of a voxel; a scalar array.
+      view_dependence: factor of the encoded direction in the network's input, a scalar array. The first
+        stage of training uses 0: view-dependent colours hinder the learning of geometry there.
+      settings: sizes; static.
     """
 
     bricks: Int[Array | np.ndarray, "X Y Z"]
@@ -109,7 +111,7 @@ class VoxelField:
         settings: VoxelSettings = VoxelSettings(),
         view_dependence: float = 1.0,
     ) -> "VoxelField":
-        """A field with bricks wherever a cell needs one.
+        """A field with bricks for all lattice points in or on the boundary of given cells.
 
         Args:
           cells: which of a cube's cells may hold something.
@@ -150,7 +152,7 @@ class VoxelField:
     def density(
         self, params: VoxelParams, positions: Float[Array, "*batch 3"]
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch F"]]:
-        """Density, softplus of the interpolated logit a voxel; and the interpolated features."""
+        """Density, softplus(interpolated logit) / spacing; and the interpolated features."""
         shape = positions.shape[:-1]
         origin, spacing = (
             jax.lax.stop_gradient(jnp.asarray(x, positions.dtype))
@@ -185,9 +187,9 @@ class VoxelField:
         cell: float,
         spacing: float,
     ) -> "tuple[VoxelField, VoxelParams]":
-        """The same scene on another lattice: finer, or with bricks only where cells hold something.
+        """Resample the field onto another lattice: finer, or with bricks in other cells.
 
-        From now on the network is told the whole direction.
+        The new field has view_dependence 1.
 
         Args:
           params: of this field.
@@ -199,13 +201,13 @@ class VoxelField:
         rows = padded_rows(int(np.max(after.bricks)))
         values = np.zeros((rows, params.table.shape[-1]), np.float32)
         lattice = np.zeros((min(rows, ROWS_AT_ONCE), 3), np.float32)
-        # A part after the other: the rows around all new points at once would be a run's most memory.
+        # In parts: the corner rows of all new points at once would be a run's peak of memory.
         for start, points in parts_of_lattice(np.asarray(after.bricks)):
             world = points * np.float32(spacing) + np.asarray(origin, np.float32)
             lattice[: len(points)] = (world - own) / np.float32(before)
             found = np.asarray(_resample(*here, lattice))
             values[start : start + len(points)] = found[: len(points)]
-        # The same density is another logit where the voxel is another.
+        # Density is softplus(logit) / spacing, so with another spacing it has another logit.
         opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (spacing / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
         values[:ROWS], values[:ROWS, 0] = 0.0, _NOTHING
@@ -218,9 +220,9 @@ class VoxelField:
         origin: Float[np.ndarray, "3"],
         cell: float,
     ) -> VoxelParams:
-        """Parameters of no density outside of cells: what a sampler skips there is then not missed.
+        """Parameters with the density outside of cells removed, so that the occupancy may skip it.
 
-        In the cells the field does not change, and it fades from there within a voxel.
+        Inside the cells the field does not change. Outside, density falls to 0 within one voxel.
 
         Args:
           params: of this field.
@@ -241,21 +243,22 @@ class VoxelField:
 
 
 def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
-    """Parameters whose lattice points are moved towards the mean of their six neighbours.
+    """Smooth parameters: move the values at each lattice point towards the mean of its six neighbours.
 
-    A step of diffusion, with nothing flowing to where there is no lattice point. Where photographs say
-    much they hold against it; where few of them see a place, what one of them would put there by itself
-    is spread, and what its surroundings are goes on. As the decay of density it is outside of Adam, which
-    would make as much of a total variation's gradient as of the photographs' wherever these say little.
+    A step of diffusion without flux across the boundary of the lattice. Where many rays sample the field,
+    their gradients outweigh it. Where few photographs see a place, it spreads what only one of them
+    supports, and continues the surroundings. Like density decay it is decoupled from Adam, which scales
+    gradients by their own size: in rows that few rays sample, the gradient of a total-variation loss
+    would move parameters as much as that of the photographs does.
 
     Args:
-      field: whose lattice it is.
-      params: of it.
-      by: how far, from 0 to 1.
+      field: the field, for its lattice.
+      params: its parameters.
+      by: fraction of the way to the mean, from 0 to 1.
     """
     bricks, table = jnp.asarray(field.bricks), params.table
     count, sides = table.shape[0] // ROWS, bricks.shape
-    # Where each brick is, and whether it is anywhere.
+    # The position of each brick, and whether the table's brick is used at all.
     place = jnp.full(count, -1, jnp.int32)
     place = place.at[bricks.reshape(-1)].set(jnp.arange(bricks.size, dtype=jnp.int32))
     known = (place >= 0) & (jnp.arange(count, dtype=jnp.int32) > 0)
@@ -263,7 +266,7 @@ def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> Vo
     values = table.reshape(count, BRICK, BRICK, BRICK, -1)
 
     def beside(axis: int, step: int) -> Array:
-        """What each point's neighbour along an axis has; the point's own where there is none."""
+        """The values of each point's neighbour along an axis; the point's own where there is none."""
         moved = at.at[axis].add(step)
         inside = known & (moved[axis] >= 0) & (moved[axis] < sides[axis])
         near = jnp.where(inside, bricks[tuple(jnp.clip(moved, 0, limits))], 0)
@@ -283,14 +286,14 @@ def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> Vo
 
 
 def decay_density(params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
-    """Parameters whose logits of density are lower by a number, down to a floor.
+    """Subtract a number from all density logits, down to a lower limit.
 
-    As decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
-    2019) this is outside of Adam, which would make as much of it as of the photographs wherever
-    these say little.
+    Like decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
+    2019) this is not part of the gradient that Adam scales: in rows that few rays sample, Adam would move
+    the logits as much by the decay as by the photographs.
     """
     table = params.table
-    # All columns, and one chosen: to put the decayed one before the others costs another pass or two.
+    # Decay all columns and select one: concatenating the decayed column costs one or two more passes.
     lower = jnp.maximum(table - by, jnp.minimum(table, _LEAST_LOGIT))
     column = jnp.arange(table.shape[-1]).reshape((1,) * (table.ndim - 1) + (-1,))
     table = jnp.where(column == 0, lower, table)
@@ -304,7 +307,7 @@ def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Arr
     sizes = [inputs, settings.width, settings.width, 3]
     shapes = [(rows, settings.features), *itertools.pairwise(sizes)]
     ends = np.cumsum([m * n for m, n in shapes])
-    # Of one draw: each is compiled for itself, and four take a second and a half.
+    # One draw for all arrays: each draw is compiled separately, and four take 1.5 s.
     drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
     features, *kernels = (part.reshape(shape) for part, shape in zip(drawn, shapes, strict=True))
     logit = np.log(np.expm1(settings.initial_opacity))

@@ -1,4 +1,4 @@
-"""A field of the world, made from one of contracted space or of normalised device coordinates."""
+"""A field in world coordinates, made from one in contracted space or normalised device coordinates."""
 
 import dataclasses
 from typing import Any, no_type_check
@@ -16,15 +16,15 @@ from jaxnerf.fields.wrapping import Wrapping
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class WarpedField(Wrapping):
-    """A field that is evaluated at places of another space. Implements `jaxnerf.fields.Field`. A pytree.
+    """Evaluates an inner field in another space. Implements `jaxnerf.fields.Field`. A pytree.
 
-    Its parameters are the inner field's. Densities of the inner field are per length in its space, so
-    that what is far away is as easily opaque as what is near: a density of the world is one of the space
-    times the space's rate at the point, the same for all rays through it.
+    Its parameters are the inner field's. The inner field's density is per length in its space, and is
+    multiplied by the space's `rate` at the point to be per length in the world. So distant objects need
+    no smaller densities than near ones to be opaque, and density does not depend on the ray's direction.
 
     Attributes:
-      field: asked at places of the space.
-      space: of those places; it does not learn.
+      field: the inner field, evaluated at `space.place(positions)`.
+      space: the contraction, NDC space or box; not learned.
     """
 
     field: Any

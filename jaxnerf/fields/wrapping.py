@@ -8,10 +8,10 @@ from jaxnerf.fields import Params
 
 
 class Wrapping:
-    """All of a field but its density, as the inner field says it. Base class of `jaxnerf.fields.Field`s.
+    """Forwards everything but `density` to an inner field. Base class of `jaxnerf.fields.Field`s.
 
     Attributes:
-      field: the inner one; its parameters are those of the field.
+      field: the inner field; its parameters are those of the wrapping field.
     """
 
     field: Any

@@ -1,4 +1,4 @@
-"""Operations whose plain form XLA compiles badly, and the one place that chooses how they run.
+"""Operations that XLA compiles poorly when written plainly, and the choice of their implementation.
 
 Every operation has a form in jnp, "xla", that runs everywhere, a hand-written gradient, which can be
 differentiated again in reverse mode (`jax.jvp` is refused), and a "pallas" form with the same
@@ -42,7 +42,7 @@ _PALLAS_IS_FASTER: dict[str, set[str]] = {"march_weights": set(), "weighted_rows
 
 
 def choose(operation: str, platform: str | None = None) -> Implementation:
-    """How an operation runs where nobody says.
+    """The default implementation of an operation on a platform.
 
     Args:
       operation: "march_weights" or "weighted_rows".

@@ -1,8 +1,9 @@
-"""The weights of samples along many rays at once, samples first.
+"""The weights of samples along many rays at once, for arrays [samples, rays].
 
-`jaxnerf.compositing` is written for one ray and mapped over rays, so its cumulative sums run along
-the last axis. Here the samples come first and the sums run over vectors of rays: the same numbers,
-some three times faster (the table of `jaxnerf.kernels`).
+The functions of fenceposts in `jaxnerf.compositing` are written for one ray and mapped over rays, so
+their cumulative sums run along the last axis. Here samples are the first axis, and each step of the sum
+is a vector operation over all rays: the same values, some three times faster (the table of
+`jaxnerf.kernels`).
 
 Two implementations share one gradient rule: a scan that XLA compiles, and a Pallas kernel in which
 each program marches a block of rays. The kernel lowers for CUDA and ROCm by Pallas's Triton backend

@@ -10,12 +10,12 @@ import jax
 
 
 def keep_freed() -> None:
-    """Have glibc keep what XLA frees, for the next step's temporaries; settings of MALLOC_* stand.
+    """Make glibc keep memory that XLA frees, for the next step's temporaries; MALLOC_* settings prevail.
 
-    By default whatever is larger than 32 MB is fetched from the system and handed back each time, and
-    its pages are zeroed as they are touched anew: a third of a step at 256 voxels. Elsewhere than with
-    glibc this does nothing. (Numbers from malloc.h. With a single arena 0.1 GB less is kept, but XLA's
-    threads wait for each other when they compile: 18 seconds of a run instead of 12.)
+    By default glibc allocates blocks of more than 32 MB from the system and returns them each time, and
+    the system zeroes their pages when they are touched again, which takes a third of a step at 256
+    voxels. Without glibc this does nothing. (Numbers from malloc.h. With a single arena 0.1 GB less is
+    kept, but XLA's threads wait for each other when they compile: 18 seconds of a run instead of 12.)
     """
     trim_threshold, mmap_max = -1, -4
     if sys.platform.startswith("linux") and not any(x.startswith("MALLOC_") for x in os.environ):
@@ -26,9 +26,9 @@ def keep_freed() -> None:
 
 
 def hand_back() -> None:
-    """Have glibc give back what was freed: kept for one thread, the others' work cannot use it.
+    """Make glibc return freed memory to the system, which otherwise stays reserved for single threads.
 
-    When lego grows to 256 voxels that is 0.4 GB of 2.04. Elsewhere than with glibc this does nothing.
+    When lego is resampled to 256 voxels this is 0.4 GB of 2.04. Without glibc this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

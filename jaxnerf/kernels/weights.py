@@ -1,6 +1,6 @@
-"""What samples weigh in their rays' pixels: one formula a function, along either axis.
+"""Weights of samples for each compositing mode, along either axis.
 
-The volume's weights of samples that come first are in `jaxnerf.kernels.compositing`.
+Those of "volume" for arrays with samples along the first axis are in `jaxnerf.kernels.compositing`.
 """
 
 import functools
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# The opacity from which on the surface renderer takes a sample for the surface.
+# The least opacity of a sample that "surface" compositing takes for the surface.
 SURFACE = 0.5
-# Up to so many entries of a row a product with a triangle of ones is the faster cumulative sum.
+# Up to this length, cumulative sums are faster as products with a triangular matrix of ones.
 _FEW = 256
-# An optical depth through which no light passes, and whose sums are finite.
+# The largest optical depth: exp(-1e30) is 0, and sums of it are finite.
 _GREATEST = 1e30
 
 

@@ -16,7 +16,7 @@ _METHODS: dict[str, Any] = {"voxels": voxels, "nerf": nerf, "hash_grid": hash_gr
 
 
 def trainer_of(config: Config, scene: Scene) -> Trainer:
-    """What takes the steps that a configuration names, on a scene's photographs.
+    """The `Trainer` of a configuration's method, on a scene's photographs.
 
     Args:
       config: adapted to the scene (`jaxnerf.spaces.adapt_to_scene`).

@@ -1,7 +1,7 @@
-"""A run of training: begun or resumed in its folder, and followed to its end.
+"""Training runs: `jaxnerf.fit`, and the functions `prepare` and `follow` that it is made of.
 
-`jaxnerf.fit` and the command `jaxnerf train` both are `prepare` and `follow`, and differ in what they say
-meanwhile.
+`prepare` begins or resumes a run in its folder, and `follow` trains it to its end. The command
+`jaxnerf train` uses both too; it differs from `fit` in its reports.
 """
 
 import dataclasses

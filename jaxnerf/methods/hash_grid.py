@@ -31,5 +31,5 @@ def first_state(config: Config, scene: Scene) -> TrainState:
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """What takes the steps."""
+    """The optimizer."""
     return field_optimizer(config.hash_grid.optimizer)

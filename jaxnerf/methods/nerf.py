@@ -29,7 +29,7 @@ def trainer(config: Config, scene: Scene) -> Trainer:
 def trainer_on(
     split: Split, config: Config, near: float, far: float, gradient_reach: Schedule | None = None
 ) -> Trainer:
-    """What takes the steps on photographs, by rays from near to far; see `Trainer`."""
+    """The trainer of the paper's network on photographs, with rays from near to far; see `Trainer`."""
     nerf = config.nerf
     most = rays_that_fit(nerf.sampler(), _EVALUATIONS_ON_CPU)
     return Trainer(
@@ -69,5 +69,5 @@ def first_state_in(space: SphereContraction | NdcSpace | None, config: Config) -
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """What takes the steps."""
+    """The optimizer."""
     return network_optimizer(config.nerf.optimizer)

@@ -1,4 +1,4 @@
-"""Any field, with an occupancy that is kept up to date: what a hash grid and an own field share."""
+"""Training of any field with `KeepOccupancy`, for the hash grid and for fields given to `jaxnerf.fit`."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def trainer(
     by_rows: bool,
     divergence_hint: str = "Lower the learning rate",
 ) -> Trainer:
-    """What takes the steps of a field with an occupancy.
+    """The trainer of a field with an occupancy.
 
     Args:
       config: adapted to the scene.

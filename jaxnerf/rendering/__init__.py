@@ -1,4 +1,4 @@
-"""Rays in, pixels out; cameras in, pictures out; and fields asked at points."""
+"""Rendering of rays (`render_rays`) and images (`render_image`), and evaluation of fields at points."""
 
 from jaxnerf.rendering.boxes import Box, Grid
 from jaxnerf.rendering.image import rays_that_fit, render_image, render_places

@@ -27,10 +27,9 @@ from jaxnerf.sampling import (
     Stratified,
 )
 
-# Packed samples at a time on each device: more keep the caches from holding what one step leaves for
-# the next.
+# Packed samples of a chunk on each device: with more, intermediate arrays do not fit into the caches.
 _SAMPLES_AT_ONCE = 12 << 13
-# Of a sampler that does not say how many samples it takes.
+# Samples per ray of a sampler of unknown type, by which the size of chunks is estimated.
 _USUAL_SAMPLES = 128
 # Evaluations of the field at once; see `rays_that_fit`. With the paper's network 2^18 should be
 # some 5 GB in training, by its layers' sizes; not measured.
@@ -44,7 +43,7 @@ _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.
 
 @dataclasses.dataclass(frozen=True)
 class _Look:
-    """What stays the same for all rays of a picture."""
+    """The renderer of one image, and its settings."""
 
     render: Callable[
         ..., Any
@@ -75,22 +74,23 @@ def render_image(
 ) -> Rendering:
     """Render all pixels of one camera, in chunks, on all local devices.
 
-    The chunks are of one size and the last is padded, so that one compilation serves every image of
-    every size (for each kind of lens, field and sampler). An `OccupancySampler` leaves out what cannot
-    be seen: squares of pixels behind which no cell is occupied show the background. Its rays that do
-    not fit into a chunk come again in a later one, and rays that are incomplete once more with room for
-    four times as many samples: none is left out or cut short. Where its limits are 0, those that suit
-    most rays are found first, by counting the samples of some of them.
+    All chunks have one size and the last is padded, so that one compiled program serves images of every
+    size (for each kind of lens, field and sampler).
+
+    With an `OccupancySampler` every ray is rendered completely. Tiles of pixels onto which no occupied
+    cell projects get the background without being rendered. Rays whose samples overflow a chunk's packed
+    buffer are rendered again in a later chunk, and incomplete rays with limits four times as large.
+    Limits that are 0 are first estimated from the numbers of samples of some of the image's rays.
 
     Args:
       field, params, extras, normals, compositing: as for `render_rays`.
       camera: a single one, of any size; or a batch of as many as the picture has columns, each of which
         sees its own (`jaxnerf.stereo.omnidirectional_eye`).
       sampler: of the first pass; rays that it leaves incomplete are rendered again with larger limits.
-      near, far: the range of t; far may be of each pixel. With the depth buffer of a rasterised picture
-        as far and that picture as background, what was rasterised stands in the field: hidden where the
-        field is nearer, and hiding what lies farther.
-      horizon: the depth where a ray that has no end meets nothing.
+      near, far: the range of t; far may have a value per pixel. With the depth buffer of a rasterised
+        image as far and the image itself as background, rasterised objects and the field occlude each
+        other correctly.
+      horizon: the depth reported for rays with an infinite far that meet nothing.
       background: one colour for the image, or one of each pixel.
       edge_supersampling: pixels whose colour differs by more than this from that of a pixel beside,
         above or below are seen by four rays instead of one, whose mean is their colour and opacity:
@@ -204,19 +204,19 @@ def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.n
 
 
 def _at_pixels(values: Array, pixels: Array) -> Array:
-    """What an image says of the pixels that places lie in; one of [1, 1] says the same of all."""
+    """The values of an image at the pixels that contain positions (x, y); a [1, 1] image is constant."""
     column, row = (jnp.floor(pixels[:, axis]).astype(jnp.int32) for axis in (0, 1))
     height, width = values.shape[:2]
     return values[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
 
 
 def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CPU) -> int:
-    """How many rays to take at once for a layer's values to suit the device.
+    """The number of rays in a chunk, so that the activations of a network's layers suit the device.
 
-    On a CPU they should stay in the cache from one matrix product to the next: training the paper's
-    network in passes of 6,144 evaluations was 1.3 times as fast as of 24,576, and rendering with
-    that of the preset nerf_small 1.4 times as fast with 16,384 as with 65,536. An accelerator wants
-    as many as its memory holds.
+    On a CPU activations should stay in the cache from one matrix product to the next: training the
+    paper's network in passes of 6,144 evaluations was 1.3 times as fast as in passes of 24,576, and
+    rendering the network of the preset nerf_small 1.4 times as fast with 16,384 as with 65,536. On an
+    accelerator chunks should be as large as memory allows.
     """
     if isinstance(sampler, ComposedSampler):
         # Where samples of parts are cut at one another's ends, all of them are in memory at once.

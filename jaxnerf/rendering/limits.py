@@ -30,16 +30,17 @@ def fitted(
     far: Float[np.ndarray, " N"],
     compositing: Compositing,
 ) -> OccupancySampler:
-    """A sampler whose limits on samples are 0, with those that most rays of a picture keep to.
+    """Replace limits of 0 of a sampler by limits that are enough for most rays of an image.
 
-    Limits that are given stay. The longest ray that was looked at decides the slots of a ray, up to the
-    next power of two, and their mean the room for all rays together, to the next half octave.
+    Other limits are kept. They are estimated from some of the rays: the maximum of their numbers of
+    samples, rounded up to a power of two, gives `samples`, and the mean, rounded to half an octave, gives
+    `mean_samples`.
 
     Args:
-      sampler: of all rays.
-      camera: a single one, or a batch of one for each column.
-      pixels: that can show something, at least one.
-      near, far: of their rays.
+      sampler: the sampler of the image's rays.
+      camera: a single camera, or a batch of one per column.
+      pixels: the pixels that can show something, at least one.
+      near, far: the range of t of their rays.
       compositing: see `jaxnerf.render_rays`.
     """
     if sampler.samples and sampler.mean_samples:

@@ -1,4 +1,4 @@
-"""A field asked at points instead of along rays: its density, its colour, and where it holds anything."""
+"""Evaluation of a field at points and on grids, first hits of rays, and the cells that are not empty."""
 
 import dataclasses
 import functools

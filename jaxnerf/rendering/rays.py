@@ -1,4 +1,4 @@
-"""Rays in, pixels out: the function that joins samplers, fields and compositing."""
+"""`render_rays`, the function that combines samplers, fields and compositing to render rays."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from jaxnerf.sampling import (
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
-# Of the light, what an 8-bit picture can show.
+# The least transmittance that makes a difference in an 8-bit image.
 _LEAST_LIGHT = 1 / 255
 
 
@@ -35,23 +35,24 @@ _LEAST_LIGHT = 1 / 255
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """What was seen along rays. A pytree of arrays with the rays' leading shape.
+    """The rendered colour, opacity and depth of rays. A pytree of arrays with the rays' leading shape.
 
     Attributes:
       colour: RGB in [0, 1], over the background.
       opacity: the sum of the weights, in [0, 1].
-      depth: the expected t at which light was stopped (for a pinhole camera the depth along its axis).
-      depth_median: the t at which half of the light has been stopped; with the compositings "maximum" and
-        "mean" that at which half of the weight is reached.
+      depth: the expected t of the ray's termination (for a pinhole camera the depth along its axis).
+      depth_median: the t at which the opacity accumulated so far is one half; with the compositing modes
+        "maximum" and "mean", at which half of the total weight is accumulated.
       distance: the expected depth as a length in the world.
-      normals: unit vectors in the world, or zero; None unless asked for. Of rays they are gradients of
-        the density, of an image of a volume those of its surface (`jaxnerf.rendering.normals`).
-      extras: whatever else the field says of its samples, accumulated along the rays as colours are,
-        on nothing: a pytree of [*batch, ...]; None where it says nothing else.
-      samples, weights: where the field was asked (`jaxnerf.Samples`), and how much each sample
-        contributes; None in an image. Of a composed field weights are a tuple, one for each part, and
-        samples may be (`jaxnerf.sampling.ComposedSamples`).
-      proposals: the same of the levels of sampling before the last; empty unless asked for.
+      normals: unit vectors in the world, or zero; None unless requested. `render_rays` takes them from
+        the gradient of density, `render_image` with "volume" compositing from the median depths
+        (`jaxnerf.rendering.normals`).
+      extras: the field's `extras`, accumulated along rays as colours are, but without a background: a
+        pytree of [*batch, ...]; None if the field has none.
+      samples, weights: the samples (`jaxnerf.Samples`) and their weights; None in an image. With a
+        composed field `weights` is a tuple with an array per part, and `samples` may be
+        `jaxnerf.sampling.ComposedSamples`.
+      proposals: the renderings of the levels of sampling before the last; empty unless requested.
     """
 
     colour: Float[Array, "*batch 3"]
@@ -67,14 +68,14 @@ class Rendering:
 
     @property
     def is_dark(self) -> Bool[Array, "*batch"]:
-        """Whether less light is left on a ray than a picture of 8 bits can show."""
+        """Whether a ray's transmittance is too low to make a difference in an 8-bit image."""
         return 1.0 - self.opacity <= _LEAST_LIGHT
 
     @property
     def is_complete(self) -> Bool[Array, "*batch"]:
-        """Whether a ray was rendered to its end, or was stopped early where it is dark.
+        """Whether a ray was rendered to its end, or ended early with no visible light left (`is_dark`).
 
-        In a picture every ray is.
+        True for every ray of an image.
         """
         samples: Samples | None = self.samples
         if samples is None:
@@ -99,44 +100,44 @@ def render_rays(
 ) -> Rendering:
     """Render rays with a field. Pure: works under jit, vmap, grad, and for any leading shape.
 
-    Derivatives, to the parameters, the rays (so to poses, focal lengths, distortion) and the background,
-    are those of reverse mode, of any order. Where samples lie is not differentiated but for near and
-    far: nodes of a quadrature do not change its result. Forward mode (`jax.jvp`, `jax.jacfwd`,
-    `jax.hessian`) is refused by JAX for packed samples and for fields that interpolate in a table,
-    whose gradients are written by hand: take `jax.jacrev` of `jax.jacrev`, or, for the product of the
-    Hessian and a vector v, the gradient of `jnp.vdot(jax.grad(loss)(x), v)`. "surface" has no gradient
-    to densities. The precision is that of the rays and parameters: float64 with `jax_enable_x64`.
+    Differentiable in reverse mode, to any order, with respect to the parameters, the rays (and so poses,
+    focal lengths and distortion) and the background. The positions of samples are differentiated only
+    with respect to near and far: they are the nodes of a quadrature, which do not change its result. JAX
+    refuses forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) for packed samples and for fields that
+    interpolate in a table, whose gradients are custom: use `jax.jacrev` of `jax.jacrev`, or, for the
+    product of the Hessian and a vector v, the gradient of `jnp.vdot(jax.grad(loss)(x), v)`. "surface"
+    has no gradient to densities. The precision is that of the rays and parameters: float64 with
+    `jax_enable_x64`.
 
     Args:
-      field: any field; or, for a sampler of several levels, a sequence of one for each (the paper's
-        coarse and fine networks). A field with `shading` "ray" has its features added up along a ray,
-        and gives one colour a ray, that of their mean.
-      params: of the field; or, with a sequence of fields, a sequence of as many.
-      rays: with near and far.
-      sampler: places samples; for instance `Hierarchical` or `OccupancySampler`.
-      key: for random places, one for all rays or one for each; None is deterministic.
-      background: behind the scene: a colour for each ray, one for all, or one grey (1.0 is white).
-      extras: (params, features) -> a pytree of arrays, of each sample; by default the field's own
+      field: a field; or, for a sampler of several levels, a sequence of one field per level (the paper's
+        coarse and fine networks). With a field whose `shading` is "ray", features instead of colours are
+        accumulated along the ray, and the field's `colour` is evaluated once per ray, at their mean.
+      params: the field's parameters; with a sequence of fields, a sequence of as many.
+      rays: rays with near and far.
+      sampler: the sampler, for instance `Hierarchical` or `OccupancySampler`.
+      key: for random positions of samples, one key for all rays or one per ray; None is deterministic.
+      background: colour behind the scene: one per ray, one for all rays, or a grey (1.0 is white).
+      extras: (params, features) -> a pytree of arrays with values for each sample; by default the field's
         method of that name, if it has one.
       normals: whether to compute normals, which costs a backward pass through the density.
-      compositing: how light adds up along a ray (`jaxnerf.compositing.weights_of` has the formulas).
-        "volume": emission and absorption (NeRF, eq. 3). "surface": the first opaque sample decides the
-        pixel. "maximum": the densest sample does; the ray's opacity is 1 where it meets any density.
-        "mean": the colours along the ray, mixed by how much there is of each. "attenuation": an X-ray,
-        the background times exp of minus the integral of density; the field's colour is not asked.
-        With the last three an `OccupancySampler` ends no ray early.
-      proposals: whether to render the sampler's levels before the last one too, which are trained as
-        the last is.
-      gradient_reach: the distance in the world up to which a field learns less the nearer the camera is,
-        so that no fog comes to hang before it (`jaxnerf.rendering.shading.slowed_near`). No picture
-        changes.
+      compositing: the compositing mode (`jaxnerf.compositing.weights_of` has the formulas). "volume":
+        emission and absorption (NeRF, eq. 3). "surface": the colour of the first opaque sample.
+        "maximum": the colour of the densest sample (maximum intensity projection); opacity is 1 where
+        there is any density. "mean": the mean of the colours along the ray, weighted by density.
+        "attenuation": an X-ray, the background times exp(-integral of density); the field's colour is
+        not evaluated. With the last three an `OccupancySampler` ends no ray early.
+      proposals: whether to render the levels of the sampler before the last too, for a loss on them.
+      gradient_reach: distance from the camera, in the world, below which the field's gradients are scaled
+        down by the square of the distance, against floaters close to the cameras
+        (`jaxnerf.rendering.shading.slowed_near`). The rendering does not change.
 
     Example::
 
       rays = cast_rays(camera, pixels, near=2.0, far=6.0)
       colour = render_rays(field, params, rays).colour
     """
-    # Those of a loaded run are NumPy's, which nothing that is traced can index.
+    # A loaded run has NumPy arrays, which cannot be indexed by traced arrays.
     field, params, rays, sampler = jax.tree.map(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
@@ -165,7 +166,7 @@ def _as_jax(leaf: Any) -> Any:
 
 
 def _to_the_end(sampler: Sampler) -> Sampler:
-    """The same sampler, by which no ray ends early."""
+    """The sampler without early stopping."""
     if isinstance(sampler, ComposedSampler):
         return dataclasses.replace(sampler, samplers=tuple(map(_to_the_end, sampler.samplers)))
     if isinstance(sampler, OccupancySampler):
@@ -186,10 +187,10 @@ def _shaded(
     compositing: Compositing,
     gradient_reach: Any,
 ) -> Rendering:
-    """What rays see by their samples.
+    """Evaluate a field at samples and composite the result.
 
     Args:
-      found: what the field has answered there already (`Proposal`), or None.
+      found: the field's density and features at the samples, if they are known already (`Proposal`).
     """
     positions, gradient = samples.positions(rays), None
     if normals:
@@ -247,7 +248,7 @@ def _composed(
     compositing: Compositing,
     gradient_reach: Any,
 ) -> Rendering:
-    """What rays see of a composed field; as `_shaded`.
+    """As `_shaded`, for a composed field.
 
     Raises:
       ValueError: it is asked for extras or for slower gradients.
@@ -275,6 +276,6 @@ def _composed(
 
 
 def _behind(through: Array, background: Any) -> Array:
-    """What is left of a background's colour."""
+    """The background's colour times the transmittance."""
     background = jnp.asarray(background, through.dtype)
     return through[..., None] * jnp.broadcast_to(background, (*through.shape, 3))

@@ -1,4 +1,4 @@
-"""The colour that rays accumulate, of a field alone, and how much a field learns where it is asked."""
+"""Colour accumulation along rays of a single field, and gradient scaling near the camera."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ def accumulated_colour(
     opacity: Float[Array, "*batch"],
     features: Any,
 ) -> Float[Array, "*batch 3"]:
-    """The colour of rays on black, of a field that gives a colour for each sample or one for each ray.
+    """The colour of rays on black, with the field's `colour` evaluated per sample or per ray (`shading`).
 
     Args:
       field, params, rays, samples: see `jaxnerf.render_rays`.
-      weights: of the samples.
-      opacity: their sum along each ray.
-      features: what the field's density left at the samples.
+      weights: the samples' weights.
+      opacity: the sum of the weights along each ray.
+      features: the features that the field's `density` returned at the samples.
     """
     if getattr(field, "shading", "sample") == "ray":
         mean = comp.accumulated(samples, weights, features)
@@ -38,20 +38,20 @@ def accumulated_colour(
 
 
 def slowed_near(samples: Samples, rays: Rays, reach: Float[Array, ""] | float, answers: Any) -> Any:
-    """What a field answered, with gradients that are smaller the nearer the camera is.
+    """Scale the gradients of a field's values by min(1, (distance / reach)^2); the values are unchanged.
 
-    They are multiplied by min(1, (distance / reach)^2). As many rays cross an area near a camera as one
-    that is wider in proportion farther away, so that what is near would learn faster by the square of
-    that; and it learns from that camera alone, which fog before it suits as well as the scene (Philip and
+    The number of rays per area falls with the square of the distance from the camera, so that without
+    scaling points near a camera receive larger gradients than points far away. Often that camera alone
+    sees them, and density there can reproduce its photograph whatever the scene is (Philip and
     Deschaintre, "Floaters No More: Radiance Field Gradient Scaling for Improved Near-Camera Training",
     EGSR 2023, section 4).
 
     Args:
-      samples: at which the field was asked.
-      rays: that they were made for.
-      reach: the distance from which on gradients are whole; 0 leaves all as they are.
-      answers: a pytree of arrays that begin with the samples' shape; what is no floating-point number has
-        no gradient, and stays.
+      samples: the samples at which the field was evaluated.
+      rays: their rays.
+      reach: the distance from which on gradients are not scaled; 0 scales none.
+      answers: density and features: a pytree of arrays whose leading shape is that of the samples'
+        positions. Arrays of other than floating-point types are returned as they are.
     """
     distance = samples.distances(rays)
     reach = jnp.asarray(reach, distance.dtype)
@@ -63,7 +63,7 @@ def slowed_near(samples: Samples, rays: Rays, reach: Float[Array, ""] | float, a
             return values
         factor = by.reshape(by.shape + (1,) * (values.ndim - by.ndim)).astype(values.dtype)
         fixed = jax.lax.stop_gradient(values)
-        # Exactly the values: a sum of two parts of them would be rounded.
+        # values - fixed is 0, so that the result is exact; factor * values + (1 - factor) * fixed is not.
         return fixed + factor * (values - fixed)
 
     return jax.tree.map(slowed, answers)

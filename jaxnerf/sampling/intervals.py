@@ -17,9 +17,9 @@ Spacing = Literal["depth", "disparity"]
 # One for all rays, or one for each.
 Keys = PRNGKeyArray | Key[Array, "..."]
 
-# How far rays without an end are sampled, in nears.
+# Rays with an infinite far are sampled up to this multiple of near.
 _FARTHEST = 1e4
-# Of far: from where on rays that begin at 0 are sampled evenly in disparity.
+# The near of disparity sampling on rays that begin at 0, as a fraction of far.
 _NEAREST = 1e-3
 
 
@@ -114,9 +114,9 @@ def stratified(
 def without_end(
     near: Float[Array, "*batch"], count: int, key: Keys | None = None
 ) -> Float[Array, "*batch count"]:
-    """Finite distances for rays that have no end: even in disparity, up to 10,000 nears and one more.
+    """Distances on rays with an infinite far: even in disparity, from near to 10,001 times near.
 
-    Where near is 0, disparity is that from a place 1 before it.
+    Where near is 0, disparity is measured from a point one unit before the ray's origin.
 
     Args:
       near, count, key: as for `stratified`.

@@ -1,9 +1,9 @@
-"""Empty space and occlusion: a grid of cells that says where samples are worth taking.
+"""The occupancy grid, by which samplers skip empty space and end rays behind opaque surfaces.
 
-The grid is a cube of cells, one byte each. Below 128 the cell is empty, and the value is its distance
-in cells (the largest of the three axes' differences) to the nearest occupied one, by which a ray may
-jump; from 128 on the cell is occupied, and the value is the logarithm of the density expected in it, by
-which a ray is ended where no light is left. A walk needs one lookup for a jump or a sample
+The grid is a cube of cells with a code of one byte each. A code below 128 means that the cell is empty,
+and is the Chebyshev distance in cells to the nearest occupied cell, at most 16: a ray may jump that far.
+A code from 128 on means that the cell is occupied, and encodes the logarithm of its expected density,
+from which the transmittance is estimated to end rays early. Each jump or sample needs one lookup
 (`jaxnerf.sampling.traversal`).
 """
 
@@ -56,7 +56,7 @@ class Occupancy:
         step: float,
         space: SphereContraction | NdcSpace | None = None,
     ) -> "Occupancy":
-        """An occupancy that knows which cells are occupied, and no more: no ray is ended by it.
+        """An occupancy without densities: empty cells are skipped, but no ray is ended early.
 
         Args:
           cells: by x, y, z.
@@ -76,11 +76,11 @@ class Occupancy:
         step: float,
         space: SphereContraction | NdcSpace | None = None,
     ) -> "Occupancy":
-        """An occupancy that ends rays where the densities of its cells leave no light.
+        """An occupancy with densities, by which rays are ended early where no light is left.
 
         Args:
-          cells: by x, y, z.
-          density: in 1/length, that is counted on in each cell.
+          cells: which cells are occupied, indexed by x, y, z.
+          density: the density in 1/length that each cell has at least.
           origin, cell, step, space: see the attributes.
         """
         known = cls.of(cells, origin, cell, step, space)
@@ -181,7 +181,7 @@ def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
 
 
 def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
-    """Only which cells are occupied: quick to make, but rays cross empty space cell by cell."""
+    """Codes without distances: quick to compute, but rays cross empty space cell by cell."""
     return np.where(cells, np.uint8(OCCUPIED), np.uint8(1))
 
 

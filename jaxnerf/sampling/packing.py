@@ -1,8 +1,8 @@
-"""Samples of many rays, laid out in one row of a fixed length, so that every shape is static.
+"""Samples of many rays in one buffer ("row") of fixed length, so that every shape is static.
 
-Of slots [K, R] most are empty, and a field costs the more the more often it is evaluated: the row has the
-samples alone. What samples weigh is computed in slots, where cumulative sums run over vectors of rays
-(`jaxnerf.kernels.compositing`).
+Most of the slots [K, R] are empty, and the field's cost is proportional to the number of evaluations: the
+buffer holds only the samples, and the field is evaluated there. Weights are computed in the slots, where
+cumulative sums run over vectors of rays (`jaxnerf.kernels.compositing`).
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """The places of R rays' samples in a row of N, ray after ray. A pytree.
+    """The layout of the samples of R rays in a buffer ("row") of N entries, ray after ray. A pytree.
 
     Attributes:
-      ray: the ray of each place of the row.
-      slot: which of its ray's samples a place holds, from 0, front to back.
-      used: whether a place holds a sample.
-      first: the place of each ray's first sample.
-      count: how many samples of each ray the row holds.
-      fits: whether the row holds all of a ray's samples; it holds none of those that overflow it.
+      ray: index of the ray that each entry belongs to.
+      slot: index of the entry's sample in its ray, from 0, front to back.
+      used: whether an entry holds a sample.
+      first: index of the entry of each ray's first sample.
+      count: number of each ray's samples in the buffer.
+      fits: whether a ray's samples are in the buffer; of a ray that overflows it, none are.
     """
 
     ray: Int[Array, " N"]
@@ -36,11 +36,11 @@ class Packing:
     fits: Bool[Array, " R"]
 
     def row(self, values: Float[Array, "K R"]) -> Float[Array, " N"]:
-        """Values of all slots, laid out in the row; anything in places that are not used."""
+        """Gather values from slots into the buffer; unused entries hold arbitrary values."""
         return values[jnp.clip(self.slot, 0, values.shape[0] - 1), self.ray]
 
     def by_slot(self, row: Float[Array, " N"], slots: int) -> Float[Array, "K R"]:
-        """The inverse of `row`: values of the row by slot and ray, 0 where a ray has no sample."""
+        """Scatter values from the buffer into slots, the inverse of `row`; 0 in empty slots."""
         slot = jnp.arange(slots, dtype=jnp.int32)[:, None]
         place = jnp.minimum(self.first[None, :] + slot, row.shape[0] - 1)
         return jnp.where(slot < self.count[None, :], row[place], jnp.zeros((), row.dtype))

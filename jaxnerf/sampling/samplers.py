@@ -20,13 +20,13 @@ from jaxnerf.sampling.traversal import march, most_samples
 
 # The paper's code gives the last sample an interval without end.
 _ENDLESS = 1e10
-# Steps of a ray.
+# `max_steps` of a walk without a limit.
 NO_LIMIT = 1 << 30
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Places samples on rays, wherever a field is worth asking."""
+    """Decides at which points of rays a field is evaluated."""
 
     def __call__(
         self,
@@ -35,12 +35,13 @@ class Sampler(Protocol):
         rays: Rays,
         key: intervals.Keys | None = None,
     ) -> Any:
-        """Samples for rays: `Samples`; for a composed field `ComposedSamples`, some for each part.
+        """The samples of rays: `Samples`; for a composed field `ComposedSamples`, with one per part.
 
         Args:
-          field, params: as for `jaxnerf.render_rays`; many samplers do not ask them.
-          rays: of any leading shape.
-          key: for random places, one for all rays or one for each; None is deterministic.
+          field, params: as for `jaxnerf.render_rays`; `Stratified` and `OccupancySampler` ignore them.
+          rays: rays of any leading shape.
+          key: for random positions in the intervals, one key for all rays or one per ray; None is
+            deterministic.
         """
         ...
 
@@ -87,14 +88,14 @@ class Stratified:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Hierarchical:
-    """Samples where the level before found weight (NeRF, section 5.2). Dense.
+    """Hierarchical sampling, coarse to fine (NeRF, section 5.2). Dense.
 
-    The first level is `Stratified`; each later one adds samples where the level before it found
-    weight, and looks again at the union. With fields and params of as many levels, each level has its
-    own network (the paper's coarse and fine).
+    The first level is `Stratified`. Each later level draws samples from the weights of the level before
+    it, and evaluates its field at the union of those and all earlier samples. With a sequence of fields
+    and params, one per level, each level has its own network (the paper's coarse and fine).
 
     Attributes:
-      samples: that each level adds, at least 2 each.
+      samples: the number of samples that each level adds, at least 2 each.
       spacing, sample_at: see `Stratified`.
     """
 
@@ -184,23 +185,24 @@ def _between(rays: Rays, t: Array, spacing: intervals.Spacing, sample_at: str) -
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OccupancySampler:
-    """Samples in occupied cells only, by `jaxnerf.sampling.traversal.march`. Packed.
+    """Even steps along rays, with samples only in occupied cells (`traversal.march`). Packed.
 
-    By default no ray is cut short or left out, and memory is taken for as many samples as a ray can
-    find in the grid (`most_samples`; in a grid that is being traced, whose steps are not shorter than
-    its cells). Limits save memory and time; `Samples.complete` says which rays they leave incomplete.
-    For a picture `jaxnerf.render_image` finds those that are 0 from a few of its rays.
+    By default no ray is truncated or dropped, and memory is allocated for the most samples that a ray can
+    take in the grid (`most_samples`; with a traced grid, provided that its step is not shorter than its
+    cell). Limits save memory and time; `Samples.complete` says which rays they leave incomplete.
+    `jaxnerf.render_image` replaces limits that are 0 by estimates from a few of the image's rays.
 
     Attributes:
-      occupancy: which cells are occupied. A leaf, as jitter is.
-      jitter: where in their intervals samples lie, in [0, 1], where no key is given; one for all rays,
-        or one for each of the rays counted as one dimension. None is the middle.
-      samples: of each ray, at most so many; 0 for as many as a ray can find.
-      max_steps: samples and jumps over empty space together, at most so many for each ray; 0 for no
-        limit.
-      mean_samples: the room for samples of all rays together, as a mean for each ray; 0 for `samples`.
-      samples_per_voxel: samples in each of the occupancy's steps. Two show a trained field with less
-        noise than the one that it was trained with: 0.3 to 0.6 dB more on lego.
+      occupancy: which cells are occupied. A leaf of the pytree, as jitter is; the other attributes are
+        static.
+      jitter: position of the samples in their intervals, in [0, 1], if no key is given: one number, or
+        one per ray, flattened. None is the middle.
+      samples: maximum number of samples per ray; 0 for the most that a ray can take.
+      max_steps: maximum number of samples plus jumps over empty space per ray; 0 for no limit.
+      mean_samples: length of the packed buffer, divided by the number of rays; 0 for `samples`. Rays
+        whose samples overflow the buffer are dropped.
+      samples_per_voxel: number of samples per step of the occupancy. Rendering with two a field that was
+        trained with one is less noisy: 0.3 to 0.6 dB more on lego.
       compaction, max_optical_depth: see `march`.
     """
 
@@ -250,7 +252,7 @@ class OccupancySampler:
         )
 
     def limited(self) -> "OccupancySampler":
-        """The same with the limits that 0 stands for."""
+        """The sampler with its limits of 0 replaced by the numbers that they stand for."""
         samples = self.samples or most_samples(self.occupancy, self.samples_per_voxel)
         return dataclasses.replace(
             self,
@@ -260,11 +262,11 @@ class OccupancySampler:
         )
 
     def with_more_room(self) -> "OccupancySampler":
-        """The same with room for four times as many samples of all rays together."""
+        """The sampler with a packed buffer four times as long."""
         return dataclasses.replace(self, mean_samples=4.0 * self.mean_samples)
 
     def with_longer_walks(self) -> "OccupancySampler":
-        """The same, of which each ray takes up to four times as many samples and is never ended."""
+        """The sampler with four times the samples and steps per ray, and without early stopping."""
         return dataclasses.replace(
             self,
             samples=4 * self.samples,

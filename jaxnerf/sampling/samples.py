@@ -1,15 +1,21 @@
-"""Where along which rays a field is evaluated: made by a sampler, understood by everything after it.
+"""Samples along rays: the intervals that a sampler makes, and the points at which a field is evaluated.
 
-Names and contract. A sample owns an interval of its ray, from `t0` to `t1` (in units of the ray's
-direction), and asks the field at `t` in it. Optical depth is density times `length`. Samples of one
-ray come front to back and do not overlap.
+A sample stands for an interval of its ray, from `t0` to `t1` (in units of the ray's direction). The field
+is evaluated at `t`, a point of the interval. Optical depth is density times `length`. The samples of one
+ray are ordered front to back and do not overlap.
 
-There are two layouts of the same value. Dense: arrays of samples are [*batch, S], and every place is a
-sample; a field is evaluated at [*batch, S] points. Packed: arrays of samples are [K, R], slots first, for
-rays [*batch] counted as one dimension R; each ray has samples in its first slots (`used`), and a field
-is evaluated in those alone, at the [N] places of one row, ray after ray (`Packing`). So what a field
-answers has the shape of `positions`, what belongs to samples (weights) that of `t`, what belongs to
-rays that of the rays. Functions of samples (`jaxnerf.compositing`) take either layout.
+There are two layouts:
+
+- Dense, of `Stratified` and `Hierarchical`: every ray has S samples. Arrays of samples are [*batch, S],
+  and the field is evaluated at [*batch, S] points.
+- Packed, of `OccupancySampler`: the number of samples differs between rays. Arrays of samples are [K, R],
+  with K slots for each of R rays (the rays' leading shape flattened); the samples of a ray fill its first
+  slots (`used`). The field is evaluated only at samples, in a buffer of N entries, ray after ray
+  (`Packing`).
+
+Arrays that belong to samples (weights) have the shape of `t` ("layout" in annotations), arrays that a
+field returns (density, features) the leading shape of `positions` ("answers"), and arrays that belong to
+rays that of the rays ("batch"). The functions of `jaxnerf.compositing` take either layout.
 """
 
 import dataclasses
@@ -23,9 +29,9 @@ from jaxnerf.cameras import Rays
 from jaxnerf.kernels.points import points_along
 from jaxnerf.sampling.packing import Packing
 
-# What an interval without an end counts as: 0 times infinity would be no number.
+# Lengths of intervals are clipped to this: a density of 0 times an infinite length would be NaN.
 LONGEST = 1e30
-# An interval that is longer has no end: the paper's code gives the last one a length of 1e10.
+# Longer intervals count as infinite: the paper's code gives the last interval a length of 1e10.
 ENDLESS = 1e9
 
 
@@ -38,16 +44,15 @@ class Samples:
     Attributes:
       t: where the field is evaluated, between t0 and t1.
       t0, t1: the interval of each sample.
-      length: of the interval in the world's unit, by which density is multiplied. Of samplers that
-        place samples evenly in contracted space it is the step there, divided by the contraction's
-        rate at the sample.
-      s0, s1: the interval in the sampler's own coordinate, which is 0 where the ray begins and 1 where
-        it ends (mip-NeRF 360, section 3), and in which losses compare intervals.
-      complete: whether a ray got all the samples that it wanted.
-      truncated: whether a ray ran out of samples or steps before its end.
-      early_stopped: whether a ray ends where next to no light was expected to be left.
-      packing: where a row holds the samples at which the field is evaluated; None of dense samples.
-      proposals: what the levels before this one found, which placed these samples; see `Proposal`.
+      length: the interval's length in the world's unit, by which density is multiplied. With even steps
+        in contracted space it is the step divided by the contraction's rate at the sample.
+      s0, s1: the interval in normalised ray distance, 0 at the start of the ray and 1 at its end
+        (mip-NeRF 360, section 3). The distortion and proposal losses use it.
+      complete: whether a ray has samples up to its end.
+      truncated: whether a ray reached the limit of samples or steps before its end.
+      early_stopped: whether a ray was ended because the occupancy expects no light to be left.
+      packing: the layout of packed samples; None for dense samples.
+      proposals: samples, densities and features of the levels of sampling before this one.
     """
 
     t: Float[Array, "*layout"]
@@ -71,13 +76,13 @@ class Samples:
 
     @property
     def fits(self) -> Bool[Array, "*batch"]:
-        """Whether all the samples that were found for a ray are here; else none of them is."""
+        """Whether a ray's samples fit into the packed buffer; if not, it has none of them."""
         if self.packing is None:
             return jnp.ones(self.complete.shape, bool)
         return self.packing.fits.reshape(self.complete.shape)
 
     def positions(self, rays: Rays) -> Float[Array, "*answers 3"]:
-        """The points of the world at which the field is evaluated; one and the same in unused places.
+        """The points of the world at which the field is evaluated; unused entries repeat the first point.
 
         Args:
           rays: that the samples were made for.
@@ -89,7 +94,7 @@ class Samples:
         points = points_along(origins, directions, self.packing.ray, t)
         if not points.shape[0]:
             return points
-        # What is not used asks at one place, whose values stay in the cache.
+        # Unused entries read the same point, so that its table rows stay in the cache.
         return jnp.where(self.packing.used[:, None], points, points[:1])
 
     def distances(self, rays: Rays) -> Float[Array, "*answers"]:
@@ -126,11 +131,11 @@ class Samples:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """What a level of sampling found, by which the next one placed its samples. A pytree.
+    """One level of hierarchical sampling before the last, such as NeRF's coarse samples. A pytree.
 
     Attributes:
-      samples: of the level.
-      density, features: what its field answered there.
+      samples: the samples of the level.
+      density, features: the values of the level's field at them.
     """
 
     samples: Samples

@@ -1,4 +1,4 @@
-"""The walk of rays through an occupancy, from occupied cell to occupied cell."""
+"""Ray marching through an occupancy grid: even steps in occupied cells, jumps over empty space."""
 
 import dataclasses
 import math
@@ -16,9 +16,9 @@ from jaxnerf.sampling.occupancy import OCCUPIED, OCTAVES, SMALLEST, Occupancy
 
 # A ray ends where an expected exp(-7) = 0.1% of its light is left.
 _END = -7.0
-# In radii of a sphere contraction, or distances of a near plane: what lies farther is sampled as if it
-# lay here. In their spaces that is the same place, but a little light from there would decide what a
-# mean depth is.
+# The largest t of samples in contracted space, in radii of the contraction (in NDC, in distances of the
+# near plane). Samples farther away get this t: their contracted points hardly differ, but with their own
+# t a little weight there would dominate the expected depth.
 _HORIZON = 1e3
 
 
@@ -61,26 +61,28 @@ def march(
     max_optical_depth: float = 2.0,
     size: Int[Array, ""] | None = None,
 ) -> March:
-    """Walk along rays from occupied cell to occupied cell.
+    """March along rays and place samples in occupied cells.
 
-    Samples lie on a lattice of steps that begins where the ray enters the grid (or at its near), so
-    that they are spaced evenly whatever is jumped over. Of where samples lie, only their dependence on
-    the rays' near and far is differentiated, not that on the rays' origins and directions: they are the
-    nodes of a quadrature, whose result does not depend on them but for its error.
+    Samples lie at multiples of a step from where the ray enters the grid (or from its near), so that
+    their spacing is even whatever is skipped. Their positions are differentiated only with respect to the
+    rays' near and far, not to origins and directions: they are the nodes of a quadrature, whose result
+    does not depend on them except for its error.
 
     Args:
       occupancy: the grid.
-      rays: in one leading dimension; near and far bound the walk as the grid does.
-      jitter: where in its interval each ray's samples lie, in [0, 1].
-      samples: slots for each ray.
-      max_steps: jumps and samples together, at most so many for each ray.
-      samples_per_voxel: samples in each of the grid's steps.
-      compaction: once no more than a count's fourth of the rays are under way, only these go on (half
-        of lego's rays end after 36 lookups, and the last after 150). Each entry is a loop to compile.
-      max_optical_depth: that one of the grid's steps counts as: the density of a cell is known too
-        coarsely to end a ray at once, and what lies behind must be found to be mended. 0 ends no ray.
-      size: how many cells along each side are the grid's, and not filled up so that one program serves
-        for grids of several sizes; all by default.
+      rays: rays [R]; the march is bounded by their near and far as well as by the grid.
+      jitter: position of each ray's samples in their intervals, in [0, 1].
+      samples: K, the number of slots per ray.
+      max_steps: maximum number of samples plus jumps per ray.
+      samples_per_voxel: number of samples per step of the grid.
+      compaction: the numbers of rays of successive loops, as divisors of R. With (1, 4) a first loop runs
+        on all rays until at most a quarter of them are unfinished, and a second one on those. (On lego
+        half of the rays end after 36 lookups, the last after 150.) Each entry is a loop to compile.
+      max_optical_depth: upper limit of the optical depth of one grid step in the estimate of the light
+        that is left, by which rays are ended. A cell's density is known only coarsely, and training needs
+        samples behind a surface to correct it. 0 disables early stopping.
+      size: number of cells along a side if the grid is padded, as it is so that one compiled program
+        serves grids of several sizes; all of them by default.
     """
     rays = jax.tree.map(jnp.asarray, rays)
     still = jax.lax.stop_gradient(rays)
@@ -159,17 +161,17 @@ def _look_along(occupancy, walk, jitter, limits, compaction):
 
 
 def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
-    """Look where some rays are, and go on, until at most `enough` are unfinished.
+    """Advance rays, one grid lookup for each per iteration, until at most `enough` are unfinished.
 
     Args:
       occupancy: the grid.
-      walk, jitter, state: of these rays; state is whether they have not come to an end (asked once, since
-        rounding may answer otherwise the next time), the samples taken, the number of the next place, and
-        the logarithm of the light left.
-      lane: which of all rays they are.
-      slots: of all rays, flat.
-      looked: how often all unfinished rays have looked.
-      enough, limits: static; limits are the samples and steps of a ray, `samples_per_voxel`, and
+      walk, jitter, state: of these rays. State is whether a ray is unfinished (evaluated once, since
+        rounding may give another result the next time), its number of samples, the index of its next
+        step, and the logarithm of the transmittance.
+      lane: the rays' indices among all rays.
+      slots: s of the slots of all rays, flattened.
+      looked: the number of iterations so far.
+      enough, limits: static; limits are the maxima of samples and steps, `samples_per_voxel`, and
         `max_optical_depth`.
     """
     samples, max_steps, samples_per_voxel, max_optical_depth = limits
@@ -223,17 +225,17 @@ def _first(chosen: Bool[Array, " R"], number: int) -> Int[Array, " number"]:
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """How rays go through a grid: what `march` asks, in a coordinate s along each ray.
+    """The geometry of rays in a grid, in a coordinate s along each ray in which steps are even.
 
     Attributes:
-      begin, end: of each ray's way through the cube.
-      step: between samples.
-      place: where an s lies, in cells [3, R].
-      jump: (place, corner of its cell, code) -> the distance in s to the edge of the empty cube around.
-      t: of slots with an s [K, R].
-      world_length: of a step at slots with a t [K, R].
-      length: of a step at a place, by which the grid's densities are multiplied, in steps of the grid.
-      of: the numbers of some rays -> the walk of those rays.
+      begin, end: s where each ray enters and leaves the cube [R].
+      step: difference in s between samples [R].
+      place: s [R] -> positions in units of cells [3, R].
+      jump: (place, corner of its cell, code) -> the distance in s to the end of the empty cells.
+      t: s of slots [K, R] -> t of the slots.
+      world_length: t of slots [K, R] -> the length of a step there, in the world's unit.
+      length: place -> the length by which the grid's density is multiplied there, in steps of the grid.
+      of: indices of rays -> the walk of these rays.
     """
 
     begin: Array

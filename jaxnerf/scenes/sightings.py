@@ -1,4 +1,4 @@
-"""Which points of a reconstruction which cameras see: depths known before anything is learned."""
+"""Projections of a reconstruction's points into the cameras that see them: known depths of pixels."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Where a scene can be, before anything is learned: the visual hull of its photographs.
+"""The visual hull of the photographs: the cells that may be occupied, before training.
 
 The hull (Laurentini, "The visual hull concept", PAMI 1994) is what lies within the silhouette of every
 picture. Silhouettes come from alpha, or from the colour of a plain background, which is found from the

@@ -1,4 +1,4 @@
-"""What a step learns from: squares of pixels, drawn from the photographs."""
+"""Batches of training: square blocks of pixels, drawn at random from the photographs."""
 
 import numpy as np
 from jaxtyping import Int
@@ -9,9 +9,9 @@ from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.scenes.silhouettes import TILE, tiles_of
 from jaxnerf.training.state import Batch
 
-# One in so many squares shows a known point, if there are any.
+# Every 8th block is centred on a point of structure from motion, if there are any.
 _APART = 8
-# So often squares are drawn again that hold pixels that do not count.
+# How often blocks with masked pixels are drawn again.
 _TRIES = 10_000
 
 
@@ -29,27 +29,28 @@ def sample_batch(
     sightings: Sightings | None = None,
     certainty: float = 0.0,
 ) -> Batch:
-    """The global batch of a step: squares of pixels, drawn evenly from all that count.
+    """The global batch of a step: square blocks of unmasked pixels, drawn uniformly.
 
-    The background, and where samples lie in their intervals, is drawn here too: it is the same on
-    however many devices, and no generator is compiled.
+    One ray is cast through the middle of each block, and compared with the mean of its pixels. Random
+    backgrounds and the jitter of samples are drawn here too, on the host: they do not depend on the
+    number of devices, and no random number generator has to be compiled.
 
     Args:
-      split: with photographs.
-      size: how many squares.
+      split: the photographs.
+      size: number of blocks.
       seed, step: the batch is a function of both.
-      tiles: (camera, row, column) of the tiles to draw from, each of which has a square that counts
-        (`usable_tiles`); None for all pixels.
-      block: side of a square in pixels. All pixels of a square count.
-      background: behind the scene, on which photographs are blended; see `TrainingConfig`.
-      one_image: draw all from one photograph.
+      tiles: (camera, row, column) of the tiles to draw from, each with at least one block without masked
+        pixels (`usable_tiles`); None for all pixels.
+      block: side of a block in pixels.
+      background: colour behind the scene, on which photographs are blended; see `TrainingConfig`.
+      one_image: whether to draw all blocks from one photograph.
       transparent: see `Batch`; None is `Split.has_alpha`.
-      sightings: points that the photographs show, at least one, each in a square that counts
-        (`usable_sightings`). Every 8th square shows one of them.
-      certainty: how much their depths count; 0 leaves squares as they are without them.
+      sightings: points of known depth in the photographs, at least one, each with an unmasked block
+        around it (`usable_sightings`). Every 8th block is around one of them.
+      certainty: weight of their depths in the loss. With 0 all blocks are drawn at random.
 
     Raises:
-      ValueError: the photographs are smaller than a square, or none was found that counts.
+      ValueError: the photographs are smaller than a block, or no block without masked pixels was found.
     """
     assert split.images is not None
     height, width = split.images.shape[1:3]
@@ -65,7 +66,7 @@ def sample_batch(
             camera[::_APART] = sightings.camera[among]
             x[::_APART], y[::_APART] = _corners(sightings.pixel[among], block, (width, height)).T
             depth[::_APART], known[::_APART] = sightings.depth[among], certainty
-    # As one number a pixel, which NumPy gathers several times faster than rows of four.
+    # RGBA as one uint32 per pixel, which NumPy gathers several times faster than rows of four bytes.
     whole = split.images.view(np.uint32).reshape(-1)
     places = _places(split.images.shape, camera, x, y, block)
     pixels = whole.take(places).view(np.uint8).reshape(size, -1, 4)
@@ -88,9 +89,9 @@ def _squares(
     block: int,
     one_image: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cameras, and x and y of the upper left corners, of squares all of whose pixels count.
+    """Camera indices, and x and y of the upper left corners, of random blocks without masked pixels.
 
-    Args: as of `sample_batch`.
+    Args: as for `sample_batch`.
     """
     assert split.images is not None
     count, height, width = split.images.shape[:3]
@@ -124,7 +125,7 @@ def _squares(
 def _is_missed(
     split: Split, camera: np.ndarray, x: np.ndarray, y: np.ndarray, block: int
 ) -> np.ndarray:
-    """Which squares reach over the picture's edge, or hold pixels that do not count."""
+    """Which blocks extend beyond the photograph, or contain masked pixels."""
     assert split.images is not None
     height, width = split.images.shape[1:3]
     missed = (x > width - block) | (y > height - block)
@@ -138,7 +139,7 @@ def _is_missed(
 def _places(
     shape: tuple[int, ...], camera: np.ndarray, x: np.ndarray, y: np.ndarray, block: int
 ) -> Int[np.ndarray, "N pixels"]:
-    """Where each pixel of some squares lies in the flat array of all photographs' pixels."""
+    """The indices of the blocks' pixels in the flattened array of all photographs."""
     height, width = shape[1:3]
     offset = np.arange(block)
     around = (offset[:, None] * width + offset[None, :]).reshape(-1)
@@ -195,6 +196,6 @@ def usable_sightings(split: Split, sightings: Sightings, block: int) -> Sighting
 
 
 def _corners(pixels: np.ndarray, block: int, size: tuple[int, int]) -> np.ndarray:
-    """The upper left corners of the squares in whose middle points are, but at the pictures' edges."""
+    """The upper left corners of blocks around points; at the image's edge the block is moved inside."""
     corner = np.round(pixels - 0.5 * block).astype(np.int32)
     return np.clip(corner, 0, [size[0] - block, size[1] - block])

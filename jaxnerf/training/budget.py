@@ -23,27 +23,27 @@ _MENDED_AT = 0.5
 
 @runtime_checkable
 class Paced(Protocol):
-    """What a budget must know of a way of training."""
+    """The relative costs of steps, by which a time budget is planned; part of `Strategy`."""
 
     @property
     def recompile_cost(self) -> float:
-        """What all stops of the schedule take, in times that the first step took, mostly to compile."""
+        """Total time of the pauses between stages, mostly compilation, in durations of the first step."""
         ...
 
     @property
     def step_cost(self) -> float:
-        """What a step takes now, in units of one of the first stage with a full batch."""
+        """Current duration of a step, relative to a step of the first stage with a full batch."""
         ...
 
     def mean_step_cost(self, total: int) -> float:
-        """The mean time of a step over a schedule of so many, in the units of `step_cost`.
+        """Mean duration of a step in a schedule of `total` steps, in the units of `step_cost`.
 
-        It does not fall where there are more steps.
+        It does not decrease with `total`.
         """
         ...
 
     def last_stage(self, total: int) -> int:
-        """The first step of the last stage, in a schedule of so many; 0 if there is one stage."""
+        """The first step of the last stage in a schedule of `total` steps; 0 if there is one stage."""
         ...
 
 
@@ -62,10 +62,10 @@ class Pace:
         self._intervals = collections.deque(maxlen=_INTERVALS)
 
     def arrive(self, number: int, step_cost: float) -> float:
-        """Say that steps up to a number, of this cost, are done; returns the seconds that one takes.
+        """Record that steps up to `number` are done, of this cost each; returns the seconds per step.
 
-        That is the median of the last intervals: a pause, to compile or because the machine is busy
-        with something else, is no measure of the speed.
+        These are the median of the last intervals, so that pauses (compilation, or other processes) do
+        not count.
         """
         spent = number_of_process_0(time.perf_counter() - self._begun)
         if not self.first_step:
@@ -91,24 +91,25 @@ class Pace:
         self._intervals.clear()
 
     def undisturbed(self) -> float:
-        """Seconds of a step whose cost is 1, by the fastest quarter of those measured.
+        """Seconds of a step of cost 1: the lower quartile of the measured intervals.
 
-        Others make a machine slower, never faster. Too few steps leave time unused, where of too many
-        the last ones are cut off, whose rates are the lowest.
+        Other processes can only make steps slower, so the fast intervals are the undisturbed ones. (If
+        too many steps are planned, the last are cut off, which have the lowest learning rates; if too
+        few, time is left unused.)
         """
         return sorted(self._intervals)[len(self._intervals) // 4]
 
 
 class Plan:
-    """How many steps fit into a time budget: a number that is fixed early, and mended in the last stage.
+    """The number of steps that fit into a time budget: estimated early, and corrected in the last stage.
 
-    First from the speed of the first steps, and from what is said of later stages
-    (`Paced.mean_step_cost`): that decides when stages begin, and how fine they are. Then, if there are
-    several, from the speed of the last stage itself: after its first steps, and again when half of the
-    time is gone that was left then.
+    The first estimate is made from the speed of the first steps and the relative costs of later stages
+    (`Paced.mean_step_cost`); it decides when stages begin, and their resolutions. If there are several
+    stages, the estimate is corrected by the measured speed of the last stage: after its first steps, and
+    again when half of the time that was left then has passed.
 
     Attributes:
-      made: how many plans were.
+      made: number of estimates made so far.
     """
 
     def __init__(self, schedule: Paced, pace: Pace, most: int):

@@ -1,12 +1,13 @@
-"""What photographs and cameras are off by, learned together with the field and kept out of it.
+"""Colour corrections of photographs and corrections of camera poses, learned together with the field.
 
-Photographs disagree in exposure and white balance: where the scene has the colour c, photograph i shows
-A_i c + b_i. Poses are a little wrong: camera i stands where a small motion of the world moves it to, a
-turn about a pivot in the midst of what is seen, and then a shift. (A turn about the camera itself looks
-nearly like a shift of it, and Adam, which goes by single numbers, cannot tell the two apart.)
+Colour: photographs differ in exposure and white balance. Where the scene has the colour c, photograph i
+shows A_i c + b_i. Poses: the true pose of camera i is the given one after a small rigid motion, which is
+a rotation about a pivot in the middle of the scene and then a translation. (In the image a rotation about
+the camera itself is nearly a translation, and Adam, which scales each number separately, does not
+separate the two.)
 
-What is common to all of them cannot be told from another scene: colours that A maps, a frame that is
-moved, turned or scaled. So it is taken out after each step: to first order, the scene keeps the mean of
+Corrections that all photographs have in common are ambiguous: the scene could have other colours, or be
+moved, rotated or scaled. So they are removed after each step: to first order, the scene keeps the mean of
 the photographs' colours and the frame of the given cameras.
 """
 
@@ -32,14 +33,15 @@ _FIRST_POSE_STEP, _FINAL_POSE_RATE = 0.02, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationConfig:
-    """What is learned of photographs and cameras.
+    """Whether colour corrections and camera poses are learned.
 
     Attributes:
-      affine_colour: learn for each training photograph a matrix and an offset that make its colours of
-        the scene's, where exposures and white balances differ. Pictures of the field are without them.
-      refine_poses: learn for each training camera how far its pose is off.
-      colour_rate, pose_rate: learning rates of these two. Poses are still for a fiftieth of the
-        steps, and their rate decays to a tenth.
+      affine_colour: learn for each training photograph a 3 x 3 matrix and an offset that map the scene's
+        colours to the photograph's, for different exposures and white balances. Rendered images show the
+        scene's colours.
+      refine_poses: learn a correction of each training camera's pose.
+      colour_rate, pose_rate: initial learning rates of these two. Poses are fixed for the first fiftieth
+        of the steps, and their learning rate decays to a tenth.
     """
 
     affine_colour: bool = False
@@ -60,11 +62,11 @@ class Calibration:
     """Corrections of each training photograph and of its camera. A pytree.
 
     Attributes:
-      colours: [A - I | b]; None if photographs agree.
-      motions: of the world, by which a camera is off: an axis times an angle in radians, and a shift in
-        units; None if poses are right.
-      pivot: about which it is turned, in the world.
-      unit: of shifts, in the world's.
+      colours: [A - I | b] of each photograph; None if colours are not corrected.
+      motions: motion of each camera, in the world's axes: a rotation vector (axis times angle in
+        radians) and a translation in units of `unit`; None if poses are not refined.
+      pivot: the point in the world about which cameras are rotated.
+      unit: the unit of translations, as a length in the world.
       optimizer: Adam's moments of colours and motions.
     """
 
@@ -85,7 +87,7 @@ class Calibration:
         return dataclasses.replace(self, colours=colours, motions=motions)
 
     def cameras(self, cameras: Camera) -> Camera:
-        """The training cameras where they are found to stand.
+        """The training cameras with refined poses.
 
         Args:
           cameras: all of them, as given; in the scene's frame.
@@ -109,13 +111,14 @@ class Calibration:
         covered: Float[Array, "*batch"] | float,
         behind: Float[Array, "*batch 3"] | float,
     ) -> Float[Array, "*batch 3"]:
-        """What photographs show where the scene has a colour.
+        """Map the scene's colours to those of photographs.
 
         Args:
-          image: which photograph.
-          colour: composited over the background.
-          covered: how much of each ray's colour is the photograph's; the rest was added to it since.
-          behind: that rest, as far as it shows.
+          image: index of each ray's photograph.
+          colour: the scene's colours, composited over the background.
+          covered: the fraction of each ray's colour that the photograph recorded. The rest is background
+            that was added by blending, and is not corrected.
+          behind: the contribution of that background to `colour`.
         """
         if self.colours is None:
             return colour
@@ -130,7 +133,7 @@ def first_calibration(
     config: CalibrationConfig,
     space: SphereContraction | NdcSpace | None = None,
 ) -> Calibration | None:
-    """Photographs that agree and poses that are right; None if neither is to be learned.
+    """The calibration before training, without any correction; None if nothing is to be learned.
 
     Args:
       cameras: of the training photographs.
@@ -168,7 +171,7 @@ def step_calibration(
     cameras: Camera,
     rates: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> Calibration:
-    """A step of Adam, and what all have in common taken out.
+    """A step of Adam, after which the corrections that all photographs have in common are removed.
 
     Args:
       calibration: before.

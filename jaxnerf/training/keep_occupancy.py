@@ -1,8 +1,8 @@
-"""An occupancy that is kept up to date while any field is trained: the strategy for fields of no lattice.
+"""`KeepOccupancy`, the strategy that updates an occupancy grid while any field is trained.
 
 After Mueller et al., "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding"
-(SIGGRAPH 2022), appendix on ray marching: a grid remembers the greatest density that was found in each
-cell of late, forgets it slowly, and is evaluated anew at random places now and then.
+(SIGGRAPH 2022), appendix on ray marching: the grid stores a decaying maximum of the densities found in
+each cell, and the field is evaluated at random points of cells at regular intervals.
 """
 
 import dataclasses
@@ -32,19 +32,20 @@ _PLACES_AT_ONCE = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class OccupancyConfig:
-    """How an occupancy is kept, and how rays are sampled by it.
+    """The occupancy grid of a field, and how rays are sampled by it.
 
     Attributes:
-      cells: along each side of the grid.
-      steps: of a ray along a side of the grid.
-      samples: of each ray, at most so many.
-      mean_samples: the room for samples of all rays together, as a mean for each ray. Rays that do not
-        fit are not learned from; while little is known to be empty they are many.
-      refresh_every: steps between updates.
-      warm_up: steps in which every update asks in all cells; later ones ask in half as many, half of
-        those occupied ones.
-      decay: what is left of a remembered density at each update.
-      empty_below: opacity of a step below which its cell counts as empty.
+      cells: number of cells along each side of the grid.
+      steps: number of sampling steps along a side of the grid.
+      samples: maximum number of samples per ray.
+      mean_samples: length of the packed sample buffer, divided by the number of rays. Rays that overflow
+        it are dropped from the batch; early in training, when little space is known to be empty, these
+        are many.
+      refresh_every: number of steps between updates of the grid.
+      warm_up: number of steps in which updates evaluate all cells. Later updates evaluate half as many,
+        one half of them drawn from all cells and the other from occupied ones.
+      decay: factor by which stored densities are multiplied at each update.
+      empty_below: a cell counts as empty if the opacity of a step in it is less than this.
     """
 
     cells: int = 128
@@ -74,11 +75,11 @@ class OccupancyConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CellDepths:
-    """What `KeepOccupancy` remembers. A pytree.
+    """The state of `KeepOccupancy`. A pytree.
 
     Attributes:
-      depths: the optical depth of a step in each cell, the greatest of late; below 0 where nothing can
-        be, for instance outside of all silhouettes.
+      depths: the decaying maximum of the optical depth of a step in each cell; negative in cells that are
+        known to be empty, for instance outside of a silhouette.
     """
 
     depths: Float[Array | np.ndarray, "M M M"]

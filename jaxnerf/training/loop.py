@@ -1,4 +1,4 @@
-"""The training loop, read top to bottom: steps in, reports out."""
+"""The training loop: takes steps until the schedule or the time budget ends, and yields reports."""
 
 import dataclasses
 import time
@@ -18,16 +18,15 @@ _STEPS_BETWEEN_WAITS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where training stands, as `train` reports it.
+    """A report of the progress of training, yielded by `train`.
 
     Attributes:
-      state: after the step, as the devices have it: `Trainer.to_host` is what can be kept and given to
-        `train` again. Its buffers are gone after the next step, so copy what is kept.
+      state: the state after the step, on the devices. Its buffers are donated to the next step, so copy
+        what is kept; `Trainer.to_host` makes a state that can be saved and given to `train` again.
       step, total_steps: as Python numbers.
-      metrics: of the last step.
-      rays_per_second: since the last report.
-      fixed: whether total_steps is, and not still waiting for the speed to be measured. A later plan, in
-        the last stage, may move it.
+      metrics: the metrics of the last step.
+      rays_per_second: mean since the last report.
+      fixed: whether total_steps was estimated already. (The estimate may be corrected in the last stage.)
     """
 
     state: Any
@@ -74,19 +73,19 @@ def train(
     report_every: int = 50,
     between: Callable[[Any, int], float] | None = None,
 ) -> Iterator[Progress]:
-    """Train from wherever the state stands to its total of steps.
+    """Train from the state's step to its total of steps.
 
-    With a plan the total is fixed early, so that stages and learning rates have a schedule, and mended
-    up to twice in the last stage, from its own speed (`jaxnerf.training.budget.Plan`): rates then jump
-    to where they are in the new schedule, and no stage goes back. The total is part of the state. A run
-    that is resumed without a plan goes on with the total of its checkpoint, to the bits of a run that
-    was not interrupted if there was no plan after it, else to those of one whose last plan that was.
+    With `plan`, the total is estimated early, since stages and learning rates are scheduled by it, and
+    corrected up to twice in the last stage (`jaxnerf.training.budget.Plan`). Learning rates then jump to
+    their values in the new schedule, but no stage is repeated. The total is part of the state. A run that
+    is resumed without `plan` uses the total of its checkpoint; its result is, bit for bit, that of an
+    uninterrupted run whose total was not corrected after the checkpoint.
 
     Args:
       state: before the first step or restored, on the host.
       trainer: what a step is.
-      seconds_left: the time budget; training stops when less than a step is left.
-      plan: whether to fix the total of steps, at most to the state's, by what fits into the time.
+      seconds_left: the time that is left; training stops when it is less than that of a few steps.
+      plan: whether to estimate the total of steps that fits into the time, at most the state's total.
       report_every: steps between reports, which are also made after the first and the last step.
       between: called after each step but the last with the state and its number, and returns how many
         seconds it took, which are not training's. It must wait for the state if it uses the devices, and

@@ -19,15 +19,15 @@ Loss = Callable[[Rendering, Target], Any]
 
 @dataclasses.dataclass(frozen=True)
 class PhotometricLoss:
-    """The mean squared error of colours, and what keeps a field honest where colours say little.
+    """The mean squared error of colours, plus optional regularisers.
 
     Attributes:
       proposals: weight of the squared error of each level of sampling before the last (NeRF, eq. 6).
       opacity: weight of the squared error of opacity, where photographs have alpha.
-      distortion: weight of how far the weights of a ray are spread out along it (mip-NeRF 360, eq. 15);
-        not of a composition whose parts have samples of their own.
-      depth: weight of how far from known points their rays' light is stopped; see
-        `jaxnerf.compositing.deviation_of`.
+      distortion: weight of the distortion loss (mip-NeRF 360, eq. 15); not for a composed field whose
+        parts have samples of their own.
+      depth: weight of the deviation of the ray's termination from known points
+        (`jaxnerf.compositing.deviation_of`).
     """
 
     proposals: float = 0.0
@@ -67,10 +67,11 @@ def squared_error(rendering: Rendering, target: Target) -> Float[Array, "*batch"
 
 
 def mean_over_rays(rendering: Rendering, values: Float[Array, "*batch"]) -> Float[Array, ""]:
-    """The mean over the rays that found room, and did not run out of samples or steps with light left.
+    """The mean over all rays but those that were dropped, or truncated with light left.
 
-    A ray that ran out has not seen what it would be told to show. One that the occupancy ended early
-    counts, however much light is left on it: what the occupancy expects is what the field had there.
+    A truncated ray was not rendered to its end, so its colour cannot be compared. A ray that was ended
+    early counts even if its transmittance is high: the occupancy's densities are those that the field had
+    when the occupancy was last updated.
     """
     samples = rendering.samples
     counts = samples.fits & (rendering.is_dark | ~samples.truncated)
@@ -106,11 +107,11 @@ def _of_rays(rendering: Rendering, asked: str) -> tuple[Samples, Array]:
 
 
 def proposal_error(rendering: Rendering) -> Float[Array, "*batch"]:
-    """By how much each ray's weights exceed what earlier levels allow them (mip-NeRF 360, eq. 13).
+    """The proposal loss of each ray: weight that earlier levels do not bound (mip-NeRF 360, eq. 13).
 
     For each level before the last, the sum over the last level's intervals of
     max(0, w - bound)^2 / w, where the bound is the sum of the level's weights whose intervals overlap
-    the interval. It teaches the level where there is weight; to the last level it has no gradient.
+    the interval. It trains the earlier levels only: the last level's weights have no gradient.
 
     Args:
       rendering: of dense samples, with proposals (`jaxnerf.render_rays(..., proposals=True)`).

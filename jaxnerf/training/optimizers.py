@@ -27,8 +27,9 @@ class FieldOptimizerConfig:
     """Adam for any field. The values are those of a hash grid's authors.
 
     Attributes:
-      learning_rate: at first.
-      final_fraction: of it, at the last step; it decays exponentially.
+      learning_rate: initial learning rate.
+      final_fraction: the learning rate at the last step, as a fraction of the initial one; the decay is
+        exponential.
       beta1, beta2, epsilon: of Adam.
     """
 
@@ -47,19 +48,20 @@ class FieldOptimizerConfig:
 class VoxelOptimizerConfig:
     """Adam for the fast field.
 
-    Without a first moment it keeps none: less to move in memory, and rows that few rays meet do not
-    drift on after what one of them said.
+    With beta1 = 0 no first moment is stored. That saves memory traffic, and table rows that are sampled
+    rarely are not moved further by the momentum of a single old gradient.
 
     Attributes:
-      density_rate, feature_rate, network_rate: learning rates of the table's two parts, and of the
-        network, at first.
-      final_fraction: of them, at the last step; they decay exponentially.
-      density_decay: how far all density falls in each step, as a fraction of its learning rate: empty
-        stays what no photograph holds up. Of bounded scenes; 0 leaves density to the photographs.
-      smoothing: every 20 steps lattice points are moved so far towards the mean of their neighbours, as
-        a fraction of the way, at first; it decays as the rates do and falls to 0 in the first half of
-        the steps, and is less with more than 40 photographs, in proportion. Of scenes without an end,
-        where few photographs see some places.
+      density_rate, feature_rate, network_rate: initial learning rates of the table's density column, of
+        its feature columns, and of the network.
+      final_fraction: the learning rates at the last step, as a fraction of the initial ones; the decay is
+        exponential.
+      density_decay: decoupled decay of the density logits in each step, as a fraction of their learning
+        rate. It removes density that no photograph supports. For bounded scenes; 0 disables it.
+      smoothing: initial weight of a diffusion step on the lattice: every 20 steps each lattice point is
+        moved by this fraction towards the mean of its six neighbours. The weight decays with the learning
+        rates, falls to 0 in the first half of the steps, and is reduced in proportion when there are more
+        than 40 photographs. For unbounded scenes, parts of which few photographs show; 0 disables it.
       beta1, beta2, epsilon: of Adam.
     """
 
@@ -84,10 +86,10 @@ class NetworkOptimizerConfig:
     """Adam for the paper's network.
 
     Attributes:
-      learning_rate, final_learning_rate: at first, and at the last step; it decays log-linearly from one
-        to the other.
-      delay_steps, delay_factor: the rate starts at this factor of itself and reaches its full value
-        after so many steps (at most a tenth of the run).
+      learning_rate, final_learning_rate: learning rates at the first and at the last step; log-linear
+        decay between them.
+      delay_steps, delay_factor: warm-up: the learning rate is multiplied by a factor that rises from
+        delay_factor to 1 in the first delay_steps steps (at most a tenth of the run).
       beta1, beta2, epsilon: of Adam.
     """
 
@@ -105,7 +107,7 @@ class NetworkOptimizerConfig:
 
 
 def _check_moments(config: Any) -> None:
-    # A moment that forgets nothing is 0 / 0 after its correction.
+    # With beta = 1 Adam's bias correction is 0 / 0.
     in_range(config, beta1=(0.0, 0.9999999), beta2=(0.0, 0.9999999))
 
 
@@ -136,8 +138,8 @@ def add_density_decay(rate: float, schedule: Schedule) -> optax.GradientTransfor
     """Lower the logits of a `VoxelField`'s density at each step; see `decay_density`.
 
     Args:
-      rate: by how much at a step, at first.
-      schedule: of a factor.
+      rate: the initial decrease of the logits per step.
+      schedule: factor by which `rate` is multiplied at each step.
     """
 
     def update(updates, state, params=None, **extra):

@@ -12,23 +12,25 @@ class TrainingConfig:
     """How a field is trained, whatever it is.
 
     Attributes:
-      steps: how many; with a time budget the number that fits, at most this.
-      max_seconds: time budget, from the start of the process; 0 for none. The number of steps is
-        fixed early on to what fits, and mended in the last stage; the learning rate decays over those.
-      rays_per_batch: in each step, over all devices.
-      rays_per_pass: of those, at most so many on one device in one forward and backward pass; the
-        passes' gradients are averaged. Memory grows with it; the result does not depend on it, but for
-        which rays overflow the room for samples, where rays share one (`mean_samples`), since each pass
-        has a room of its own. 0 is all at once, and for the paper's network what suits the device.
+      steps: number of training steps; with a time budget the maximum.
+      max_seconds: time budget in seconds, from the start of the process; 0 for none. The number of steps
+        that fit is estimated early in training and corrected in the last stage; the learning-rate
+        schedules end at that step.
+      rays_per_batch: rays in each step, over all devices.
+      rays_per_pass: the most rays that one device renders in one forward and backward pass; the gradients
+        of the passes are averaged. Memory grows with it. The result does not depend on it, except that
+        with packed samples each pass has a sample buffer of its own (`mean_samples`), so that other rays
+        may overflow. 0 renders all rays at once, or for the paper's network as many as suit the device.
       background: what lies behind the scene, and what photographs with alpha are blended on: "white",
         "black", a colour in sRGB like "#8090a0", or "random", a new colour for each ray, which keeps a
         field from painting empty space; "auto", what suits the scene: where photographs have no alpha,
         the plain colour along their borders.
-      gradient_reach: the distance from the camera up to which a field learns less the nearer it is, at
-        first; it falls to 0 in the first half of the steps. In radii of the ball that keeps its shape, or
-        in distances of the near plane, or, in a bounded scene, in median distances of the cameras from
-        what they look at. Of scenes without an end, where fog can hang before the cameras. 0 is none.
-      seed: of everything random.
+      gradient_reach: initial distance from the camera below which gradients are scaled down, by the
+        square of the distance (`jaxnerf.render_rays`); it falls to 0 in the first half of the steps. Its
+        unit is the radius of the uncontracted ball in unbounded scenes, the distance of the near plane in
+        forward-facing scenes, and in bounded scenes the median distance of the cameras from the point
+        that they look at. It prevents floaters close to the cameras of unbounded scenes. 0 disables it.
+      seed: seed of all random numbers.
     """
 
     steps: int = 1_000_000

@@ -1,12 +1,13 @@
-"""How a step is spread over devices: what lies where, what is summed, who brings what up to date.
+"""Data parallelism: the layout of state and batches on devices, reductions, and the optimizer's step.
 
 Steps are written for one device, with explicit sums over a named axis; `parallel` maps them.
 
 Adam reads and writes a table of features, its gradient and its moments at each step; for a large table
-that is most of a step. With D devices each keeps the optimizer's state of a D-th of the rows, is given
-the sum of all devices' gradients for these alone, moves them, and hands them to the others (stage 1 of
-ZeRO, Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020).
-Only arrays of many rows that the devices divide evenly are shared so; of others each device does it all.
+that is most of a step's time. So with D devices each device stores the optimizer's state of one D-th of
+the table's rows, receives the sum of the gradients of these rows, updates them, and sends them to the
+other devices (stage 1 of ZeRO, Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion
+Parameter Models", 2020). This is done for arrays with many rows, of a number that D divides. Other arrays
+are updated completely on every device.
 """
 
 import math
@@ -19,22 +20,24 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-# Of the devices, in every mapped step.
+# Name of the mapped axis.
 AXIS = "devices"
-# Bytes of which each core of a CPU may have a copy.
+# The largest array, in bytes, of which each core of a CPU has its own copy.
 _MOST_COPIED = 1 << 24
-# For fewer rows, waiting for the others costs what it saves.
+# Arrays with fewer rows are not divided: synchronisation would cost more than it saves.
 _FEWEST_ROWS = 1024
+# Entries of an array that are squared and summed at a time.
 _SUMMED = 1 << 14
 
 
 def devices_for(largest: int) -> tuple[Any, ...]:
-    """The devices for steps that read and write an array of so many bytes on each: all that pay.
+    """The devices on which to run steps whose largest array has so many bytes.
 
-    Cores of a CPU share one memory, and to keep a large array alike on all takes longer than what they
-    gain by a part of the rays each: XLA spreads most of what one device does over the cores as well. On
-    two of them a step of `five_minutes` on lego took 27 ms on two devices and 32 on one with a table of
-    2 MB, 41 on either with 13 MB, and with 67 MB 75 and 55, and 0.3 GB less; on fox 41 and 31 with 17 MB.
+    All devices, except on the CPU of a single host if the array is large: then one device, whose work XLA
+    distributes over the cores too. The cores share one memory, and copying the array between one device
+    per core takes longer than dividing the rays saves. On two cores, a step of `five_minutes` on lego
+    took 27 ms on two devices and 32 ms on one with a table of 2 MB, 41 ms on either with 13 MB, and 75
+    and 55 ms with 67 MB, with 0.3 GB less memory; on fox 41 and 31 ms with 17 MB.
 
     >>> len(devices_for(1 << 30))
     1
@@ -45,15 +48,15 @@ def devices_for(largest: int) -> tuple[Any, ...]:
 
 
 def replicate(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Put a copy on every device of every host, as `parallel` returns its results.
+    """Put a copy on every device of every host, with the sharding of the results of `parallel`.
 
-    What is given to a mapped step otherwise has it compiled again when its own results come back.
+    With another sharding, the mapped step would be compiled again when it is given its own results.
     """
     return put_like(tree, _sharding(devices=devices))
 
 
 def put_like(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Put arrays where others lie, in memory of XLA's own."""
+    """Put arrays on devices with a sharding, in memory that XLA has allocated."""
 
     def placed(x: Any) -> Any:
         return jax.make_array_from_callback(np.shape(x), sharding, lambda part: np.asarray(x)[part])
@@ -76,13 +79,13 @@ def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
 
 
 def spread(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Put arrays on all devices, to each the part of its number along the first dimension."""
+    """Divide arrays along their first dimension, one index for each device."""
     return put_like(tree, _sharding(AXIS, devices=devices))
 
 
 @jax.jit
 def _copied(tree: Any) -> Any:
-    """The same arrays in memory of XLA's own: from NumPy's, a step that may overwrite it copies it."""
+    """Copy arrays into XLA's memory: NumPy's memory cannot be donated, so each step would copy it."""
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -92,12 +95,12 @@ def _sharding(*axes: str, devices: Sequence[Any] | None = None) -> jax.sharding.
 
 
 def broadcast_from_process_0(tree: Any) -> Any:
-    """The arrays of process 0 on every process, to the bit; with one process what is given.
+    """Give all processes the arrays of process 0, bit for bit; with one process, return the tree.
 
-    Hosts' floats can differ in a last bit, so what each of them decides for itself (how many rows a
-    table has, which cells are kept) can be another's in shape. Shapes may therefore differ between the
-    trees that are given; their structure, types and numbers of dimensions may not. All processes must
-    call this at once.
+    Floats can differ between hosts in the last bit, and so can what each host derives from them: the
+    number of rows of a table, or which cells are kept. So the shapes of the arrays may differ between
+    processes; the trees' structure, dtypes and numbers of dimensions may not. All processes must call
+    this at once.
 
     Returns:
       NumPy arrays, if there are several processes.
@@ -149,7 +152,7 @@ def local_part(batch: Any, devices: Sequence[Any] | None = None) -> Any:
 
 
 def number_of_process_0(value: float) -> float:
-    """The number of process 0, on all: clocks differ, and decisions must not."""
+    """The value of process 0, on all processes, so that all of them make the same decisions."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -186,7 +189,7 @@ def device_count(axis_name: str | None) -> int:
 
 
 def device_index(axis_name: str | None) -> Array | int:
-    """Which of them this is."""
+    """The index of this device among those that a mapped step runs on; 0 outside of one."""
     return 0 if axis_name is None else jax.lax.axis_index(axis_name)
 
 
@@ -285,7 +288,7 @@ def update(
     axis_name: str | None,
     **extra: Any,
 ) -> tuple[Any, Any]:
-    """Parameters and the optimizer's state after a step, of which each device does its part.
+    """Take the optimizer's step, each device for its part of the rows, and gather the parameters.
 
     Args:
       optimizer: on several devices it must treat all rows of a long array alike and by themselves, as

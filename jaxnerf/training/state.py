@@ -1,4 +1,4 @@
-"""What training changes, and what it learns from: the state and the batch of a step."""
+"""The state of training, and the batch and target of a step."""
 
 import dataclasses
 from typing import Any, no_type_check
@@ -21,15 +21,15 @@ class TrainState:
     """All that changes in training. A pytree, the same on every device but for the optimizer's state.
 
     Attributes:
-      step: how many steps were taken.
-      total_steps: where the schedules end.
-      params: of the field; of several levels' fields, a tuple.
-      optimizer: the optimizer's state. Between steps of several devices each has a part of it
+      step: number of steps taken.
+      total_steps: the step at which the schedules end.
+      params: the field's parameters; with a field per level of sampling, a tuple.
+      optimizer: the optimizer's state. With several devices each holds a part of it
         (`jaxnerf.training.sharding`).
-      field: that is trained, with the structure that it has now; or a tuple of one for each level.
-      sampler: that places samples now.
-      strategy: what the strategy remembers; () of those that remember nothing.
-      calibration: what photographs and cameras are found to be off by; None if that is not learned.
+      field: the field in its current structure (such as its lattice), or a tuple of one per level.
+      sampler: the current sampler.
+      strategy: the strategy's own state; () if it has none.
+      calibration: the learned colour corrections and camera poses; None if these are not learned.
     """
 
     step: Int[Array, ""]
@@ -46,18 +46,16 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Squares of pixels to learn from, each seen by one ray through its middle. A pytree.
+    """Square blocks of P pixels, each rendered by one ray through its middle. A pytree.
 
     Attributes:
-      camera: of each square, by its number.
-      middle: (x, y) of the square, in pixels.
-      pixels: of the square, with straight alpha.
-      background: behind the scene there.
-      jitter: where in their intervals the ray's samples lie, in [0, 1), for samplers that take one
-        number a ray.
-      depth: [*batch], where a point is known that the square shows, in units of the ray's direction;
-        None if none is known.
-      certainty: [*batch], how much that counts; 0 where no point is known.
+      camera: index of each block's camera.
+      middle: (x, y) of the middle of the block, in pixels.
+      pixels: RGBA of the block's pixels, with straight alpha.
+      background: colour behind the scene.
+      jitter: position of the ray's samples in their intervals, in [0, 1), for `OccupancySampler`.
+      depth: [*batch], t of a known point on the ray; None if no points are known.
+      certainty: [*batch], weight of `depth` in the loss; 0 for rays without a known point.
       transparent: whether the photographs have alpha; static.
     """
 
@@ -77,7 +75,7 @@ class Batch:
         return jnp.mean(jnp.concatenate([pixels[..., :3] * alpha, alpha], axis=-1), axis=-2)
 
     def target(self) -> "Target":
-        """What the rays should show."""
+        """The ground truth of the batch's rays: the mean of each block, over the background."""
         colour, background = self.premultiplied(), jnp.asarray(self.background)
         alpha = colour[..., 3]
         return Target(
@@ -94,15 +92,15 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What photographs show where rays look. A pytree.
+    """The ground truth of rays: the photographs' colour, alpha and known depth. A pytree.
 
     Attributes:
-      colour: sRGB in [0, 1], over the background.
-      alpha: in [0, 1]; None where photographs have none.
-      background: behind the scene.
-      camera: the number of each ray's photograph.
-      depth: of a known point on the ray, in units of its direction; None if none is known.
-      certainty: how much that counts; 0 on rays of which no point is known.
+      colour: mean sRGB of the ray's block of pixels, in [0, 1], over the background.
+      alpha: mean alpha of the block, in [0, 1]; None if the photographs have no alpha.
+      background: colour behind the scene.
+      camera: index of each ray's photograph.
+      depth: t of a known point on the ray; None if no points are known.
+      certainty: weight of `depth` in the loss; 0 for rays without a known point.
     """
 
     colour: Float[Array, "*batch 3"]

@@ -1,4 +1,4 @@
-"""What a step of training is, for every field, sampler, loss and optimizer.
+"""The training step, for every field, sampler, loss and optimizer.
 
 The step is written for one device, with an explicit sum over the named axis; `sharding.parallel` maps it
 over all devices of all hosts, in one place. The batch of step n is a function of (seed, n) alone and the
@@ -63,16 +63,16 @@ def train_step(
       rays_per_pass: at most so many rays in one forward and backward pass, whose gradients are
         averaged; memory grows with it. 0 is all at once.
       compositing: see `jaxnerf.render_rays`.
-      constrain: what is done to the parameters after the optimizer's step, and is no gradient's: a
-        projection or a smoothing.
-      calibrate: a step of the state's calibration, if that has one.
+      constrain: applied to the parameters after the optimizer's step, such as a projection or a smoothing
+        that is not part of the loss.
+      calibrate: the update of the state's calibration, if it has one.
       gradient_reach: (step, total_steps) -> that of `jaxnerf.render_rays`.
       axis_name: of the devices; None for a single one.
 
     Returns:
-      The next state, and metrics: "loss", "gradient_norm", "rays" (of the global batch), "samples" (a
-      ray), "dropped" and "truncated" (fractions of the rays that found no room, and that ran out of
-      samples or steps), and what the loss reports.
+      The next state, and metrics: "loss", "gradient_norm", "rays" (number in the global batch), "samples"
+      (per ray), "dropped" (fraction of rays that overflowed the packed buffer), "truncated" (fraction of
+      rays that reached the limit of samples or steps), and the metrics of the loss.
     """
     after, metrics, _ = step_with_gradients(
         state, batch, key, cameras, loss=loss, optimizer=optimizer, near=near, far=far,
@@ -156,11 +156,11 @@ def step_with_gradients(
 
 
 def _over_devices(gradients: Any, axis_name: str | None, by_rows: bool) -> tuple[Any, Any, Any]:
-    """What all devices found together, of what each found of its part of a batch.
+    """Reduce the gradients of all devices.
 
     Returns:
-      The sum of the parameters' gradients (of each device's rows, `by_rows`), the mean of those of the
-      cameras' calibration, and all arrays that were made on the way, whose memory the next step can use.
+      The sum of the parameters' gradients (with `by_rows`, of this device's rows alone), the mean of the
+      calibration's, and all intermediate arrays, whose memory the next step can reuse.
     """
     of_params, of_learned = gradients
     devices = sharding.device_count(axis_name)
@@ -176,9 +176,9 @@ def _over_devices(gradients: Any, axis_name: str | None, by_rows: bool) -> tuple
 def _keys_of_rays(
     key: PRNGKeyArray, state: TrainState, count: int, axis_name: str | None
 ) -> Array | None:
-    """A key for each ray, by its place in the global batch; None if nothing asks for it.
+    """A random key for each ray, by its index in the global batch; None if no key is needed.
 
-    An `OccupancySampler` takes the one number a ray that comes with the batch: no generator is compiled.
+    An `OccupancySampler` uses the batch's jitter instead, so that no generator is compiled.
     """
     fields = state.field if isinstance(state.field, tuple) else (state.field,)
     noisy = any(isinstance(field, NoisyField) for field in fields)
@@ -200,7 +200,7 @@ def _rendered(
     compositing: Compositing,
     reach: Float[Array, ""] | None,
 ) -> Rendering:
-    """What a batch's rays see, in the colours of their photographs."""
+    """Render a batch's rays, with the calibration's poses and colours if there is one."""
     params, learned = trainable
     calibration, middle = state.calibration, jnp.asarray(batch.middle)
     if calibration is not None:
@@ -217,7 +217,7 @@ def _rendered(
     )  # fmt: skip
     if calibration is None:
         return seen
-    # Behind what alpha has cut out the background is ours, and not the photograph's.
+    # Where alpha is 0 the background was added by blending: the photograph's correction does not apply.
     covered = seen.opacity if batch.transparent else jnp.ones_like(seen.opacity)
     behind = (1.0 - covered)[:, None] * background
     shown = calibration.colour(jnp.asarray(batch.camera), seen.colour, covered, behind)
@@ -225,7 +225,7 @@ def _rendered(
 
 
 def _disturbed(field: Any, keys: Array | None) -> Any:
-    """The field with noise of this step, if its densities are to have some: of each level, its own."""
+    """The field, with this step's keys of density noise if it is a `NoisyField`; one per level."""
 
     def of_level(each: Any, level: int) -> Any:
         if not isinstance(each, NoisyField):

@@ -1,4 +1,4 @@
-"""What is done to the structure of a field between steps; and the strategy that does nothing."""
+"""The protocol of strategies, which change field, sampler and batches between steps; and `Unchanged`."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,10 +11,11 @@ from jaxnerf.training.state import Batch, TrainState
 
 @runtime_checkable
 class Strategy(Paced, Protocol):
-    """What happens between steps, as a function of their numbers: to the field, its sampler, the batch.
+    """Changes the field's structure and its sampler between steps, and draws the batches.
 
-    `Unchanged` for fields of a fixed structure, `CoarseToFine` for the fast field, `KeepOccupancy` for
-    any field whose empty space is to be skipped.
+    When changes happen is a function of the step number and the total of steps alone, so that a resumed
+    run makes the same changes. `Unchanged` is for fields of fixed structure, `CoarseToFine` for the fast
+    field, `KeepOccupancy` for any field that is sampled by an occupancy.
     """
 
     def resumed(self, state: TrainState, devices: int) -> TrainState:
@@ -26,7 +27,7 @@ class Strategy(Paced, Protocol):
         ...
 
     def begins_anew(self, number: int, total: int) -> bool:
-        """Whether the change makes parameters of other shapes, and a new optimizer's state."""
+        """Whether the change gives the parameters other shapes, which resets the optimizer's state."""
         ...
 
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
@@ -37,7 +38,7 @@ class Strategy(Paced, Protocol):
         ...
 
     def changed(self, state: TrainState, devices: int) -> None:
-        """Take note of a state after a change, which is that of process 0."""
+        """Called with the changed state, as broadcast from process 0."""
         ...
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:

@@ -1,4 +1,4 @@
-"""The one way to take steps: a batch to the devices, a step there, and what is due between steps."""
+"""`Trainer`: moves batches to the devices, runs steps there, and applies the strategy between steps."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from jaxnerf.training.state import TrainState, from_process_0
 from jaxnerf.training.step import Calibrate, Constrain, step_with_gradients
 from jaxnerf.training.strategy import Strategy
 
-# Of a state: all but the optimizer's is the same on every device.
+# Mapped axes of a `TrainState` under `pmap`: only the optimizer's state differs between devices.
 _AXES: dict[str, Any] = dict.fromkeys(part.name for part in dataclasses.fields(TrainState))
 _AXES["optimizer"] = 0
 AXES = TrainState(**_AXES)
@@ -129,7 +129,7 @@ class Trainer:
         state, metrics, self._scratch = self._step(
             state, batch, self._key, self._cameras, self._scratch
         )
-        if begins:  # what compilation has left
+        if begins:  # return the memory that compilation has freed
             jax.block_until_ready(metrics)
             hand_back()
         return state, metrics
@@ -139,7 +139,7 @@ class Trainer:
         bare = local(dataclasses.replace(state, optimizer=None))
         if anew:
             self._scratch, moments = None, None
-            delete(state.optimizer)  # there will be a new one, and its room is needed
+            delete(state.optimizer)  # free its memory before the new state is made
         changed = from_process_0(
             self.strategy.change(bare, number, total), self._optimizer if anew else None
         )
@@ -175,7 +175,7 @@ def local(state: Any) -> Any:
 
 
 def gradients_of(state: TrainState, devices: int, by_rows: bool = True) -> Any:
-    """What a step's gradients look like: those of one device, and its part of several devices' sum."""
+    """Shapes of a step's gradients: of one device; with several also of its part of their sum."""
     others = None if state.calibration is None else state.calibration.learned
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.params, others))
     if devices == 1:

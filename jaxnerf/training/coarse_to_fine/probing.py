@@ -1,4 +1,4 @@
-"""What a field holds, and what its cameras see of it: measured between steps, on the host."""
+"""Measurements between steps, on the host: densities of cells, visible cells, and samples per ray."""
 
 import dataclasses
 import functools

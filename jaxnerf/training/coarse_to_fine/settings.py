@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Int
 from jaxnerf.checks import in_range, positive
 from jaxnerf.sampling import Occupancy, OccupancySampler
 
-# Voxels along a side: at most so many, since the number of a cell is an int32; and up to so many times
-# more or fewer than a resolution says where the number of lattice points is chosen.
+# The most voxels along a side, since cells are numbered by int32; and the factor by which the number of
+# voxels may differ from `resolutions` where `points` chooses it.
 MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
-# Lattice points of a scene, in squares of its voxels along a side: 16 to 35 in five scenes.
+# Lattice points of a typical scene, divided by the square of its voxels along a side: 16 to 35 in five
+# scenes.
 POINTS_OF_A_SCENE = 21
 
 
@@ -22,31 +23,30 @@ class CoarseToFineConfig:
     """The stages of the fast field, and how its rays are sampled in them.
 
     Attributes:
-      resolutions: of the stages: voxels along the longest side of what is known to hold the scene.
-      fractions: of the steps, at which the second stage begins, the third, ...
-      voxels_for_steps: where so many times the cube root of the steps is less than the last resolution,
-        those of all stages after the first are smaller in that proportion: few steps do not fill many
-        voxels. 0 keeps them whatever the steps, as a resolution that a user names is kept.
-      points: of the lattice, that the last of several stages keeps where something is, about. For that
-        it has up to 1.5 times more or fewer voxels along a side than its resolution says (but not larger
-        ones than before it), so that a scene of much surface takes no more memory, and one of little has
-        finer voxels. There are fewer where few steps do not fill them (`voxels_for_steps`). 0 for as many
-        as the resolution says; also where a user names resolutions, but no points.
-      cells: of the occupancy, along the same side, in the first stage; in a later one as many as
-        voxels, if those are more.
-      most_cells: of the occupancy, along that side, in any stage. A cell is a byte of memory, and many
-        more while it is brought up to date.
-      samples: of a ray, at most, in a full batch of one sample a voxel.
-      max_steps: of a ray in the occupancy, at most, in such a batch.
-      mean_samples: the room for samples of all rays of such a batch together, as a mean for each ray.
-        While rays need more, a batch has fewer of them; those that overflow it nevertheless wait for
-        another batch.
-      samples_per_voxel: samples in each of the lattice's steps. Two pay where there are minutes, in
-        bounded scenes.
-      refresh_every: steps between updates of the occupancy.
-      empty_below: opacity of a voxel below which its cell counts as empty.
-      unseen_below: weight in every picture below which a cell counts as hidden, and is dropped when the
-        last stage begins; 0 keeps hidden cells.
+      resolutions: for each stage, the number of voxels along the side of the cube that holds the scene.
+      fractions: the fractions of the total steps at which the second stage begins, the third, ...
+      voxels_for_steps: limits resolutions in short runs: if this number times the cube root of the total
+        steps is less than the last resolution, the resolutions of all stages after the first are reduced
+        in that proportion. 0 for no limit, as when the user sets resolutions.
+      points: the approximate number of lattice points in the last of several stages. Its resolution is
+        changed to reach it, by a factor of 1.5 at most (and voxels never become larger than in the stage
+        before), so that memory does not depend on how much surface a scene has. In short runs the number
+        is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the user sets resolutions
+        without points.
+      cells: number of occupancy cells along the side of the cube in the first stage; in later stages as
+        many as voxels, if that is more.
+      most_cells: the most occupancy cells along the side in any stage. A cell takes a byte of memory, and
+        many more while the occupancy is updated.
+      samples: maximum number of samples per ray, in a full batch with one sample per voxel.
+      max_steps: maximum number of samples plus jumps per ray, in such a batch.
+      mean_samples: length of the packed sample buffer of such a batch, divided by its number of rays. If
+        rays need more samples, the batch has fewer rays; rays that overflow nevertheless are dropped.
+      samples_per_voxel: number of samples per voxel along a ray. Two improve bounded scenes if there are
+        minutes to train.
+      refresh_every: number of steps between updates of the occupancy.
+      empty_below: a cell counts as empty if the opacity of a voxel in it is less than this.
+      unseen_below: a cell counts as hidden if its samples have less than this weight in every view;
+        hidden cells are dropped when the last stage begins. 0 keeps them.
     """
 
     resolutions: tuple[int, ...] = (64, 128, 160)
@@ -148,12 +148,12 @@ class CoarseToFineConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StageState:
-    """What `CoarseToFine` remembers. A pytree.
+    """The state of `CoarseToFine`. A pytree.
 
     Attributes:
-      stage: of which resolution the field is.
-      tiles: which squares of the photographs can show something, at the stage's beginning.
-      rays: how many a batch has.
+      stage: index of the current stage.
+      tiles: which tiles of the photographs show an occupied cell, as of the beginning of the stage.
+      rays: number of rays in a batch.
     """
 
     stage: Int[Array, ""]

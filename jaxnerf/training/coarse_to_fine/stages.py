@@ -1,4 +1,4 @@
-"""What the stages do to a state: its beginning, its occupancy brought up to date, its finer lattices.
+"""Changes of the training state in stages: the first state, updates of the occupancy, finer lattices.
 
 A stage begins in `grow`, with a state on the old lattice:
 
@@ -51,11 +51,12 @@ from jaxnerf.training.state import TrainState
 # Fractions of a full batch that a batch may have: few, since each is compiled. Up to 25% more rays than
 # fit on average are drawn: while a stage goes on, its rays need fewer samples.
 _FRACTIONS, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
-# How far things may be from where poses that are to be refined put them, in distances from the scene.
+# Margin of the visual hull if poses are to be refined, in distances of the cameras from the scene.
 _ASTRAY = 0.05
-# A cube of less than this fraction of the last one's side is worth another lattice: its voxels are the
-# smaller, and 10% were worth 0.6 dB (experiments/time_to_quality). Nearer to 1 rounding would move it.
-# (Where the number of lattice points is chosen, that decides how large voxels are, and not the cube.)
+# The cube is replaced by the tight one around the occupied cells if that has less than this fraction of
+# its side: voxels become smaller, and 10% were worth 0.6 dB (experiments/time_to_quality). With a
+# fraction nearer to 1 rounding could decide. (Where `points` chooses the number of voxels, the cube is
+# always the tight one.)
 _WORTH_SHRINKING = 0.97
 
 
@@ -69,11 +70,11 @@ def first_state(
     space: SphereContraction | NdcSpace | None = None,
     near: float = 0.0,
 ) -> TrainState:
-    """The state before the first step, without the optimizer's.
+    """The state before the first step, without the optimizer's state.
 
-    It has voxels wherever the photographs allow something to be. That is all of a space, if one is
-    given. Else it is the visual hull of what differs from the background, by alpha or by colour; where
-    nothing does, a cube around the point that the cameras look at, as large as all of them see it whole.
+    The first lattice covers all of `space`, if one is given. Otherwise it covers the visual hull of the
+    photographs' foreground, which is known from alpha or from a plain background; without such a
+    foreground, a cube around the point that the cameras look at, about as large as they see whole.
 
     Args:
       split: with photographs.
@@ -144,11 +145,11 @@ def with_voxels(field: VoxelField | WarpedField, voxels: VoxelField) -> VoxelFie
 
 
 def refresh(state: TrainState, empty_below: float) -> TrainState:
-    """Bring the occupancy up to date: drop and prune empty cells, and note densities."""
+    """Update the occupancy: drop and prune cells that are empty now, and store the others' densities."""
     voxels, params, old = voxels_of(state.field), state.params, state.sampler.occupancy
     cells, most, codes = cell_densities(voxels, params, old)
     full = most * float(voxels.spacing) > empty_below
-    if not full.any():  # rather everywhere than nowhere, from where nothing could come back
+    if not full.any():  # with no occupied cell there would be no samples, and no gradients any more
         full[:] = True
     occupancy = _with_cells(old, cells[full], codes[full])
     kept = np.asarray(grid.occupied(occupancy))
@@ -272,10 +273,10 @@ def size_batch(
     least_factor: float = 1.0,
     near: float = 0.0,
 ) -> TrainState:
-    """As many rays in a batch as their samples leave room for, and not more than a full one has.
+    """Choose the number of rays in a batch so that their samples about fill the packed buffer.
 
-    The number stays as it is unless it changes by the least factor: for another, the step is compiled
-    anew. Rays begin at near.
+    It is one of a few fractions of a full batch, and is changed only by `least_factor` or more, since the
+    step is compiled for each number of rays. Rays begin at near.
     """
     split = _as_found(split, state)
     full, devices = config.rays_per_batch, jax.device_count()
@@ -309,7 +310,7 @@ def with_limits(
 
 
 def _as_found(split: Split, state: TrainState) -> Split:
-    """The photographs, with the cameras where they are found to stand."""
+    """The photographs, with the refined camera poses if these are learned."""
     if state.calibration is None:
         return split
     cameras = jax.tree.map(np.asarray, state.calibration.cameras(split.cameras))

@@ -1,10 +1,10 @@
-"""How the fast field is trained from coarse to fine, in the space that is found to be occupied.
+"""Coarse-to-fine training of the fast field.
 
-A run has stages. Each has a finer lattice than the one before, on the cells of which that has found
-that they are occupied, and in the last stage that some camera sees them. Within a stage the occupancy
-is brought up to date now and then. When each of this happens is a function of the step and the total of
-steps alone, so that a resumed run is the same run. Where the total is changed later, what has begun
-stays: a stage does not end because it would now begin later, nor change how fine it is.
+A run has stages. Each stage has a finer lattice than the one before, on the cells that are occupied by
+then; at the beginning of the last stage, cells that no camera sees are dropped too. Within a stage the
+occupancy is updated at regular intervals. When this happens is a function of the step and the total of
+steps alone, so that a resumed run is the same run. If the total of steps is changed later, the current
+stage goes on: it does not end because it would now begin later, and its resolution does not change.
 """
 
 import numpy as np
@@ -27,13 +27,13 @@ from jaxnerf.training.state import Batch, TrainState
 # them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
 # or fewer, and fields of fewer features, are misjudged). The last stage is measured, and mends the plan.
 _LATER, _GROWTH, _SAMPLING, _A_MILLION = 0.2, 0.022, 0.5, 0.65
-# Of a step's time what does not depend on how many rays share the budget of samples.
+# The fraction of a step's time that does not depend on the number of rays that share the sample buffer.
 _OF_ANY_BATCH = 0.85
-# What a stage's compilation takes, of that of the first step; what looks for hidden cells takes as much.
+# Compilation time of a stage, in that of the first step; the search for hidden cells takes as much.
 _COMPILATION = 1.7
-# Depths of known points count for this fraction of the steps.
+# The fraction of the steps after which the weight of known depths has fallen to 0.
 _CERTAIN_FOR = 0.5
-# How many times the rays, or what part of them, it pays to compile a step for within a stage.
+# Within a stage the number of rays changes by at least this factor: the step is compiled for each number.
 _WORTH_COMPILING = 1.6
 
 
@@ -57,7 +57,7 @@ class CoarseToFine:
           stages, config: the settings.
           near: where rays begin.
           unbounded: whether the scene has no end.
-          sightings: points that the photographs show, whose depths count less and less.
+          sightings: points of known depth in the photographs; the weight of their depths falls to 0.
         """
         self._sightings, self._shown = sightings, sightings
         self._unbounded = unbounded
@@ -121,7 +121,7 @@ class CoarseToFine:
         self._rays = divisible(int(state.strategy.rays), devices)
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:
-        """The global batch of a step: pixels that can show something, as wide as half a voxel."""
+        """The global batch of a step: blocks half as wide as a voxel, in tiles with occupied cells."""
         if self._tiles is None or self._tiles[0] != self._stage:
             tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
             block = block_size(state.sampler.occupancy, self._split)
@@ -143,9 +143,10 @@ def _certainty(progress: float) -> float:
 
 
 def block_size(occupancy: Occupancy, split: Split) -> int:
-    """How many pixels to average along each side: as many as the voxels can tell apart, up to 4.
+    """The side of a block of pixels, which is averaged for one ray: 1, 2 or 4.
 
-    A block is half as wide as a voxel in the middle of the scene, seen from the median distance.
+    A block is at most half as wide as the projection of a voxel in the middle of the scene, seen from the
+    cameras' median distance.
     """
     poses, focal = (np.asarray(x) for x in (split.cameras.camera_to_world, split.cameras.focal))
     voxel, space = float(occupancy.step), occupancy.space
