@@ -43,6 +43,7 @@ def measured(tmp_path: Path, parts: str) -> dict:
     return figures["parts"]
 
 
+@pytest.mark.slow
 def test_kernels_training_and_pictures_are_measured_in_small(tmp_path):
     parts = measured(tmp_path, "machine,kernels,minute,frames")
     forms = {name: kernel for name, kernel in parts["kernels"].items() if " " in name}
@@ -57,7 +58,7 @@ def test_kernels_training_and_pictures_are_measured_in_small(tmp_path):
     assert parts["frames"]["frames_a_second"] > 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_steps_the_network_and_the_tests_are_measured_in_small(tmp_path):
     parts = measured(tmp_path, "machine,steps,nerf,tests")
     for name in ("float32", "default", "bfloat16"):

@@ -56,6 +56,7 @@ def named(name: str) -> Any:
     raise ImportError(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, path in PAGES.items() if blocks(path, "python")])
 def test_the_python_of_a_page_runs(page, demo, monkeypatch):
     monkeypatch.chdir(demo)

@@ -24,6 +24,8 @@ from jaxnerf.sampling import Stratified
 from jaxnerf.scenes import Similarity, load_scene
 from jaxnerf.training import PhotometricLoss, Target, sample_batch
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "experiments"
 SAME = Similarity(1.0, np.eye(3), np.zeros(3))
 

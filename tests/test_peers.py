@@ -173,7 +173,7 @@ def run(folder: Path, *arguments: str) -> dict:
     return json.loads(out.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_each_peer_trains_for_the_time_and_is_measured_on_the_same_views(tools, tmp_path):
     scene = write_scene(tmp_path / "s", 24, 24, train=4, test=5)
     found = run(
@@ -214,7 +214,7 @@ def test_each_peer_trains_for_the_time_and_is_measured_on_the_same_views(tools, 
             np.testing.assert_allclose(pose, known[name], atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_does_not_work_is_said_and_the_others_are_measured(tools, tmp_path):
     scene = write_scene(tmp_path / "s")
     write_tool(tmp_path / "broken/run_nerf.py", "sys.exit('no such device')\n")

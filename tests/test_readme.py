@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from documents import blocks
 
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.slow
 def test_every_block_of_python_runs_in_a_program_of_its_own(demo):
     shown = blocks(README, "python")
     assert len(shown) >= 3

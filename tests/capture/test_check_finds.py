@@ -190,6 +190,7 @@ def test_a_box_that_photographs_do_not_show_is_found(tmp_path):
     assert "near 20 and far 60" in said[0]
 
 
+@pytest.mark.slow
 def test_real_scenes_raise_no_alarm(real_data):
     pytest.importorskip("pycolmap")
     found = inspect(real_data / "fox")
@@ -206,6 +207,7 @@ def test_a_real_capture_whose_light_changed_is_named(real_data):
     assert found.pointless is None
 
 
+@pytest.mark.slow
 def test_a_real_reconstruction_that_has_folded_is_named(real_data):
     """The can's label is printed twice around it."""
     (said,) = [w for w in inspect(real_data / "beer_can").warnings if "follow one another" in w]

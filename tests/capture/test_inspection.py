@@ -245,6 +245,7 @@ def test_the_overview_draws_every_split_and_the_points_in_their_colours():
     assert (drawn != plain).any(axis=-1).sum() > 3000
 
 
+@pytest.mark.slow
 def test_real_scenes_pass(real_data):
     pytest.importorskip("pycolmap")
     found = inspect(real_data / "nerf_llff_data/fern")

@@ -226,6 +226,7 @@ def test_each_photograph_may_have_a_camera_of_its_own(views, tmp_path):
     check_cameras(tmp_path, VIEWS, 0.03, 2.0)  # nine lenses more are to be found from as much
 
 
+@pytest.mark.slow
 def test_what_was_not_registered_is_listed_and_few_are_warned_of(views, tmp_path, capfd):
     """Six photographs are of another place, and one is of nothing."""
     folder = Path(shutil.copytree(views, tmp_path / "in"))
@@ -350,7 +351,7 @@ assert jnp.linalg.slogdet(matrix @ matrix)[1] == before
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_fox(real_data, tmp_path, capsys):
     """At least 45 of the 50 photographs, and cameras near those that NVIDIA's COLMAP found."""
     assert main(["process", f"--images={real_data}/fox/images", f"--out={tmp_path}/fox"]) == 0

@@ -311,7 +311,7 @@ def can_mount() -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kilobytes", [12, 24, 100, 200])
 def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(kilobytes, folder, tmp_path):
     if not can_mount():

@@ -35,6 +35,7 @@ def ball(monkeypatch):
     monkeypatch.setattr("jaxnerf.exports.splats._SIDE", 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("mesh", "b.ply"), ("points", "b.ply"), ("splats", "b.ply"), ("volume", "b.npz"),
@@ -196,6 +197,7 @@ def test_a_full_disk_leaves_no_cameras_and_no_part_of_them(name, file, ball, tmp
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
+@pytest.mark.slow
 def test_a_scene_without_a_surface_is_one_line(refusal, monkeypatch):  # noqa: F811
     monkeypatch.setattr("jaxnerf.cli.export.load_run", lambda folder: small(empty=True))
     for kind in ("mesh", "points", "splats"):

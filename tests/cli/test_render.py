@@ -185,6 +185,7 @@ def test_a_process_that_fails_is_one_line(trained, tmp_path, capfd):
     assert len(pictures_of(out)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_path_that_was_stopped_goes_on_where_it_was(trained, tmp_path, end, capfd):
     out = tmp_path / "v.gif"

@@ -74,6 +74,7 @@ def mesh(run) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_mesh_has_the_size_and_the_place_in_millimetres(run, tmp_path, capsys):
     out = tmp_path / "ball.ply"
     assert main(["export", str(run), "mesh", f"--out={out}", "--resolution=48"]) == 0
@@ -147,6 +148,7 @@ def of_depth(run: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(places), np.concatenate(colours)
 
 
+@pytest.mark.slow
 def test_all_that_leaves_agrees_in_the_frame_of_the_files(run, mesh, tmp_path):
     """Mesh, points, Gaussians, cameras and depth show the same colours in the same places.
 

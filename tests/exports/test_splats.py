@@ -73,6 +73,7 @@ def read(file: PlyData) -> Splats:
     )
 
 
+@pytest.mark.slow
 def test_another_reader_draws_the_field_from_the_file(splats):
     made, file = splats
     again = read(file)
@@ -167,7 +168,7 @@ def test_the_layout_has_the_properties_of_3d_gaussian_splatting(tmp_path):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_gaussians_of_the_demo_scene_are_at_least_25_db_from_the_field(tmp_path):
     with as_users_have_it():
         train = ["train", f"--out={tmp_path}/run", "--max_steps=600", "--noevaluate"]

@@ -186,6 +186,7 @@ def test_trimesh_reads_both_as_the_same_body(tmp_path):
         assert found.area == pytest.approx(BODIES["ball"].area, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_runs_texture_has_the_colours_that_its_views_see(tmp_path):
     settings = Settings(resolution=40, faces=2000, texture=128)
     made = export(ball_run(count=12), tmp_path / "ball.obj", settings)

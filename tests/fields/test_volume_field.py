@@ -147,6 +147,7 @@ def test_a_ball_absorbs_as_its_chords_say():
     assert (seen.colour[missed] == 1.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "packed"])
 def test_derivatives_to_values_table_and_matrix_are_those_of_finite_differences(float64, name):
     values = noise((4, 4, 3))

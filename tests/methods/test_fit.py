@@ -178,6 +178,7 @@ def test_what_would_do_nothing_or_fail_later_is_refused_in_one_line(scene, given
 TINY = {"voxels__stages__resolutions": (8, 12, 16), "training__rays_per_batch": 256}
 
 
+@pytest.mark.slow
 def test_a_preset_is_trained_as_its_parts_are_and_opened_without_a_field(scene, tmp_path):
     run = fit("minute", scene, tmp_path / "run", steps=24, **TINY)
     assert (run.step, run.config.training.max_seconds) == (24, 0.0)
@@ -192,6 +193,7 @@ def test_a_preset_is_trained_as_its_parts_are_and_opened_without_a_field(scene, 
     jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path / "run").params, run.params)
 
 
+@pytest.mark.slow
 def test_a_configuration_that_was_stopped_and_resumed_ends_with_the_same_bits(scene, tmp_path):
     config = override(preset("hash_grid"), {"hash_grid.field.log2_rows": 10})
     small = {"training__rays_per_batch": 256, "hash_grid__occupancy__cells": 16}

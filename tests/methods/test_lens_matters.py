@@ -54,7 +54,7 @@ def quality(train: Split, test: Split) -> float:
     return float(np.mean(found))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ignoring_the_lens_costs_decibels():
     train, test = through_lens(24), through_lens(7)
     known = quality(train, test)

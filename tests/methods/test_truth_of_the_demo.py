@@ -28,7 +28,7 @@ def truth(view: int, kind: str) -> np.ndarray:
     return np.asarray(Image.open(demo_path() / "test" / f"r_{view}_{kind}.png"))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_depths_of_opaque_pixels_are_off_by_less_than_a_hundredth(run):
     unit = json.loads((demo_path() / "scene.json").read_text())["depth_unit"]
     off = []
@@ -43,7 +43,7 @@ def test_depths_of_opaque_pixels_are_off_by_less_than_a_hundredth(run):
     assert median < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_normals_of_matte_things_are_off_by_less_than_15_degrees(run):
     objects = json.loads((demo_path() / "scene.json").read_text())["objects"]
     numbers = [int(number) for number, thing in objects.items() if thing["name"] in MATTE]

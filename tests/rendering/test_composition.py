@@ -350,6 +350,7 @@ def test_nothing_is_compiled_again_where_a_placement_changes(monkeypatch):
     assert len(calls) == traced
 
 
+@pytest.mark.slow
 def test_pictures_of_compositions_leave_out_what_cannot_be_seen_and_nothing_else():
     samplers = (grid_around(2.2, 0.05), grid_around(2.2, 0.05))
     small = Similarity(0.3, TURNED.rotation, np.array([1.6, 0.4, 0.1]))

@@ -79,6 +79,7 @@ def test_two_runs_occlude_each_other_as_their_balls_do_in_the_users_frame():
     )
 
 
+@pytest.mark.slow
 def test_the_order_of_runs_and_a_later_placement_do_not_change_the_picture():
     one = compose([HERE, (OTHER, PLACE)]).render(CAMERA)
     other = compose([(OTHER, PLACE), HERE]).render(CAMERA)

@@ -209,6 +209,7 @@ def train(folder, run, *flags) -> None:
     assert main(["train", f"--data={folder}", f"--out={run}", *TINY, *flags]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_says_keeps_and_is_measured_on_the_colour_that_was_found(tmp_path, capsys):
     folder, run = write_scene(tmp_path / "balls", 48, 48), tmp_path / "run"
     for file in folder.glob("*/*.png"):
@@ -253,6 +254,7 @@ def test_what_is_not_plain_and_what_has_alpha_is_told_from_it(tmp_path, capsys):
     assert read_config(tmp_path / "noise").training.background == "white"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 3.0])
 def test_a_capture_before_an_even_background_is_said_to_be_one(noise, tmp_path, capsys):
     """Of formats whose scenes have no end; a wall behind one is not even."""

@@ -250,7 +250,7 @@ def test_whatever_is_wrong_ends_in_a_scene_or_one_scene_error(write, originals):
     run(write, originals, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("write", TARGETS)
 def test_whatever_is_wrong_ends_in_a_scene_or_one_scene_error_2000_times(write, originals):
     run(write, originals, 2000)

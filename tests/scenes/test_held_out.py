@@ -195,7 +195,7 @@ def test_depths_of_fog_and_of_a_wall_are_those_of_their_closed_forms(shift):
         assert found["opaque"] == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_run_says_how_far_its_depths_are_from_points_it_never_saw(tmp_path, capsys):
     random = np.random.default_rng(2)
     directions = random.normal(size=(400, 3))

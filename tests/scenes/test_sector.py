@@ -134,7 +134,7 @@ def test_both_splits_are_measured_in_the_time_of_training_together(tmp_path, mon
     assert found["test"]["sector"] == {"psnr": 20.0}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_both_figures_stand_in_results_with_their_protocols(tmp_path, capsys):
     folder, run = write_scene(tmp_path / "s", train=14, test=6), tmp_path / "run"
     command = ["train", f"--data={folder}", f"--out={run}", "--scene.hold_out_sector", *TINY]

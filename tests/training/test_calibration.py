@@ -188,6 +188,7 @@ def views() -> tuple[Split, Split]:
     return photographs(24), photographs(7)
 
 
+@pytest.mark.slow
 def test_known_colours_are_found_and_leave_the_scene_its_own(views):
     split, truth = disturb_colours(views[0], 0.15)
     found = train(split, GROWING, 250, COLOURS)
@@ -206,7 +207,7 @@ def striped(split: Split) -> Split:
     return dataclasses.replace(split, images=images)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_refined_poses_are_nearer_the_true_ones_and_make_better_pictures(views):
     training, test = (striped(split) for split in views)
     split = disturb_poses(training, 1.5, 0.02)
@@ -232,7 +233,7 @@ def test_refined_poses_are_nearer_the_true_ones_and_make_better_pictures(views):
     assert quality(found, test, frame) > quality(plain, test, as_given) + 2.0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_demo_s_disturbed_poses_and_colours_are_found(capsys):
     scene = load_scene(images=("train",))
     truth = scene.splits["train"]
@@ -260,6 +261,7 @@ def test_the_demo_s_disturbed_poses_and_colours_are_found(capsys):
     assert (np.array(rows[1]) < [0.2 * rows[0][0], 0.2 * rows[0][1], 0.4 * rows[0][2]]).all()
 
 
+@pytest.mark.slow
 def test_poses_are_still_at_first_and_nothing_is_kept_where_nothing_is_adjusted(
     views,
 ):
@@ -306,6 +308,7 @@ def configuration(calibration: CalibrationConfig) -> Config:
     return voxel_config(GROWING, CONFIG, optimizer=RATES, calibration=calibration)
 
 
+@pytest.mark.slow
 def test_a_run_with_both_goes_on_from_a_checkpoint_as_if_nothing_had_been(views, tmp_path):
     split = disturb_poses(views[0], 1.0, 0.01)
     state = first_state_of_voxels(split, GROWING, CONFIG, **OF_BOTH)
@@ -323,6 +326,7 @@ def test_a_run_with_both_goes_on_from_a_checkpoint_as_if_nothing_had_been(views,
         Checkpoints(tmp_path).restore(configuration(NEITHER), state_like(configuration(NEITHER)))
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_refined_cameras_and_says_so(views, tmp_path):
     training, test = views
     split = disturb_poses(training, 1.0, 0.01)

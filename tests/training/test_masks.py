@@ -179,6 +179,7 @@ def test_margins_are_those_of_each_picture():
     assert witnesses == 2
 
 
+@pytest.mark.slow
 def test_masked_pixels_do_not_change_what_is_learned():
     """Whatever they hold, training ends with the same parameters."""
     growing = CoarseToFineConfig(resolutions=(8, 16), fractions=(0.5,), cells=8, refresh_every=4)

@@ -106,6 +106,7 @@ def test_two_runs_are_the_same_to_the_bit(split, whole_run):
     assert_same(way.to_host(last.state), whole_run[1][60])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [13, 18, 24, 27], ids=["mid", "refresh", "growth", "second"])
 def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run, step, tmp_path):
     config = voxel_config(GROWING, CONFIG)
@@ -141,6 +142,7 @@ def test_a_total_that_moves_in_the_last_stage_does_not_end_it_and_is_resumed(spl
     assert_same(until(kept[33], 39)[39], kept[39])
 
 
+@pytest.mark.slow
 def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
     split, whole_run, monkeypatch
 ):
@@ -166,6 +168,7 @@ def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
     assert next(reports).step == planned.step + 1
 
 
+@pytest.mark.slow
 def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split, whole_run):
     before = whole_run[1][24]
     after = grow(before, 1, split, GROWING, CONFIG)

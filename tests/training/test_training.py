@@ -371,6 +371,7 @@ def test_asked_to_end_it_finishes_the_step_and_keeps_it(tmp_path, sign):
     assert not (out / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_hundred_large_photographs_train_within_two_gigabytes(real_data, tmp_path):
     # Not getrusage, which counts what the process that started this one held.
     status = Path("/proc/self/status")

@@ -17,6 +17,8 @@ from jaxnerf.viewer.live.pictures import picture
 from jaxnerf.viewer.live.show import live_view
 from jaxnerf.viewer.live.views import View, rows
 
+pytestmark = pytest.mark.slow
+
 NERF = Path(__file__).parents[1] / "runs" / "old_runs" / "nerf"
 
 

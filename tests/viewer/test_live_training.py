@@ -95,6 +95,7 @@ def watched():
     assert found.painter.error == ""
 
 
+@pytest.mark.slow
 def test_training_that_is_watched_has_the_same_bits(alone, watched):
     watched.painter.look(0, a_view())
 

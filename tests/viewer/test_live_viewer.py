@@ -33,6 +33,8 @@ from jaxnerf.scenes.path_files import read_path
 from jaxnerf.viewer.live import panels
 from jaxnerf.viewer.live.show import live_view
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("viser", reason="needs the package viser")
 NERF = Path(__file__).parents[1] / "runs" / "old_runs" / "nerf"
 

@@ -11,6 +11,8 @@ from viewer_factory import quick_run
 from jaxnerf.paths import up_of
 from jaxnerf.viewer.page import write_page
 
+pytestmark = pytest.mark.slow
+
 LEAST = 256
 # Where the mouse does not meet a button.
 MIDDLE = (240, 150)

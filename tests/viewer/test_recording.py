@@ -13,6 +13,8 @@ from jaxnerf.cli import main
 from jaxnerf.scenes.path_files import read_path
 from jaxnerf.viewer.page import write_page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("viewport", [(480, 360), (360, 480)])
 def test_a_path_that_is_recorded_is_saved_as_the_command_reads_it(visit, tmp_path, viewport):

@@ -9,6 +9,8 @@ from viewer_factory import quick_run
 
 from jaxnerf.viewer.page import write_page
 
+pytestmark = pytest.mark.slow
+
 PORTRAIT, LANDSCAPE = {"width": 360, "height": 640}, {"width": 640, "height": 360}
 TELEPHONE = {"has_touch": True, "is_mobile": True}
 
