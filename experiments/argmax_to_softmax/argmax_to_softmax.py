@@ -32,25 +32,19 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-SIDE, SAMPLES, STEPS, RATE = 24, 96, 400, 0.02
-NEAR, FAR = 2.0, 6.0
-DISTANCE, FIELD_OF_VIEW = 4.0, 40.0
+CONFIG = json.loads((HERE / "config.json").read_text())
+SIDE, SAMPLES, STEPS, RATE = (CONFIG[each] for each in ("side", "samples", "steps", "rate"))
+NEAR, FAR = CONFIG["near"], CONFIG["far"]
+DISTANCE, FIELD_OF_VIEW = CONFIG["distance"], CONFIG["field_of_view"]
 # Of a ball's material, in 1/length: how much light a length of it stops, and how sharp its wall is.
-DENSITY, SHARPNESS = 4.0, 4.0
+DENSITY, SHARPNESS = CONFIG["density"], CONFIG["sharpness"]
 # Factors by which both are multiplied: harder and harder.
-HARDNESS = (0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+HARDNESS = CONFIG["hardness"]
 # Renderers and hardnesses that are compared, by name. Of the second one, a sample stops 93% of the light.
-RENDERERS: dict[str, tuple[Compositing, float]] = {
-    "hard": ("surface", 16.0),
-    "soft, hard ball": ("volume", 16.0),
-    "soft, soft ball": ("volume", 1.0),
-}
-TRUTH = {"centre": [0.35, 0.0, 0.2], "radius": 0.5, "tint": [2.0, 0.0, -2.0]}
+RENDERERS: dict[str, tuple[Compositing, float]] = CONFIG["renderers"]
+TRUTH = CONFIG["truth"]
 # Where it begins: touching the other ball in the pictures, or nowhere near.
-STARTS = {
-    "near": {"centre": [-0.05, 0.25, -0.1], "radius": 0.35, "tint": [0.0, 0.0, 0.0]},
-    "far": {"centre": [-0.6, 0.5, -0.4], "radius": 0.35, "tint": [0.0, 0.0, 0.0]},
-}
+STARTS = CONFIG["starts"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,15 +32,15 @@ from jaxnerf.evaluation import blend, psnr, to_8bit
 from jaxnerf.scenes import Split
 
 HERE = Path(__file__).parent
-COUNTS = (1, 2, 3, 5, 10, 20, 40, 100)
+CONFIG = json.loads((HERE / "config.json").read_text())
+COUNTS = CONFIG["photographs"]
 # Rays of a step, and of which voxels: so that a run takes seconds at half of the photographs' size.
 SETTINGS: dict[str, Any] = {
-    "training__rays_per_batch": 2048,
-    "voxels__stages__resolutions": (40, 96),
-    "voxels__stages__fractions": (0.2,),
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in CONFIG["settings"].items()
 }
 # How many views of a kind are measured.
-MEASURED = 6
+MEASURED = CONFIG["views_measured"]
 
 
 def directions(split: Split) -> np.ndarray:
@@ -168,12 +168,12 @@ def beside_the_last(path: Path, picture: np.ndarray, *, first: bool) -> None:
 def main() -> None:
     """Train all that is not in results.json already, print the table, draw, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=250, help="of each field")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=CONFIG["steps"], help="of each field")
+    parser.add_argument("--seeds", type=int, default=CONFIG["seeds"])
     options = parser.parse_args()
     prepare_cpu(SETTINGS["training__rays_per_batch"])
     use_compilation_cache()
-    scene = load_scene(downscale=2, images=("train", "test"))
+    scene = load_scene(downscale=CONFIG["downscale"], images=("train", "test"))
     known, test = scene.splits["train"], scene.splits["test"]
     aside = turned_by(90.0, only(known, spread(known, 1, 0)), test)
     settings = {"steps": options.steps, "settings": SETTINGS, "views_measured": MEASURED}

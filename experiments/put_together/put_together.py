@@ -34,22 +34,21 @@ from jaxnerf.runs.metrics import read_metrics
 from jaxnerf.scenes import Similarity
 
 HERE = Path(__file__).parent
+CONFIG = json.loads((HERE / "config.json").read_text())
 TABLE = -0.55  # the z of its top (jaxnerf/scenes/demo/scene.json)
 # Where the head stands instead of the balls, and how high it is, in the table's unit.
-SPOT, HEIGHT = np.array([0.1, -0.3]), 0.95
+SPOT, HEIGHT = np.array(CONFIG["spot"]), CONFIG["height"]
 CLEARED = (Region.box((-0.25, -0.95, TABLE + 0.012), (0.45, 0.27, 0.2)),)
 # The fox's head in the frame of its files: an ellipsoid with axes along the wall, out of it, which is how
 # the fox looks, and upward. The board that it hangs by and the end of its neck lie outside.
-LOOKS, UP = (0.941, -0.338, 0.0), (0.0, 0.0, 1.0)
-HEAD = {"middle": (1.84, -0.87, 0.25), "along": 1.4, "out": 1.5, "up": 1.8}
-SUNK = 0.12  # of its height, in the table
+LOOKS, UP, HEAD = CONFIG["looks"], CONFIG["up"], CONFIG["head"]
+SUNK = CONFIG["sunk"]  # of its height, in the table
 # Without the fox: the bowl with the orange, which then stands on the table twice.
 BOWL = ((-1.0, -0.72, TABLE + 0.005), (-0.26, 0.02, 0.0))
 # The wrong start: a turn about each axis in degrees, a shift in heads' heights, a scale.
-START = {"turn": (6.0, -5.0, 20.0), "shift": (0.12, -0.1, 0.08), "scale": 1.15}
-RATES = {"turn": 0.02, "shift": 0.01, "growth": 0.01}
-WIDTH, ROWS = 160, 120
-RAYS = 1024  # of a step of the search
+START, RATES = CONFIG["start"], CONFIG["rates"]
+WIDTH, ROWS = CONFIG["width"], CONFIG["rows"]
+RAYS = CONFIG["rays"]  # of a step of the search
 
 
 def trained(out: Path, steps: int, *arguments: str) -> tuple[Run, float]:
@@ -201,9 +200,11 @@ def main() -> None:
     """Train, put together, go around, and find the placement again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/put_together"))
-    parser.add_argument("--steps", type=int, default=600, help="of training of each scene")
-    parser.add_argument("--frames", type=int, default=20)
-    parser.add_argument("--search", type=int, default=200, help="steps of the search")
+    parser.add_argument(
+        "--steps", type=int, default=CONFIG["steps"], help="of training of each scene"
+    )
+    parser.add_argument("--frames", type=int, default=CONFIG["frames"])
+    parser.add_argument("--search", type=int, default=CONFIG["search"], help="steps of the search")
     given = parser.parse_args()
     data = Path(os.environ.get("JAXNERF_DATA", ".")) / "fox"
     scene, results = scenes(given.runs, data if data.is_dir() else None, given.steps)

@@ -27,18 +27,13 @@ from jaxnerf.evaluation import blend
 from jaxnerf.runs.metrics import read_metrics
 
 HERE = Path(__file__).parent
+CONFIG = json.loads((HERE / "config.json").read_text())
 DEMO = HERE.parents[1] / "jaxnerf" / "scenes" / "demo"
 # Of the objects of demo_scene/scene.py, by what they are made of.
-MATERIALS = {
-    "metal": ("gold_ball", "armillary"),
-    "glass": ("glass_ball",),
-    "glossy": ("bowl", "vase", "cone"),
-    "satin": ("table_top", "table_base", "orange", "limes", "books"),
-    "matte": ("stems", "flowers", "arch"),
-}
-DEGREES = {"with": 2, "without": 0}
-EVERY = 2  # of the test views one is measured
-VASE = (-0.42, 0.42, -0.2)
+MATERIALS = CONFIG["materials"]
+DEGREES = CONFIG["degrees"]
+EVERY = CONFIG["every"]  # of the test views one is measured
+VASE = tuple(CONFIG["vase"])
 
 
 def train(steps: int, degree: int, folder: Path) -> Path:
@@ -158,7 +153,9 @@ def show(photographs, seen: dict[str, np.ndarray], path: Path, views=(3, 13)) ->
 def main() -> None:
     """Train, measure, draw, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1000, help="of training, each of both")
+    parser.add_argument(
+        "--steps", type=int, default=CONFIG["steps"], help="of training, each of both"
+    )
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/reflections"), help="folder of both"
     )

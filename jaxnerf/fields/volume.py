@@ -333,12 +333,12 @@ def _array(name: str, given: Any) -> Any:
     array = given if isinstance(given, jax.Array) else np.asarray(given)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iub"):
         raise ValueError(f"{name}: must be of real numbers, got {array.dtype}")
-    if isinstance(array, jax.Array):
-        return array
     try:
         check_size(array.shape, array.dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    if isinstance(array, jax.Array):
+        return array
     if array.dtype.kind == "b":
         return array.view(np.uint8)
     wanted = jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("="))
@@ -356,7 +356,9 @@ def _checked_values(density: Any) -> Any:
     # Sums would take another array; a number that is not finite shows in the least or the greatest.
     if not _is_float(values) or isinstance(values, Tracer):
         return values
-    if not np.isfinite([float(values.min()), float(values.max())]).all():
+    with np.errstate(invalid="ignore"):
+        ends = float(values.min()), float(values.max())
+    if not np.isfinite(ends).all():
         raise ValueError("density: has a number that is not finite")
     return values
 

@@ -148,8 +148,16 @@ def test_a_ball_absorbs_as_its_chords_say():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "packed"])
-def test_derivatives_to_values_table_and_matrix_are_those_of_finite_differences(float64, name):
+@pytest.mark.parametrize(
+    ("name", "compositing"),
+    [
+        *(("dense", "volume"), ("packed", "volume"), ("dense", "maximum"), ("packed", "maximum")),
+        *(("packed", "mean"), ("packed", "attenuation")),
+    ],
+)
+def test_derivatives_to_values_table_and_matrix_are_those_of_finite_differences(
+    float64, name, compositing
+):
     values = noise((4, 4, 3))
     field, params = VolumeField.from_array(values, transfer=_float64(TABLE), to_world=OBLIQUE)
     rays = _float64(
@@ -169,7 +177,8 @@ def test_derivatives_to_values_table_and_matrix_are_those_of_finite_differences(
 
     def loss(params, matrix):
         here = dataclasses.replace(field, to_world=matrix)
-        return jnp.sum((render_rays(here, params, rays, sampler).colour - target) ** 2)
+        seen = render_rays(here, params, rays, sampler, compositing=compositing)
+        return jnp.sum((seen.colour - target) ** 2)
 
     params = jax.tree.map(jnp.asarray, params)
     assert float(loss(params, jnp.asarray(OBLIQUE))) > 0.1
@@ -318,6 +327,22 @@ def test_what_is_no_volume_is_refused_in_one_line(message):
         VolumeField.from_array(**({"density": np.ones((2, 2, 2))} | BAD[message]))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_enough(kind, number):
+    values = np.ones((5, 6, 7), jnp.dtype(kind))
+    values[2, 3, 4] = number
+    for given in (values, jnp.asarray(values)):
+        with pytest.raises(ValueError, match=r"^density: has a number that is not finite$"):
+            VolumeField.from_array(given)
+
+
+def test_an_array_of_jax_is_refused_for_its_size_too():
+    large = jax.ShapeDtypeStruct((1024, 1024, 2048), jnp.float32)
+    with pytest.raises(ValueError, match=r"^density: 1024 x 1024 x 2048 .* would need 8.6 GB"):
+        jax.eval_shape(lambda values: VolumeField.from_array(values)[1], large)
 
 
 @pytest.mark.parametrize(

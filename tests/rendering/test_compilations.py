@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnerf import Camera, Hierarchical, OccupancySampler, VoxelField, render_image, render_rays
+from jaxnerf import (
+    Camera,
+    ComposedField,
+    ComposedSampler,
+    Hierarchical,
+    OccupancySampler,
+    VoxelField,
+    render_image,
+    render_rays,
+)
 from jaxnerf.cameras import cast_rays
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.sampling import Occupancy
+from jaxnerf.scenes import Similarity
 
 _COMPILED: list[str] = []
 
@@ -70,6 +80,26 @@ def test_one_program_renders_every_size_camera_field_and_placement(compiled, nam
     ):
         picture(eye, size, *scenes[number], edge_supersampling=0.05)
     picture((1.0, -4.0, 1.0), (30, 20), *scenes[1], near=0.5, background=(0.1, 0.2, 0.3))
+    assert len(compiled) == 0
+
+
+def test_one_program_renders_every_placement(compiled):
+    (field, params, occupancy), (other, others, cells) = scene(0), scene(1, origin=-0.9, side=1.7)
+    sampler = ComposedSampler((sampler_of("packed", occupancy), sampler_of("packed", cells)))
+
+    def picture(scale, shift, eye, size):
+        at = Similarity(scale, translation=np.array(shift))
+        both = ComposedField.of([(field, None), (other, at)])
+        camera = Camera.look_at(eye, width=size, height=20)
+        return render_image(both, (params, others), camera, sampler, near=1.0, far=7.0, chunk=128)
+
+    first = picture(0.5, (0.3, -1.0, 0.2), (0.0, -4.0, 1.0), 33)
+    assert first.extras["parts"].reshape(-1, 2).max(axis=0).min() > 0.03
+    assert compiled
+    compiled.clear()
+    again = picture(0.7, (-0.6, -0.4, 0.0), (0.0, -4.0, 1.0), 33)
+    assert np.abs(again.colour - first.colour).max() > 0.01
+    picture(1.4, (0.0, 1.0, -0.2), (3.0, -2.0, 1.5), 50)
     assert len(compiled) == 0
 
 

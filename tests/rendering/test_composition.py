@@ -293,12 +293,13 @@ def test_fragments_are_what_a_slow_loop_integrates():
                 np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["shared", "own", "packed"])
+@pytest.mark.parametrize("kind", ["shared", "own", "packed", "a grid for both"])
 def test_derivatives_of_a_placement_are_those_of_finite_differences(kind, float64):
     samplers = {
         "shared": Stratified(200),
         "own": ComposedSampler((Stratified(150), Stratified(220))),
         "packed": ComposedSampler((grid_around(6.0, 0.03), grid_around(7.0, 0.02))),
+        "a grid for both": grid_around(7.0, 0.04),
     }
     sampler = jax.tree.map(
         lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, samplers[kind]
@@ -309,12 +310,12 @@ def test_derivatives_of_a_placement_are_those_of_finite_differences(kind, float6
     differences = [
         (brightness(step * unit) - brightness(-step * unit)) / (2.0 * step) for unit in jnp.eye(7)
     ]
-    # The nodes of a packed sampler's quadrature move with the placement, and are not differentiated.
+    # The nodes of a part's own packed samples move with it, and are not differentiated.
     tolerance = 1e-6 if kind != "packed" else 2e-2
     scale = float(np.abs(differences).max())
     assert scale > 0.1
     np.testing.assert_allclose(found, differences, atol=tolerance * scale)
-    if kind != "own":
+    if kind in ("shared", "packed"):
         return
     slope, towards = jax.grad(brightness), jnp.asarray([0.3, -0.5, 0.2, 0.4, 0.1, -0.6, 0.7])
     bent = jax.jit(jax.grad(lambda x: jnp.vdot(slope(x), towards)))(jnp.zeros(7))

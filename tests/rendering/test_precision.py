@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ import pytest
 
 from jaxnerf import (
     Camera,
+    ComposedField,
     NerfField,
     OccupancySampler,
     Stratified,
+    TransferFunction,
+    VolumeField,
     VoxelField,
     cast_rays,
     render_rays,
@@ -25,8 +29,17 @@ from jaxnerf.scenes import Split
 from jaxnerf.training import PhotometricLoss, begin, sample_batch, train_step
 
 CELLS, CORNER = np.ones((8, 8, 8), bool), np.full(3, -1.0, np.float32)
-FIELDS = {
-    "voxels": VoxelField.on_lattice(CELLS, CORNER, 0.25, 0.25, VoxelSettings(width=8)),
+VOXELS = VoxelField.on_lattice(CELLS, CORNER, 0.25, 0.25, VoxelSettings(width=8))
+SMALL = np.diag([0.5, 0.5, 0.5, 1.0])
+SCAN, OF_SCAN = VolumeField.from_array(
+    np.random.default_rng(2).uniform(0.1, 1.0, (6, 6, 6)).astype(np.float32),
+    transfer=TransferFunction.of([0.0, 0.4, 1.0], [0.0, 1.0, 2.0], [0.0, 0.3, 1.0]),
+    to_world=np.array([[0.3, 0, 0, -0.75], [0, 0.3, 0, -0.75], [0, 0, 0.3, -0.75], [0, 0, 0, 1]]),
+)
+FIELDS: dict[str, Any] = {
+    "voxels": VOXELS,
+    "composition": ComposedField.of([(VOXELS, None), (VOXELS, SMALL)]),
+    "scan": SCAN,
     "hash grid": HashGridField(levels=3, coarsest=4, finest=16, log2_rows=8, side=2.0, width=8),
     "network": NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3),
 }
@@ -36,7 +49,14 @@ SAMPLERS = {
     "dense": Stratified(24),
     "packed": OccupancySampler(Occupancy.of(CELLS, CORNER, 0.25, 0.1), samples=50),
 }
-PAIRS = [("voxels", "packed"), ("hash grid", "dense"), ("network", "dense")]
+PAIRS = [
+    *(("voxels", "packed"), ("hash grid", "dense"), ("network", "dense")),
+    *(("composition", "packed"), ("scan", "packed"), ("scan", "dense")),
+]
+
+
+def begun(name):
+    return OF_SCAN if name == "scan" else FIELDS[name].init(jax.random.key(0))
 
 
 def as_type(tree, dtype):
@@ -53,7 +73,7 @@ def colours(field, params, sampler, dtype):
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_parameters_in_bfloat16_render_and_have_gradients_in_bfloat16(name, kind):
     field, sampler = FIELDS[name], SAMPLERS[kind]
-    params = as_type(field.init(jax.random.key(0)), jnp.bfloat16)
+    params = as_type(begun(name), jnp.bfloat16)
 
     def loss(params):
         return jnp.mean(colours(field, params, sampler, jnp.float32) ** 2)
@@ -73,7 +93,7 @@ def test_in_float64_everything_is_of_that_precision_and_agrees_with_float32(name
     field, sampler = FIELDS[name], SAMPLERS[kind]
     if name == "network":
         field = dataclasses.replace(field, dtype="float64")
-    params = FIELDS[name].init(jax.random.key(0))
+    params = begun(name)
     single = jax.jit(lambda params: colours(FIELDS[name], params, sampler, jnp.float32))(params)
     with jax.enable_x64(True):
         double = as_type(params, jnp.float64)
