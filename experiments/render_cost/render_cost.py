@@ -40,16 +40,22 @@ class Ball:
         return jax.nn.sigmoid(2.0 * features + params["tint"] * view_directions)
 
 
-def by_hand(params, rays: Rays, by_a_product: bool = False):
+def by_hand(params, rays: Rays, by_a_product: bool = False, with_intervals: bool = False):
     """What `render_rays` does with `Stratified`, as one would write it for this field alone.
 
     Args:
       params, rays: of the field; to render.
       by_a_product: whether the depth before each sample is a product with a triangle of ones.
+      with_intervals: whether samples lie in the middle of intervals that could be of any lengths, on rays
+        that may have no end, as those of `Stratified` do.
     """
     field = Ball()
-    step = ((rays.far - rays.near) / SAMPLES)[:, None]
-    t = rays.near[:, None] + step * (jnp.arange(SAMPLES) + 0.5)
+    if with_intervals:
+        t0, t1 = intervals(rays)
+        t, step = 0.5 * (t0 + t1), t1 - t0
+    else:
+        step = ((rays.far - rays.near) / SAMPLES)[:, None]
+        t = rays.near[:, None] + step * (jnp.arange(SAMPLES) + 0.5)
     positions = rays.origins[:, None] + t[..., None] * rays.directions[:, None]
     density, features = field.density(params, positions)
     depth = density * step * jnp.linalg.norm(rays.directions, axis=-1)[:, None]
@@ -62,6 +68,17 @@ def by_hand(params, rays: Rays, by_a_product: bool = False):
     opacity = jnp.sum(weights, axis=-1)
     colour = jnp.sum(weights[..., None] * colours, axis=-2)
     return colour + (1.0 - opacity)[:, None]
+
+
+def intervals(rays: Rays):
+    """Even in depth up to a far, and without one even in disparity, from a unit before near."""
+    u = jnp.linspace(0.0, 1.0, SAMPLES + 1)
+    near, far = rays.near[:, None], rays.far[:, None]
+    with_end = jnp.where(u < 1.0, near + u * (far - near), far)
+    unit = jnp.where(near > 0.0, near, 1.0)
+    endless = near + unit * (1.0 / (1.0 - u * (1.0 - 1e-4)) - 1.0)
+    t = jnp.where(jnp.isinf(far), endless, with_end)
+    return t[:, :-1], t[:, 1:]
 
 
 def by_a_loop(params, rays: Rays):
@@ -101,6 +118,9 @@ def forms() -> dict:
     ways = {
         "by hand": by_hand,
         "by hand, by a product": lambda params, rays: by_hand(params, rays, by_a_product=True),
+        "by hand, by a product, with intervals": lambda params, rays: by_hand(
+            params, rays, by_a_product=True, with_intervals=True
+        ),
         "by hand, sample after sample": by_a_loop,
         "render_rays, Stratified": dense,
         "render_rays, OccupancySampler": lambda params, rays: packed(walk, params, rays),

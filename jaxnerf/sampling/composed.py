@@ -63,7 +63,12 @@ class ComposedSampler:
 
     A part whose field is a `PlacedField` is sampled along the rays as its inner field's frame has them,
     so that an occupancy is that of the field as it was trained. Any other sampler works for composed
-    fields too, and asks every part at the same places. A pytree.
+    fields too, and evaluates every part at the same points. A pytree.
+
+    The distances at which an `OccupancySampler` of a part takes its samples follow the part's placement
+    and carry no gradient, so gradients with respect to a placement are accurate to the quadrature error
+    only (to 2% of the largest with 50 samples across a part); with any sampler of the world's rays, or
+    `Stratified` ones, they are exact.
 
     Attributes:
       samplers: one for each part.
