@@ -14,6 +14,7 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.scenes.brightness import uneven_brightness
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.silhouettes import background_of, scene_cube
@@ -68,6 +69,8 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     needed: dict[str, Any] = {}
     if space != "bounded" and (is_new or "scene.space" in chosen):
         needed |= config.section.without_end
+    if is_new and config.method == "voxels" and uneven_brightness(scene):
+        needed["voxels.calibration.affine_colour"] = True
     if not _STAGES.isdisjoint(chosen):
         # There is a fraction for each resolution but the first: who names ones keeps the others.
         needed = {key: value for key, value in needed.items() if key not in _STAGES}

@@ -28,6 +28,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
         f"{describe(scene)}\n"
         f"{behind(scene, config)}"
         f"{held_by_points(scene, config)}"
+        f"{own_colours(config)}"
         f"{region(scene, getattr(state.sampler, 'occupancy', None))}"
         f"{parameters:,} parameters; {int(rays)} rays a step on "
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
@@ -68,6 +69,16 @@ def held_by_points(scene: Scene, config: Config) -> str:
     return (
         f"{len(scene.points):,} points of the scene's files hold depths in the first half of training "
         "(--voxels.depth_loss=0 leaves them out)\n"
+    )
+
+
+def own_colours(config: Config) -> str:
+    """That photographs have colours of their own, in a line that ends; else nothing."""
+    if config.method != "voxels" or not config.voxels.calibration.affine_colour:
+        return ""
+    return (
+        "colours of each photograph's own are learned, since light or exposure differs "
+        "(--voxels.calibration.affine_colour=false leaves that out)\n"
     )
 
 

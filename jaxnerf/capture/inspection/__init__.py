@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnerf.capture.inspection.brightness import brightness_of
 from jaxnerf.capture.inspection.photographs import (
     alike_poses,
     blurred_views,
@@ -18,6 +17,7 @@ from jaxnerf.capture.inspection.photographs import (
 from jaxnerf.capture.inspection.poses import judged
 from jaxnerf.capture.inspection.views import Views, views_of
 from jaxnerf.scenes import CLEAR, Scene, load_scene
+from jaxnerf.scenes.brightness import uneven_brightness
 from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import NEAREST_PERCENTILE, STRAY, stray_photographs
@@ -30,8 +30,6 @@ __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 # Pictures are compared at this longer side: what poses or blur must be good for is no finer.
 LONGEST_SIDE = 800
 _LEAST_VIEWS = 3
-# The brightest photograph of the same points against the darkest; a phone's video of one place has 1.3.
-_UNEVEN = 1.5
 # Of the cameras, that may not see the box of training.
 _MISSING = 0.1
 
@@ -149,19 +147,14 @@ def _stray_points(scene: Scene) -> list[str]:
 
 
 def _uneven(scene: Scene) -> list[str]:
-    """Exposures that differ, and light that changes: see `brightness_of`."""
-    found = brightness_of(scene)
-    if found is None or np.isnan(found).all():
-        return []
-    names = scene.splits["train"].names
-    dark, bright = int(np.nanargmin(found)), int(np.nanargmax(found))
-    factor = found[bright] / found[dark]
-    if factor < _UNEVEN:
+    """Exposures that differ, and light that changes: see `uneven_brightness`."""
+    found = uneven_brightness(scene)
+    if found is None:
         return []
     return [
-        f"{names[bright]} shows the same points {factor:.2g} times as bright as {names[dark]} does: "
-        "exposures differ, or the light has changed (--voxels.calibration.affine_colour gives each "
-        "photograph colours of its own)"
+        f"{found.brightest} shows the same points {found.factor:.2g} times as bright as {found.darkest} "
+        "does: exposures differ, or the light has changed; the fast field learns colours of each "
+        "photograph's own then (--voxels.calibration.affine_colour)"
     ]
 
 

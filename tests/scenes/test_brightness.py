@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from jaxnerf.cameras import Camera, look_at_pose
-from jaxnerf.capture.inspection.brightness import brightness_of, relative_brightness
+from jaxnerf.config import override
+from jaxnerf.presets import preset
 from jaxnerf.scenes import Scene, Split
+from jaxnerf.scenes.brightness import (
+    brightness_of,
+    relative_brightness,
+    uneven_brightness,
+)
+from jaxnerf.spaces import adapt_to_scene
 
 CAMERAS, POINTS = 12, 400
 
@@ -87,6 +94,32 @@ def test_clipped_photographs_are_left_out():
     assert np.isnan(found[1])
 
 
-@pytest.mark.parametrize("missing", ["points", "tracks"])
-def test_without_points_and_tracks_it_is_not_known(missing):
-    assert brightness_of(dataclasses.replace(a_scene([100, 120]), **{missing: None})) is None
+def test_without_tracks_the_points_that_nothing_stands_before_do():
+    scene = dataclasses.replace(a_scene([80, 120, 180]), tracks=None)
+    found = brightness_of(scene)
+    assert found is not None
+    np.testing.assert_allclose(found, np.array([80, 120, 180]) / 120.0, rtol=1e-5)
+
+
+def test_without_points_it_is_not_known():
+    scene = dataclasses.replace(a_scene([100, 200]), points=None, tracks=None)
+    assert brightness_of(scene) is None
+    assert uneven_brightness(scene) is None
+
+
+@pytest.mark.parametrize(("levels", "differ"), [([95, 100, 105], False), ([80, 100, 120], True)])
+def test_photographs_that_differ_are_named_and_get_colours_of_their_own(levels, differ):
+    scene = a_scene(levels)
+    found = uneven_brightness(scene)
+    assert (found is not None) == differ
+    if found is not None:
+        assert (found.darkest, found.brightest) == ("80", "120")
+        assert found.factor == pytest.approx(1.5)
+    config = preset("minute")
+    key = "voxels.calibration.affine_colour"
+    adapted = adapt_to_scene(config, scene)
+    assert adapted.voxels.calibration.affine_colour is differ
+    # Neither against what is asked for, nor in a run that was begun without.
+    assert not adapt_to_scene(config, scene, [key]).voxels.calibration.affine_colour
+    begun = override(adapted, {key: False})
+    assert not adapt_to_scene(begun, scene).voxels.calibration.affine_colour
