@@ -1,4 +1,4 @@
-"""Whether photographs show the same points as bright: exposures that differ, and light that changes."""
+"""Whether photographs show the same points with the same brightness: exposures and changing light."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,25 +9,26 @@ from scipy.sparse.linalg import lsqr
 from jaxnerf.scenes import Scene
 from jaxnerf.scenes.sightings import sightings_of
 
-# The mean of so many pixels around a point, along each side; 8-bit grey values that are neither black,
-# where noise is most of them, nor clipped.
+# Side, in pixels, of the square around a point whose mean is used; and the limits of usable 8-bit grey
+# values, which are neither dominated by noise nor clipped.
 _WINDOW, _DARKEST, _BRIGHTEST = 5, 13.0, 242.0
-# Sightings without which a photograph's brightness is not said.
+# Least number of observations from which a photograph's brightness is computed.
 _LEAST_SIGHTINGS = 20
-# A sighting whose logarithm is off by so much has half of its weight: highlights, and wrong tracks.
+# Residual of the logarithm at which the weight of an observation is a half (highlights, wrong tracks);
+# and the number of iterations.
 _USUAL_ERROR, _ROUNDS = 0.1, 10
 
 
 def brightness_of(scene: Scene) -> Float[np.ndarray, " N"] | None:
-    """How bright each training photograph shows what other photographs show too.
+    """The brightness of each training photograph, relative to others that show the same points.
 
     Args:
-      scene: with photographs of the training split, and points.
+      scene: a scene with photographs of the training split, and points.
 
     Returns:
-      For each training photograph the factor by which 8-bit grey values of the points that it shows
-      are larger than in the photographs' geometric mean; NaN for a photograph that shows fewer than 20
-      points. None if the scene's files do not say which photographs show which points.
+      For each training photograph the factor by which the 8-bit grey values of points in it are larger
+      than in the photographs' geometric mean; NaN for photographs that show fewer than 20 points. None if
+      it is not known which photographs show which points.
     """
     if scene.points is None or scene.tracks is None:
         return None
@@ -53,18 +54,18 @@ def relative_brightness(
     value: Float[np.ndarray, " M"],
     cameras: int,
 ) -> Float[np.ndarray, " N"]:
-    """By which factors photographs are brighter than their geometric mean, from points that they share.
+    """The brightness of photographs relative to their geometric mean, from the points that they share.
 
     Minimises the sum of w (log value - log factor of the camera - log brightness of the point)^2, where
-    weights w = 1 / (1 + (error / 0.1)^2) are found in turns with the factors (Cauchy's loss).
+    the weights w = 1 / (1 + (error / 0.1)^2) and the factors are computed in turn (Cauchy's loss).
 
     Args:
-      camera, point: of each sighting.
-      value: which the photograph has there, more than 0.
-      cameras: how many there are.
+      camera, point: camera and point of each observation.
+      value: grey value of each observation, more than 0.
+      cameras: number of cameras.
 
     Returns:
-      A factor for each camera; NaN for those of fewer than 20 sightings.
+      A factor for each camera; NaN for cameras with fewer than 20 observations.
     """
     point = np.unique(point, return_inverse=True)[1]
     logarithm, count = np.log(value), len(value)
