@@ -1,11 +1,11 @@
 """Distortion of a plane by a polynomial lens, and its inverse.
 
-The coefficients are a vector of any length (what is beyond its end is 0), in the order
+The coefficients are a vector of any length (those beyond its end are 0), in the order
 
   k1 k2 k3 k4  p1 p2  k5 k6  q1 q2 q3  s1 s2 s3 s4
 
-of which most lenses have no more than six. OpenCV's own k4, k5 and k6 are q1, q2 and q3 here; Project
-Aria's p0 and p1 are p2 and p1.
+Most lenses have no more than six. OpenCV's own k4, k5 and k6 are q1, q2 and q3 here; Project Aria's p0
+and p1 are p2 and p1.
 """
 
 import functools
@@ -22,7 +22,7 @@ NAMES = (
     *("q1", "q2", "q3"),
     *("s1", "s2", "s3", "s4"),
 )
-# Steps on the way to the distorted point, then steps there.
+# Newton steps while the target moves to the distorted point, and further steps at the point.
 _APPROACH, _POLISH = 4, 10
 
 
@@ -31,8 +31,9 @@ def distort(
 ) -> Float[Array, "*batch 2"]:
     """Radial, tangential (Brown's) and thin prism distortion of a plane.
 
-    A point is multiplied by (1 + k1 r^2 + ... + k6 r^12) / (1 + q1 r^2 + q2 r^4 + q3 r^6); added are
-    (2 p1 x y + p2 (r^2 + 2 x^2), 2 p2 x y + p1 (r^2 + 2 y^2)) and (s1 r^2 + s2 r^4, s3 r^2 + s4 r^4).
+    A point is multiplied by (1 + k1 r^2 + ... + k6 r^12) / (1 + q1 r^2 + q2 r^4 + q3 r^6); then
+    (2 p1 x y + p2 (r^2 + 2 x^2), 2 p2 x y + p1 (r^2 + 2 y^2)) and (s1 r^2 + s2 r^4, s3 r^2 + s4 r^4) are
+    added.
 
     Args:
       coefficients: see the module's text; those beyond the end are 0.
@@ -44,14 +45,14 @@ def distort(
 def undistort(
     coefficients: Float[Array, "*batch K"], distorted: Float[Array, "*batch 2"]
 ) -> Float[Array, "*batch 2"]:
-    """Invert `distort`, by Newton's method along the way from the middle to the distorted point.
+    """Invert `distort`, by Newton's method along the line from the origin to the distorted point.
 
-    Finds the point that is connected with the middle by points that the lens maps one to one: where a
-    polynomial folds over beyond the picture, the branch that the lens has. Exact to rounding for the
-    lenses of real cameras within their pictures; less so close to a fold, where the inverse is steep. A
-    point beyond the fold, which the lens does not reach, gets a finite point before it, and gradient
-    0. Derivatives of every order, forward and reverse, are those of the inverse function, not of the
-    iterations.
+    If the polynomial has several solutions, since it folds over beyond the image, the result is the one
+    that is connected with the origin by points at which the map is one-to-one. Exact to rounding for the
+    lenses of real cameras within their images; less exact close to a fold, where the inverse is steep. A
+    point beyond the fold, which the lens does not reach, gets a finite point before the fold, and
+    gradient 0. Derivatives of every order, forward and reverse, are those of the inverse function, not
+    of the iterations.
     """
     return _invert(_distort, coefficients, distorted)
 
@@ -59,7 +60,7 @@ def undistort(
 def distort_in_turn(
     coefficients: Float[Array, "*batch K"], plane: Float[Array, "*batch 2"]
 ) -> Float[Array, "*batch 2"]:
-    """As `distort`, but what is added is that of the point which radial distortion leads to."""
+    """As `distort`, but the added terms are those of the point after radial distortion."""
     return jnp.stack(_distort_in_turn(_split(coefficients), *_split(plane)), axis=-1)
 
 
@@ -71,19 +72,19 @@ def undistort_in_turn(
 
 
 def _split(vectors: Array) -> list[Array]:
-    """The components of vectors, as arrays of their own: XLA is several times as fast with them."""
+    """The components of vectors as separate arrays, with which XLA is several times faster."""
     return [vectors[..., i] for i in range(vectors.shape[-1])]
 
 
 def _distort(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
-    """`distort`, of components."""
+    """`distort` of components."""
     radial = _radial(k, x * x + y * y)
     across, down = _decentring(k, x, y)
     return x * radial + across, y * radial + down
 
 
 def _distort_in_turn(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
-    """`distort_in_turn`, of components."""
+    """`distort_in_turn` of components."""
     radial = _radial(k, x * x + y * y)
     x, y = x * radial, y * radial
     across, down = _decentring(k, x, y)
@@ -105,7 +106,7 @@ def _series(terms: list[Array], r2: Array) -> Array:
 
 
 def _decentring(k: list[Array], x: Array, y: Array) -> tuple[Array, Array]:
-    """What tangential and thin prism distortion add."""
+    """The added terms of tangential and thin prism distortion."""
     zero, r2 = jnp.zeros_like(x), x * x + y * y
     p1, p2 = (*k[4:6], zero, zero)[:2]
     across = 2.0 * p1 * x * y + p2 * (r2 + 2.0 * x * x)
@@ -124,11 +125,11 @@ def _invert(function: Callable, coefficients: Array, target: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _root(function: Callable, k: list[Array], u: Array, v: Array) -> tuple[Array, Array, Array]:
-    """The point (x, y) with function(k, x, y) = (u, v), and 1 where there is one, else 0.
+    """The point (x, y) with function(k, x, y) = (u, v), and 1 if there is one, else 0.
 
-    The target moves from 0 to its place in a few steps, and x and y follow by a Newton step for each.
-    A step that lands where the map does not keep orientation has crossed a fold: it is halved until
-    it has not.
+    The target moves from 0 to its position in a few steps, with a Newton step of x and y for each. A
+    step that leads to a point at which the map does not keep orientation has crossed a fold: it is
+    halved until it has not.
     """
 
     def iterate(index, state):
@@ -154,7 +155,7 @@ def _root(function: Callable, k: list[Array], u: Array, v: Array) -> tuple[Array
 
 @_root.defjvp
 def _root_and_tangent(function: Callable, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    """The implicit function theorem: by how much x and y move is a function of the root itself.
+    """The implicit function theorem: the derivatives of x and y are functions of the root itself.
 
     Since that root has this rule too, derivatives of every order are those of the inverse function.
     """
@@ -174,7 +175,7 @@ def _root_and_tangent(function: Callable, primals: tuple, tangents: tuple) -> tu
 def _newton(
     function: Callable, k: list[Array], x: Array, y: Array
 ) -> tuple[Array, Callable[[Array, Array], tuple[Array, Array]]]:
-    """Whether (x, y) is before the fold, and the Newton step from there by the target."""
+    """Whether (x, y) is before the fold, and the Newton step from there as a function of the target."""
     (f, g), (a, b, c, d) = _jacobian(function, k, x, y)
     determinant = a * d - b * c
     before = (determinant > 0.0) & (a + d > 0.0)

@@ -1,4 +1,4 @@
-"""Image metrics (PSNR, SSIM, LPIPS, depth errors), and the protocol that is recorded with them."""
+"""Image metrics (PSNR, SSIM, LPIPS, depth errors), and the protocol of their measurement."""
 
 import functools
 import math
@@ -30,9 +30,10 @@ _CORRECTED = (
     "squares, clipped to [0, 1]; no other figure is of pictures so corrected"
 )
 
-# Of the time for all views, what one may take, compilation included, to be measured again.
+# The first view is measured twice unless it takes more than this multiple of the time for all views,
+# compilation included.
 _MOST_OF_ONE = 2.0
-# Where less light is stopped, a depth says nothing.
+# Depths are compared only where the opacity is larger than this.
 _OPAQUE = 0.5
 _DEPTHS = {
     "points": "every 10th of the scene's reconstruction, kept out of training, where photographs of the "
@@ -48,7 +49,7 @@ _DEPTHS = {
 def psnr(picture: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"]) -> float:
     """Peak signal-to-noise ratio in dB, of values in [0, 1]: -10 log10 of the mean squared error.
 
-    Infinite for equal pictures.
+    Infinite for equal images.
 
     >>> round(psnr(np.full((2, 2, 3), 0.6), np.full((2, 2, 3), 0.5)), 6)
     20.0
@@ -65,7 +66,7 @@ def psnr_of_error(mean_squared_error: float) -> float:
 def corrected(
     picture: Float[np.ndarray, "P 3"], truth: Float[np.ndarray, "P 3"]
 ) -> Float[np.ndarray, "P 3"]:
-    """A picture's colours mapped by the affine map that brings them nearest to the truth, clipped."""
+    """An image's colours after the affine map that is closest to the truth by least squares, clipped."""
     known = np.concatenate([picture, np.ones((len(picture), 1))], axis=-1).astype(np.float64)
     affine = np.linalg.lstsq(known, truth.astype(np.float64), rcond=None)[0]
     return np.clip(known @ affine, 0.0, 1.0)
@@ -78,14 +79,15 @@ def ssim(
 ) -> float:
     """Structural similarity (Wang et al., 2004), of values in [0, 1]; mean over pixels and channels.
 
-    Gaussian window of 11 x 11 pixels with sigma 1.5, k1 0.01, k2 0.03, where the window fits whole.
+    Gaussian window of 11 x 11 pixels with sigma 1.5, k1 0.01, k2 0.03, at pixels around which the window
+    is inside the image.
 
     Args:
-      picture, truth: to compare.
-      counted: the pixels around which the mean is taken; all by default.
+      picture, truth: the images to compare.
+      counted: the pixels over which the mean is taken; all by default.
 
     Raises:
-      ValueError: a picture is smaller than the window, or no window is around a pixel that counts.
+      ValueError: an image is smaller than the window, or there is no window around a valid pixel.
       ImportError: dm-pix, which computes it, is not installed.
     """
     import dm_pix
@@ -95,7 +97,7 @@ def ssim(
     middles = None if counted is None else _with_window(counted)
     if middles is not None and not middles.any():
         raise ValueError("ssim: no pixel that counts has a whole window")
-    # dm_pix counts on JAX's promotions, whatever the caller has set.
+    # dm_pix needs JAX's standard promotions, whatever the caller has set.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         value = dm_pix.ssim(
             jnp.asarray(picture, jnp.float32),
@@ -111,7 +113,7 @@ def ssim(
 
 
 def _with_window(pixels: np.ndarray) -> np.ndarray:
-    """Of a picture's pixels those around which SSIM's window fits whole."""
+    """The part of an image's pixels around which SSIM's window is inside the image."""
     border = _SSIM["size"] // 2
     return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]
 
@@ -120,11 +122,11 @@ def lpips_metric(network: str = "vgg") -> Callable[[np.ndarray, np.ndarray], flo
     """Learned perceptual similarity (Zhang et al., 2018), or None without the extra `lpips`.
 
     Args:
-      network: "vgg" or "alex"; the figures of the two are not comparable.
+      network: "vgg" or "alex"; the values of the two are not comparable.
 
     Returns:
-      A function of two pictures [h, w, 3] with values in [0, 1]; smaller is more alike. The package
-      fetches the network's weights when it is first used.
+      A function of two images [h, w, 3] with values in [0, 1]; smaller values are more similar. The
+      package downloads the network's weights when it is first used.
     """
     try:
         import lpips
@@ -155,7 +157,7 @@ def blend(
 
 
 def to_8bit(picture: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Values in [0, 1] as the nearest of 256 levels; what lies outside is clipped."""
+    """Values in [0, 1] as the nearest of 256 levels; other values are clipped."""
     return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
@@ -172,28 +174,28 @@ def evaluate_split(
     lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Render a split's cameras, save the pictures, and measure them against the photographs.
+    """Render a split's cameras, save the images, and measure them against the photographs.
 
     Args:
-      render: makes the picture of camera i, values in [0, 1].
-      split: with photographs.
-      out: folder for the pictures, 000.png and so on, numbered as in the split; made if need be.
-      name: of the split.
+      render: returns the image of camera i, values in [0, 1].
+      split: the split with photographs.
+      out: folder for the images, 000.png and so on, numbered as in the split; it is created.
+      name: name of the split.
       background: colour or grey on which the photographs are blended.
-      every: only cameras 0, every, 2 every, ...; 0 for the least that fits into the seconds, by the time
-        that camera 0 takes when it is measured once more, with everything compiled; or camera 0 alone,
-        if the first time took more than twice the seconds.
-      seconds: for all pictures; of every=0 only.
-      colour_corrected: whether to measure also what `corrected` makes of each picture.
+      every: only cameras 0, every, 2 every, ... are measured. 0 is the smallest stride whose cameras fit
+        into the seconds, by the time of camera 0 when it is measured a second time, without compilation;
+        or camera 0 alone, if the first measurement took more than twice the seconds.
+      seconds: time for all images; used with every=0 only.
+      colour_corrected: whether to measure each image also after `corrected`.
       lpips: from `lpips_metric`.
       progress: called with (images done, images in all, the last image's row).
 
     Returns:
-      What results.json holds: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
-      the saved pictures), "ssim" (unless its window is larger than they are, or dm-pix is not
-      installed), if given "lpips", if asked for "psnr_colour_corrected";
-      "images" with a row each (with "counted", the share of pixels that count, if not all do),
-      "protocol", and "render_seconds_per_image" (the median, so that compilation does not count).
+      The contents of results.json: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
+      the saved images), "ssim" (unless its window is larger than the images, or dm-pix is not installed),
+      "lpips" and "psnr_colour_corrected" (if they are measured); "images" with a row for each image (with
+      "counted", the share of valid pixels, if not all are), "protocol", and "render_seconds_per_image"
+      (the median, which is not affected by compilation).
     """
     out.mkdir(parents=True, exist_ok=True)
     fits, views = every == 0, range(0, len(split), max(every, 1))
@@ -251,7 +253,7 @@ def _protocol(
     without_ssim: str,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
 ) -> dict[str, Any]:
-    """Under which conditions views of a split were measured: what their metrics mean."""
+    """The conditions of a measurement, which define its metrics."""
     sizes = _sizes(split, views)
     protocol = {
         "split": name,
@@ -286,7 +288,7 @@ def _measured_view(
     colour_corrected: bool,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
 ) -> tuple[dict[str, Any], float]:
-    """Render a view, save the picture, measure it: its row, and the seconds that rendering took."""
+    """Render a view, save the image, and measure it: the image's row, and the seconds of rendering."""
     assert split.images is not None
     begun = time.perf_counter()
     picture = np.clip(render(index), 0.0, 1.0)
@@ -320,18 +322,18 @@ def depth_errors(
     render: Callable[[int, Float[np.ndarray, "M 2"]], Mapping[str, tuple[np.ndarray, np.ndarray]]],
     seen: Sightings,
 ) -> dict[str, Any]:
-    """How far rendered depths are from those of known points.
+    """The errors of rendered depths at known points.
 
     Args:
-      render: (camera, places (x, y) in its picture) -> of each kind of depth, the depths there, in units
-        of the rays' directions, and opacities.
-      seen: where the cameras see which depth; at least one.
+      render: function of a camera's index and positions (x, y) in its image; returns for each kind of
+        depth the depths there, in units of the rays' directions, and opacities.
+      seen: observations of the points, with their depths; at least one.
 
     Returns:
-      What results.json holds: of each kind of depth "median" and "within_5_percent", the median of
-      |depth / known - 1| and the share in which it is at most 0.05, both where opacity is more than
-      0.5; "opaque", the share of the sightings where it is; and "protocol". Without any, "median" is
-      infinite.
+      The contents of results.json: for each kind of depth "median" and "within_5_percent", the median of
+      |depth / known - 1| and the share in which it is at most 0.05, both where opacity is more than 0.5;
+      "opaque", the share of observations where it is; and "protocol". "median" is infinite if opacity is
+      nowhere more than 0.5.
     """
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for camera in np.unique(seen.camera):
@@ -360,12 +362,12 @@ def _why_without_ssim(split: Split, chosen: Sequence[int]) -> str:
 
 
 def stride_that_fits(views: int, each: float, seconds: float) -> int:
-    """The least n for which views 0, n, 2 n, ... take no more than some seconds; at least view 0 is left.
+    """The smallest stride n for which views 0, n, 2 n, ... fit into a time, or view 0 alone.
 
     Args:
-      views: how many there are.
-      each: seconds that one takes.
-      seconds: for all.
+      views: number of views.
+      each: seconds that a view takes.
+      seconds: seconds for all views.
 
     >>> stride_that_fits(200, 1.5, 60.0), stride_that_fits(40, 0.5, 60.0), stride_that_fits(40, 9.0, 0.0)
     (5, 1, 40)
@@ -376,7 +378,7 @@ def stride_that_fits(views: int, each: float, seconds: float) -> int:
 
 
 def _counted(split: Split, index: int) -> np.ndarray:
-    """Which pixels of a photograph count, without its padding."""
+    """The mask of a photograph's valid pixels, without its padding."""
     width, height = np.asarray(split.cameras.size)[index]
     if split.masks is None:
         return np.ones((height, width), bool)
@@ -384,6 +386,6 @@ def _counted(split: Split, index: int) -> np.ndarray:
 
 
 def _sizes(split: Split, chosen: Sequence[int]) -> list[list[int]]:
-    """The different [width, height] of some photographs; the largest is the last."""
+    """The distinct [width, height] of some photographs; the largest is the last."""
     sizes = {tuple(map(int, np.asarray(split.cameras.size)[index])) for index in chosen}
     return [list(size) for size in sorted(sizes, key=lambda size: (size[0] * size[1], size))]

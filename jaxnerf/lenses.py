@@ -1,4 +1,4 @@
-"""Lenses: where a direction appears in the picture, and which direction a place in it shows.
+"""Lenses: the maps between directions and points of the image plane.
 
 A lens maps directions in the camera's own axes (+x right, +y down, +z forward, as OpenCV and COLMAP
 have them; of any length) to points on a plane whose unit is the focal length and whose origin is the
@@ -9,18 +9,18 @@ and theta the angle from the axis:
 - "pinhole": the plane at depth 1.
 - "opencv": the plane at depth 1, then `distort`. COLMAP's SIMPLE_RADIAL, RADIAL, OPENCV and
   FULL_OPENCV, and OpenCV's thin prism model.
-- "fisheye": the plane on which a direction lies at distance theta, then `distort`. COLMAP's
-  *_FISHEYE but the next, OpenCV's fisheye model.
+- "fisheye": the plane on which a direction has distance theta, then `distort`. COLMAP's *_FISHEYE
+  except the next, OpenCV's fisheye model.
 - "fisheye624": as "fisheye", but then `distort_in_turn`. COLMAP's RAD_TAN_THIN_PRISM_FISHEYE, Project
   Aria's Fisheye624.
 - "fov": distance atan(2 r tan(omega / 2)) / omega, with one coefficient omega (Devernay and Faugeras,
-  2001). An omega below 3e-4 counts as 3e-4, which is a pinhole to 3e-8.
-- "division": the point at distance s shows r = s / (1 + k s^2), with one coefficient k (Fitzgibbon,
-  2001). COLMAP's SIMPLE_DIVISION and DIVISION.
+  2001). An omega below 3e-4 is replaced by 3e-4, which is a pinhole to 3e-8.
+- "division": distance s with r = s / (1 + k s^2), with one coefficient k (Fitzgibbon, 2001). COLMAP's
+  SIMPLE_DIVISION and DIVISION.
 - "eucm": (x, y) / (alpha sqrt(beta (x^2 + y^2) + z^2) + (1 - alpha) z), with coefficients alpha and
   beta: the enhanced unified camera model (Khomutenko, Garcia and Martinet, 2016).
 - "equirectangular": longitude (0 ahead, to the right) and latitude (downwards) in radians. Focal
-  lengths are pixels a radian: width / 2 pi and height / pi for a whole sphere.
+  lengths are pixels per radian: width / 2 pi and height / pi for a whole sphere.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,8 @@ Lens = Literal[
     "eucm",
     "equirectangular",
 ]
-# The lenses whose rays have depth 1; those of the others, which may look sideways, have length 1.
+# The lenses whose rays have directions of depth 1; those of the others, which can have rays at right
+# angles to the axis, have length 1.
 FLAT: tuple[Lens, ...] = ("pinhole", "opencv")
 
 # The names of a lens's coefficients, in order.
@@ -60,18 +61,19 @@ COEFFICIENTS: dict[Lens, tuple[str, ...]] = {
 _SMALLEST_OMEGA = 3e-4
 # Squares of angles below which four terms of the series of sine and cosine are exact to 1e-17.
 _NEAR_THE_AXIS = 1e-3
-# Where `greatest_angle` looks for a fold.
+# Number of angles at which `greatest_angle` searches for a fold.
 _ANGLES = 192
 
 
 def to_plane(
     lens: str, coefficients: Float[Array, "*batch K"], directions: Float[Array, "*batch 3"]
 ) -> Float[Array, "*batch 2"]:
-    """Where directions appear on the plane; see the module's text.
+    """The points on the plane of directions; see the module's text.
 
-    Flat lenses (`FLAT`) see what has z > 0 and no more. Of most lenses the formula is right up to where
-    it folds over, and the distance from the middle no longer grows with the angle (`greatest_angle`):
-    what lies beyond would appear in the picture where a real lens shows nothing of it.
+    Flat lenses (`FLAT`) have points for directions with z > 0 only. For most lenses the formula is valid
+    up to the angle at which it folds over, where the distance from the centre no longer grows with the
+    angle (`greatest_angle`): directions beyond would be mapped into the image, in which a real lens does
+    not show them.
     """
     return _both(lens)[0](coefficients, directions)
 
@@ -79,7 +81,7 @@ def to_plane(
 def greatest_angle(lens: str, coefficients: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
     """The angle from the axis, in radians, up to which a lens does not fold over.
 
-    Found along one radius, to a degree or two (rather too large); pi where it never does.
+    Computed along one radius, to one or two degrees (rather too large); pi if it never folds over.
     """
     if lens in ("pinhole", "equirectangular"):
         return jnp.full(coefficients.shape[:-1], jnp.pi, coefficients.dtype)
@@ -99,10 +101,10 @@ def greatest_angle(lens: str, coefficients: Float[Array, "*batch K"]) -> Float[A
 def from_plane(
     lens: str, coefficients: Float[Array, "*batch K"], plane: Float[Array, "*batch 2"]
 ) -> Float[Array, "*batch 3"]:
-    """The directions that points on the plane show: of depth 1 for flat lenses, else of length 1.
+    """The directions of points on the plane: of depth 1 for flat lenses, else of length 1.
 
-    Points that the lens cannot reach have no right answer: they get a finite direction near the last
-    that it can. For the accuracy of polynomial lenses see `undistort`.
+    Points that the lens cannot reach have no correct direction: they get a finite direction near the last
+    that it can reach. For the accuracy of polynomial lenses see `undistort`.
     """
     return _both(lens)[1](coefficients, plane)
 
@@ -124,19 +126,19 @@ def _lift(plane: Array) -> Array:
 
 
 def _equidistant(directions: Array) -> Array:
-    """The plane on which a direction lies at a distance of its angle from the axis."""
+    """The point of each direction at a distance of its angle from the axis."""
     z = directions[..., 2]
     radius, safe = _length(directions[..., :2])
-    # On the axis the ratio's limit, which is the derivative there.
+    # On the axis the ratio is its limit, the derivative there.
     on_axis = 1.0 / jnp.where(radius > 0.0, 1.0, jnp.where(z > 0.0, z, 1.0))
     ratio = jnp.where(radius > 0.0, jnp.arctan2(radius, z) / safe, on_axis)
     return directions[..., :2] * ratio[..., None]
 
 
 def _on_sphere(plane: Array) -> Array:
-    """The unit directions at angles from the axis, which is what distances on the plane mean."""
+    """The unit directions whose angles from the axis are the points' distances from the origin."""
     square = _squared(plane)
-    # Series in the square where a root of it has no second derivative.
+    # Near the axis a series in the square, whose root has no second derivative at 0.
     near = square < _NEAR_THE_AXIS
     angle = jnp.sqrt(jnp.where(near, 1.0, square))
     sine = 1.0 - square / 6.0 * (1.0 - square / 20.0 * (1.0 - square / 42.0))
@@ -169,7 +171,7 @@ def _from_plane_fov(coefficients: Array, plane: Array) -> Array:
 def _to_plane_division(coefficients: Array, directions: Array) -> Array:
     k, z = coefficients[..., 0], directions[..., 2]
     square, term = z * z, 4.0 * k * _squared(directions[..., :2])
-    # Where there is no root, a continuation that folds over.
+    # If there is no real root, a continuation that folds over.
     beyond = 4.0 * z / jnp.where(term > square, square + term, 1.0)
     ratio = jnp.where(term > square, beyond, 2.0 / _away_from_0(z + _root(square - term)))
     return directions[..., :2] * ratio[..., None]
@@ -198,7 +200,7 @@ def _to_plane_equirectangular(coefficients: Array, directions: Array) -> Array:
     del coefficients
     x, y, z = (directions[..., i] for i in range(3))
     level, _ = _length(directions[..., ::2])
-    # At the poles every longitude is right; 0 has a gradient.
+    # At the poles longitude is arbitrary; 0 has a finite gradient.
     pole = level == 0.0
     longitude = jnp.arctan2(jnp.where(pole, 0.0, x), jnp.where(pole, 1.0, z))
     return jnp.stack([longitude, jnp.arctan2(y, level)], axis=-1)
@@ -239,7 +241,7 @@ def _squared(vectors: Array) -> Array:
 
 
 def _length(vectors: Array) -> tuple[Array, Array]:
-    """The length of vectors, with gradient 0 at 0; and the same with 1 for 0, to divide by."""
+    """The length of vectors, with gradient 0 at 0; and the same with 1 in place of 0, for divisions."""
     squared = _squared(vectors)
     safe = jnp.sqrt(jnp.where(squared > 0.0, squared, 1.0))
     return jnp.where(squared > 0.0, safe, 0.0), safe
@@ -250,7 +252,7 @@ def _unit(vectors: Array) -> Array:
 
 
 def _root(values: Array) -> Array:
-    """The square root, 0 with gradient 0 for what is negative."""
+    """The square root; 0 with gradient 0 for negative values."""
     return jnp.where(values > 0.0, jnp.sqrt(jnp.where(values > 0.0, values, 1.0)), 0.0)
 
 

@@ -22,9 +22,9 @@ __all__ = [
 
 Path = Float[np.ndarray, "frames 3 4"]
 
-# Points around an ellipse, of which even steps are taken.
+# Number of points on an ellipse by which its arc length is computed.
 _FINE = 4096
-# The cosine of the angle to a viewing axis from which on a direction is no longer upward in its picture.
+# Cosine of the angle between up and the viewing axis above which up is not used.
 _ALONG = 0.999
 
 
@@ -36,15 +36,16 @@ def orbit(
     up=(0.0, 0.0, 1.0),
     start=None,
 ) -> Path:
-    """Once around a point, counter-clockwise as seen from above, looking at it.
+    """A circle around a point, counter-clockwise seen from above; the cameras look at the point.
 
     Args:
       centre: the point, in the world.
       radius: distance from it.
       elevation: degrees above the plane through the centre, between -90 and 90.
-      frames: how many poses; the one after the last would be the first again.
+      frames: number of poses; the one after the last would be the first again.
       up: the axis of the circle.
-      start: a direction from the centre, towards which the first camera stands; any by default.
+      start: a direction from the centre to the first camera, projected to the plane; arbitrary by
+        default.
     """
     up = np.asarray(up, np.float64) / np.linalg.norm(up)
     if start is None:
@@ -65,21 +66,22 @@ def orbit(
 
 
 def orbit_of(poses: Poses, frames: int = 120, up=None) -> Path:
-    """The orbit that fits captured poses: closed, and among the places where their cameras stood.
+    """A closed orbit that stays within the captured region.
 
-    In every direction it is as far from what the cameras look at as those that stood near there, and so
-    never nearer than the nearest of them. It is of one of five kinds, which `orbit_note` says:
+    In every direction its distance from the point that the cameras look at is that of cameras in similar
+    directions, and so never less than that of the nearest camera. There are five kinds, which
+    `orbit_note` describes:
 
-    - around: once around what the cameras look at, from the first of them on, at their mean height,
-      where cameras of that side stood so low and so high;
-    - swing: to and fro, and up and down, within the arc of cameras that do not `surround` it;
-    - outward and fan: the same two, of cameras that look away from one place, looking as they did;
-    - spiral: one round of a `spiral` that looks straight ahead, of cameras whose axes meet nowhere.
+    - around: once around the point looked at, beginning at the first camera, at the cameras' mean height,
+      limited to the range of heights of the cameras on the same side;
+    - swing: to and fro, and up and down, within the arc of cameras that do not `surround` the point;
+    - outward and fan: the corresponding orbits for cameras that look outwards from a place;
+    - spiral: one round of a `spiral` with parallel viewing axes, for cameras whose axes do not meet.
 
     Args:
-      poses: the captured ones.
-      frames: how many poses to return; the one after the last would be the first again.
-      up: the direction that is upward; by default `up_of` the poses.
+      poses: the captured poses.
+      frames: number of poses to return; the one after the last would be the first again.
+      up: the upward direction; by default `up_of` the poses.
 
     Raises:
       ValueError: up was given, and the cameras of a spiral look along it.
@@ -94,7 +96,7 @@ def orbit_of(poses: Poses, frames: int = 120, up=None) -> Path:
 
 
 def home_of(poses: Poses) -> Float[np.ndarray, "3 4"]:
-    """Where one stands at first: where `orbit_of` begins, or in the middle if it goes to and fro."""
+    """The pose of a first view: the beginning of `orbit_of`, or its middle for orbits to and fro."""
     capture, path = Capture.of(poses), orbit_of(poses, 2)
     if capture.orbit in ("swing", "fan"):
         return capture.middle
@@ -104,7 +106,7 @@ def home_of(poses: Poses) -> Float[np.ndarray, "3 4"]:
 
 
 def orbit_note(poses: Poses, up=None) -> str:
-    """What is to be said of `orbit_of` poses, where it does not go around them; else nothing.
+    """A note on the kind of `orbit_of`, if it does not go around the point looked at; else an empty text.
 
     Args:
       poses, up: as for `orbit_of`.
@@ -122,17 +124,17 @@ def orbit_note(poses: Poses, up=None) -> str:
 
 
 def ellipse_of(poses: Poses, frames: int = 120, up=None) -> Path:
-    """The ellipse that fits captured poses, for those whose distances differ: in even steps around.
+    """An ellipse around the captured poses, in even steps; for cameras with different distances.
 
-    It lies across up, at the poses' mean height, around the point nearest to their viewing axes, at
-    which it looks (as mip-NeRF 360 shows its scenes; Barron et al., 2022). Its axes are those in which
-    the poses spread most and least, and reach to the 90th percentile of their offsets. Where `orbit_of`
-    the poses would not go around what they look at, it is that orbit.
+    It is perpendicular to up, at the poses' mean height, with its centre at or above the point nearest to
+    their viewing axes, at which the cameras look (as in the videos of mip-NeRF 360; Barron et al., 2022).
+    Its axes are the principal axes of the poses' offsets, and extend to the 90th percentile of these. If
+    `orbit_of` does not go around the point, the result is that of `orbit_of`.
 
     Args:
-      poses: the captured ones.
-      frames: how many poses to return.
-      up: the direction across the ellipse; by default `up_of` the poses.
+      poses: the captured poses.
+      frames: number of poses to return.
+      up: the direction perpendicular to the ellipse; by default `up_of` the poses.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     capture = Capture.of(poses, up)
@@ -164,12 +166,12 @@ def spiral(
     """A small closed spiral about the mean pose, for forward-facing captures (LLFF, 2019).
 
     Args:
-      poses: the captured ones; the spiral stays within the 90th percentile of their offsets.
-      focus: the distance in front of the mean pose at which the cameras look; may be infinite.
-      frames: how many poses.
-      rotations: turns in the picture's plane.
-      zoom: turns of the movement back and forth for each in the picture's plane.
-      up: the direction that is upward in the pictures; by default the mean of the poses' own.
+      poses: the captured poses; the spiral stays within the 90th percentile of their offsets.
+      focus: distance in front of the mean pose of the point at which the cameras look; may be infinite.
+      frames: number of poses.
+      rotations: number of turns in the image plane.
+      zoom: cycles of the movement along the viewing axis for each turn in the image plane.
+      up: the upward direction in the images; by default the mean of the poses' own.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     position = poses[:, :, 3].mean(axis=0)
@@ -188,17 +190,17 @@ def spiral(
 
 
 def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Path:
-    """A smooth path through key poses, evenly timed from one to the next.
+    """A smooth path through key poses, with the same time between any two.
 
     Positions follow a cubic spline, orientations SciPy's rotation spline (continuous angular
     velocity and acceleration).
 
     Args:
       poses: two or more key poses.
-      frames: how many poses to return. Without a loop the first and last key are among them.
+      frames: number of poses to return. Without a loop the first and last key are among them.
       loop: whether the path returns to the first key pose.
     """
-    # Here, since it takes a fifth as long to import as all else together.
+    # Imported here, since this takes a fifth as long as all other imports together.
     from scipy.interpolate import CubicSpline
     from scipy.spatial.transform import Rotation, RotationSpline
 
@@ -216,11 +218,11 @@ def spline(poses: Poses, frames: int = 120, loop: bool = False) -> Path:
 
 
 def level(poses: Poses, up) -> Path:
-    """Poses turned upright where they stand, each with the heading that it had.
+    """Poses rotated upright at the same positions, with the same headings.
 
     Args:
-      poses: of cameras; one that looks straight up or down heads to where the picture's upper or lower
-        edge is.
+      poses: poses of cameras. The heading of a camera that looks straight up is the direction of the
+        lower edge of its image, and straight down that of the upper edge.
       up: the direction that becomes their upward axis.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
@@ -235,6 +237,6 @@ def level(poses: Poses, up) -> Path:
 
 
 def _mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of an axis of the poses, of unit length; the first one's where they cancel out."""
+    """The mean of an axis of the poses, of unit length; the first pose's axis if the mean is 0."""
     mean = poses[:, :, axis].mean(axis=0)
     return unit(mean if np.linalg.norm(mean) > 1e-6 else poses[0, :, axis])

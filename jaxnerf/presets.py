@@ -1,4 +1,4 @@
-"""Presets: configurations with names; and the one that suits a time budget, which lies between them."""
+"""Presets: named configurations; and the configuration for a time budget, interpolated between them."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ def _fast(
     )
 
 
-# The paper's network is not asked four times at edges.
+# The paper's network is not supersampled at edges.
 _PLAIN = EvaluationConfig(edge_supersampling=0.0)
 _PAPER = Config(
     scene=SceneConfig(pixels="corner"),
@@ -57,7 +57,7 @@ _LARGE = VoxelSettings(features=7, width=64, sh_degree=4)
 PRESETS: dict[str, tuple[str, Config]] = {
     "minute": (
         "the fast field, in a minute (default)",
-        # To look for hidden cells takes some 50 steps' time, and drops a tenth of the rows.
+        # Finding hidden cells would take the time of 50 steps, and remove a tenth of the rows.
         _fast(60.0, (64, 128, 200), (0.12, 0.3), samples_per_voxel=1, unseen_below=0.0),
     ),
     "five_minutes": (
@@ -103,15 +103,16 @@ DEFAULT_PRESET = "minute"
 # 400 x 400 has 31.37 and 29.33 dB after some 60 s, 31.88 and 30.82 after 90, the demo 32.30 and 31.52,
 # 32.43 and 32.68. In 150 s `five_minutes` has 31.76 dB on lego at 800 x 800.
 _COARSE, _FINE = 90.0, 150.0
-# Of the steps: a stage of fewer is not worth the time that its lattice and compilation take.
+# Least length of a stage, as a fraction of the steps: a shorter one is not worth the time that its
+# lattice and compilation take.
 _SHORTEST_STAGE = 0.05
 
 
 def preset(name: str) -> Config:
-    """The preset of a name.
+    """The preset with a name.
 
     Raises:
-      ConfigError: there is none; the message names the nearest.
+      ConfigError: there is none; the message contains the nearest name.
     """
     if name not in PRESETS:
         raise ConfigError(f"no preset {name!r}{nearest(name, PRESETS)}")
@@ -121,9 +122,9 @@ def preset(name: str) -> Config:
 def for_seconds(seconds: float) -> Config:
     """The fast field's configuration for a time budget.
 
-    It is `minute` up to 90 seconds, `five_minutes` from 150 to 300 and `half_hour` from 1800 on, but
-    for the budget itself. Between these it goes from one to the other in the logarithm of the seconds:
-    no number of the field or its lattice falls.
+    It is `minute` up to 90 seconds, `five_minutes` from 150 to 300 and `half_hour` from 1800 on, except
+    for the budget itself. Between these, settings are interpolated in the logarithm of the seconds; those
+    of the field and its lattice do not decrease with the seconds.
 
     Args:
       seconds: from the start of the process, more than 0.
@@ -148,7 +149,7 @@ def for_seconds(seconds: float) -> Config:
 
 
 def describe_seconds(seconds: float) -> str:
-    """That a budget chose a configuration, and which presets it lies between."""
+    """A message that a budget chose the configuration, with the presets between which it lies."""
     names = ("minute", "five_minutes", "half_hour")
     budgets = [preset(name).training.max_seconds for name in names]
     below = [name for name, budget in zip(names, budgets, strict=True) if budget <= seconds]
@@ -161,15 +162,15 @@ def describe_seconds(seconds: float) -> str:
 
 
 def with_settings(base: Config, given: Mapping[str, Any]) -> Config:
-    """A configuration with settings over it, each of which decides something.
+    """A configuration with changed settings, all of which have an effect.
 
     Args:
       base: a preset's configuration, or one like it.
-      given: by dotted key, as for `jaxnerf.config.override`.
+      given: settings by dotted key, as for `jaxnerf.config.override`.
 
     Raises:
       ConfigError: a key is unknown or has no effect with the method, a value is not of its key's type, or
-        the method is another than that which the base has rates for.
+        the method is not that of the base.
     """
     config = override(base, given)
     if config.method == "own" != base.method:
@@ -193,7 +194,7 @@ def _fraction(value: float, low: float, high: float) -> float:
 
 
 def _between(coarse: Config, fine: Config, fraction: float) -> Config:
-    """A field between two of as many stages, whose lattice has a number of points in the fine one."""
+    """A configuration between two with equally many stages, of which only the fine one limits points."""
 
     def mean(one: float | int, other: float | int) -> float:
         return one + (other - one) * fraction
@@ -217,15 +218,16 @@ def _between(coarse: Config, fine: Config, fraction: float) -> Config:
         fractions=tuple(round(mean(*pair), 4) for pair in pairs),
         points=product(few, other.points),
         samples_per_voxel=round(mean(one.samples_per_voxel, other.samples_per_voxel)),
-        # To look for hidden cells takes the same time whatever the weight, and they are worth it where
-        # there are many.
+        # Finding hidden cells takes the same time for every threshold, and is worth it if there are many.
         unseen_below=other.unseen_below if fraction >= 0.5 else one.unseen_below,
     )
     return _with_voxels(coarse, field=field, stages=stages)
 
 
 def _longer(fine: Config, long: Config, fraction: float) -> Config:
-    """As `fine`, in which a stage of `long` before the last takes more and more of the steps."""
+    """A configuration as `fine`, but with one more stage of `long` before the last, which grows with the
+    fraction.
+    """
     (first, last), (*others, end) = fine.voxels.stages.fractions, long.voxels.stages.fractions
     begins = [
         one + (other - one) * fraction for one, other in zip((first, last), others, strict=True)

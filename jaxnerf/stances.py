@@ -1,4 +1,4 @@
-"""The arrangement of a capture's cameras: what they look at, which way is up, and an orbit among them."""
+"""The arrangement of a capture's cameras: the point they look at, the upward direction, and an orbit."""
 
 import dataclasses
 from typing import Literal
@@ -8,48 +8,53 @@ from jaxtyping import Float
 
 from jaxnerf.cameras import look_at_pose
 
-# Of 3 rows, or of 4.
+# With 3 rows or 4.
 Poses = Float[np.ndarray, "N rows 4"]
 Directions = Float[np.ndarray, "N 3"]
 Orbit = Literal["around", "swing", "outward", "fan", "spiral"]
 
+# Cameras surround a point if no gap between their azimuths is wider than this.
 _MOST_GAP = np.deg2rad(120.1)
-# Mean squares of the cameras' right axes across the direction that most of them share: below, as of
-# cameras side by side, they say little of what is upward. (nerfstudio's bound for the same.)
+# The second smallest eigenvalue of the mean outer product of the cameras' right axes must be above this
+# for up to be computed from these: the right axes of cameras side by side are nearly parallel and do
+# not determine it. (nerfstudio's bound for the same.)
 _LEAST_TURN = 0.03
-# Viewing axes that spread less than half a degree do not meet in any place that could be told.
+# Smallest eigenvalue below which viewing axes are taken as parallel: they spread less than half a degree,
+# and the point nearest to all of them is not well defined.
 _SPREAD = 1e-4
-# Cameras look at a place that is less than 45 degrees off the axes of so many of them.
+# Cameras look at a point if it is within 45 degrees of the viewing axis for at least this share of them.
 _OFF_AXIS, _MOST = np.cos(np.deg2rad(45.0)), 0.75
-# Cameras that look outwards look level in the mean, to 45 degrees, and over so wide a fan.
+# Cameras look outwards if the mean of the sines of their viewing axes' elevations (absolute values) is
+# below that of 45 degrees, and their azimuths have at least this range.
 _STEEP, _LEAST_FAN = np.sin(np.deg2rad(45.0)), np.deg2rad(60.0)
-# Length of the mean of unit axes, from which on they have a direction in common.
+# Length of the mean of unit axes from which on they have a common direction.
 _COMMON = 0.5
-# A place on an orbit is as far away as cameras in directions about so far from its own, or half as far as
-# cameras spread.
+# Distances of an orbit are averages over cameras in similar directions: the standard deviation of their
+# weights is this angle, or half the spread of the cameras' directions if that is less.
 _NEIGHBOURHOOD = np.deg2rad(20.0)
-# An orbit to and fro stays between these percentiles of azimuths, and these of elevations: it rises and
-# sinks a little, since what lies above and below was often seen by few.
+# An orbit to and fro stays between these percentiles of azimuths and of elevations. The range of
+# elevations is small, since few cameras see the scene from far above or below.
 _ACROSS, _UPWARD = (5.0, 95.0), (25.0, 75.0)
-# The sine of the elevation of an orbit at most.
+# Largest sine of an orbit's elevation.
 _STEEPEST = np.sin(np.deg2rad(80.0))
-# Azimuths at which is asked how low and how high cameras stood.
+# Azimuths at which the range of the cameras' heights is computed.
 _AROUND = np.deg2rad(np.arange(0.0, 360.0, 5.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """Where cameras stand, seen from the place that their viewing axes meet in.
+    """The cameras' positions relative to the point at which their viewing axes meet.
 
-    A direction is an azimuth, counter-clockwise as seen from above, and an elevation, in radians: of
-    cameras that look at the place it is where they stand, of those that look outwards where they look.
+    A direction is an azimuth, counter-clockwise seen from above, and an elevation, in radians. For
+    cameras that look at the point it is that of the camera's position, for cameras that look outwards
+    that of their viewing axis.
 
     Attributes:
-      orbit: the kind of orbit that keeps to what the cameras saw; see `jaxnerf.paths.orbit_of`.
-      centre: the place.
-      axes: rows: two level directions, and the one that is upward.
-      offsets: of the cameras from the centre.
-      azimuths, elevations: of the cameras.
+      orbit: the kind of orbit that stays within the captured region; see `jaxnerf.paths.orbit_of`.
+      centre: the point.
+      axes: rows: two horizontal directions, and the upward direction.
+      offsets: the cameras' positions relative to the centre.
+      azimuths, elevations: the directions of the cameras.
     """
 
     orbit: Orbit
@@ -61,11 +66,11 @@ class Capture:
 
     @classmethod
     def of(cls, poses: Poses, up=None) -> "Capture":
-        """Look at captured poses.
+        """Analyse captured poses.
 
         Args:
-          poses: the captured ones.
-          up: the direction that is upward; by default `up_of` the poses.
+          poses: the captured poses.
+          up: the upward direction; by default `up_of` the poses.
         """
         poses = np.asarray(poses, np.float64)[:, :3]
         up = unit(up_of(poses) if up is None else up)
@@ -81,7 +86,7 @@ class Capture:
 
     @property
     def arc(self) -> tuple[float, float]:
-        """The azimuth at which the cameras begin, after their widest gap, and how far they go on."""
+        """The azimuth of the first camera after the widest gap, and the angle covered from there."""
         ordered = np.sort(self.azimuths)
         gaps = np.diff(ordered, append=ordered[0] + 2.0 * np.pi)
         widest = int(np.argmax(gaps))
@@ -89,7 +94,7 @@ class Capture:
         return float(begins), float(2.0 * np.pi - gaps[widest])
 
     def path(self, turns: Float[np.ndarray, " frames"]) -> Float[np.ndarray, "frames 3 4"]:
-        """The orbit's poses at parts of it from 0 to 1; of any kind but a spiral."""
+        """The orbit's poses at fractions of it from 0 to 1; not for a spiral."""
         azimuths, elevations = self._directions(turns)
         if self.orbit in ("outward", "fan"):
             return self._looking_out(azimuths, elevations)
@@ -118,7 +123,7 @@ class Capture:
         known = np.mod(self.azimuths - begins, 2.0 * np.pi)
         low, high = np.percentile(known, _ACROSS)
         azimuths = 0.5 * (low + high) + 0.5 * (high - low) * np.sin(2.0 * np.pi * turns)
-        # Whoever climbs while going around is followed: beside a line, not within a rectangle.
+        # Elevations are relative to a linear fit over azimuth, to follow a photographer who climbs.
         away, heights = known - known.mean(), self.elevations
         slope = (away @ heights) / max(float(away @ away), 1e-12)
         lower, upper = np.percentile(heights - slope * away, _UPWARD)
@@ -129,15 +134,15 @@ class Capture:
         return begins + azimuths, np.clip(elevations, *bounds)
 
     def _distances(self, azimuths: np.ndarray, elevations: np.ndarray) -> np.ndarray:
-        """As far from the centre as the cameras in such directions."""
+        """Distances from the centre: averages of those of cameras in similar directions."""
         return self._blended(azimuths, elevations, np.linalg.norm(self.offsets, axis=-1))
 
     def _heights(self, azimuths: np.ndarray) -> np.ndarray:
-        """The mean height, where cameras of the same side stood so low and so high."""
+        """The mean height, limited to the range of heights of cameras on the same side."""
         heights = self.offsets @ self.axes[2]
         mean = np.mean(np.sin(self.elevations)) * np.mean(np.linalg.norm(self.offsets, axis=-1))
         away = np.abs(np.mod(_AROUND[:, None] - self.azimuths + np.pi, 2.0 * np.pi) - np.pi)
-        # No wider gap has no camera at all; where one is after all, the nearest camera decides.
+        # Cameras within half of the widest gap of an orbit around; if there are none, the nearest one.
         beside = away <= np.maximum(0.5 * _MOST_GAP, away.min(axis=1, keepdims=True))
         lowest = np.where(beside, heights, np.inf).min(axis=1)
         highest = np.where(beside, heights, -np.inf).max(axis=1)
@@ -151,7 +156,7 @@ class Capture:
         return np.stack([look_at_pose(eye, self.centre, self.axes[2]) for eye in eyes])
 
     def _looking_out(self, azimuths: np.ndarray, elevations: np.ndarray) -> np.ndarray:
-        """From where cameras stood, beside the centre, that looked in such directions."""
+        """Poses that look outwards, at positions of cameras with similar viewing directions."""
         beside = np.einsum("nij,nj->ni", self._turned(self.azimuths), self.offsets)
         places = self._blended(azimuths, elevations, beside)
         eyes = self.centre + np.einsum("nij,ni->nj", self._turned(azimuths), places)
@@ -161,7 +166,7 @@ class Capture:
     def _blended(
         self, azimuths: np.ndarray, elevations: np.ndarray, known: np.ndarray
     ) -> np.ndarray:
-        """What is known of cameras, in other directions: the mean of it, mostly of what is near."""
+        """Values of cameras interpolated to other directions: means with weights of `_near`."""
         cameras = self._pointing(self.azimuths, self.elevations)
         mean = cameras.mean(axis=0)
         spread = np.sqrt(np.mean(_angles(cameras, mean / max(np.linalg.norm(mean), 1e-9)) ** 2))
@@ -174,7 +179,7 @@ class Capture:
         return np.cos(heights) * level + np.sin(heights) * self.axes[2]
 
     def _turned(self, azimuths: np.ndarray) -> np.ndarray:
-        """Rows for each azimuth: its level direction, the one to the left of it, and up."""
+        """Rows for each azimuth: its horizontal direction, the direction to the left of it, and up."""
         cosine, sine = np.cos(azimuths)[:, None], np.sin(azimuths)[:, None]
         ahead = cosine * self.axes[0] + sine * self.axes[1]
         left = cosine * self.axes[1] - sine * self.axes[0]
@@ -182,11 +187,11 @@ class Capture:
 
 
 def up_of(poses: Poses) -> Float[np.ndarray, "3"]:
-    """The scene's upward direction, of unit length: people hold cameras level.
+    """The scene's upward direction, of unit length, assuming that cameras were held level.
 
-    It is the direction that is most nearly across the right axes of all poses, on the side of their
-    upward axes. Where the right axes are all alike, as of cameras that look the same way, it is the mean
-    of the upward axes, turned to be across them.
+    It is the direction most nearly perpendicular to the right axes of all poses, on the side of their
+    upward axes. If the right axes are all similar, as for cameras that look the same way, it is the mean
+    of the upward axes, made perpendicular to them.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     rights, mean = poses[:, :, 0], poses[:, :, 1].mean(axis=0)
@@ -199,11 +204,11 @@ def up_of(poses: Poses) -> Float[np.ndarray, "3"]:
 
 
 def surround(poses: Poses, up=None) -> bool:
-    """Whether poses stand all around what they look at, without a gap of more than a third.
+    """Whether poses are all around the point that they look at, without a gap of more than 120 degrees.
 
     Args:
-      poses: the captured ones.
-      up: from where it is seen; by default `up_of` the poses.
+      poses: the captured poses.
+      up: the axis of the azimuths; by default `up_of` the poses.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     up = unit(up_of(poses) if up is None else up)
@@ -213,21 +218,21 @@ def surround(poses: Poses, up=None) -> bool:
 def focus_point(poses: Poses) -> Float[np.ndarray, "3"]:
     """The point nearest to the viewing axes of all poses, in the least-squares sense.
 
-    Where the axes are parallel there is no such point; a weak pull towards the cameras' mean keeps
-    the answer finite.
+    If the axes are parallel there is no such point; a weak regularisation towards the cameras' mean keeps
+    the result finite.
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     positions, axes = poses[:, :, 3], poses[:, :, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
     ridge = 1e-6 * len(poses) * np.eye(3)
-    # From the mean: far from the origin the right side would lose what tells the cameras apart.
+    # Relative to the mean: far from the origin the differences between cameras would be lost in rounding.
     mean = positions.mean(axis=0)
     offset = np.einsum("nij,nj->i", across, positions - mean)
     return mean + np.linalg.solve(across.sum(axis=0) + ridge, offset)
 
 
 def axes_meet(backs: Directions) -> bool:
-    """Whether viewing axes spread enough to meet in a place.
+    """Whether the directions of viewing axes spread enough to meet at a point.
 
     Args:
       backs: the cameras' backward axes, of unit length.
@@ -243,12 +248,18 @@ def unit(direction) -> np.ndarray:
 
 
 def _orbit(offsets: Directions, backs: Directions, up: np.ndarray) -> Orbit:
-    """The orbit that keeps to what cameras saw, from their offsets from where their axes meet."""
+    """The kind of orbit that stays within the captured region.
+
+    Args:
+      offsets: the cameras' positions relative to the point nearest to their axes.
+      backs: the cameras' backward axes, of unit length.
+      up: the upward direction.
+    """
     meet, alike = axes_meet(backs), float(np.linalg.norm(backs.mean(axis=0)))
     lengths = np.maximum(np.linalg.norm(offsets, axis=-1), 1e-12)
     ahead = np.sum(offsets * backs, axis=-1) / lengths  # cosines of the angles off the axes
     is_around = _widest_gap(offsets, up) <= _MOST_GAP
-    # The place explains where they look better than one direction for all does.
+    # The viewing directions agree better with the point than with one common direction.
     if meet and np.mean(ahead > _OFF_AXIS) >= _MOST and ahead.mean() > alike:
         return "around" if is_around else "swing"
     if meet and np.mean(ahead > 0.0) < 0.5 and np.mean(np.abs(backs @ up)) < _STEEP:
@@ -266,20 +277,20 @@ def _angles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _near(squares: np.ndarray, wide: float) -> np.ndarray:
-    """Weights, of sum 1 along the last axis, of what is so far away: Gaussians of a width."""
-    # From the nearest on, so that there is one, however far it is.
+    """Gaussian weights of squared distances, which sum to 1 along the last axis."""
+    # Relative to the smallest distance, so that not all weights underflow.
     weights = np.exp(-0.5 * (squares - squares.min(axis=1, keepdims=True)) / wide**2)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _across(up: np.ndarray) -> np.ndarray:
-    """A direction across another."""
+    """A direction perpendicular to another."""
     first = np.eye(3)[np.argmin(np.abs(up))]
     return unit(first - (first @ up) * up)
 
 
 def _widest_gap(offsets: Directions, up: np.ndarray) -> float:
-    """The widest angle, seen from above, in which no camera stands; in radians."""
+    """The widest angle between neighbouring azimuths of positions or directions, in radians."""
     first = _across(up)
     azimuths = np.sort(np.arctan2(offsets @ np.cross(up, first), offsets @ first))
     return float(np.max(np.diff([*azimuths, azimuths[0] + 2.0 * np.pi])))

@@ -1,7 +1,7 @@
-"""Cameras for headsets: whole panoramas, and two eyes.
+"""Cameras for headsets: panoramas, and pairs of eyes.
 
-Conventions as in `jaxnerf.cameras`. All are for poses that stand upright (`jaxnerf.paths.level`): heads
-do. A distance between eyes is in the poses' unit; people's are about 0.063 m apart.
+Conventions as in `jaxnerf.cameras`. All functions are for upright poses (`jaxnerf.paths.level`). The
+distance between the eyes is in the poses' unit; that of people is about 0.063 m.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ Poses = Float[np.ndarray, "*batch rows 4"]
 def panorama(poses: Poses, width: int, height: int, degrees: float = 360.0) -> Camera:
     """Equirectangular cameras: longitude to the right, latitude from the zenith down to the nadir.
 
-    The middle of the picture is what the pose looks at.
+    The centre of the image is the viewing direction of the pose.
 
     Args:
-      poses: of one camera or more.
-      width, height: of a picture in pixels.
-      degrees: of longitude that it shows: all around, or 180 for an eye of VR180.
+      poses: poses of one camera or more.
+      width, height: size of an image in pixels.
+      degrees: range of longitude of the image: 360, or 180 for an eye of VR180.
     """
     plain = Camera.pinhole(poses, 1.0, width, height)
     focal = np.array([width / math.radians(degrees), height / math.pi], np.float32)
@@ -32,31 +32,31 @@ def panorama(poses: Poses, width: int, height: int, degrees: float = 360.0) -> C
 
 
 def eyes(cameras: Camera, distance: float) -> tuple[Camera, Camera]:
-    """A left and a right camera for each: the same, to the sides, with parallel axes.
+    """A left and a right camera for each camera: shifted to the sides, with parallel axes.
 
-    What is infinitely far away stands at the same place in both pictures; what a pinhole sees at a depth
-    is farther to the left in the right one, by focal length * distance / depth.
+    Points at infinity have the same position in both images; for pinhole cameras the position of a point
+    is farther to the left in the right image, by focal length * distance / depth.
 
     Args:
       cameras: one or more.
-      distance: between the two.
+      distance: distance between the two.
     """
     left, right = (_aside(cameras, side * distance) for side in (-0.5, 0.5))
     return left, right
 
 
 def omnidirectional_eye(camera: Camera, offset: float) -> Camera:
-    """The cameras of one eye's picture for omnidirectional stereo: one for each column.
+    """The cameras of one eye's image for omnidirectional stereo: one for each column.
 
-    As the head turns, its eyes move on a circle. Each column of the picture is what an eye sees straight
-    ahead, from where it is on the circle when the head looks in the column's direction: rays are tangent
+    When a head turns, its eyes move on a circle. Each column of the image is the view straight ahead of
+    an eye at its position on the circle when the head looks in the column's direction: rays are tangent
     to the circle (Google, "Rendering Omni-directional Stereo Content", 2015). `jaxnerf.render_image`
-    takes the result as the camera of the whole picture.
+    takes the result as the camera of the whole image.
 
     Args:
-      camera: an equirectangular one, in the middle of the head.
-      offset: of the eye to the right of it: half the distance between the eyes, for the left eye
-        negative.
+      camera: a single equirectangular camera at the centre of the head.
+      offset: distance of the eye to the right of the centre: half the distance between the eyes, negative
+        for the left eye.
     """
     if camera.lens != "equirectangular" or np.ndim(camera.focal) != 1:
         raise ValueError("omnidirectional_eye: camera must be a single equirectangular one")

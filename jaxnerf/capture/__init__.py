@@ -1,1 +1,1 @@
-"""From photographs or a video to a scene: frames, structure from motion; and what `check` finds."""
+"""From photographs or a video to a scene (frames, structure from motion); and inspection of scenes."""

@@ -1,8 +1,8 @@
-"""Whether poses agree with pictures: epipolar errors of features that neighbouring pictures share.
+"""Epipolar errors of features that neighbouring photographs share, by which poses are checked.
 
-Features are SIFT's (Lowe, 2004), found by COLMAP: needs the extra `check`. Matches that no fundamental
-matrix explains are dropped first, so that what is left depends on the pictures alone; what the poses
-make of these matches is then the poses' (or the lens's) doing.
+Features are SIFT's (Lowe, 2004), computed by COLMAP: needs the extra `check`. Matches that do not fit a
+common fundamental matrix are removed first. The remaining matches depend on the photographs alone, so
+that their epipolar errors are due to the poses (or the lens).
 """
 
 import dataclasses
@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.capture.structure_from_motion import log
 
-# Of a picture, those with the largest scale; a fixed number so that rays are compiled once.
+# Largest number of features of an image, those with the largest scale. Arrays are padded to this number,
+# so that the program for rays is compiled once.
 _MOST_FEATURES = 2048
-_RATIO = 0.8  # of the distances to the best and the second best match (Lowe, 2004)
+_RATIO = 0.8  # largest ratio of the distances to the best and the second best match (Lowe, 2004)
 _RANSAC_PIXELS, _SEED = 3.0, 0
-# Fewer matches on one fundamental matrix may be chance.
+# Least number of matches that fit a fundamental matrix; fewer may do so by chance.
 LEAST_MATCHES = 20
 
 _OPENCV = np.diag([1.0, -1.0, -1.0])
@@ -29,7 +30,7 @@ _DOWN_RIGHT_BACK = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 class Features(NamedTuple):
-    """Where features are, in pixels, and their descriptors, of length 1."""
+    """Positions of features, in pixels, and their descriptors, of length 1."""
 
     places: Float[np.ndarray, "F 2"]
     descriptors: Float[np.ndarray, "F 128"]
@@ -37,11 +38,11 @@ class Features(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What one camera sees of some matches.
+    """Matches as seen by one camera.
 
     Attributes:
       directions: unit vectors in the camera's own axes (OpenGL).
-      pixel: the angle that a pixel covers there, in radians.
+      pixel: the angle that a pixel covers in each direction, in radians.
     """
 
     directions: Float[np.ndarray, "M 3"]
@@ -51,11 +52,11 @@ class Sight:
 def find_features(
     image: UInt8[np.ndarray, "height width 4"], mask: Bool[np.ndarray, "height width"] | None = None
 ) -> Features:
-    """A picture's features, of those that count.
+    """The features of an image in its valid pixels.
 
     Args:
-      image: sRGB with straight alpha; what is transparent is grey.
-      mask: which pixels count.
+      image: sRGB with straight alpha; it is blended on grey.
+      mask: the valid pixels.
     """
     import pycolmap
 
@@ -93,7 +94,7 @@ def match(one: Features, other: Features) -> Int[np.ndarray, "M 2"]:
 
 
 def sight(camera: Camera, places: Float[np.ndarray, "M 2"]) -> Sight:
-    """What a camera sees at places of its picture; at most 2,048."""
+    """The directions of positions in a camera's image; at most 2,048 positions."""
     padded = np.zeros((3, _MOST_FEATURES, 2), np.float32)
     padded[:, : len(places)] = places
     padded[1] += np.array([1.0, 0.0], np.float32)
@@ -105,7 +106,7 @@ def sight(camera: Camera, places: Float[np.ndarray, "M 2"]) -> Sight:
 
 
 def on_one_geometry(one: Sight, other: Sight) -> Bool[np.ndarray, " M"]:
-    """Which of some matches a single fundamental matrix explains, whatever the poses are."""
+    """Which matches fit a common fundamental matrix; poses are not used."""
     import pycolmap
 
     chosen = np.zeros(len(one.directions), bool)
@@ -128,14 +129,15 @@ def on_one_geometry(one: Sight, other: Sight) -> Bool[np.ndarray, " M"]:
 def epipolar_errors(
     one: Sight, other: Sight, poses: Float[np.ndarray, "2 3 4"]
 ) -> Float[np.ndarray, " M"]:
-    """How far matches are from where poses say that they may be, in pixels.
+    """The epipolar errors of matches with given poses, in pixels.
 
-    What lies along one camera's ray, from the camera to infinity, is an arc for the other: the error
-    is the distance from that arc, the mean of both ways. So a match behind a camera is wrong too.
+    Points on one camera's ray, from the camera to infinity, form an arc for the other camera. The error
+    is the distance from that arc, averaged over both directions, so that a match behind a camera is wrong
+    too.
 
     Args:
-      one, other: what the two cameras see.
-      poses: of both, camera-to-world.
+      one, other: the matches as seen by the two cameras.
+      poses: poses of both cameras, camera-to-world.
     """
     seen = [each.directions @ pose[:, :3].T for each, pose in zip((one, other), poses, strict=True)]
     between = poses[0][:, 3] - poses[1][:, 3]
@@ -145,7 +147,7 @@ def epipolar_errors(
 
 
 def _from_arc(directions: np.ndarray, distant: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Angles of unit vectors from the shorter arcs between distant points and a place."""
+    """Angles of unit vectors from the shorter arcs between distant points and a position."""
     end = towards / max(float(np.linalg.norm(towards)), 1e-30)
     along = distant @ end
     across = end - along[:, None] * distant
@@ -170,7 +172,8 @@ def _with_axes(poses: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return np.concatenate([poses[..., :3] @ axes, poses[..., 3:]], axis=-1)
 
 
-# What files have in place of camera-to-world with OpenGL axes, and how that becomes of it.
+# Conventions that files have by mistake instead of camera-to-world with OpenGL axes, and the functions
+# that convert their poses.
 MISTAKES: dict[str, Callable[[Any], Any]] = {
     "camera-to-world with OpenCV's axes (+y down, looking along +z)": lambda poses: _with_axes(
         poses, _OPENCV

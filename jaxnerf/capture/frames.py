@@ -1,4 +1,4 @@
-"""The sharp frames of a video."""
+"""Extraction of sharp frames from a video."""
 
 import subprocess
 import tempfile
@@ -11,9 +11,9 @@ from PIL import Image
 
 from jaxnerf.scenes import SceneError
 
-# Sharpness is compared on pictures that fit into this square, grey: finer blur does not show later.
+# Sharpness is computed from grey images that fit into a square of this side; finer blur does not matter.
 _COMPARED_AT = 960
-# More pixels than any camera's picture has.
+# More pixels than any camera's image has.
 _MAX_PIXELS = 200_000_000
 
 
@@ -25,20 +25,20 @@ def extract_sharp_frames(
 ) -> list[str]:
     """Write the sharpest frame of each of `count` even parts of a video as a JPEG.
 
-    The video is decoded twice by ffmpeg, which turns frames upright where the file says how the
-    phone was held. A video of fewer frames gives all of them.
+    The video is decoded twice by ffmpeg, which rotates frames upright if the file has the phone's
+    orientation. If the video has fewer frames, all of them are written.
 
     Args:
       video: any file with a video stream that ffmpeg reads.
-      folder: where the frames go, as frame_000012.jpg, numbered from 0 in the video.
-      count: of frames.
-      progress: is told the stage, how much is done, and of how much (0 where that is not known).
+      folder: folder for the frames, frame_000012.jpg and so on, numbered from 0 in the video.
+      count: number of frames.
+      progress: called with the stage, the amount done, and the total (0 if it is not known).
 
     Returns:
       The names of the frames, in order.
 
     Raises:
-      SceneError: the file is missing, or no video that can be decoded.
+      SceneError: the file is missing, or cannot be decoded as a video.
       OSError: a frame cannot be written.
     """
     if video.exists() and not video.is_file():
@@ -64,7 +64,7 @@ def extract_sharp_frames(
 
 
 def sharpness(grey: UInt8[np.ndarray, "h w"]) -> float:
-    """The variance of a picture's Laplacian; of the same view, a sharper picture has a larger one."""
+    """The variance of an image's Laplacian; of images of one view, sharper ones have a larger one."""
     if min(grey.shape) < 3:
         return 0.0
     centre = grey.astype(np.int16)
@@ -73,7 +73,7 @@ def sharpness(grey: UInt8[np.ndarray, "h w"]) -> float:
 
 
 def sharpest_of_parts(scores: Sequence[float], count: int) -> list[int]:
-    """The index of the largest of each of `count` even parts of the scores.
+    """The index of the largest score in each of `count` even parts of the scores.
 
     >>> sharpest_of_parts([1.0, 5.0, 2.0, 3.0, 4.0, 0.0], 3)
     [1, 3, 4]
@@ -83,10 +83,10 @@ def sharpest_of_parts(scores: Sequence[float], count: int) -> list[int]:
 
 
 def _decode(video: Path, pictures: str, codec: str) -> Iterator[np.ndarray]:
-    """The frames that come out of an ffmpeg filter, upright: [h, w] for pgm, [h, w, 3] for ppm.
+    """The frames of a video after an ffmpeg filter, upright: [h, w] for pgm, [h, w, 3] for ppm.
 
-    `imageio_ffmpeg.read_frames` drops ffmpeg's exit status, by which a broken file shows, and takes the
-    size of all frames from the log; here each frame says its own.
+    `imageio_ffmpeg.read_frames` is not used: it drops ffmpeg's exit status, which is needed to detect
+    broken files, and reads the size of all frames from the log. Here each frame has its own size.
     """
     try:
         import imageio_ffmpeg
@@ -121,7 +121,7 @@ def _decode(video: Path, pictures: str, codec: str) -> Iterator[np.ndarray]:
 
 
 def _read_netpbm(video: Path, stream) -> np.ndarray | None:
-    """The next picture of a stream of binary PGM or PPM, None at its end."""
+    """The next image of a stream of binary PGM or PPM; None at its end."""
     kind = stream.readline()
     if not kind:
         return None

@@ -1,4 +1,4 @@
-"""A picture of where a scene's cameras stand: from above and from the side."""
+"""An image of a scene's cameras from above and from the side."""
 
 import dataclasses
 import math
@@ -13,19 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.scenes import Scene
 
-# Pixels; drawn larger and shrunk, so that lines are smooth.
+# Sizes in pixels, and the factor by which the image is drawn larger and then shrunk, for smooth lines.
 _SIDE, _MARGIN, _HEAD, _FOOT, _LARGER = 760, 34, 64, 40, 3
 _PAPER, _INK, _FAINT, _RED = "#ffffff", "#1f2937", "#c3c9d2", "#dc2626"
 _GREY = "#788496"
 _COLOURS = {"train": "#2563eb", "test": "#ea7a0c", "val": "#16a34a"}
 _MOST_POINTS = 60_000
-# Lengths of frusta, in half the cameras' extent; and how far points widen what is shown.
+# Length of frusta as a fraction of the cameras' largest distance from their mean; and the largest
+# distance by which points extend the panel beyond the frusta, as a multiple of these frusta's extent.
 _LENGTH, _WIDEST = 0.14, 2.5
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """How a panel shows the scene's frame: the axes across and up, and what is in its middle."""
+    """The projection of a panel: the scene's axes across and up, and the centre of the panel."""
 
     title: str
     across: Float[np.ndarray, "3"]
@@ -35,7 +36,7 @@ class _View:
     left: int
 
     def place(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 2"]:
-        """Where points of the scene are drawn."""
+        """Positions of points in the image."""
         offset = (np.asarray(points, np.float64) - self.middle) * self.scale
         middle = np.array([self.left + 0.5 * _SIDE, _HEAD + 0.5 * _SIDE])
         return _LARGER * (middle + np.stack([offset @ self.across, -(offset @ self.up)], axis=-1))
@@ -44,11 +45,12 @@ class _View:
 def overview(scene: Scene, odd: Collection[int] = ()) -> Image.Image:
     """Draw a scene's cameras as frusta, and its points if it has any.
 
-    Upward is the scene's upward direction; the axes and the bar are those of the user's files.
+    Up in the image is the scene's upward direction; the axes and the scale bar are those of the user's
+    files.
 
     Args:
-      scene: whose photographs need not have been read.
-      odd: numbers of cameras, in the order of the splits, that are drawn in red.
+      scene: the scene; its photographs need not have been read.
+      odd: indices of cameras, in the order of the splits, that are drawn in red.
     """
     width, height = 2 * _SIDE + 3 * _MARGIN, _SIDE + _HEAD + _FOOT
     picture = Image.new("RGB", (_LARGER * width, _LARGER * height), _PAPER)
@@ -66,7 +68,7 @@ def overview(scene: Scene, odd: Collection[int] = ()) -> Image.Image:
 
 
 def _views(scene: Scene, frusta: np.ndarray) -> list[_View]:
-    """The two panels, of one scale."""
+    """The two panels, with the same scale."""
     right, up, back = (np.eye(3)[axis] for axis in ((0, 1, 2) if scene.ndc else (0, 2, 1)))
     back = back if scene.ndc else -back
     corners = frusta.reshape(-1, 3)
@@ -105,7 +107,7 @@ def _extent(scene: Scene) -> float:
 
 
 def _frusta(cameras: Camera, length: float) -> Float[np.ndarray, "N 5 3"]:
-    """Each camera's place and the four corners of what it sees, in the scene's frame."""
+    """Each camera's position and the four corners of its frustum, in the scene's frame."""
     places = np.asarray(cameras.camera_to_world, np.float64)[:, :, 3]
     size = np.asarray(cameras.size, np.float32)
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], np.float32)
@@ -123,7 +125,7 @@ def _draw_panel(
     view: _View,
     odd: frozenset[int],
 ) -> None:
-    """Points, then frusta, then what they are measured with; within the panel's own frame."""
+    """Draw points, then frusta, then axes and scale bar, in the panel's own coordinates."""
     origin = np.array(_frame(view)[:2])
     if scene.points is not None:
         step = 1 + len(scene.points) // _MOST_POINTS
@@ -151,7 +153,7 @@ def _draw_frustum(draw: ImageDraw.ImageDraw, corners: np.ndarray, colour: str) -
 
 
 def _draw_axes(draw: ImageDraw.ImageDraw, scene: Scene, view: _View) -> None:
-    """The directions of the user's axes, of those that are not seen end-on."""
+    """Draw the directions of the user's axes, except an axis along the viewing direction."""
     x, y, length = _LARGER * 70.0, _LARGER * (_SIDE - 70.0), _LARGER * 36.0
     for name, axis in zip("xyz", scene.to_user.rotation, strict=True):
         step = np.array([axis @ view.across, -(axis @ view.up)])
@@ -166,7 +168,7 @@ def _draw_axes(draw: ImageDraw.ImageDraw, scene: Scene, view: _View) -> None:
 
 
 def _draw_bar(draw: ImageDraw.ImageDraw, scene: Scene, view: _View) -> None:
-    """A round length in the user's unit, about a fifth of the panel."""
+    """Draw a scale bar: a round length in the user's unit, about a fifth of the panel."""
     pixels_a_unit = view.scale / scene.to_user.scale
     length = _round(0.2 * _SIDE / pixels_a_unit)
     right, y = _LARGER * (_SIDE - 24.0), _LARGER * (_SIDE - 24.0)
@@ -179,7 +181,7 @@ def _draw_bar(draw: ImageDraw.ImageDraw, scene: Scene, view: _View) -> None:
 
 
 def _round(length: float) -> float:
-    """The nearest of 1, 2 and 5 times a power of ten that is not larger.
+    """The largest of 1, 2 and 5 times a power of ten that is not larger.
 
     >>> _round(0.37), _round(7.0), _round(100.0)
     (0.2, 5.0, 100.0)

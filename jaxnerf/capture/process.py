@@ -1,13 +1,14 @@
-"""Photographs or a video without poses, made into a scene's folder.
+"""A scene's folder from photographs or a video without poses.
 
-    transforms.json   cameras, as nerfstudio and instant-ngp read them
+    transforms.json   cameras, in the format of nerfstudio and instant-ngp
     images/           the photographs, upright, or the video's sharp frames
     sparse/0/         the same cameras and the points as COLMAP's binary model
     sparse_pc.ply     the points alone
 
-Structure from motion knows no origin, no directions and no unit. So all of this is in one frame, that of
-`jaxnerf.scenes.frames.normalising`: what the cameras look at is in the origin, +z is upward, the farthest
-camera is at distance 1. There is no "applied_transform" to undo, because there is no other frame.
+Structure from motion determines no origin, no directions and no unit. All files are therefore in one
+frame, that of `jaxnerf.scenes.frames.normalising`: the point that the cameras look at is the origin, +z
+is upward, and the farthest camera has distance 1. There is no "applied_transform", since there is no
+other frame.
 """
 
 import contextlib
@@ -33,24 +34,26 @@ if TYPE_CHECKING:
     import pycolmap
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-# In the order in which they are taken away; transforms.json, by which readers know a scene, comes last.
+# In the order of removal, which is the reverse of that of creation: transforms.json, by which readers
+# recognise a scene, is created last.
 _MADE = ("transforms.json", "sparse_pc.ply", "sparse", "images")
 _PARTIAL = ".partial"
 _LEAST = 3
 _ORIENTATION = 0x0112  # EXIF's tag
-# instant-ngp leaves out what lies beyond its box; sixteen is what its own tools write.
+# The side of instant-ngp's bounding box; 16 is the value that its own tools write.
 _NGP_BOX = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Processed:
-    """What came out.
+    """The result of processing.
 
     Attributes:
       registered, missing: names of the photographs whose cameras were found, and of the others.
-      elsewhere: how many of the missing ones each further model holds, which does not join the first.
-      points: how many sparse points there are.
-      error: the mean distance, in pixels, between a point's image and where it was seen.
+      elsewhere: for each further model, which is not connected to the first one, the number of missing
+        photographs in it.
+      points: number of sparse points.
+      error: mean reprojection error of the points, in pixels.
     """
 
     registered: tuple[str, ...]
@@ -61,7 +64,7 @@ class Processed:
 
     @property
     def total(self) -> int:
-        """How many photographs there were."""
+        """Number of photographs."""
         return len(self.registered) + len(self.missing)
 
 
@@ -74,22 +77,22 @@ def process(
     overwrite: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Processed:
-    """Find the cameras of photographs, and write a scene's folder; see the module.
+    """Compute the cameras of photographs, and write a scene's folder; see the module.
 
-    The folder appears whole, at the end, or not at all.
+    The folder's contents appear at the end, completely or not at all.
 
     Args:
-      source: a folder of PNG or JPEG photographs (others, and subfolders, are left alone), or a video.
-      out: the folder to make.
-      settings: how cameras are found.
-      frames: how many are taken from a video.
-      overwrite: replace a folder that was made by this function.
-      progress: is told the stage, how much is done, and of how much (0 where that is not known).
+      source: a folder of PNG or JPEG photographs (other files and subfolders are ignored), or a video.
+      out: the folder to create.
+      settings: settings of structure from motion.
+      frames: number of frames that are taken from a video.
+      overwrite: whether to replace a folder that was made by this function.
+      progress: called with the stage, the amount done, and the total (0 if it is not known).
 
     Raises:
       SceneError: the source is missing or damaged, its cameras cannot be found, or pycolmap is missing.
-      RunError: `out` holds something already.
-      OSError: it cannot be written.
+      RunError: `out` is not empty.
+      OSError: the folder cannot be written.
     """
     source, out = Path(source), Path(out)
     import_pycolmap()
@@ -122,7 +125,7 @@ def process(
 
 
 def photographs_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The PNG and JPEG files of a folder, and its other files but hidden ones, by name.
+    """The PNG and JPEG files of a folder, and its other files without hidden ones, sorted by name.
 
     Raises:
       SceneError: the folder cannot be read, or has too few photographs.
@@ -163,12 +166,12 @@ def _check_free(source: Path, out: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _made_whole(out: Path) -> Iterator[Path]:
-    """A folder within `out` whose contents move up if the block ends without an exception.
+    """A folder within `out`, whose contents are moved into `out` if the block ends without an exception.
 
-    And not one beside `out`, which may be a mount or the working directory.
+    It is not beside `out`, which may be a mount point or the working directory.
     """
     is_new, partial = not out.exists(), out / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -180,13 +183,13 @@ def _made_whole(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if is_new:
-            with contextlib.suppress(OSError):  # it holds a scene now
+            with contextlib.suppress(OSError):  # it is not empty after success
                 out.rmdir()
 
 
 def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
-    """Copy photographs, those that EXIF says to turn upright; all must be whole."""
-    names = ["_".join(file.name.split()) for file in files]  # lists of pairs know no spaces
+    """Copy photographs, rotated upright by their EXIF data; raises an error if one is damaged."""
+    names = ["_".join(file.name.split()) for file in files]  # lists of pairs have no spaces
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SceneError(f"{files[0].parent}: two photographs would be named {twice}")
@@ -195,7 +198,7 @@ def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
         read_image(file)
         with Image.open(file) as image:
             turned = False
-            with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
+            with contextlib.suppress(Exception):  # any exception, for damaged EXIF
                 turned = image.getexif().get(_ORIENTATION) in range(2, 9)
             if not turned:
                 shutil.copyfile(file, folder / name)
@@ -221,7 +224,7 @@ def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
 
 
 def _write(folder: Path, models: list["pycolmap.Reconstruction"], names: set[str]) -> Processed:
-    """Write a scene's folder from the first of the models."""
+    """Write a scene's folder from the first model."""
     import pycolmap
 
     model = models[0]
@@ -245,7 +248,7 @@ def _write(folder: Path, models: list["pycolmap.Reconstruction"], names: set[str
 
 
 def _transforms(model: "pycolmap.Reconstruction") -> dict[str, Any]:
-    """The contents of transforms.json; the lens is said once, if there is but one."""
+    """The contents of transforms.json; the lens is at the top level if all photographs share a camera."""
     images = _registered(model)
     lenses = {key: _lens(camera) for key, camera in model.cameras.items()}
     shared = len({image.camera_id for image in images}) == 1

@@ -22,17 +22,19 @@ Cameras = Literal["single", "per_image"]
 Lens = Literal["PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
 Progress = Callable[[str, int, int], None]
 
-# Two photographs do not determine all that a lens may have, and COLMAP then begins with a wrong one
-# and has to begin again. So cameras are found with the simplest lens of the family, and all
-# of the lens in the end. With 124 degrees and k1 = -0.2 the result was the same.
+# Two photographs do not determine all parameters of a lens; COLMAP may then start with wrong ones and
+# has to start again. So the reconstruction uses the simplest lens of the family, and all parameters are
+# adjusted at the end. With a field of view of 124 degrees and k1 = -0.2 the result was the same.
 _FIRST_LENS = {"PINHOLE": "SIMPLE_PINHOLE", "OPENCV_FISHEYE": "SIMPLE_RADIAL_FISHEYE"}
-# Photographs in no order are matched each with each up to so many: 11,175 pairs, of which two cores
-# do 17 a second at 1,600 pixels.
+# Up to this number of unordered photographs all pairs are matched: 11,175 pairs, of which two cores match
+# 17 per second at 1,600 pixels.
 _MOST_EXHAUSTIVE = 150
-# In a sequence each is matched with so many after it. And so that loops close, for which COLMAP itself
-# needs a vocabulary from the network, key frames are matched each with each: every fifth, at most 60.
+# In a sequence each photograph is matched with this number of following ones. For loop closure, for which
+# COLMAP itself would download a vocabulary, all pairs of key frames are matched: every fifth photograph,
+# at most 60.
 _OVERLAP, _KEY_FRAME_STEP, _MOST_KEY_FRAMES = 10, 5, 60
-# A principal point, which a few photographs do not determine, is refined from so many on.
+# The principal point is refined if there are at least this many photographs per camera; fewer do not
+# determine it.
 _LEAST_FOR_CENTRE = 10
 _BLOCK = 10
 _SEED = 0
@@ -40,17 +42,17 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How cameras are found.
+    """Settings of structure from motion.
 
     Attributes:
-      matching: "exhaustive" compares each photograph with each, "sequential" with its neighbours by
-        name and some key frames; "auto" is sequential for videos and more than 150 photographs.
+      matching: "exhaustive" matches all pairs of photographs, "sequential" neighbours by name and pairs
+        of key frames; "auto" is sequential for videos and more than 150 photographs.
       cameras: "single" for one camera for all photographs of one size, "per_image" for zooms or
         collections.
       camera_model: COLMAP's name of the lens.
-      max_image_size: features are looked for in photographs shrunk to this longer side, in pixels; 0
-        for no limit.
-      verbose: let COLMAP write its log to standard error.
+      max_image_size: features are computed in photographs shrunk to this longer side, in pixels; 0 for no
+        limit.
+      verbose: whether COLMAP writes its log to standard error.
     """
 
     matching: Matching = "auto"
@@ -69,20 +71,20 @@ def reconstruct(
     ordered: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> list["pycolmap.Reconstruction"]:
-    """Find the cameras of photographs.
+    """Compute the cameras of photographs.
 
-    Runs on all cores of the CPU. Random choices have a fixed seed.
+    Runs on all cores of the CPU. The seed of random choices is fixed.
 
     Args:
-      images: the folder of the photographs, upright in themselves (EXIF's orientation is not heeded).
-      sizes: the (width, height) of each, by name.
-      work: an empty folder, for files that are of no use afterwards.
-      settings: see there.
+      images: the folder of the photographs, stored upright (the orientation in EXIF is ignored).
+      sizes: the (width, height) of each photograph, by name.
+      work: an empty folder for temporary files.
+      settings: settings of structure from motion.
       ordered: whether the names are in the order of a video.
-      progress: is told the stage, how much is done, and of how much (0 where that is not known).
+      progress: called with the stage, the amount done, and the total (0 if it is not known).
 
     Returns:
-      The models that came out, that with the most photographs first; none if there was no beginning.
+      The reconstructed models, the one with most photographs first; none if no initial pair was found.
 
     Raises:
       SceneError: pycolmap is missing, or failed.
@@ -105,14 +107,14 @@ def reconstruct(
 
 
 def is_exhaustive(settings: Settings, count: int, ordered: bool) -> bool:
-    """Whether so many photographs, or frames of a video (`ordered`), are matched each with each."""
+    """Whether all pairs of so many photographs, or frames of a video (`ordered`), are matched."""
     if settings.matching == "auto":
         return not ordered and count <= _MOST_EXHAUSTIVE
     return settings.matching == "exhaustive"
 
 
 def sequential_pairs(count: int) -> list[tuple[int, int]]:
-    """Which of so many photographs in a row are matched: neighbours, and key frames each with each.
+    """The pairs of photographs in a sequence that are matched: neighbours, and pairs of key frames.
 
     >>> len(sequential_pairs(100))
     1098
@@ -130,7 +132,7 @@ def import_pycolmap(extra: str = "process") -> Any:
     """The module pycolmap.
 
     Args:
-      extra: with which it is installed.
+      extra: name of jaxnerf's extra that installs it, for the message.
 
     Raises:
       SceneError: it is not installed.
@@ -162,7 +164,7 @@ def _extract(
         reading = pycolmap.ImageReaderOptions()
         reading.camera_model = _FIRST_LENS.get(settings.camera_model, "SIMPLE_RADIAL")
         if reading.camera_model == "SIMPLE_RADIAL_FISHEYE":
-            # Without a first guess COLMAP matches no photographs of fisheye lenses.
+            # Without initial parameters COLMAP matches no photographs of fisheye lenses.
             reading.camera_params = f"{0.5 * max(size)},{0.5 * size[0]},{0.5 * size[1]},0"
         for names in _parts([name for name in sorted(sizes) if sizes[name] == size], 4 * _cores()):
             pycolmap.extract_features(
@@ -190,7 +192,7 @@ def _match(
 ) -> None:
     import pycolmap
 
-    # In blocks that have few photographs each, whose features COLMAP then holds in memory.
+    # In blocks with few photographs each, whose features COLMAP can keep in memory.
     pairs = sorted(pairs, key=lambda pair: (pair[0] // _BLOCK, pair[1] // _BLOCK, pair))
     options, verification = pycolmap.FeatureMatchingOptions(), pycolmap.TwoViewGeometryOptions()
     listed = pycolmap.ImportedPairingOptions()
@@ -246,7 +248,7 @@ def _map(
 
 
 def _refine(model: "pycolmap.Reconstruction", settings: Settings) -> None:
-    """Give the cameras the lens that was asked for, and adjust everything once more."""
+    """Replace the cameras' lenses by the one of the settings, and run bundle adjustment once more."""
     import pycolmap
 
     config, options = pycolmap.BundleAdjustmentConfig(), pycolmap.BundleAdjustmentOptions()
@@ -266,7 +268,7 @@ def _refine(model: "pycolmap.Reconstruction", settings: Settings) -> None:
     options.print_summary = False
     options.ceres.solver_options.num_threads = _cores()
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    # And not pycolmap.bundle_adjustment, which turns logging on.
+    # Instead of pycolmap.bundle_adjustment, which switches logging on.
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
     model.update_point_3d_errors()
 
@@ -275,19 +277,19 @@ def _refine(model: "pycolmap.Reconstruction", settings: Settings) -> None:
 def _errors(stage: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # of any of the kinds that pycolmap has
+    except Exception as error:  # pycolmap raises various exceptions
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise SceneError(f"{stage}: COLMAP failed: {reason}; --verbose shows its log") from None
 
 
 @contextlib.contextmanager
 def log(verbose: bool) -> Iterator[None]:
-    """COLMAP's log on standard error or nowhere, and as it was afterwards."""
+    """COLMAP's log on standard error or nowhere; the previous settings are restored afterwards."""
     import pycolmap
 
     log = pycolmap.logging
     before = log.minloglevel, log.logtostderr
-    log.minloglevel, log.logtostderr = 0 if verbose else 3, True  # else it writes files too
+    log.minloglevel, log.logtostderr = 0 if verbose else 3, True  # otherwise it also writes files
     try:
         yield
     finally:
@@ -295,7 +297,7 @@ def log(verbose: bool) -> Iterator[None]:
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """What pycolmap is given at a time: it does not tell how far it is."""
+    """Batches of items for pycolmap, since it does not report progress within a call."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

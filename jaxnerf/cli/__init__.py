@@ -1,4 +1,4 @@
-"""The command `jaxnerf`: a word that says what to do, then absl flags."""
+"""The command `jaxnerf`: a verb, then absl flags."""
 
 import difflib
 import importlib
@@ -19,7 +19,7 @@ VERBS = {
 
 
 def usage() -> str:
-    """What `jaxnerf --help` prints."""
+    """The text of `jaxnerf --help`."""
     lines = [
         "jaxnerf turns photographs with known cameras into a scene that can be seen from anywhere.",
         "",
@@ -33,7 +33,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0, or 1 after one line on what is wrong."""
+    """Run one verb and return the exit status: 0, or 1 after an error of one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -54,5 +54,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """What the installed command calls."""
+    """The function that the installed command calls."""
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The camera path that the flags of `jaxnerf render` ask for: poses, lens, and what is said of them."""
+"""The camera path of `jaxnerf render`: poses and lens from its flags, and messages about them."""
 
 import dataclasses
 import math
@@ -20,14 +20,15 @@ from jaxnerf.scenes.path_files import PathFile, flight, read_path, repeated
 PICTURES = ("camera", "panorama", "stereo", "ods", "vr180")
 SPHERES = ("panorama", "ods", "vr180")
 _FRAMES = 120
-# Of a panorama that goes all around, and of an eye of VR180; in pixels.
+# Default widths of panoramas, and of an eye's image of VR180, in pixels.
 _WIDTHS = {"panorama": 2048, "ods": 2048, "vr180": 1024}
-# Of the distance to what is looked at: the rule of thumb of stereo photography.
+# Distance between the eyes, as a fraction of the distance to the point looked at: a rule of thumb of
+# stereo photography.
 _EYES = 1.0 / 30.0
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags that say where cameras stand and what they see."""
+    """Define the flags of poses and lenses."""
     flags.DEFINE_string(
         "path",
         "orbit",
@@ -100,10 +101,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def chosen_path(run: Shown, values: Any) -> PathFile:
-    """The cameras that the flags ask for, in the user's frame; of one eye or both, `eye_distance` apart.
+    """The cameras of the flags, in the user's frame; for two eyes the cameras in the middle between them.
 
     Raises:
-      SceneError, flags.Error: in one line what is wrong.
+      SceneError, flags.Error: something is wrong; in one line.
     """
     up = _up(values)
     found = _path(run, values, up)
@@ -126,10 +127,10 @@ def chosen_path(run: Shown, values: Any) -> PathFile:
 
 
 def eye_distance(run: Run, values: Any) -> tuple[float, str]:
-    """The distance between the eyes in the user's unit, and what is to be said of it.
+    """The distance between the eyes in the user's unit, and a message about it.
 
     Raises:
-      flags.Error: it is not above 0; or none was given, and the scene does not tell its size.
+      flags.Error: it is not above 0; or none was given, and it cannot be computed from the scene.
     """
     if values.eye_distance is not None:
         if values.eye_distance <= 0.0:
@@ -156,11 +157,11 @@ def middle_distance(run: Run) -> float:
 
 
 def of_shape(cameras: Camera, width: int | None, height: int | None) -> Camera:
-    """Cameras, of one size, with pictures of another: what they showed stays in view, and in its middle.
+    """Cameras with images of another size; what was visible stays visible and in the middle.
 
     Args:
-      cameras: a batch, or a single one.
-      width, height: of a picture in pixels; None for that which goes with the other.
+      cameras: a batch of one size, or a single camera.
+      width, height: size of the images in pixels; None is computed from the other one.
     """
     wide, high = (int(side) for side in np.reshape(cameras.size, (-1, 2))[0])
     if not width and not height:
@@ -169,7 +170,7 @@ def of_shape(cameras: Camera, width: int | None, height: int | None) -> Camera:
     if not height:
         return cameras.resized(width, max(1, round(high * width / wide)))
     scale = min(width / wide, height / high)
-    # Of the nearest whole sides: those that the other side alone would give.
+    # Up to rounding the size has the same aspect ratio, as if only one side were given.
     if abs(wide * scale - width) < 1.0 and abs(high * scale - height) < 1.0:
         return cameras.resized(width, height)
     margin = 0.5 * (np.array([width, height]) - scale * np.array([wide, high]))
@@ -201,7 +202,7 @@ def _path(run: Shown, values: Any, up: np.ndarray | None) -> PathFile:
             made = paths.spiral(poses, middle_distance(run), count, up=up)
         else:
             made = (paths.orbit_of if kind == "orbit" else paths.ellipse_of)(poses, count, up)
-    except ValueError as error:  # no picture is upright where a camera looks along up
+    except ValueError as error:  # a camera looks along up
         raise flags.Error(f"--up: {error}") from None
     return PathFile(repeated(trained[0], made), notes=notes, from_file=False)
 
@@ -229,7 +230,7 @@ def _through_cameras(run: Run, values: Any, names: str) -> PathFile:
 
 
 def _camera_of(name: str, known: tuple[str, ...]) -> int:
-    """The camera of a number, or of a photograph's name with or without its folder and suffix."""
+    """The camera with a number, or with a photograph's name, with or without its folder and suffix."""
     if name.isdecimal():
         if int(name) < len(known):
             return int(name)

@@ -1,4 +1,4 @@
-"""`jaxnerf check`: what a person needs to know of a scene before an hour of training."""
+"""`jaxnerf check`: inspect a scene before training."""
 
 import textwrap
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ def _flags() -> flags.FlagValues:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Check; see the help.
+    """Check a scene; see the help.
 
     Raises:
-      SceneError, flags.Error: in one line why training would be pointless, or what else is wrong.
+      SceneError, flags.Error: training would be pointless, or something else is wrong; in one line.
     """
     values = _flags()
     (name,) = common.parse(values, arguments, _HELP, ("DIR",))
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def report(found: Inspection, picture: Path) -> str:
-    """What is printed, for people."""
+    """The text that is printed."""
     facts = {**found.facts, "picture": str(picture)}
     lines = [found.scene.name]
     for matter, fact in facts.items():

@@ -1,4 +1,4 @@
-"""What the verbs share: flags, errors, devices, and the live line."""
+"""Shared by the verbs of the command: flags, errors, devices, and progress on the terminal."""
 
 import contextlib
 import dataclasses
@@ -33,14 +33,14 @@ class Status:
 
 
 def fail(message: str) -> int:
-    """Print one line on what is wrong; the exit status 1."""
+    """Print an error in one line; returns the exit status 1."""
     print(f"jaxnerf: {' '.join(str(message).split())}", file=sys.stderr)
     return 1
 
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[Status]:
-    """Turn the errors that a user can mend into one line and status 1."""
+    """Print errors that a user can correct in one line, with exit status 1."""
     status = Status()
     try:
         yield status
@@ -57,12 +57,12 @@ def report_errors() -> Iterator[Status]:
 def parse(
     values: flags.FlagValues, arguments: Sequence[str], text: str, positional: Sequence[str] = ()
 ) -> list[str]:
-    """Parse a verb's arguments into its flags; print the help and exit if asked to.
+    """Parse a verb's arguments into its flags; for --help, print the help and exit.
 
     Args:
       values: the verb's flags.
       arguments: from the command line, without the verb.
-      text: the help's beginning.
+      text: the beginning of the help.
       positional: names of the arguments that are not flags.
 
     Returns:
@@ -95,7 +95,7 @@ def parse(
 
 
 def _unknown(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> str:
-    """What to say of an unknown flag: what it is called now, or the nearest known one."""
+    """The message for an unknown flag: its present name if it was renamed, or the nearest known flag."""
     for method in ("voxels", "hash_grid", "nerf"):
         now = key_today(error.flagname, method)
         if now and now != error.flagname and now in values:
@@ -104,7 +104,7 @@ def _unknown(error: flags.UnrecognizedFlagError, values: flags.FlagValues) -> st
 
 
 def define_config_flags(values: flags.FlagValues) -> None:
-    """One flag for each key of the configuration, named with dots: --training.steps=1000."""
+    """Define a flag for each key of the configuration, named with dots: --training.steps=1000."""
     help_by_key = _config_help(Config, "")
     for key, value in flatten(Config()).items():
         define = flags.DEFINE_bool if isinstance(value, bool) else flags.DEFINE_string
@@ -112,10 +112,10 @@ def define_config_flags(values: flags.FlagValues) -> None:
 
 
 def configuration(values: flags.FlagValues, base: Config | None = None) -> Config:
-    """The preset, or a JSON file of one, with the flags' values over it.
+    """The configuration of a preset or a JSON file, with the values of flags over it.
 
     Raises:
-      ConfigError: an unknown preset, or a value that is not of its key's type.
+      ConfigError: the preset is unknown, or a value is not of its key's type.
     """
     name, named = str(values["config"].value), _settings_of_file(values)
     if base is None and named is not None:
@@ -132,7 +132,7 @@ def configuration(values: flags.FlagValues, base: Config | None = None) -> Confi
 
 
 def define_scene_flags(values: flags.FlagValues) -> None:
-    """What the verbs that read scenes have in common."""
+    """Define the flags of all verbs that read scenes."""
     flags.DEFINE_bool(
         "allow_outside_paths",
         False,
@@ -143,7 +143,7 @@ def define_scene_flags(values: flags.FlagValues) -> None:
 
 
 def chosen(values: flags.FlagValues) -> list[str]:
-    """The keys of the configuration that flags name, or the file that is given as --config.
+    """The keys of the configuration that are set by flags, or by the file given as --config.
 
     Raises:
       ConfigError: the file cannot be read.
@@ -153,7 +153,7 @@ def chosen(values: flags.FlagValues) -> list[str]:
 
 
 def _settings_of_file(values: flags.FlagValues) -> dict[str, Any] | None:
-    """What a file that is given as --config names, by key; None where a preset is given."""
+    """The settings in a file given as --config, by key; None for a preset."""
     name = str(values["config"].value)
     if name in PRESETS or Path(name).suffix != ".json":
         return None
@@ -166,13 +166,14 @@ def _settings_of_file(values: flags.FlagValues) -> dict[str, Any] | None:
 
 
 def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
-    """On a CPU, one JAX device for each core, and memory kept; call it before JAX does anything.
+    """On a CPU, use one JAX device for each core, and keep freed memory; call it before using JAX.
+
+    The user's own settings (XLA_FLAGS, JAX_NUM_CPU_DEVICES, MALLOC_*) take precedence.
 
     Args:
-      rays: of a batch; then at most as many devices as divide it evenly. Settings of the user's own
-        (XLA_FLAGS, JAX_NUM_CPU_DEVICES, MALLOC_*) stand.
-      keep_memory: whether freed memory is kept, which makes steps faster, and the peak higher where
-        arrays of many sizes come and go.
+      rays: number of rays of a batch; the number of devices is then the largest that divides it evenly.
+      keep_memory: whether freed memory is kept. That makes steps faster, but increases the peak if there
+        are arrays of many sizes.
     """
     if keep_memory:
         keep_freed()
@@ -184,12 +185,12 @@ def prepare_cpu(rays: int | None = None, *, keep_memory: bool = True) -> None:
     )
     while rays and rays % cores:
         cores -= 1
-    with contextlib.suppress(RuntimeError):  # a backend is running already
+    with contextlib.suppress(RuntimeError):  # JAX has been used already
         jax.config.update("jax_num_cpu_devices", cores)
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless the user chose where or not to."""
+    """Cache compiled programs on disk, unless the user has set JAX_COMPILATION_CACHE_DIR."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -200,7 +201,7 @@ def use_compilation_cache() -> None:
 
 
 def seconds_since_process_start() -> float:
-    """How long this process has been running, imports included."""
+    """Seconds since this process started, including imports."""
     try:
         with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
             after_name = file.read().rpartition(")")[2].split()
@@ -211,17 +212,17 @@ def seconds_since_process_start() -> float:
 
 
 _IMPORTED = time.perf_counter()
-_SECONDS_BETWEEN_LINES = 10.0  # where they are not rewritten in place
+_SECONDS_BETWEEN_LINES = 10.0  # if the output is not a terminal
 
 
 class LiveLine:
-    """A line that is rewritten in place on a terminal; plain lines, now and then, elsewhere."""
+    """A line that is rewritten in place on a terminal; otherwise lines are printed at intervals."""
 
     def __init__(self) -> None:
         self._terminal, self._last = sys.stdout.isatty(), -float("inf")
 
     def show(self, text: str, *, last: bool = False) -> None:
-        """Show the line's new text; the last one stays."""
+        """Show the line's new text; the last text is kept on a terminal."""
         now = time.monotonic()
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -241,7 +242,7 @@ def bar(done: int, total: int, width: int = 24) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 12 s, 3 min 20 s, 2 h 05 min."""
+    """Seconds as text: 12 s, 3 min 20 s, 2 h 05 min."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds} s"
@@ -251,7 +252,7 @@ def duration(seconds: float) -> str:
 
 
 def _config_help(config: type, prefix: str) -> dict[str, str]:
-    """Every key's help, from the Attributes of the dataclasses' docstrings."""
+    """The help of every key, from the Attributes in the dataclasses' docstrings."""
     hints = typing.get_type_hints(config, include_extras=True)
     section = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^  (\w[\w, ]*): (.*(?:\n {3,}.*)*)", section, re.MULTILINE)

@@ -30,7 +30,7 @@ RUN/test_preds/000.png and so on; those of another split have its name in theirs
 RUN/results_val.json. Nothing of the training command needs to be repeated.
 """
 
-# What results.json has of the sector.
+# The entries of the sector's results that are copied into results.json.
 _BESIDE = {"psnr", "psnr_8bit", "psnr_colour_corrected", "ssim", "lpips", "depth", "protocol"}
 _SECTOR = "a tenth of all, from one side, kept out of training (scene.hold_out_sector)"
 _OWN_COLOURS = (
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure; see the help.
 
     Raises:
-      SceneError, RunError: in one line what is wrong.
+      SceneError, RunError: something is wrong; in one line.
     """
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
@@ -85,11 +85,13 @@ def held_out_splits(run) -> tuple[str, ...]:
 
 
 def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) -> dict[str, Any]:
-    """Measure a run on several splits, with the sector's means beside the test views' in results.json.
+    """Measure a run on several splits.
+
+    The sector's means are also written into the results.json of the test views.
 
     Args:
       run, scene, every: as for `evaluate`.
-      splits: their names.
+      splits: names of the splits.
 
     Returns:
       The results of each split.
@@ -109,14 +111,14 @@ def evaluate_splits(run, scene: Scene, splits: Sequence[str], every: int = 1) ->
 def evaluate(
     run, scene: Scene, split: str = "test", every: int = 1, fraction: float = 1.0
 ) -> dict[str, Any]:
-    """Measure a run, write results.json and the pictures, print the means.
+    """Measure a run on a split, write results.json and the images, and print the means.
 
     Args:
       run: from `load_run`.
-      scene: with the photographs of the split.
-      split: its name.
-      every: as the flag; 0 for as many as fit into the time that training took.
-      fraction: of that time, which is for this split.
+      scene: the scene with the photographs of the split.
+      split: name of the split.
+      every: as the flag; 0 for as many views as fit into the time that training took.
+      fraction: fraction of that time that is used for this split.
 
     Raises:
       SceneError: the photographs are not those of the run's scene.
@@ -172,7 +174,7 @@ def evaluate(
 
 
 def _tell(folder: Path, scene: Scene, split: str, results: dict[str, Any]) -> None:
-    """Print the means of results.json, and under which protocol they were measured."""
+    """Print the means of results.json, and the protocol of the measurement."""
     protocol = results["protocol"]
     up_to = "up to " if "resolutions" in protocol else ""
     some = ""
@@ -199,7 +201,7 @@ def _tell(folder: Path, scene: Scene, split: str, results: dict[str, Any]) -> No
 
 
 def _depth_errors(run, scene: Scene, split: str, every: int, cameras: Camera) -> dict[str, Any]:
-    """The errors of depths at points that are held out, in the views that were measured."""
+    """The errors of depths at the held-out points, in the views that were measured."""
     if scene.held_out is None:
         return {"not_measured": f"the scene's files have fewer than {LEAST_POINTS} points"}
     seen = held_out_sightings(scene, split)
@@ -224,9 +226,9 @@ def _depth_errors(run, scene: Scene, split: str, every: int, cameras: Camera) ->
 
 
 def _rays_drawn(rows: list[dict[str, Any]], steps: int, full_batch: int) -> int:
-    """How many rays so many steps drew, by training's reports: the fast field's batches differ.
+    """Number of rays in the batches of all steps, whose sizes differ for the fast field.
 
-    Each report speaks for the steps since the one before; full batches where there is none.
+    The size in a report is used for all steps since the previous report; full batches without a report.
 
     >>> _rays_drawn([{"step": 1, "rays": 64.0}, {"step": 11, "rays": 32.0}], steps=12, full_batch=64)
     448

@@ -1,4 +1,4 @@
-"""`jaxnerf export`: a run's scene as files that other programs read."""
+"""`jaxnerf export`: write a run's scene in the formats of other programs."""
 
 import dataclasses
 import difflib
@@ -14,8 +14,8 @@ from jaxnerf.cli import common
 from jaxnerf.exports.files import Report
 from jaxnerf.runs.run import load_run
 
-# What can be exported: by a module with the class Settings, whose fields are flags, the function export,
-# and SUFFIXES, how a name may end; "" is a folder.
+# The kinds of exports. Each has a module with the class Settings, whose fields are flags, the function
+# export, and SUFFIXES, the suffixes of its files; "" is a folder.
 KINDS = {
     "page": "one HTML file that shows the scene in any browser, to be sent to somebody: .html",
     "cameras": "transforms.json of nerfstudio, or a folder with a model of COLMAP",
@@ -48,7 +48,7 @@ Examples:
 
 
 class _Lines(Report):
-    """What an export says, on the terminal."""
+    """Shows an export's messages and progress on the terminal."""
 
     def __init__(self) -> None:
         self._line = common.LiveLine()
@@ -68,7 +68,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _settings() -> dict[str, tuple[list[str], Any, str, Any]]:
-    """Every setting by name: the kinds that have it, its default, what it is, and its type."""
+    """Every setting by name: the kinds that have it, its default, its description, and its type."""
     found: dict[str, tuple[list[str], Any, str, Any]] = {}
     for kind in KINDS:
         settings = _module(kind).Settings
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     """Export; see the help.
 
     Raises:
-      RunError, SceneError, flags.Error: in one line what is wrong.
+      RunError, SceneError, flags.Error: something is wrong; in one line.
     """
     values = _flags()
     kinds = "\n".join(f"  {name:9}{about}" for name, about in KINDS.items())
@@ -117,13 +117,13 @@ def main(arguments: Sequence[str]) -> None:
     common.use_compilation_cache()
     try:
         module.export(load_run(folder), out, settings, _Lines())
-    except ValueError as error:  # a setting that does not fit the run, by its name
+    except ValueError as error:  # a wrong setting; the message begins with its name
         raise flags.Error(f"--{error}") from None
     print(f"wrote {out}")
 
 
 def _file(values: flags.FlagValues, suffixes: tuple[str, ...]) -> Path:
-    """Where to, if a file can be there."""
+    """The output file, after checking its name and folder."""
     endings = ", ".join(suffix or "nothing (a folder)" for suffix in suffixes)
     if not values.out:
         raise flags.Error(f"--out: name what is written; it ends in {endings}")
@@ -139,7 +139,7 @@ def _file(values: flags.FlagValues, suffixes: tuple[str, ...]) -> Path:
 
 
 def _chosen(values: flags.FlagValues, kind: str, settings: Any) -> Any:
-    """The settings that flags name.
+    """The settings that are set by flags.
 
     Raises:
       flags.Error: a value is wrong, or the kind has no such setting.

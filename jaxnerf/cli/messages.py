@@ -1,4 +1,4 @@
-"""What `jaxnerf train` says while it trains."""
+"""Messages of `jaxnerf train`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,14 +13,15 @@ from jaxnerf.scenes import Scene, describe
 from jaxnerf.scenes.silhouettes import plain_background
 from jaxnerf.training.loop import Progress
 
-# Training's last reports, of which the median is compared with the test views; and by how many dB more
-# training may reach before that is said. After 1,200 steps it had 1 dB more on fern, 4 on fox and garden
-# and 6 on beer_can; where the test views had gone wrong (statuette, beer_can with billboards) 13 to 21.
+# The number of training's last reports whose median PSNR is compared with that of the test views; and
+# the difference in dB above which a message is printed. After 1,200 steps the difference was 1 dB on
+# fern, 4 on fox and garden and 6 on beer_can; with bad test views (statuette, beer_can with billboards)
+# 13 to 21.
 _REPORTS, _USUAL_GAP = 9, 8.0
 
 
 def describe_run(scene: Scene, config: Config, state: Any) -> str:
-    """What is trained, where and on what, before the first step."""
+    """A description of the scene, the parameters and the devices, before the first step."""
     devices = jax.devices()
     rays = getattr(state.strategy, "rays", config.training.rays_per_batch)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -36,7 +37,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
 
 
 def behind(scene: Scene, config: Config) -> str:
-    """What the borders of photographs without alpha show, in a line that ends; else nothing."""
+    """A line about the background along the borders of photographs without alpha, or nothing."""
     split, background = scene.splits["train"], config.training.background
     if config.scene.space == "forward" or split.has_alpha:
         return ""
@@ -63,7 +64,7 @@ def behind(scene: Scene, config: Config) -> str:
 
 
 def held_by_points(scene: Scene, config: Config) -> str:
-    """That points of the reconstruction hold depths, in a line that ends; else nothing."""
+    """A line about the depth loss of the reconstruction's points, or nothing."""
     if config.method != "voxels" or scene.points is None or not config.voxels.depth_loss:
         return ""
     return (
@@ -83,7 +84,7 @@ def own_colours(config: Config) -> str:
 
 
 def region(scene, occupancy: Any) -> str:
-    """Where the field is, in the user's frame and unit."""
+    """The region of the field, in the user's frame and unit."""
     if occupancy is None:
         return ""
     if isinstance(occupancy.space, NdcSpace):
@@ -100,7 +101,7 @@ def region(scene, occupancy: Any) -> str:
 
 
 def status(progress: Progress, quality: float, config: Config, seconds_left: float) -> str:
-    """Where training stands, in one line."""
+    """The progress of training, in one line."""
     rays = progress.metrics.get("rays", config.training.rays_per_batch)
     rays_left = (progress.total_steps - progress.step) * rays
     seconds = min(rays_left / max(progress.rays_per_second, 1e-9), seconds_left)
@@ -112,7 +113,7 @@ def status(progress: Progress, quality: float, config: Config, seconds_left: flo
 
 
 def how_fine(config: Config, total: int) -> str:
-    """That a run of so many steps has fewer voxels or points than its configuration names, if so."""
+    """A message if a run of so many steps has fewer voxels or points than its configuration names."""
     if config.method != "voxels":
         return ""
     stages = config.voxels.stages
@@ -133,11 +134,11 @@ def how_fine(config: Config, total: int) -> str:
 
 
 def disagreement(test: float, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What to look at where test views come out far worse than what was trained on; else nothing.
+    """A message if the PSNR of test views is far below that of training; else nothing.
 
     Args:
       test: PSNR of the test views.
-      rows: of metrics.jsonl.
+      rows: rows of metrics.jsonl.
     """
     last = [row["psnr"] for row in rows[-_REPORTS:] if "psnr" in row]
     training = float(np.median(last)) if last else test

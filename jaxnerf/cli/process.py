@@ -1,4 +1,4 @@
-"""`jaxnerf process`: photographs or a video without poses, made into a scene's folder."""
+"""`jaxnerf process`: make a scene's folder from photographs or a video without poses."""
 
 import sys
 import time
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     """Process; see the help.
 
     Raises:
-      SceneError, RunError, flags.Error: in one line what is wrong.
+      SceneError, RunError, flags.Error: something is wrong; in one line.
     """
     values = _flags()
     common.parse(values, arguments, _HELP)
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class _Stages:
-    """A live line for each stage, with how long it took."""
+    """A progress line for each stage, with its duration."""
 
     _COUNTED: ClassVar = {"video": "frames looked at", "cameras": "registered"}
 
@@ -138,7 +138,7 @@ class _Stages:
         self._line = common.LiveLine()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show how much of a stage is done."""
+        """Show the progress of a stage."""
         if stage != self._stage:
             self.end()
             self._stage, self._begun, self._line = stage, time.monotonic(), common.LiveLine()
@@ -147,7 +147,7 @@ class _Stages:
         self._line.show(self._text)
 
     def end(self) -> None:
-        """Leave the last stage's line as it is."""
+        """End the line of the last stage."""
         if self._text:
             self._line.show(self._text, last=True)
         self._text = ""

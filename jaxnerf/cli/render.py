@@ -1,4 +1,4 @@
-"""`jaxnerf render`: make a video, or numbered pictures, of a camera path through a run."""
+"""`jaxnerf render`: render a video, or numbered images, of a camera path through a run."""
 
 import os
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ _EYES: dict[str, Eyes] = {
     "vr180": "side_by_side",
     "ods": "omnidirectional",
 }
-# What players take for the kind of a video, by its name.
+# Suffixes of file names by which players recognise the kind of a video.
 _NAMES = {"camera": "", "panorama": "_360", "stereo": "_LR", "ods": "_360_TB", "vr180": "_180_LR"}
 _LARGEST_WEBP = 16_383
 _KEPT = "; frames that are whole are kept, and the same command goes on"
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     """Render; see the help.
 
     Raises:
-      RunError, SceneError, flags.Error: in one line what is wrong.
+      RunError, SceneError, flags.Error: something is wrong; in one line.
     """
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str]) -> None:
     volumes.check(folder, values)
     _check_out(_out(folder, values, "camera"), values)
     if values.processes > 1:
-        # One that reserves an accelerator's memory would leave none to the others.
+        # A process that preallocates an accelerator's memory would leave none to the others.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     common.prepare_cpu()
     common.use_compilation_cache()
@@ -165,27 +165,28 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def path_cameras(run: Run, poses: np.ndarray, width: int = 0) -> Camera:
-    """Cameras for poses, with the lens of the first training camera.
+    """Cameras with given poses and the lens of the first training camera.
 
     Args:
       run: from `load_run`.
       poses: [N, 3, 4].
-      width: of the pictures, whose shape is that of the photographs; 0 for that of the photographs.
+      width: width of the images, whose aspect ratio is that of the photographs; 0 for the photographs'
+        width.
     """
     return repeated(camera_paths.of_shape(run.cameras()[0], width or None, None), poses)
 
 
 def render_video(run: Run, cameras: Camera, out: Path) -> None:
-    """Render cameras one after the other into a video, with a progress line.
+    """Render cameras in order into a video, with a progress line.
 
     Raises:
-      RunError: it cannot be written.
+      RunError: the video cannot be written.
     """
     _render(run, _frames(run, cameras, out, Look()), out, _FRAMES_PER_SECOND, overwrite=True)
 
 
 def _frames(run: Shown, cameras: Camera, out: Path, look: Look, **files: Any) -> Frames:
-    """The frames of an output: in its folder, or until a video is made of them in one beside it."""
+    """The frames of an output: in its folder, or for a video in a temporary folder beside it."""
     if "depth" in look.panels:
         values = depth_range(run, cameras[0])
         look = Look(look.panels, look.eyes, look.eye_distance, look.supersampling, values)
@@ -202,7 +203,7 @@ def _render(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Render what is missing of some frames, and make the video of them if one is wanted."""
+    """Render the missing frames, and make a video of all frames if the output is a video."""
     line, total = common.LiveLine(), len(frames)
     with disk_errors(out, _KEPT):
         left = begin(frames, run, overwrite=overwrite)

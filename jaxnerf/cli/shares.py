@@ -1,4 +1,4 @@
-"""One path's frames, shared among processes."""
+"""Rendering of a path's frames by several processes."""
 
 import multiprocessing
 import os
@@ -24,17 +24,17 @@ def render_in_processes(
     processes: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Render frames of a path, of which each process has every so-manyth.
+    """Render frames of a path in several processes, each of which renders every n-th frame.
 
     Args:
-      frames: of a path; `jaxnerf.exports.frames.begin` has made their folder.
-      run: that they show, which each process opens from its folder.
-      indices: of the frames.
-      processes: how many; no more than frames.
-      progress: called with how many frames are new, now and then.
+      frames: the frames of a path; `jaxnerf.exports.frames.begin` has created their folder.
+      run: the run that they show; each process opens it from its folder.
+      indices: indices of the frames.
+      processes: number of processes, at most that of frames.
+      progress: called at intervals with the number of new frames.
 
     Raises:
-      RunError: a process failed. The frames that are whole stay.
+      RunError: a process failed. Complete frames are kept.
     """
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
@@ -78,9 +78,9 @@ def _render_share(
     cores: set[int],
     errors: Any,
 ) -> None:
-    """What one process does. What a user can mend goes into the queue."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the terminal is for the parent
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half a file is removed
+    """Render the frames of one process. Errors that a user can correct are put into the queue."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts from the terminal
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that partial files are removed
     if cores:
         os.sched_setaffinity(0, cores)
     common.prepare_cpu()
@@ -100,7 +100,7 @@ def _render_share(
 
 
 def _cores(processes: int) -> list[set[int]]:
-    """The cores of each process; none where the system does not divide them, or has too few."""
+    """The cores of each process; an empty set if the process is not bound to cores."""
     if not hasattr(os, "sched_getaffinity"):
         return [set()] * processes
     cores = sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""`jaxnerf train`: photographs in, a scene out."""
+"""`jaxnerf train`: train a radiance field on a scene."""
 
 import contextlib
 import functools
@@ -50,7 +50,7 @@ Examples:
 """
 
 
-# How long the other processes wait for the first one to measure and render.
+# Seconds for which the other processes wait while the first one measures and renders.
 _PATIENCE = 24 * 3600
 
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
     """Train; see the help.
 
     Raises:
-      SceneError, RunError, ConfigError, FitError: in one line what is wrong.
+      SceneError, RunError, ConfigError, FitError: something is wrong; in one line.
     """
     values = _flags()
     common.parse(values, arguments, _HELP)
@@ -151,12 +151,12 @@ def _names(values: flags.FlagValues, shorthand: str, key: str) -> bool:
 
 
 def _seconds_that_choose(values: flags.FlagValues) -> float:
-    """The time budget that alone says what to train; 0 where a preset or a resumed run does."""
+    """The time budget by which the configuration is chosen; 0 with a preset or a resumed run."""
     if values.resume or values["config"].present:
         return 0.0
     given = values.max_seconds
     if given is None:
-        with contextlib.suppress(TypeError, ValueError):  # said by what reads all values
+        with contextlib.suppress(TypeError, ValueError):  # reported when all values are read
             given = float(str(values["training.max_seconds"].value))
     return given if given and 0.0 < given < float("inf") else 0.0
 
@@ -209,14 +209,14 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
             print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
         raise KeyboardInterrupt
     if leader:
-        # Not read back from the checkpoint, which Orbax does only with all processes together.
+        # Not read from the checkpoint: Orbax would need all processes to restore it.
         trained = int(state.step) > first
         _finish(run_of(out, config, read_scene(out), state), values, trained)
 
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[list[int]]:
-    """On the first Ctrl-C or request to end, let the step finish; the list then holds the signal."""
+    """On the first SIGINT or SIGTERM, let the current step finish; the list then contains the signal."""
     received: list[int] = []
 
     def stop(number: int, _) -> None:
@@ -238,7 +238,7 @@ def _stop_on_signals() -> Iterator[list[int]]:
 def _follow(
     session: Session, out: Path, checkpoint_seconds: float, stopped: list[int], view: Any
 ) -> TrainState:
-    """Train; log, print and show how it goes."""
+    """Train; log, print and show the progress."""
     step = int(session.state.step)
 
     def left() -> float:
@@ -268,9 +268,9 @@ def _follow(
 def _teller(
     session: Session, out: Path, log: MetricsLog, left: Callable[[], float], view: Any
 ) -> Callable[[Progress], None]:
-    """What tells how training goes: in metrics.jsonl, on the live line, to those who look."""
+    """The function that reports progress: to metrics.jsonl, on the terminal and in the live viewer."""
     plans, line = session.plans, common.LiveLine()
-    rows = read_metrics(out)  # of before, since the log has dropped what came after
+    rows = read_metrics(out)  # those up to the step of resuming; the log has removed later ones
     begun = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
     if not log.with_events:
         print("no TensorBoard events, which need the package tensorboardX")
@@ -301,7 +301,7 @@ def _teller(
 
 @functools.cache
 def _compile_seconds() -> list[float]:
-    """A list of one number, which grows by the time that this process spends on compiling."""
+    """A list with one number: the time that this process has spent on compiling so far."""
     total = [0.0]
 
     def listen(event: str, duration_secs: float, **_) -> None:

@@ -1,4 +1,4 @@
-"""`jaxnerf view`: walk through a run in the browser."""
+"""`jaxnerf view`: show a run in the browser."""
 
 import threading
 import webbrowser
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until interrupted; see the help.
 
     Raises:
-      RunError, flags.Error: in one line what is wrong.
+      RunError, flags.Error: something is wrong; in one line.
     """
     values = _flags()
     (folder,) = common.parse(values, arguments, _HELP, ["RUN"])
@@ -83,7 +83,7 @@ def _live(run: Run, values: Any) -> None:
 
 
 def _photographs(run: Run, values: Any) -> Split | None:
-    """Those that the run was trained on, if they are still where they were."""
+    """The photographs that the run was trained on, if they can still be read."""
     try:
         scene = load_for(run.config, run.scene.source, ("train",), values.allow_outside_paths)
         check_same_scene(run.folder, run.scene, scene)

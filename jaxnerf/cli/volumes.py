@@ -1,4 +1,4 @@
-"""What `jaxnerf render` does for a scanner's volume in place of a run."""
+"""The parts of `jaxnerf render` for a scanner's volume instead of a run."""
 
 import math
 from pathlib import Path
@@ -11,17 +11,17 @@ from jaxnerf.exports.scans import OPACITY, Scan, open_scan
 from jaxnerf.scenes.volume_files import is_volume
 
 _OWN = ("compositing", "window", "opacity")
-# Flags that say what only a run has.
+# Flags that have an effect on runs only.
 _OF_RUNS = ("picture", "eye_distance", "level", "processes")
 
 
 def names_volume(path: str) -> bool:
-    """Whether a path is that of a volume; else it is that of a run, which is a folder."""
+    """Whether a path is that of a volume; otherwise it is that of a run, which is a folder."""
     return Path(path).is_file() or (is_volume(path) and not Path(path).is_dir())
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags that say how a volume is shown."""
+    """Define the flags of the display of volumes."""
     flags.DEFINE_enum(
         "compositing",
         None,
@@ -47,10 +47,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def check(path: str, values: Any) -> None:
-    """Refuse flags that have no effect on what is rendered.
+    """Check that all given flags have an effect on the volume or run.
 
     Raises:
-      flags.Error: in one line.
+      flags.Error: a flag has no effect, or a value is wrong; in one line.
     """
     if not names_volume(path):
         for name in _OWN:
@@ -73,7 +73,7 @@ def check(path: str, values: Any) -> None:
 
 
 def opened(path: str, values: Any) -> tuple[Scan, tuple[str, ...]] | None:
-    """The volume that a path names, and what is to be said of it; None where it names no volume's file.
+    """The volume at a path, and messages about it; None if the path is not that of a volume.
 
     Raises:
       SceneError: see `open_scan`.

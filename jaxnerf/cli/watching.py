@@ -1,4 +1,4 @@
-"""Training that is watched: the flags of `jaxnerf train --view`, and the viewer."""
+"""The flags of `jaxnerf train --view`, and the live viewer during training."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from jaxnerf.scenes import Scene
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Whether, and where, training is shown."""
+    """Define the flags of the live viewer."""
     flags.DEFINE_bool(
         "view",
         False,
@@ -32,10 +32,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def check(values: Any) -> None:
-    """Refuse what cannot be shown, before anything else is done.
+    """Check that training can be shown, before anything else is done.
 
     Raises:
-      flags.Error, RunError: in one line what is wrong.
+      flags.Error, RunError: something is wrong; in one line.
     """
     if values["port"].present and not values.view:
         raise flags.Error("--port: has an effect with --view only")
@@ -50,7 +50,7 @@ def check(values: Any) -> None:
 
 @contextlib.contextmanager
 def viewed(out: Path, config: Config, scene: Scene, values: Any) -> Iterator[Any]:
-    """The live viewer of training, a `TrainingView`, if it is wanted; else None."""
+    """The live viewer of training, a `TrainingView`; None without --view."""
     if not values.view:
         yield None
         return

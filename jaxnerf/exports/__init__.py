@@ -1,1 +1,1 @@
-"""What leaves for other programs."""
+"""Exports to the formats of other programs: meshes, points, splats, volumes, images, video."""

@@ -1,7 +1,7 @@
-"""A scene's cameras as other programs read them, in the frame and unit of the user's files.
+"""A scene's cameras in the formats of other programs, in the frame and unit of the user's files.
 
-What is written belongs to the pictures as the scene holds them: a scene read with a downscale has the
-focal lengths and sizes of its shrunk photographs. Masks, near and far have no place in these files.
+The cameras are those of the scene's images: for a scene that was read with a downscale, focal lengths and
+sizes are those of the shrunk photographs. Masks, near and far are not written.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxnerf.scenes.colmap_cameras import Intrinsics, from_pose, model_of
 from jaxnerf.scenes.colmap_files import ModelCamera, ModelImage, ModelPoints, SparseModel
 from jaxnerf.scenes.colmap_writing import write_model
 
-# What transforms.json calls lenses, and the coefficients that it has of them.
+# The names of lenses in transforms.json, and the coefficients that it has for each.
 _TRANSFORMS_LENSES = {
     "pinhole": ("PINHOLE", ()),
     "opencv": ("OPENCV", ("k1", "k2", "k3", "k4", "p1", "p2")),
@@ -41,16 +41,16 @@ class Settings:
 
 
 def export(run: Run, out: Path, settings: Settings = Settings(), report: Report = Report()) -> None:
-    """Write a run's cameras; those of training as they were refined.
+    """Write a run's cameras; training cameras with their refined poses.
 
     Args:
       run: from `jaxnerf.load_run`.
-      out: a transforms.json, or a folder for a model of COLMAP.
-      settings, report: those of all exports.
+      out: a transforms.json, or a folder for a COLMAP model.
+      settings, report: as in all exports.
 
     Raises:
       SceneError, RunError: see `write_transforms` and `write_colmap`.
-      ValueError: a file of another name, for which other programs would not look.
+      ValueError: the file has another name than transforms.json, which other programs need.
     """
     if out.suffix and out.name != _TRANSFORMS:
         raise ValueError(f"out: {out.name} should be {_TRANSFORMS}, which other programs look for")
@@ -74,12 +74,12 @@ def export(run: Run, out: Path, settings: Settings = Settings(), report: Report 
 def write_transforms(scene: Scene, folder: str | Path) -> Path:
     """Write a scene's cameras as nerfstudio's transforms.json.
 
-    Each file_path is relative to the scene's own folder, and so belongs into a copy of that. Splits
-    stand in train_filenames and its like. instant-ngp reads the file too.
+    Each file_path is relative to the scene's own folder, so the file is for a copy of that folder. Splits
+    are written as train_filenames and so on. instant-ngp can read the file too.
 
     Args:
-      scene: whose photographs need not have been read.
-      folder: where to; made if it is not there.
+      scene: the scene; its photographs need not have been read.
+      folder: the folder for the file, which is created.
 
     Returns:
       The file.
@@ -87,7 +87,7 @@ def write_transforms(scene: Scene, folder: str | Path) -> Path:
     Raises:
       SceneError: the format has no such lens.
       RunError: there is such a file already.
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     path = Path(folder) / _TRANSFORMS
     _check_free(path)
@@ -109,21 +109,21 @@ def write_transforms(scene: Scene, folder: str | Path) -> Path:
 def write_colmap(scene: Scene, folder: str | Path) -> Path:
     """Write a scene's cameras, and its points if it has any, as COLMAP's text model.
 
-    Names of images are relative to images/ in the scene's own folder if all are there, otherwise to that
-    folder. Alike intrinsics become one camera. Points have neither colours (they are grey) nor tracks.
-    COLMAP knows no splits.
+    Names of images are relative to images/ in the scene's own folder if all photographs are there, and
+    otherwise to that folder. Photographs with equal intrinsics share a camera. Points have no colours
+    (they are grey) and no tracks. COLMAP has no splits.
 
     Args:
-      scene: whose photographs need not have been read.
-      folder: where cameras.txt, images.txt and points3D.txt go; made if it is not there.
+      scene: the scene; its photographs need not have been read.
+      folder: the folder for cameras.txt, images.txt and points3D.txt, which is created.
 
     Returns:
       The folder.
 
     Raises:
-      SceneError: COLMAP has no such lens, or a name has a space, where its text models end names.
+      SceneError: COLMAP has no such lens, or a name has a space, at which names in text models end.
       RunError: there is a model already.
-      OSError: it cannot be written.
+      OSError: the files cannot be written.
     """
     folder = Path(folder)
     for part in _COLMAP_FILES:
@@ -160,7 +160,7 @@ def _check_free(path: Path) -> None:
 
 
 def _root(scene: Scene) -> PurePosixPath:
-    """What the names of a scene's photographs are relative to, within its folder."""
+    """The folder, within the scene's, to which the names of a scene's photographs are relative."""
     return PurePosixPath(_IMAGES if scene.format == "colmap" else "")
 
 
@@ -168,7 +168,7 @@ def _views(scene: Scene) -> Iterator[tuple[str, tuple[str, Camera, np.ndarray]]]
     """Each photograph's split, name, camera, and pose in the user's frame."""
     for split, views in scene.splits.items():
         poses = np.array(views.cameras.camera_to_world, np.float64)
-        # A rotation that is one to float32 only would move cameras that stand far from the origin.
+        # Made orthonormal in float64: errors of float32 would move cameras far from the origin.
         left, _, right = np.linalg.svd(poses[:, :, :3])
         poses[:, :, :3] = left @ right
         poses = scene.to_user.poses(poses)

@@ -1,4 +1,4 @@
-"""8-bit sRGB as linear light."""
+"""Conversion of 8-bit sRGB to linear light."""
 
 import numpy as np
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Depth as files that other programs read: OpenEXR in floating point, and PNG of 16 bits."""
+"""Writers of depth: OpenEXR in floating point, and PNG of 16 bits."""
 
 import errno
 from importlib.util import find_spec
@@ -14,19 +14,19 @@ _MOST = 65_535
 
 
 def missing_package(kind: str) -> str:
-    """What must be installed before depth of a kind ("exr" or "png") can be written; empty if nothing."""
+    """The package that is missing for writing depth as "exr" or "png"; empty if there is none."""
     return "OpenEXR" if kind == "exr" and not find_spec("OpenEXR") else ""
 
 
 def write_depth_exr(path: Path, depth: Float[np.ndarray, "height width"]) -> None:
-    """Write depth as OpenEXR: one channel, Z, of 32-bit floats. The file appears whole or not at all.
+    """Write depth as OpenEXR with one channel, Z, of 32-bit floats. The file is complete or not there.
 
     Args:
-      path: of the file.
-      depth: in any unit; 0 where nothing is.
+      path: the file.
+      depth: depth in any unit; 0 for no surface.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
       ImportError: see `missing_package`.
     """
     import OpenEXR
@@ -39,15 +39,16 @@ def write_depth_exr(path: Path, depth: Float[np.ndarray, "height width"]) -> Non
         except RuntimeError as error:
             full = "No space" in str(error)
             raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from None
-        # The library does not notice where the disk is full for the last that it writes.
+        # The library raises no error if the disk is full for its last bytes.
         if not is_whole_exr(partial):
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def is_whole_exr(path: Path) -> bool:
-    """Whether an OpenEXR file of scanlines ends where its table says that its last chunk does.
+    """Whether an OpenEXR file of scanlines ends where its offset table puts the end of its last chunk.
 
-    The library itself would print what it misses. (Layout: openexr.com, "OpenEXR File Layout".)
+    The library itself would print messages about missing data. (Layout: openexr.com, "OpenEXR File
+    Layout".)
     """
     if not path.is_file() or not path.stat().st_size:
         return False
@@ -65,15 +66,15 @@ def is_whole_exr(path: Path) -> bool:
 
 
 def write_depth_png(path: Path, depth: Float[np.ndarray, "height width"], level: float) -> None:
-    """Write depth as a PNG of 16 bits, in whole levels. The file appears whole or not at all.
+    """Write depth as a PNG of 16 bits, in whole levels. The file is complete or not there.
 
     Args:
-      path: of the file.
-      depth: 0 where nothing is. What lies beyond 65,535 levels is 65,535.
-      level: what one level is, in the unit of depth. The PNG's text says it too.
+      path: the file.
+      depth: depth; 0 for no surface. Depths beyond 65,535 levels are stored as 65,535.
+      level: depth of one level. It is also stored in the PNG's text.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     levels = np.where(depth > 0.0, np.clip(np.rint(depth / level), 1, _MOST), 0).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
@@ -83,7 +84,7 @@ def write_depth_png(path: Path, depth: Float[np.ndarray, "height width"], level:
 
 
 def fitting_level(farthest: float) -> float:
-    """The power of ten of which a PNG of 16 bits holds the most for depths up to some farthest.
+    """The smallest power of ten as a level with which a 16-bit PNG holds depths up to the farthest.
 
     >>> fitting_level(6.0), fitting_level(900.0)
     (0.0001, 0.1)

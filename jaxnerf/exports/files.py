@@ -1,4 +1,4 @@
-"""What all kinds of exports share: files that appear whole, and the packages that write them."""
+"""Shared by all exports: messages, complete files, and optional packages."""
 
 import contextlib
 import importlib
@@ -10,23 +10,23 @@ from jaxnerf.runs.files import RunError, disk_errors, replacing
 
 
 class Report:
-    """What an export tells of itself: prints lines, and keeps quiet on how far it is."""
+    """Receives the messages and the progress of an export; it prints messages and ignores progress."""
 
     def say(self, text: str) -> None:
-        """Tell what a person should know."""
+        """Print a message for the user."""
         print(text, flush=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Tell how many of some things are done."""
+        """Called with the number of things that are done."""
 
     def of(self, what: str) -> Callable[[int, int], None]:
-        """A function of (done, total) that tells of these things."""
+        """A function of (done, total) that reports the progress of these things."""
         return lambda done, total: self.progress(what, done, total)
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden name for a file until it is whole (`jaxnerf.runs.files.replacing`).
+    """A temporary name for a file until it is complete (`jaxnerf.runs.files.replacing`).
 
     Raises:
       RunError: the disk is full, or the folder cannot be written.
@@ -36,14 +36,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def package(name: str, installed_as: str = "") -> Any:
-    """A module of the extra `export`, imported.
+    """Import a module of the extra `export`.
 
     Args:
-      name: of the module.
-      installed_as: what pip calls its package, where that differs.
+      name: name of the module.
+      installed_as: name of its package for pip, if it is another.
 
     Raises:
-      RunError: the package is not installed; the message says how to.
+      RunError: the package is not installed; the message names it.
     """
     try:
         return importlib.import_module(name)

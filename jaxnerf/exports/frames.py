@@ -1,8 +1,8 @@
-"""The frames of a camera path as numbered files, made once each: a path goes on where it stopped.
+"""The frames of a camera path as numbered files. An interrupted rendering continues where it stopped.
 
-A folder has 0000.png, 0001.png, ..., if asked for depth/0000.exr or depth/0000.png and so on, and
-render.json with all that decides what the frames show. A file appears whole or not at all, so whatever
-stands under a frame's name is kept, by whichever process it was made.
+A folder has 0000.png, 0001.png, ..., with depth also depth/0000.exr or depth/0000.png and so on, and
+render.json with all settings that affect the frames. Files are written completely or not at all, so an
+existing file of a frame is kept, whichever process wrote it.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ _DIGITS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """The frames of a path, and the files that hold them.
+    """The frames of a path, and their files.
 
     Attributes:
-      folder: of the files.
-      cameras: one a frame.
-      look: how the frames are made.
-      bits: of a colour: 8 or 16.
-      depth: the kind of the files of depth; "" for none.
-      depth_level: what one level of a 16-bit PNG of depth is in the user's unit.
+      folder: folder of the files.
+      cameras: a camera for each frame.
+      look: how the frames are rendered.
+      bits: bits of a colour: 8 or 16.
+      depth: format of the files of depth; "" for none.
+      depth_level: depth of one level of a 16-bit PNG of depth, in the user's unit.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class Frames:
         return len(self.cameras)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """The file of a frame's picture, and that of its depth if there is one."""
+        """The file of a frame's image, and that of its depth if there is one."""
         name = f"{index:0{max(_DIGITS, len(str(len(self) - 1)))}d}"
         picture = self.folder / f"{name}.png"
         return (
@@ -62,24 +62,24 @@ class Frames:
         )
 
     def missing(self) -> list[int]:
-        """The frames that are not there, or whose files are damaged."""
+        """The frames whose files do not exist or are damaged."""
         return [index for index in range(len(self)) if not all(map(_is_whole, self.files(index)))]
 
 
 def begin(frames: Frames, run: Shown, *, overwrite: bool = False) -> list[int]:
-    """Make the folder of frames, or find what is there already.
+    """Create the folder of frames, or check the existing one.
 
     Args:
-      frames: of a path.
-      run: that they show.
-      overwrite: whether frames of other settings are removed; else they are refused.
+      frames: the frames of a path.
+      run: the run or volume that they show.
+      overwrite: whether frames with other settings are removed; otherwise they are an error.
 
     Returns:
       The frames that are to be rendered.
 
     Raises:
-      RunError: the folder holds frames of other settings, or other files.
-      OSError: it cannot be written.
+      RunError: the folder holds frames with other settings, or other files.
+      OSError: the folder cannot be written.
     """
     path, settings = frames.folder / SETTINGS, settings_of(frames, run)
     if frames.folder.exists():
@@ -106,10 +106,10 @@ def render_frames(
     """Render some frames of a path, each into its files.
 
     Args:
-      frames: of a path; `begin` has made their folder.
-      run: that they show.
-      indices: of the frames.
-      progress: called after each.
+      frames: the frames of a path; `begin` has created their folder.
+      run: the run or volume that they show.
+      indices: indices of the frames.
+      progress: called after each frame.
 
     Raises:
       OSError: a file cannot be written.
@@ -117,7 +117,7 @@ def render_frames(
     for index in indices:
         seen = look_through(run, frames.cameras[index], frames.look)
         picture, *depth = frames.files(index)
-        # The picture last: where it is, all of the frame is.
+        # The image is written last: if it exists, all files of the frame exist.
         for file in depth:
             if frames.depth == "exr":
                 write_depth_exr(file, surface_depth(seen))
@@ -134,7 +134,9 @@ def render_frames(
 
 
 def assemble(frames: Frames, out: Path, frames_per_second: float) -> None:
-    """Make a video of frames that are all there; one for headsets says so to players, if it is an mp4.
+    """Make a video of frames that all exist.
+
+    An mp4 for headsets is marked as such (`jaxnerf.exports.spherical`).
 
     Raises:
       ValueError, ImportError, OSError: see `open_video`.
@@ -146,7 +148,7 @@ def assemble(frames: Frames, out: Path, frames_per_second: float) -> None:
 
 
 def _mark_of(frames: Frames, out: Path) -> Callable[[Path], None] | None:
-    """What marks a video as one for headsets, if it is: of one panel, for two eyes or of a sphere."""
+    """A function that marks an mp4 of one panel, for two eyes or a sphere, as one for headsets."""
     eyes, cameras = frames.look.eyes, frames.cameras
     is_sphere = cameras.lens == "equirectangular"
     if out.suffix != ".mp4" or len(frames.look.panels) > 1 or (eyes == "one" and not is_sphere):
@@ -166,7 +168,7 @@ def remove(folder: Path) -> None:
 
 
 def settings_of(frames: Frames, run: Shown) -> dict[str, Any]:
-    """All that decides what the frames show, as render.json has it."""
+    """All settings that affect the frames, as in render.json."""
     size = np.asarray(frames.cameras.size)[0]
     look = dataclasses.asdict(frames.look)
     cameras = {
@@ -196,7 +198,7 @@ def _of_scan(scan: Scan) -> dict[str, Any]:
 
 
 def _change(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first setting that differs, in words; empty if none does."""
+    """A description of the first setting that differs; empty if none does."""
     for key, value in now.items():
         if before.get(key) != value:
             short = all(isinstance(x, int | float | str | None) for x in (value, before.get(key)))
@@ -224,19 +226,19 @@ def _digest(tree: Any) -> str:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a file can be read to its end."""
+    """Whether a file is complete and can be read."""
     if file.suffix == ".exr":
         return is_whole_exr(file)
     try:
         with Image.open(file) as image:
             image.load()
-    except (OSError, ValueError, SyntaxError):  # Pillow has all of these for a damaged PNG
+    except (OSError, ValueError, SyntaxError):  # Pillow raises any of these for a damaged PNG
         return False
     return True
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """The files in a folder that are frames, or of their making."""
+    """The files in a folder that are frames, partial frames or their settings."""
     yield folder / SETTINGS
     for part in (folder, folder / "depth"):
         for file in part.glob("*"):

@@ -1,26 +1,26 @@
-"""The box around what a run's scene holds, as far as it is exported."""
+"""The bounding box of a run's scene for exports."""
 
 from jaxnerf.rendering.boxes import Box
 from jaxnerf.runs.extent import scene_cells
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 
-# Cells along a space without an end, where a run keeps no occupancy of it.
+# Cells along each side of an unbounded scene in which occupancy is computed, if the run has none.
 _CELLS = 32
 
 
 def box_of(run: Run, named: tuple[float, ...] = ()) -> Box:
-    """The box that is exported: the one that is named, or that of the scene.
+    """The box that is exported: the given one, or that of the scene.
 
-    The scene's is that of all cells that may hold something; see `jaxnerf.runs.extent.scene_cells`.
+    The scene's box encloses all cells that may be occupied; see `jaxnerf.runs.extent.scene_cells`.
 
     Args:
-      run: whose scene it is.
+      run: the run.
       named: x0, y0, z0, x1, y1, z1 in the user's frame, or nothing.
 
     Raises:
       RunError: no cell is occupied.
-      ValueError: the named box is none.
+      ValueError: the given box is not valid.
     """
     if named:
         return Box.named(named)

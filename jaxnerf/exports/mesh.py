@@ -23,9 +23,10 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.probing import Probe, finest_voxel
 from jaxnerf.runs.run import Run
 
-# Voxels: where distances are cut, and how far at least from the depths of views a surface is looked for.
+# In voxels: the truncation of distances, and the least distance from the views' depths within which a
+# surface is searched.
 _TRUNCATION, _REACH = 5.0, 2.0
-# The extent of a mesh in voxels beyond the points that the views see.
+# Margin of the box around the points that the views see, in voxels.
 _MARGIN = 3.0
 _LEAST_VIEWS = 1.0
 _LN2 = float(np.log(2.0))
@@ -74,23 +75,24 @@ class Settings:
 
 
 def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Mesh:
-    """Write a mesh of a run, and say its size.
+    """Write a mesh of a run, and report its size.
 
-    A PLY and an OBJ have the coordinates of the user's files; the picture of an OBJ with a texture lies
-    beside it, as NAME.png, and NAME.mtl names it. In a GLB, which has metres and +y up, vertices lie
-    around `Mesh.origin` along the axes of the user's files, and the node of the mesh turns the scene's up
-    to +y, scales by `Settings.metres` and brings the origin to its place: a scene whose up is +z comes
-    into Blender, which turns glTF's +y to its +z, with the coordinates of its files. Colours are sRGB in
-    PLY, OBJ and pictures, and linear at the vertices of a GLB, as each has them.
+    A PLY and an OBJ have the coordinates of the user's files; the image of an OBJ with a texture is
+    written beside it as NAME.png, with the material NAME.mtl. A GLB has metres and +y up: its vertices
+    are relative to `Mesh.origin` along the axes of the user's files, and the node of the mesh rotates
+    the scene's up to +y, scales by `Settings.metres` and moves the origin to its position. Blender
+    rotates glTF's +y to its +z, so that a scene whose up is +z has the coordinates of its files there.
+    Colours are sRGB in PLY, OBJ and images, and linear at the vertices of a GLB, as the formats define
+    them.
 
-    Colours are those that the run renders at its training cameras, and not those of the photographs: the
-    run's folder is enough, and exposures that were found to differ are made one.
+    Colours are those that the run renders at its training cameras, and not those of the photographs: only
+    the run's folder is needed, and differences of exposure that were learned are removed.
 
     Args:
       run: from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
-      settings: how.
-      report: told what a person should know.
+      settings: settings of the export.
+      report: receives messages and progress.
 
     Raises:
       RunError: a package is missing, the scene has no surface, or the file cannot be written.
@@ -148,10 +150,10 @@ def mesh_of(run: Run, settings: Settings = Settings(), report: Report = Report()
 
 
 def _seen_part(run: Run, views: Views, box: Box, resolution: int) -> Box:
-    """The part of a box where views see surfaces, and a few voxels around it.
+    """The part of a box in which views see surfaces, with a margin of a few voxels.
 
     Raises:
-      RunError: they see none.
+      RunError: the views see no surface in the box.
     """
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     around = Box(box.low - views.origin, box.high - views.origin)
@@ -168,10 +170,10 @@ def _seen_part(run: Run, views: Views, box: Box, resolution: int) -> Box:
 def _fused(
     run: Run, views: Views, grid: Grid, settings: Settings, report: Report
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and faces, in voxels, where the fused distance is 0."""
+    """Vertices and faces of the level set 0 of the fused distance, in voxels."""
     bricks = _bricks(grid)
     offset = (grid.origin - views.origin).astype(np.float32)
-    # Between neighbouring pixels there are bricks of a fine grid that no pixel hits.
+    # If voxels are smaller than pixels, there are bricks between the surface points of adjacent pixels.
     reach = max(_REACH, 0.5 * views.footprint() / grid.voxel)
     for _, _, points in views.surface():
         places = (points - offset) / np.float32(grid.voxel)
@@ -191,10 +193,10 @@ def _fused(
 def _dense(
     run: Run, views: Views, grid: Grid, settings: Settings, report: Report
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and faces, in voxels, where the density has the threshold.
+    """Vertices and faces of the level set of the density at the threshold, in voxels.
 
-    What is interpolated is log(exp(density ln 2 / threshold) - 1): the number that the fast field's
-    lattice holds, and 0 at the threshold.
+    The interpolated value is log(exp(density ln 2 / threshold) - 1), which is 0 at the threshold. With
+    the default threshold it is the logit that the fast field interpolates.
     """
     threshold = settings.threshold or _LN2 / (finest_voxel(run) or grid.voxel)
     report.say(f"surface at a density of {threshold:.4g} (--threshold)")
@@ -213,7 +215,7 @@ def _bricks(grid: Grid) -> Bool[np.ndarray, "X Y Z"]:
 
 
 def _paint(run: Run, views: Views, voxel: float) -> Paint:
-    """What the views that see points show there; of others the field's colour, seen from outside."""
+    """The colour of surface points in the views that see them; else the field's, seen from outside."""
     seen = replicated((views.cameras, views.depth, views.colour))
     reach = jnp.float32(max(_TRUNCATION * voxel, 2.0 * views.footprint()))
     probe = Probe(run, views.origin)
@@ -229,7 +231,7 @@ def _paint(run: Run, views: Views, voxel: float) -> Paint:
 
 
 def _root(run: Run, settings: Settings, origin: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
-    """From around an origin in the user's frame to glTF's: +y is up, the unit a metre."""
+    """From the coordinates of a mesh to glTF's: +y is up, and the unit is a metre."""
     poses = np.asarray(run.cameras().camera_to_world)
     up = np.asarray(settings.up, np.float64) if settings.up else up_of(poses)
     matrix = np.eye(4)
@@ -239,7 +241,7 @@ def _root(run: Run, settings: Settings, origin: Float[np.ndarray, "3"]) -> Float
 
 
 def turn_to_y(up: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The rotation that takes a unit vector to +y by the shortest way; +z as readers of glTF undo it."""
+    """The smallest rotation from a unit vector to +y; for +z the one that glTF's readers invert."""
     cosine = up[1]
     axis = np.cross(up, [0.0, 1.0, 0.0])
     if np.linalg.norm(axis) < 1e-9:

@@ -1,4 +1,4 @@
-"""A mesh, and the files that other programs read: PLY, OBJ and GLB."""
+"""Meshes, and writers of PLY, OBJ and GLB files."""
 
 import contextlib
 import dataclasses
@@ -14,20 +14,20 @@ from jaxnerf.exports.ply import coloured_points, write_ply
 from jaxnerf.exports.texture import Texture
 
 SUFFIXES = (".ply", ".obj", ".glb")
-# What of a material is not its colour: without one of glTF's, meshes are metal.
+# Properties of a matte material: without them, glTF's default material is metallic.
 _MATTE = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Triangles, coloured, in the user's frame.
+    """A mesh of coloured triangles, in the user's frame.
 
     Attributes:
-      vertices: around the origin, in the user's unit.
+      vertices: positions relative to the origin, in the user's unit.
       faces: indices of vertices, counter-clockwise seen from outside.
       colours: 8-bit sRGB of each vertex.
-      origin: in the user's frame.
-      texture: a picture that has the colours more finely, or None.
+      origin: origin of the vertices in the user's frame.
+      texture: an image with the colours at a higher resolution, or None.
     """
 
     vertices: Float[np.ndarray, "V 3"]
@@ -38,7 +38,7 @@ class Mesh:
 
     @property
     def normals(self) -> Float[np.ndarray, "V 3"]:
-        """Unit normals of the vertices: the mean of the triangles' around them, by area."""
+        """Unit normals of the vertices: the mean of the adjacent triangles' normals, weighted by area."""
         return vertex_normals(self.vertices, self.faces)
 
     @property
@@ -50,7 +50,7 @@ class Mesh:
 def vertex_normals(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
 ) -> Float[np.ndarray, "V 3"]:
-    """Unit normals of vertices: the mean of the faces' around them, by area; +z where none has any."""
+    """Unit normals of vertices: the mean of the adjacent faces' normals by area; +z if that is 0."""
     a, b, c = vertices[faces].transpose(1, 0, 2)
     areas = np.cross(b - a, c - a)
     total = np.stack(
@@ -66,15 +66,15 @@ def vertex_normals(
 
 
 def write_mesh(mesh: Mesh, path: Path, root: Float[np.ndarray, "4 4"] | None = None) -> None:
-    """Write a mesh as PLY, OBJ or GLB, as the name ends; whole or not at all.
+    """Write a mesh as PLY, OBJ or GLB, by the suffix; the file is written completely or not at all.
 
-    Where it has a texture, a GLB holds it, and an OBJ has it beside it, as NAME.png, which NAME.mtl
-    names; a PLY has the colours of vertices.
+    A texture is stored in a GLB, and beside an OBJ as NAME.png, to which NAME.mtl refers; a PLY has the
+    colours of vertices.
 
     Args:
-      mesh: to write.
-      path: where to.
-      root: of a GLB: from the mesh's own frame, around its origin, to glTF's.
+      mesh: the mesh.
+      path: the file.
+      root: for a GLB: from the mesh's coordinates, relative to its origin, to glTF's.
 
     Raises:
       RunError: trimesh is not installed, which OBJ and GLB need; or a file cannot be written.
@@ -91,7 +91,7 @@ def write_mesh(mesh: Mesh, path: Path, root: Float[np.ndarray, "4 4"] | None = N
 
 
 def _obj(mesh: Mesh, path: Path) -> dict[str, bytes]:
-    """The contents of files by their names, the one that is named the last."""
+    """The contents of files by name; the OBJ itself is the last."""
     trimesh = package("trimesh")
     white, black = [255] * 4, [0, 0, 0, 255]
 
@@ -123,7 +123,7 @@ def _glb(mesh: Mesh, root: Any) -> bytes:
 
 
 def _body(mesh: Mesh, positions: np.ndarray, colours: np.ndarray, material: Any) -> Any:
-    """A mesh as trimesh's: with a texture, or with colours of vertices."""
+    """A trimesh mesh with a texture or with colours of vertices."""
     trimesh = package("trimesh")
     as_is = {"process": False, "validate": False}
     if mesh.texture is None:
@@ -136,7 +136,7 @@ def _body(mesh: Mesh, positions: np.ndarray, colours: np.ndarray, material: Any)
     visual = trimesh.visual.TextureVisuals(
         uv=mesh.texture.uv, material=material(Image.fromarray(mesh.texture.image))
     )
-    # Normals are those of the mesh before it was cut: across a seam shading goes on.
+    # Normals are those of the mesh before it was cut, so that shading is continuous across seams.
     return trimesh.Trimesh(
         positions[corners], mesh.texture.faces,
         vertex_normals=mesh.normals[corners], visual=visual, **as_is,
@@ -144,7 +144,7 @@ def _body(mesh: Mesh, positions: np.ndarray, colours: np.ndarray, material: Any)
 
 
 def _with_material(tree: dict[str, Any]) -> None:
-    """Give a glTF's meshes a matte material seen from both sides."""
+    """Set a matte, double-sided material for the meshes of a glTF."""
     matte = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], **_MATTE}
     tree["materials"] = [{"pbrMetallicRoughness": matte, "doubleSided": True}]
     for mesh in tree["meshes"]:
@@ -153,5 +153,5 @@ def _with_material(tree: dict[str, Any]) -> None:
 
 
 def _linear(colours: UInt8[np.ndarray, "V 3"]) -> UInt8[np.ndarray, "V 3"]:
-    """8-bit sRGB as 8-bit linear RGB, which glTF has at vertices."""
+    """8-bit linear RGB, which glTF has at vertices, from 8-bit sRGB."""
     return np.rint(255.0 * linear_levels()).astype(np.uint8)[colours]

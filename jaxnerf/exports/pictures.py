@@ -1,4 +1,4 @@
-"""What a frame of a camera path shows: one picture or those of two eyes; colour, depth and normals."""
+"""The image of a frame of a camera path: colour, depth and normals, for one eye or two."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,27 +16,29 @@ from jaxnerf.rendering import Rendering
 from jaxnerf.runs.run import Run
 from jaxnerf.stereo import eyes, omnidirectional_eye
 
-# What frames show: a run, or a volume.
+# What frames are rendered from: a run, or a scanner's volume.
 Shown = Run | Scan
 Panel = Literal["rgb", "depth", "normals"]
 Eyes = Literal["one", "side_by_side", "omnidirectional"]
 
-# Depths without an end are coloured between these percentiles of a small picture.
+# In unbounded scenes the range of depth's colours is given by these percentiles of the depths in an image
+# with at most _SMALL pixels along a side.
 _PERCENTILES, _SMALL = (2.0, 98.0), 96
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How the frames of a path are made.
+    """How the frames of a path are rendered.
 
     Attributes:
-      panels: the pictures that stand side by side in a frame.
-      eyes: "one"; "side_by_side", the left eye's picture at the left; or "omnidirectional", of a camera
-        that is equirectangular, the left eye's picture above.
-      eye_distance: between the eyes, in the user's unit.
-      supersampling: rays along a pixel's side, of which so many squared are averaged; 0 is one ray, and
-        at edges what the run's configuration says.
-      depth_range: the depths that are pale and dark in panels of depth, in the user's unit.
+      panels: the images side by side in a frame.
+      eyes: "one"; "side_by_side", with the left eye's image at the left; or "omnidirectional", for
+        equirectangular cameras, with the left eye's image above.
+      eye_distance: distance between the eyes, in the user's unit.
+      supersampling: number of rays along a pixel's side; a pixel is the mean of its squared number of
+        rays. 0 is one ray, and at edges the supersampling of the run's configuration.
+      depth_range: the depths that have the lightest and the darkest colour in panels of depth, in the
+        user's unit.
     """
 
     panels: tuple[Panel, ...] = ("rgb",)
@@ -47,12 +49,12 @@ class Look:
 
 
 def look_through(run: Shown, camera: Camera, look: Look) -> Rendering:
-    """What a camera of a path sees, with both eyes if it has two; in the user's frame and unit.
+    """Render a camera of a path, for both eyes if there are two; in the user's frame and unit.
 
     Args:
-      run: from `jaxnerf.load_run`.
-      camera: a single one, between the eyes.
-      look: how.
+      run: from `jaxnerf.load_run`, or a volume.
+      camera: a single camera; its position is the middle between the eyes.
+      look: how the frames are rendered.
 
     Returns:
       A `Rendering` of NumPy arrays [height, width, ...], with normals if a panel shows them.
@@ -76,18 +78,18 @@ def look_through(run: Shown, camera: Camera, look: Look) -> Rendering:
 
 
 def frame_size(camera: Camera, look: Look) -> tuple[int, int]:
-    """The (width, height) of the frame of a camera, with all its panels and eyes."""
+    """The (width, height) of a camera's frame, with all panels and eyes."""
     width, height = (int(side) for side in np.asarray(camera.size))
     across = len(look.panels) * (2 if look.eyes == "side_by_side" else 1)
     return width * across, height * (2 if look.eyes == "omnidirectional" else 1)
 
 
 def panels_of(seen: Rendering, look: Look) -> Float[np.ndarray, "height width 3"]:
-    """The frame that shows what was seen: the panels side by side, with values in [0, 1].
+    """The frame of a rendering: the panels side by side, with values in [0, 1].
 
     Args:
       seen: from `look_through`.
-      look: how.
+      look: how the frames are rendered.
     """
     depth, opacity, normals = (
         np.asarray(values) for values in (seen.depth, seen.opacity, seen.normals)
@@ -101,9 +103,9 @@ def panels_of(seen: Rendering, look: Look) -> Float[np.ndarray, "height width 3"
 
 
 def surface_depth(seen: Rendering) -> Float[np.ndarray, "height width"]:
-    """The depths at which half of the light is stopped; 0 where less than half of it is.
+    """The median depth of each pixel; 0 where the opacity is below a half.
 
-    Depths are along the axis of a pinhole, and along the ray of a lens that looks sideways.
+    Depths are along the axis for pinhole cameras, and along the ray for lenses that are not flat.
 
     Args:
       seen: from `look_through`.
@@ -112,14 +114,14 @@ def surface_depth(seen: Rendering) -> Float[np.ndarray, "height width"]:
 
 
 def depth_range(run: Shown, camera: Camera) -> tuple[float, float]:
-    """The depths between which colours of depth lie, in the user's unit.
+    """The depths between which colours of depth vary, in the user's unit.
 
-    They are near and far of the scene. In one without an end they are what a small picture of the camera
-    shows.
+    They are near and far of the scene. In an unbounded scene they are percentiles of the depths in a
+    small image of the camera.
 
     Args:
-      run: from `jaxnerf.load_run`.
-      camera: a single one: the first of a path.
+      run: from `jaxnerf.load_run`, or a volume.
+      camera: a single camera: the first of a path.
     """
     if isinstance(run, Scan):
         return run.depths(camera)
@@ -131,13 +133,13 @@ def depth_range(run: Shown, camera: Camera) -> tuple[float, float]:
         seen = run.render(camera.resized(*(max(1, round(x * small)) for x in (width, height))))
         shown = seen.depth[seen.opacity > 0.5]
         if shown.size:
-            # Rounded, so that another machine goes on with the same.
+            # Rounded, so that frames made on different machines have the same range.
             low, high = (float(f"{x:.3g}") for x in np.percentile(shown, _PERCENTILES))
     return low, max(high, low * 1.001)
 
 
 def _averaged(seen: Rendering, rays: int) -> Rendering:
-    """Squares of pixels as one: their mean, and a depth that one of them has."""
+    """Squares of rays x rays pixels as one pixel: their mean, and for distances their median."""
 
     def squares(values: Any) -> np.ndarray:
         height, width = (side // rays for side in values.shape[:2])

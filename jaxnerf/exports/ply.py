@@ -1,4 +1,4 @@
-"""PLY, binary and little-endian: vertices with named properties, and triangles."""
+"""Writer of PLY, binary and little-endian: vertices with named properties, and triangles."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 _TYPES = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
 _FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
-# What float32 may round a coordinate by, of the size of what is written.
+# Largest rounding error of float32 coordinates, as a fraction of the extent of the points.
 _LEAST_PRECISION = 1e-5
 
 
@@ -17,13 +17,13 @@ def write_ply(
     """Write a PLY file.
 
     Args:
-      path: where to.
-      vertices: a structured array [N] of the types f4, f8, u1 and i4, by whose fields the properties
-        are named.
+      path: the file.
+      vertices: a structured array [N] with the types f4, f8, u1 and i4; the names of its fields are those
+        of the properties.
       faces: indices of vertices.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     names = vertices.dtype.names or ()
     kinds = [vertices.dtype[name] for name in names]
@@ -44,7 +44,7 @@ def write_ply(
 
 
 def coordinate_type(positions: Float[np.ndarray, "N 3"]) -> str:
-    """The PLY type that holds coordinates: f4, or f8 where they are large for how far they spread."""
+    """The PLY type for coordinates: f4, or f8 if they are large compared with their extent."""
     if not len(positions):
         return "f4"
     spread = float(np.ptp(positions, axis=0).max())
@@ -57,7 +57,7 @@ def coloured_points(
     normals: Float[np.ndarray, "N 3"] | None,
     colours: np.ndarray,
 ) -> np.ndarray:
-    """Vertices for `write_ply`, with the names of properties that other programs know.
+    """Vertices for `write_ply`, with the usual names of properties.
 
     Args:
       positions: [N, 3].

@@ -20,13 +20,13 @@ from jaxnerf.scenes.colmap_files import ModelPoints
 from jaxnerf.scenes.colmap_writing import points_file
 
 SUFFIXES = (".ply", ".txt", ".bin")
-# Cubes along the longest side of the box, of each of which one point is kept.
+# Cubes along the longest side of the box, each with at most one point.
 _RESOLUTION = 512
-# Cubes before and behind the depth of a view in which a point is what it sees.
+# A view sees a point that is within this many cubes of the view's depth.
 _REACH = 2.0
-# Cubes of a box: numbers of 64 bits count them.
+# Largest number of cubes of a box: their indices are integers of 64 bits.
 _MOST_CUBES = 2.0**62
-# Rows of sums that are waiting to be added up.
+# Number of rows of partial sums above which they are merged.
 _WAITING = 1 << 22
 
 
@@ -54,11 +54,11 @@ class Points:
     """Points of surfaces, in the user's unit.
 
     Attributes:
-      positions: around the origin.
-      normals: unit vectors of the user's frame that point out of the surface.
+      positions: positions relative to the origin.
+      normals: unit vectors in the user's frame that point out of the surface.
       colours: 8-bit sRGB.
-      origin: in the user's frame.
-      spacing: the side of the cubes in each of which there is one point.
+      origin: the origin in the user's frame.
+      spacing: side of the cubes, each of which has at most one point.
     """
 
     positions: Float[np.ndarray, "N 3"]
@@ -74,13 +74,13 @@ class Points:
 def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Points:
     """Write the points that a run's training cameras see, as PLY or as COLMAP's points3D.
 
-    Other programs look for COLMAP's under the names points3D.txt and points3D.bin.
+    Other programs read COLMAP's points under the names points3D.txt and points3D.bin.
 
     Args:
       run: from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
-      settings: how.
-      report: told what a person should know.
+      settings: settings of the export.
+      report: receives messages and progress.
 
     Raises:
       RunError: the scene has no surface, or the file cannot be written.
@@ -88,7 +88,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     """
     box = box_of(run, settings.box)
     spacing = settings.spacing or float(box.size.max()) / _RESOLUTION
-    _cubes(box.size, spacing)  # before all views are rendered for nothing
+    _cubes(box.size, spacing)  # raises before the views are rendered
     views = render_views(
         run,
         0.5 * (box.low + box.high),
@@ -112,18 +112,18 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
 
 
 def thinned(views: Views, box: Box, spacing: float) -> Points:
-    """The points that the pixels of views show in a box, all those of a cube made one.
+    """The surface points of the pixels of views in a box, averaged within each cube.
 
-    A point that more views see through than see is left out: it floats, or lies on an edge that was
-    taken for a surface.
+    A point that more views see through than see is removed: it is a floater, or the interpolation of
+    depths across an edge.
 
     Args:
-      views: with normals.
-      box: in the user's frame.
-      spacing: the side of a cube.
+      views: views with normals.
+      box: box in the user's frame.
+      spacing: side of a cube.
 
     Raises:
-      ValueError: cubes are too small to be counted; the message begins with the setting's name.
+      ValueError: there are too many cubes; the message begins with the setting's name.
     """
     assert views.normals is not None
     low, high = box.low - views.origin, box.high - views.origin
@@ -156,7 +156,7 @@ def thinned(views: Views, box: Box, spacing: float) -> Points:
 
 
 def _cubes(size: Float[np.ndarray, "3"], spacing: float) -> Int[np.ndarray, "3"]:
-    """How many cubes of a box there are along its sides."""
+    """The number of cubes along each side of a box."""
     count = np.ceil(size / spacing) + 1.0
     if np.prod(count) > _MOST_CUBES:
         raise ValueError(f"spacing: {spacing:g} is too small for a box {size.max():.4g} wide")
@@ -169,7 +169,7 @@ def _merged(sums: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def _summed(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the same key, added up."""
+    """Sums of the rows with equal keys."""
     kept, which = np.unique(keys, return_inverse=True)
     columns = [np.bincount(which, column, len(kept)) for column in rows.T]
     return kept, np.stack(columns, axis=-1)

@@ -1,4 +1,4 @@
-"""A scanner's volume as something that frames of a camera path can show."""
+"""A scanner's volume with the interface of a run, for the frames of a camera path."""
 
 import dataclasses
 import math
@@ -18,28 +18,29 @@ from jaxnerf.sampling.occupancy import occupied
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.volume_files import VolumeFile, read_volume
 
-# Of a picture through the lens that is chosen where nobody says.
+# The default cameras: image side in pixels, field of view and elevation in degrees, and their number.
 _SIDE, _DEGREES, _ELEVATION, _AROUND = 512, 40.0, 15.0, 60
-# Of the values of all voxels; the window begins at a fifth of the way between them.
+# The default window ends at the second of these percentiles of the voxels' values, and begins at this
+# fraction of the way from the first to the second.
 _PERCENTILES, _FIRST = (1.0, 99.5), 0.2
 _SAMPLED = 1 << 20
-# What stops light: of it, the share that a hundredth of the longest side stops at the window's end.
+# The default opacity, at the window's end, of a hundredth of the longest side of the volume.
 OPACITY: dict[Compositing, float] = {"volume": 0.6, "mean": 0.03, "attenuation": 0.03}
-# From the window's beginning to its end: as tissue, and as a film shows it.
+# Colours from the window's beginning to its end: those of tissue, and those of a film.
 _TISSUE = ((0.45, 0.16, 0.1), (0.9, 0.65, 0.45), (1.0, 1.0, 0.94))
 _FILM = ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """A volume and how it is shown; it renders as a `jaxnerf.Run` does, in its file's frame and unit.
+    """A volume and its display settings, rendered like a `jaxnerf.Run`, in its file's frame and unit.
 
     Attributes:
       folder: its file.
       field, params, occupancy: the volume.
-      compositing: how light adds up; behind an X-ray is white, behind all else black.
-      centre, radius: a ball around all that shows.
-      step: 0: nothing was trained.
+      compositing: the compositing mode; the background is white for "attenuation", else black.
+      centre, radius: a ball around all occupied cells.
+      step: 0, since the volume was not trained.
     """
 
     folder: Path
@@ -52,10 +53,10 @@ class Scan:
     step: int = 0
 
     def render(self, camera: Camera, *, normals: bool = False) -> Rendering:
-        """The picture that a camera sees.
+        """Render the image of a camera.
 
         Args:
-          camera: a single one.
+          camera: a single camera.
           normals: whether to compute normals.
 
         Returns:
@@ -74,23 +75,23 @@ class Scan:
 
     @property
     def sampler(self) -> OccupancySampler:
-        """What places the samples of pictures, with room for as many as most rays of a picture take."""
+        """The sampler of images, with limits that are enough for most rays of an image."""
         return OccupancySampler(self.occupancy)
 
     def cameras(self) -> Camera:
-        """Cameras in a circle around the volume, through a lens that sees all of it."""
+        """Cameras in a circle around the volume, with a field of view that contains all of it."""
         away = 1.02 * self.radius / math.sin(math.radians(0.5 * _DEGREES))
         poses = orbit(self.centre, away, _ELEVATION, _AROUND)
         focal = 0.5 * _SIDE / math.tan(math.radians(0.5 * _DEGREES))
         return Camera.pinhole(poses, focal, _SIDE, _SIDE)
 
     def farthest(self, cameras: Camera) -> float:
-        """A distance beyond which no camera sees anything."""
+        """A distance beyond which no camera sees any occupied cell."""
         positions = np.reshape(np.asarray(cameras.camera_to_world, np.float64), (-1, 3, 4))[:, :, 3]
         return float(np.linalg.norm(positions - self.centre, axis=-1).max() + self.radius)
 
     def depths(self, camera: Camera) -> tuple[float, float]:
-        """The least and the greatest depth at which a camera sees anything."""
+        """The range of depths in which a camera can see occupied cells."""
         far = self.farthest(camera)
         return max(far - 2.0 * self.radius, 1e-3 * far), far
 
@@ -101,22 +102,22 @@ def open_scan(
     window: tuple[float, float] | None = None,
     opacity: float | None = None,
 ) -> tuple[Scan, tuple[str, ...]]:
-    """A volume's file, ready to be shown.
+    """Open a volume's file for display.
 
     Args:
       path: see `jaxnerf.scenes.volume_files.read_volume`.
       compositing: see `jaxnerf.render_rays`.
-      window: the values between which density rises from nothing and colour from dark to bright; by
-        default from percentiles. Colours of an .npz are shown as they are, and its densities too, unless
+      window: the values between which density rises from 0 and colour from dark to bright; by default
+        from percentiles. Colours of an .npz are shown as they are, and its densities too, unless
         there is a window.
-      opacity: the share of light that a hundredth of the volume's longest side stops where values are at
-        the window's end or above; by default what suits the compositing.
+      opacity: the opacity of a hundredth of the volume's longest side, where values are at the window's
+        end or above; the default depends on the compositing mode.
 
     Returns:
-      The scan, and what should be said of it.
+      The scan, and notes for the user.
 
     Raises:
-      SceneError: the file cannot be read as a volume, or nothing of it shows.
+      SceneError: the file cannot be read as a volume, or all of it is transparent.
     """
     found = read_volume(path)
     sides = " x ".join(map(str, found.values.shape))
@@ -147,10 +148,10 @@ def open_scan(
 
 
 def default_window(values: np.ndarray) -> tuple[float, float]:
-    """The values between which a volume shows: from a fifth of the way between two percentiles.
+    """The default window of a volume's values, from two percentiles; see `_PERCENTILES`.
 
     Args:
-      values: of all voxels, of which at most a million are looked at, evenly spread.
+      values: values of all voxels, of which about a million, evenly spread, are used.
     """
     flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
     some = np.asarray(flat[:: max(1, flat.size // _SAMPLED)], np.float64)
@@ -166,9 +167,9 @@ def _transfer(
     window: tuple[float, float] | None,
     opacity: float | None,
 ) -> tuple[TransferFunction, str]:
-    """From values to density and colour, and what is said of it."""
+    """The transfer function from values to density and colour, and a note on it."""
     low, high = default_window(found.values) if window is None else window
-    if not high > low:  # all values are one
+    if not high > low:  # all values are equal
         low, high = low - 1.0, low
     lengths = np.linalg.norm(found.to_world[:3, :3], axis=0)
     longest = float(np.max(lengths * found.values.shape))
@@ -179,7 +180,7 @@ def _transfer(
         said += f", opacity {share:g} a hundredth of the longest side"
         said += " (--opacity)" if opacity is None else ""
     else:
-        # A surface is where a step is half opaque: in the middle of the window.
+        # A surface is where a voxel's opacity is a half: in the middle of the window.
         density = 2.0 * math.log(2.0) / float(lengths.min())
     colours = None
     if found.colours is None:

@@ -1,8 +1,8 @@
-"""What tells players that an mp4 is for headsets: the boxes of Google's Spherical Video V2.
+"""Metadata by which players recognise an mp4 for headsets: the boxes of Google's Spherical Video V2.
 
 An mp4 is a tree of boxes: a size of 4 bytes, a name of 4, and contents (ISO/IEC 14496-12). The boxes st3d
-(how two eyes are packed) and sv3d (which part of the sphere is seen) belong into the description of the
-video's samples (github.com/google/spatial-media, docs/spherical-video-v2-rfc.md).
+(how the images of two eyes are packed) and sv3d (which part of the sphere is shown) are part of the
+description of the video's samples (github.com/google/spatial-media, docs/spherical-video-v2-rfc.md).
 """
 
 import struct
@@ -18,22 +18,22 @@ _PACKINGS = {
     "side_by_side": 2,
 }  # mono, top and bottom, left and right
 _WAY = (b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
-# Where the boxes within a box begin.
+# Offset of the inner boxes in a box's contents.
 _FIRST = {b"stsd": 8}
-_TURN = 1 << 32  # of which bounds are fractions
+_TURN = 1 << 32  # the value of a bound that is a whole turn
 
 
 def mark_spherical(path: Path, packing: Packing, degrees: float | None) -> None:
-    """Add to an mp4 of H.264 what its pictures are, in place.
+    """Add the metadata of its images to an mp4 of H.264, in place.
 
     Args:
-      path: of a file whose last box is moov, as ffmpeg writes it.
-      packing: "one" picture, or two: "omnidirectional", the left eye's above, or "side_by_side".
-      degrees: of longitude that an equirectangular picture shows; None for an ordinary picture.
+      path: a file whose last box is moov, as ffmpeg writes it.
+      packing: "one" image, or two: "omnidirectional", the left eye's above, or "side_by_side".
+      degrees: range of longitude of an equirectangular image; None for an ordinary image.
 
     Raises:
       ValueError: the file is not such an mp4.
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     boxes = _box(b"st3d", bytes(4) + bytes([_PACKINGS[packing]]))
     if degrees is not None:
@@ -50,7 +50,7 @@ def mark_spherical(path: Path, packing: Packing, degrees: float | None) -> None:
 
 
 def _last_box(file: BinaryIO) -> int:
-    """Where the last of a file's boxes begins."""
+    """Offset of the last box of a file."""
     end, start, at = file.seek(0, 2), 0, 0
     while at < end:
         file.seek(at)
@@ -66,7 +66,7 @@ def _last_box(file: BinaryIO) -> int:
 
 
 def _grown(box: bytes, way: Sequence[bytes], more: bytes) -> bytes:
-    """A box with something more at the end of that within it to which names lead."""
+    """A box with bytes appended to the inner box at a path of names."""
     kind, body = box[4:8], box[8:]
     if not way:
         return _box(kind, body + more)

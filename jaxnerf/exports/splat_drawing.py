@@ -1,7 +1,7 @@
-"""A plain renderer of Gaussians, to say how far they are from the field that they were made of.
+"""A simple renderer of Gaussians, to measure the difference of splats from the field.
 
 It follows Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering" (SIGGRAPH 2023)
-and its released code: Gaussians are projected by the camera's derivative at their middle (Zwicker et al.,
+and its released code: Gaussians are projected by the camera's derivative at their centre (Zwicker et al.,
 "EWA volume splatting", 2001), widened by 0.3 pixels, and blended from front to back.
 """
 
@@ -18,12 +18,12 @@ _DEVIATIONS, _WIDEST = 3.0, 32
 
 
 def draw(splats: Any, camera: Camera, background: float = 1.0) -> Float[np.ndarray, "H W 3"]:
-    """The picture of Gaussians that a pinhole camera sees.
+    """Render Gaussians with a pinhole camera.
 
     Args:
       splats: a `jaxnerf.exports.splats.Splats`.
-      camera: one, in the user's frame.
-      background: a grey.
+      camera: a single camera, in the user's frame.
+      background: a grey level.
     """
     width, height = (int(side) for side in np.asarray(camera.size))
     pose = np.array(camera.camera_to_world, np.float64)
@@ -47,7 +47,7 @@ def draw(splats: Any, camera: Camera, background: float = 1.0) -> Float[np.ndarr
 
 
 def _projected(splats: Any, local: np.ndarray, pose: np.ndarray, camera: Camera):
-    """Middles in pixels, inverse covariances (xx, xy, yy), and how many pixels each reaches."""
+    """Centres in pixels, inverse covariances (xx, xy, yy), and the Gaussians' radii in pixels."""
     w, x, y, z = splats.rotations.astype(np.float64).T
     turn = np.stack([
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -68,7 +68,7 @@ def _projected(splats: Any, local: np.ndarray, pose: np.ndarray, camera: Camera)
 
 
 def _covered(middle, conic, radius, opacity, width: int, height: int):
-    """Every pixel that a Gaussian covers: the pixel, the Gaussian, and its alpha there."""
+    """All pairs of a pixel and a Gaussian that covers it, with the Gaussian's alpha in the pixel."""
     found = []
     for reach in np.unique(radius):
         some = np.flatnonzero(radius == reach)
@@ -93,7 +93,7 @@ def _covered(middle, conic, radius, opacity, width: int, height: int):
 
 
 def _blended(pixel: np.ndarray, number: np.ndarray, alpha: np.ndarray, pixels: int):
-    """The weight of each Gaussian in a pixel, of those sorted by pixel and depth; and the light left."""
+    """Weights of Gaussians in pixels, for pairs sorted by pixel and depth; and the transmittance."""
     dark = -np.log1p(-alpha)
     before = np.cumsum(dark) - dark
     first = np.searchsorted(pixel, np.arange(pixels))

@@ -1,8 +1,8 @@
 """A run's surfaces as Gaussians, in the PLY layout of 3D Gaussian splatting.
 
 Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering", SIGGRAPH 2023. One Gaussian
-stands for what a voxel holds of the surfaces that the training cameras see: it lies at their mean, is
-flat along their normal, and has the colours that the views show, as harmonics of the direction.
+represents the surface points that the training cameras see in one voxel: it lies at their mean, is flat
+along their normal, and its colours are fitted to the views as spherical harmonics of the direction.
 """
 
 import dataclasses
@@ -31,16 +31,18 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 
 SUFFIXES = (".ply",)
-# Degree of the harmonics that all readers of the layout know; what is not fitted is 0.
+# Degree of the harmonics in the file, which all readers of the layout support; harmonics of higher degree
+# than the fitted ones are 0.
 DEGREE = 3
-# The standard deviations in voxels, along the surface and across it, and the opacity. Neighbours add up:
-# with more of each silhouettes grow, which costs 2 dB on the demo scene; with less one sees through.
+# The standard deviations in voxels, along the surface and across it, and the opacity. Neighbouring
+# Gaussians overlap: with larger values silhouettes grow, which costs 2 dB on the demo scene; with smaller
+# ones surfaces are transparent.
 _ALONG, _ACROSS, _OPACITY = 0.5, 0.1, 0.7
-# How much the colours of a view's pixels must agree on a harmonic, in views, before it is believed.
+# Strength of the ridge regularisation of the harmonics, as a number of views.
 _RIDGE = 1.0
-# Voxels before and behind the depth of a view in which a Gaussian is what it sees.
+# A view sees a Gaussian that is within this many voxels of the view's depth.
 _REACH = 2.0
-# Pictures that are compared with the field's, and their longer side.
+# Number of images that are compared with the field's, and the pixels along their longer side.
 _COMPARED, _SIDE = 2, 400
 
 
@@ -70,13 +72,13 @@ class Splats:
     """Gaussians, in the user's unit.
 
     Attributes:
-      positions: around the origin.
+      positions: centres of the Gaussians, relative to the origin.
       normals: unit vectors.
       scales: standard deviations along the Gaussian's own axes.
-      rotations: unit quaternions (w, x, y, z) that turn those axes to the user's.
+      rotations: unit quaternions (w, x, y, z) that rotate those axes to the user's.
       opacities: in (0, 1).
-      harmonics: coefficients of red, green and blue; the colour is a half more than their sum.
-      origin: in the user's frame.
+      harmonics: coefficients of red, green and blue; the colour is 0.5 plus the sum of the harmonics.
+      origin: origin of the positions in the user's frame.
     """
 
     positions: Float[np.ndarray, "N 3"]
@@ -93,19 +95,19 @@ class Splats:
     def colours(
         self, directions: Float[np.ndarray, "M 3"], which: Any = slice(None)
     ) -> Float[np.ndarray, "M 3"]:
-        """sRGB of those at some indices, or of all, seen along unit directions from the camera."""
+        """sRGB of all Gaussians, or of some indices, seen along unit directions from the camera."""
         values = np.asarray(harmonics(jnp.asarray(directions, jnp.float32), DEGREE))
         return np.maximum(0.5 + np.einsum("nh,nhc->nc", values, self.harmonics[which]), 0.0)
 
 
 def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Splats:
-    """Write a run's surfaces as Gaussians, and say how far their pictures are from the field's.
+    """Write a run's surfaces as Gaussians, and report the PSNR of their images against the field's.
 
     Args:
       run: from `jaxnerf.load_run`.
       out: the file, a .ply.
-      settings: how.
-      report: told what a person should know.
+      settings: settings of the export.
+      report: receives messages and progress.
 
     Raises:
       RunError: the scene has no surface, or the file cannot be written.
@@ -152,7 +154,7 @@ def splats_of(run: Run, settings: Settings = Settings(), report: Report = Report
 
 
 def turned_to(normals: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
-    """Unit quaternions (w, x, y, z) of the shortest turns from +z to unit vectors."""
+    """Unit quaternions (w, x, y, z) of the smallest rotations from +z to unit vectors."""
     x, y, z = normals.T
     turns = np.stack([1.0 + z, -y, x, np.zeros_like(z)], axis=-1)
     turns = np.where((z < -0.999999)[:, None], [0.0, 1.0, 0.0, 0.0], turns)
@@ -168,15 +170,15 @@ def harmonics(directions: Float[Array, "*batch 3"], degree: int) -> Float[Array,
 
 
 def fitted(views: Views, points: Points, degree: int) -> Float[np.ndarray, "N 16 3"]:
-    """Harmonics of the colours that views show of points, by least squares over the views.
+    """Harmonics of the colours of points, fitted to the views by least squares.
 
-    Where few views see a point, harmonics that vary with the direction are held back. A point that none
-    sees keeps the colour that it has.
+    Harmonics that vary with the direction are regularised, so that they are small for points in few
+    views. A point that no view sees keeps its own colour.
 
     Args:
-      views: of the surfaces.
-      points: on them, around the same origin.
-      degree: of the harmonics that are fitted; others are 0.
+      views: views of the surfaces.
+      points: points of the surfaces, around the same origin.
+      degree: degree of the harmonics that are fitted; the others are 0.
     """
     seen = jax.device_put((views.cameras, views.depth, views.colour))
     reach = jnp.float32(_REACH * points.spacing)
@@ -207,7 +209,7 @@ def _least_squares(
     zeros = (len(points), count)
     start = jnp.zeros((*zeros, count)), jnp.zeros((*zeros, 3))
     (squares, products), _ = jax.lax.scan(add, start, views)
-    # A harmonic's mean square is 1 / 4 pi. The first gets a little too, for points that nobody sees.
+    # A harmonic's mean square is 1 / 4 pi. The first has a small ridge too, for points that no view sees.
     ridge = jnp.diag(jnp.where(jnp.arange(count) == 0, 1e-3, _RIDGE) / (4.0 * jnp.pi))
     found = jnp.linalg.solve(squares + jnp.broadcast_to(ridge, squares.shape), products)
     constant = (own - 0.5) * jnp.sqrt(4.0 * jnp.pi)
@@ -245,10 +247,10 @@ def write_splats(splats: Splats, path: Path) -> None:
 
 
 def compared(run: Run, splats: Splats) -> tuple[float, int]:
-    """The mean PSNR of the Gaussians' pictures against the field's, on white, and of how many.
+    """The mean PSNR of the Gaussians' images against the field's, on white, and the number of images.
 
-    Pictures are those of two test views, or of training where there are none, of 400 pixels and without
-    the lens's distortion, which splats have not.
+    The images are those of two test views, or of training views if there are none, with 400 pixels along
+    the longer side and without the lens's distortion, which splats do not have.
     """
     cameras = run.cameras("test" if len(run.scene.splits.get("test", ())) else "train")
     chosen = np.linspace(0, len(cameras) - 1, min(_COMPARED, len(cameras))).astype(int)

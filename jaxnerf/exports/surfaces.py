@@ -1,7 +1,7 @@
-"""Triangles of a level set, found block by block, so that a fine grid never lies in memory as a whole.
+"""Triangles of a level set, extracted block by block, so that a fine grid is never in memory as a whole.
 
-A block of the grid is sampled where a surface may be, and its triangles are kept. On the walls between
-blocks both sides make the same vertices, each on an edge of the lattice, by which they are joined again.
+Only blocks of the grid near the surface are sampled, and only their triangles are kept. On the face
+between two blocks both have the same vertices, each on an edge of the lattice, by which they are merged.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,16 +13,16 @@ from jaxtyping import Bool, Float, Int
 from jaxnerf.exports.files import package
 from jaxnerf.sampling.occupancy import dilate
 
-BRICK = 4  # voxels along a side of what is either looked at or not
-_BLOCK = 16  # bricks along a side of what is done at once
-# Values of less are moved away from 0, so that every vertex lies within an edge of the lattice.
+BRICK = 4  # voxels along a side of a brick, which is sampled completely or not at all
+_BLOCK = 16  # bricks along a side of a block, which is sampled at once
+# Values closer to 0 than this are moved away from it, so that vertices are inside edges of the lattice.
 _NUDGE = 1e-3
 
-# Faces that are given to the library that makes them fewer, and the first cells, in voxels, in which
-# vertices are made one where there are more.
+# Largest number of faces for the library of quadric decimation; and the first cell size, in voxels, of
+# vertex clustering, which is applied before if there are more.
 _MOST_FACES, _FIRST_CELL = 1_500_000, 1.5
 
-# Lattice points [N, 3] -> values [N], positive outside, and which of them are known.
+# Lattice points [N, 3] -> values [N], positive outside, and a mask of the known ones.
 Level = Callable[[Float[np.ndarray, "N 3"]], tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]]
 
 
@@ -32,13 +32,13 @@ def extract(
     shape: tuple[int, int, int],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
-    """The surface where a function of place is 0, by marching cubes (Lewiner et al. 2003).
+    """The surface where a function of position is 0, by marching cubes (Lewiner et al. 2003).
 
-    Only cells all of whose corners are known have triangles: the surface ends where knowledge does.
+    Only cells all of whose corners are known have triangles: the surface ends where values are not known.
 
     Args:
       level: the function, of coordinates in voxels.
-      bricks: which cubes of `BRICK` voxels are looked at.
+      bricks: which cubes of `BRICK` voxels are sampled.
       shape: voxels along each axis.
       progress: called with (blocks done, blocks in all).
 
@@ -67,7 +67,7 @@ def extract(
 
 
 def _blocks(bricks: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """The blocks that hold bricks to look at: the position of each, and which of its bricks they are."""
+    """The blocks with bricks to sample: the position of each, and the mask of its bricks."""
     padded = np.pad(bricks, [(0, -side % _BLOCK) for side in bricks.shape])
     x, y, z = (side // _BLOCK for side in padded.shape)
     split = padded.reshape(x, _BLOCK, y, _BLOCK, z, _BLOCK).transpose(0, 2, 4, 1, 3, 5)
@@ -78,12 +78,12 @@ def _blocks(bricks: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
 def _march(
     measure: Any, level: Level, first: np.ndarray, inside: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """A block's vertices in voxels of the grid, and its triangles, if it has any."""
+    """A block's vertices in voxels of the grid, and its triangles; None if it has none."""
     cells = inside.repeat(BRICK, 0).repeat(BRICK, 1).repeat(BRICK, 2)
-    for axis, side in enumerate(shape):  # the last bricks reach beyond the grid
+    for axis, side in enumerate(shape):  # the last bricks extend beyond the grid
         cells[(slice(None),) * axis + (slice(max(side - int(first[axis]), 0), None),)] = False
     wanted = np.pad(cells, [(0, 1)] * 3)
-    for axis in range(3):  # a cell has corners at both of its sides
+    for axis in range(3):  # add the corners on the upper sides of the cells
         wanted = wanted | np.roll(wanted, 1, axis)
     values, known = level((first + np.argwhere(wanted)).astype(np.float32))
     values = np.where(values < 0, np.minimum(values, -_NUDGE), np.maximum(values, _NUDGE))
@@ -93,7 +93,7 @@ def _march(
     whole[wanted] = known
     for axis in range(3):
         whole = whole & np.roll(whole, 1, axis)
-    # The library asks for a cell at its last corner.
+    # In the library's mask the index of a cell is that of its last corner.
     mask = np.pad(cells, [(1, 0)] * 3) & whole
     if not mask.any() or not volume.min() < 0.0 < volume.max():
         return None
@@ -107,7 +107,7 @@ def _march(
 
 
 def _edges(vertices: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The number of the lattice's edge on which each vertex lies; negative for those within a cell."""
+    """The index of the lattice edge on which each vertex lies; negative for vertices inside a cell."""
     nearest = np.rint(vertices)
     off = np.abs(vertices - nearest)
     axis = off.argmax(axis=-1)
@@ -122,7 +122,7 @@ def _edges(vertices: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 def _joined(
     keys: np.ndarray, places: np.ndarray, corners: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices of the same edge made one; triangles that vanish by that are left out."""
+    """Merge vertices on the same edge, and remove triangles that become degenerate."""
     alone = keys < 0
     keys = np.where(alone, -1 - np.cumsum(alone), keys)
     _, first, number = np.unique(keys, return_index=True, return_inverse=True)
@@ -134,10 +134,10 @@ def _joined(
 def bricks_around(
     points: Float[np.ndarray, "N 3"], reach: float, bricks: Bool[np.ndarray, "X Y Z"]
 ) -> None:
-    """Mark the bricks that have something to do with points: those within a distance along the axes.
+    """Mark the bricks within a distance, along the axes, of any of some points.
 
     Args:
-      points: in voxels.
+      points: points in voxels.
       reach: the distance in voxels, at most a brick.
       bricks: marked in place.
     """
@@ -149,7 +149,7 @@ def bricks_around(
 
 
 def grown(bricks: Bool[np.ndarray, "X Y Z"], by: int) -> Bool[np.ndarray, "X Y Z"]:
-    """Bricks and their neighbours, so many times."""
+    """Bricks dilated by a number of bricks."""
     for _ in range(by):
         bricks = np.asarray(dilate(bricks))
     return bricks
@@ -158,10 +158,10 @@ def grown(bricks: Bool[np.ndarray, "X Y Z"], by: int) -> Bool[np.ndarray, "X Y Z
 def without_floaters(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], share: float
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"], int]:
-    """A mesh without its small connected parts, those with less than a share of the largest's faces.
+    """A mesh without small connected parts, whose faces are fewer than a share of the largest part's.
 
     Returns:
-      Vertices and faces that stay, and how many parts were left out.
+      The remaining vertices and faces, and the number of parts that were removed.
     """
     from scipy import sparse
 
@@ -180,7 +180,7 @@ def without_floaters(
 def used_only(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
-    """A mesh without the vertices that none of its faces has."""
+    """A mesh without the vertices that are in no face."""
     used = np.zeros(len(vertices), bool)
     used[faces.reshape(-1)] = True
     return vertices[used], (np.cumsum(used) - 1).astype(np.int32)[faces]
@@ -189,7 +189,7 @@ def used_only(
 def clustered(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], cell: float
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
-    """A mesh whose vertices in the same cell of a grid are one, at their mean.
+    """A mesh in which vertices in the same cell of a grid are merged at their mean.
 
     Rossignac and Borrel, "Multi-resolution 3D approximations for rendering complex scenes", 1993.
     """
@@ -208,15 +208,15 @@ def clustered(
 def decimated(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], count: int
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
-    """A mesh with about so many faces or fewer, by quadric error (Garland and Heckbert, SIGGRAPH 1997).
+    """A mesh decimated to about `count` faces by quadric error (Garland and Heckbert, SIGGRAPH 1997).
 
-    Of very fine meshes, vertices of the same cell of a grid are made one first: the library takes half a
-    kilobyte a face.
+    Vertices of very fine meshes are merged in the cells of a grid before, since the library needs half a
+    kilobyte per face.
 
     Args:
-      vertices: in voxels.
+      vertices: vertices in voxels.
       faces: indices of vertices.
-      count: of faces.
+      count: number of faces.
 
     Raises:
       RunError: fast-simplification is not installed.

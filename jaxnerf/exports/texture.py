@@ -1,4 +1,4 @@
-"""Pictures that lie on meshes: faces unfolded into a square, and painted point by point."""
+"""Textures of meshes: faces are unwrapped into a square, and each texel is coloured."""
 
 import dataclasses
 import itertools
@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxnerf.exports.files import package
 
 LEAST, MOST = 64, 8192
-# Texels between charts: two smaller levels of a mipmap keep their colours apart.
+# Texels between charts: enough to separate their colours in two smaller levels of a mipmap.
 _PADDING = 4
-# Texels that are looked at at once.
+# Number of candidate texels in a batch.
 _AT_ONCE = 1 << 20
-# Outside of a triangle by this much of it, a texel still lies on the edge that two triangles have.
+# Tolerance of barycentric coordinates within which a texel lies on the common edge of two triangles.
 _EDGE = 1e-5
 
 # Points [N, 3] and their unit normals -> RGB in [0, 1].
@@ -24,12 +24,13 @@ Paint = Callable[[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"]], Float[np.
 
 @dataclasses.dataclass(frozen=True)
 class Texture:
-    """A square picture, and where the faces of a mesh lie in it.
+    """A square image, and the positions of a mesh's faces in it.
 
     Attributes:
       image: 8-bit sRGB, the top row first.
       corners: the mesh's vertex at each corner; a vertex on a seam has a corner on either side.
-      uv: of the corners: from (0, 0) at the lower left of the picture to (1, 1) at its upper right.
+      uv: positions of the corners, from (0, 0) at the lower left of the image to (1, 1) at its upper
+        right.
       faces: indices of corners, in the order of the mesh's faces.
     """
 
@@ -40,10 +41,10 @@ class Texture:
 
 
 def check_size(size: int) -> None:
-    """Refuse a number of texels along a side that is neither 0, for none, nor from 64 to 8,192.
+    """Check that the number of texels along a side is 0 (no texture) or from 64 to 8,192.
 
     Raises:
-      ValueError: the message begins with the setting's name.
+      ValueError: it is not; the message begins with the setting's name.
     """
     if size and not LEAST <= size <= MOST:
         raise ValueError(f"texture: {size} is neither 0 nor from {LEAST} to {MOST}")
@@ -57,17 +58,17 @@ def textured(
     paint: Paint,
     progress: Callable[[int, int], None] | None = None,
 ) -> Texture:
-    """Unfold a mesh and paint it.
+    """Unwrap a mesh and colour its texture.
 
-    Each texel whose middle lies in a face has the colour of the point of the mesh that it stands for;
-    each other one that of the nearest such texel, so that neither interpolation between texels nor
-    smaller levels of a mipmap show anything else along seams.
+    Each texel whose centre lies in a face has the colour of the corresponding point of the mesh; every
+    other texel has the colour of the nearest of these, so that along seams neither interpolation between
+    texels nor smaller levels of a mipmap introduce other colours.
 
     Args:
       vertices, faces: the mesh.
       normals: unit normals of the vertices.
       size: texels along a side, from 64 to 8,192.
-      paint: the colour of points.
+      paint: function that returns the colour of points.
       progress: called with (faces painted, faces in all).
 
     Raises:
@@ -95,14 +96,14 @@ def textured(
 def unwrapped(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], size: int
 ) -> tuple[Int[np.ndarray, " C"], Float[np.ndarray, "C 2"], Int[np.ndarray, "F 3"]]:
-    """A mesh cut into charts that lie flat in the unit square without touching one another.
+    """Cut a mesh into charts that are flat and do not touch in the unit square.
 
     Args:
       vertices, faces: the mesh.
-      size: texels along a side of the square, which decide how far apart charts lie.
+      size: texels along a side of the square, which determine the distance between charts.
 
     Returns:
-      Of each corner the vertex, and (u, v) as in `Texture`; and faces as indices of corners.
+      For each corner its vertex, and (u, v) as in `Texture`; and faces as indices of corners.
 
     Raises:
       RunError: xatlas is not installed.
@@ -133,15 +134,15 @@ def _pack_options(xatlas: Any, size: int) -> Any:
 def texels_of(
     uv: Float[np.ndarray, "C 2"], faces: Int[np.ndarray, "F 3"], size: int
 ) -> Iterator[tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"], Float[np.ndarray, "N 3"]]]:
-    """The texels whose middles lie in faces.
+    """The texels whose centres lie in faces.
 
     Args:
       uv, faces: as in `Texture`.
       size: texels along a side.
 
     Yields:
-      Some at a time: numbers of texels, row by row from the top; the face of each; and its
-      barycentric coordinates there. A texel on an edge comes with both faces.
+      Batches: indices of texels, row by row from the top; the face of each; and its barycentric
+      coordinates in the face. A texel on an edge is yielded with both faces.
     """
     place = _places(uv, size)[faces]
     first = np.maximum(np.ceil(place.min(axis=1) - 0.5), 0.0).astype(np.int64)
@@ -161,7 +162,7 @@ def texels_of(
 
 
 def _barycentric(triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Barycentric coordinates of places; of triangles without an area, all are outside."""
+    """Barycentric coordinates of places; negative for triangles without an area."""
     a, b, c = triangles.astype(np.float64).transpose(1, 0, 2)
 
     def doubled(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -177,7 +178,7 @@ def _barycentric(triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
 def _corner_texels(
     uv: np.ndarray, faces: np.ndarray, size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The texels in which corners of faces lie, as `texels_of`: a face may hold no middle of any."""
+    """The texels that contain corners of faces, as `texels_of`: a face may contain no texel's centre."""
     index = np.floor(_places(uv, size)).astype(np.int64).clip(0, size - 1)
     texel = (index[:, 1] * size + index[:, 0])[faces]
     face = np.arange(len(faces))
@@ -188,12 +189,12 @@ def _corner_texels(
 
 
 def _places(uv: np.ndarray, size: int) -> np.ndarray:
-    """(x, y) in texels, from the upper left of the picture."""
+    """(x, y) in texels, from the upper left of the image."""
     return np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=-1) * size
 
 
 def _spread(image: UInt8[np.ndarray, "S S 3"], covered: Bool[np.ndarray, "S S"]) -> np.ndarray:
-    """A picture whose bare texels have the colour of the nearest covered one."""
+    """An image in which texels that are not covered have the colour of the nearest covered one."""
     from scipy import ndimage
 
     if not covered.any():

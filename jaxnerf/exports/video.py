@@ -1,4 +1,4 @@
-"""Moving pictures: frames out as mp4, gif or webp, and colours for depth and normals."""
+"""Videos as mp4, gif or webp, images of 16 bits, and colours for depth and normals."""
 
 import errno
 import subprocess
@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxnerf.runs.files import replacing
 
-# From far to near: black, violet, red, orange, pale yellow, of even steps in lightness.
+# From far to near: black, violet, red, orange, pale yellow, in even steps of lightness.
 _DEPTH_COLOURS = np.array(
     [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], np.float32
 )
@@ -24,17 +24,17 @@ SUFFIXES = (".mp4", ".gif", ".webp")
 
 
 def missing_encoder(path: Path) -> str:
-    """What must be installed before `open_video` can write a file of this name; empty if nothing."""
+    """The package that `open_video` lacks for a file of this name; empty if there is none."""
     return missing_ffmpeg() if path.suffix == ".mp4" else ""
 
 
 def missing_ffmpeg() -> str:
-    """The package that must be installed for mp4 and for PNGs of 16 bits; empty if it is there."""
+    """The package that is missing for mp4 and PNGs of 16 bits; empty if there is none."""
     return "" if find_spec("imageio_ffmpeg") else "imageio-ffmpeg"
 
 
 class FrameSink(Protocol):
-    """Takes the frames of a video one after the other."""
+    """A function that takes the frames of a video in order."""
 
     def __call__(self, frame: UInt8[np.ndarray, "height width 3"]) -> None: ...
 
@@ -46,20 +46,20 @@ def open_video(
     *,
     finish: Callable[[Path], None] | None = None,
 ) -> Iterator[FrameSink]:
-    """Write a video frame by frame; its kind follows from the file's suffix.
+    """Write a video frame by frame; the file's suffix gives its format.
 
-    The file appears whole, when the block ends without an exception, or not at all. mp4 is H.264 with
-    4:2:0 chroma, which every player shows; a last odd row or column of pixels is repeated.
+    The complete file appears when the block ends without an exception, and otherwise no file. mp4 is
+    H.264 with 4:2:0 chroma, which every player supports; an odd last row or column of pixels is repeated.
 
     Args:
-      path: of the file.
-      frames_per_second: how fast it is shown.
-      finish: called with a file that holds all frames, before it appears under its name
+      path: the file.
+      frames_per_second: frame rate.
+      finish: called with a temporary file that holds all frames, before it gets its name
         (`jaxnerf.exports.spherical.mark_spherical`).
 
     Raises:
       ValueError: the suffix is not .mp4, .gif or .webp, or there was no frame.
-      OSError: it cannot be written, for instance because the disk is full.
+      OSError: the file cannot be written, for instance because the disk is full.
       ImportError: see `missing_encoder`.
 
     Example::
@@ -79,10 +79,10 @@ def open_video(
 
 
 def write_png_16(path: Path, picture: UInt16[np.ndarray, "height width 3"]) -> None:
-    """Write a picture as a PNG of 16 bits a channel. The file appears whole or not at all.
+    """Write an image as a PNG of 16 bits per channel. The file is complete or not there.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
       ImportError: see `missing_ffmpeg`.
     """
     import imageio_ffmpeg
@@ -137,9 +137,10 @@ def _mp4(path: Path, frames_per_second: float) -> Iterator[FrameSink]:
 
 
 def _ffmpeg(path: Path, width: int, height: int, frames_per_second: float, complaints):
-    """The encoder, waiting for frames on its standard input.
+    """The encoder process, which reads frames from its standard input.
 
-    `imageio_ffmpeg.write_frames` drops ffmpeg's exit status and its messages, by which a full disk shows.
+    `imageio_ffmpeg.write_frames` is not used: it drops ffmpeg's exit status and its messages, which are
+    needed to detect a full disk.
     """
     import imageio_ffmpeg
 
@@ -151,7 +152,7 @@ def _ffmpeg(path: Path, width: int, height: int, frames_per_second: float, compl
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=complaints,
-        start_new_session=True,  # an interrupt from the terminal is for us
+        start_new_session=True,  # an interrupt from the terminal goes to this process alone
     )
 
 
@@ -171,7 +172,7 @@ def _animated_image(path: Path, frames_per_second: float) -> Iterator[FrameSink]
 def colour_depth(
     depth: Float[np.ndarray, "h w"], opacity: Float[np.ndarray, "h w"], near: float, far: float
 ) -> Float[np.ndarray, "h w 3"]:
-    """Depth as colour, pale where near and dark where far, black where nothing is."""
+    """Depth as colour: light where near, dark where far, black where the opacity is 0."""
     closeness = np.clip((far - depth) / (far - near), 0.0, 1.0)
     stops = np.linspace(0.0, 1.0, len(_DEPTH_COLOURS))
     colours = [np.interp(closeness, stops, channel) for channel in _DEPTH_COLOURS.T / 255.0]
@@ -181,5 +182,5 @@ def colour_depth(
 def colour_normals(
     normals: Float[np.ndarray, "h w 3"], opacity: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w 3"]:
-    """Unit normals as colour, (n + 1) / 2, grey where nothing is."""
+    """Unit normals as colour, (n + 1) / 2; grey where the opacity is 0."""
     return 0.5 + 0.5 * normals * opacity[..., None]

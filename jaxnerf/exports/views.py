@@ -1,7 +1,7 @@
-"""What a run's training cameras see of it: the depths and colours that meshes and points are made of.
+"""Depths and colours of a run at its training cameras, from which meshes, points and splats are made.
 
-Cameras and points are in the user's frame, but around an origin near the scene, so that single precision
-is enough for survey coordinates too.
+Cameras and points are in the user's frame, but relative to an origin near the scene, so that single
+precision is enough for survey coordinates too.
 """
 
 import dataclasses
@@ -19,25 +19,25 @@ from jaxnerf.lenses import FLAT
 from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.run import Run
 
-# Pixels of all views together, which takes 0.5 GB with their colours and normals.
+# Largest number of pixels of all views together: 0.5 GB with their colours and normals.
 MOST_PIXELS = 1 << 25
-# Where half of the light is stopped there is a surface; where less than this is, there is none.
+# A pixel shows a surface if its opacity is above _SURFACE, and no surface if it is below _EMPTY.
 _SURFACE, _EMPTY = 0.5, 0.1
-# Of a picture's shorter side: pixels so near to its border are looked at by few other cameras.
+# Width of the ignored border, as a fraction of an image's shorter side: few other cameras see it.
 _BORDER = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Pictures of a run. Smaller ones are padded at the right and the bottom.
+    """Images of a run. Smaller images are padded at the right and the bottom.
 
     Attributes:
-      cameras: a batch of V, as lie around the origin.
-      depth: median depth t along each pixel's ray; infinite where the ray meets nothing, NaN where
-        neither is sure.
-      colour: 8-bit sRGB of what is there, without the background.
-      normals: unit vectors of the user's frame, or None.
-      origin: in the user's frame.
+      cameras: a batch of V cameras, with positions relative to the origin.
+      depth: median depth t along each pixel's ray; infinite where the ray meets no surface, NaN where
+        neither is certain.
+      colour: 8-bit sRGB without the background.
+      normals: unit vectors in the user's frame, or None.
+      origin: the origin in the user's frame.
     """
 
     cameras: Camera
@@ -50,7 +50,7 @@ class Views:
         return len(self.depth)
 
     def surface(self) -> Iterator[tuple[int, Bool[np.ndarray, "H W"], Float[np.ndarray, "N 3"]]]:
-        """Of each view its number, which pixels show a surface, and the points [N, 3] that they show."""
+        """For each view its index, a mask of the pixels with a surface, and their points [N, 3]."""
         for number in range(len(self)):
             shown = np.isfinite(self.depth[number])
             height, width = shown.shape
@@ -60,12 +60,12 @@ class Views:
     def unproject(
         self, number: int, pixels: Float[np.ndarray, "N 2"], depth: Float[np.ndarray, " N"]
     ) -> Float[np.ndarray, "N 3"]:
-        """The points at depths of a view's pixels."""
+        """The points at given depths of a view's pixels."""
         camera = replicated(self.cameras[number])
         return in_chunks(lambda *rays: _points(camera, *rays), pixels, depth)
 
     def footprint(self) -> float:
-        """How wide what a pixel shows is, in the median of the surfaces; 0 where there are none."""
+        """The median width of a pixel on the surfaces; 0 if there are none."""
         focal = np.asarray(self.cameras.focal).mean(axis=-1)
         seen = [depth[np.isfinite(depth)] for depth in self.depth]
         widths = [np.median(d) / f for d, f in zip(seen, focal, strict=True) if len(d)]
@@ -81,15 +81,15 @@ def render_views(
     with_normals: bool = False,
     report: Report = Report(),
 ) -> Views:
-    """Render the training cameras, as they were refined.
+    """Render the training cameras, with their refined poses.
 
     Args:
-      run: what to render.
-      origin: of the views, in the user's frame: a point near the scene.
-      count: of the views, evenly spread over the training cameras; 0 for all.
-      most_pixels: of all of them together: larger pictures are rendered smaller.
+      run: the run.
+      origin: origin of the views in the user's frame: a point near the scene.
+      count: number of views, evenly spread over the training cameras; 0 for all.
+      most_pixels: largest number of pixels of all views together: larger images are rendered smaller.
       with_normals: whether to render normals.
-      report: told how many views are done, and whether they are smaller than the photographs.
+      report: receives the progress, and a message if the views are smaller than the photographs.
     """
     evaluation = dataclasses.replace(run.config.evaluation, edge_supersampling=0.0)
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, evaluation=evaluation))
@@ -128,7 +128,7 @@ def _resized(cameras: Camera, sizes: np.ndarray) -> Camera:
 
 
 def _certain(depth: Any, opacity: Any) -> np.ndarray:
-    """Depths that are sure: infinite where nothing is, NaN at the border and where less is known."""
+    """Depths that are certain: infinite for no surface, NaN at the border and where not certain."""
     known = np.where(opacity > _SURFACE, depth, np.where(opacity < _EMPTY, np.inf, np.nan))
     border = max(1, round(_BORDER * min(depth.shape)))
     framed = np.full_like(known, np.nan)
@@ -141,19 +141,20 @@ def _certain(depth: Any, opacity: Any) -> np.ndarray:
 def fused_distance(
     views: tuple[Camera, Array], truncation: Array, points: Float[Array, "N 3"]
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """The truncated signed distance that depths of many views agree on, as a function of the place.
+    """The truncated signed distance fused from the depths of many views, as a function of position.
 
     Curless and Levoy, "A volumetric method for building complex models from range images", SIGGRAPH
-    1996: the mean of the distances, along each view's ray, from a point to the surface that is seen
-    there; positive before it. What lies deeper behind a surface than the truncation is not seen.
+    1996: the mean, over the views, of the distance along the view's ray from a point to the surface that
+    the view sees; positive before the surface. A view in which the point is deeper behind the surface
+    than the truncation is not included.
 
     Args:
       views: a batch of cameras, and their depths [V, H, W] as in `Views`.
-      truncation: distances are cut at.
-      points: around the views' origin.
+      truncation: the truncation distance.
+      points: points relative to the views' origin.
 
     Returns:
-      The distances in truncations, in [-1, 1]; and of how many views they are the mean.
+      The distances in units of the truncation, in [-1, 1]; and the number of views in the mean.
     """
 
     def add(carry, view):
@@ -175,12 +176,12 @@ def fused_distance(
 def agreement(
     views: tuple[Camera, Array], reach: Array, points: Float[Array, "N 3"]
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """How many views see points where they are, and how many see through them.
+    """The number of views that see each point on a surface, and the number that see through it.
 
     Args:
       views: a batch of cameras, and their depths [V, H, W] as in `Views`.
-      reach: how far before or behind the depth of a view a point may lie to be what it sees.
-      points: around the views' origin.
+      reach: largest difference from a view's depth at which a point is on the view's surface.
+      points: points relative to the views' origin.
     """
 
     def add(carry, view):
@@ -201,15 +202,17 @@ def seen_colours(
     points: Float[Array, "N 3"],
     normals: Float[Array, "N 3"],
 ) -> tuple[Float[Array, "N 3"], Float[Array, " N"]]:
-    """The mean colour of surface points in the views that see them, those that look straight at it most.
+    """The mean colour of surface points in the views that see them.
+
+    The weights are the squared cosines between the normal and the direction to the camera.
 
     Args:
       views: a batch of cameras, their depths [V, H, W] and colours [V, H, W, 3] as in `Views`.
-      reach: how far before or behind the depth of a view a point may lie to be what it sees.
-      points, normals: of the surface, around the views' origin.
+      reach: largest difference from a view's depth at which a point is on the view's surface.
+      points, normals: of the surface, relative to the views' origin.
 
     Returns:
-      sRGB in [0, 1]; and the sum of the weights, 0 where no view sees the point.
+      sRGB in [0, 1]; and the sum of the weights, 0 if no view sees the point.
     """
 
     def add(carry, view):
@@ -226,12 +229,12 @@ def seen_colours(
 def seen_by(
     camera: Camera, depth: Array, colour: Array, points: Float[Array, "N 3"], reach: Array
 ) -> tuple[Float[Array, "N 3"], Bool[Array, " N"]]:
-    """The colours in [0, 1] that a view shows where points appear, and whether they are what it sees.
+    """The colours in [0, 1] of a view at the projections of points, and whether the view sees the points.
 
     Args:
-      camera, depth, colour: of one view, as in `Views`.
-      points: around the views' origin.
-      reach: how far before or behind the view's depth a point may lie.
+      camera, depth, colour: one view, as in `Views`.
+      points: points relative to the views' origin.
+      reach: largest difference from the view's depth at which a point is on the view's surface.
     """
     pixel, t, stretch = _seen_from(camera, points)
     seen, inside = _depth_at(depth, pixel, reach)
@@ -240,14 +243,14 @@ def seen_by(
 
 
 def _facing(camera: Camera, points: Array, normals: Array) -> Array:
-    """The squared cosine under which a camera sees a surface; a little for what is turned away."""
+    """The squared cosine of a surface's normal and the direction to a camera; at least 0.03 squared."""
     towards = jnp.broadcast_to(camera.camera_to_world[:, 3], points.shape) - points
     cosine = jnp.sum(towards * normals, axis=-1) / jnp.linalg.norm(towards, axis=-1)
     return jnp.maximum(cosine, 0.03) ** 2
 
 
 def _seen_from(camera: Camera, points: Array) -> tuple[Array, Array, Array]:
-    """Where points appear, their t along the rays there, and the length of those rays' directions."""
+    """Pixels of points, their t along the rays there, and the lengths of the rays' directions."""
     pixel, depth = project(camera, points)
     offset = points - jnp.broadcast_to(camera.camera_to_world[:, 3], points.shape)
     distance = jnp.linalg.norm(offset, axis=-1)
@@ -257,15 +260,15 @@ def _seen_from(camera: Camera, points: Array) -> tuple[Array, Array, Array]:
 
 
 def _depth_at(depth: Array, pixel: Array, step: Array) -> tuple[Array, Array]:
-    """A view's depth between pixels: interpolated over one surface, that of the nearest at its edges.
+    """A view's depth between pixels: interpolated within a surface, the nearest pixel's at edges.
 
     Args:
-      depth: [H, W].
+      depth: depths [H, W].
       pixel: coordinates [N, 2].
       step: a difference of depth that is an edge.
 
     Returns:
-      Depths [N], and where they are known.
+      Depths [N], and a mask of the known ones.
     """
     corners, weights, inside = _corners(depth.shape, pixel)
     values = depth.reshape(-1)[corners]
@@ -284,7 +287,7 @@ def _bilinear(colour: Array, pixel: Array) -> Array:
 
 
 def _corners(shape: tuple[int, ...], pixel: Array) -> tuple[Array, Array, Array]:
-    """The four pixels [4, N] around places of a picture, their weights, and which places are in it."""
+    """The four pixels [4, N] around positions in an image, their weights, and a mask of those inside."""
     height, width = shape
     place = jnp.clip(jnp.nan_to_num(pixel), -1.0, 2.0 * max(height, width)) - 0.5
     lower = jnp.floor(place)

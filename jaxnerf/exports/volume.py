@@ -1,8 +1,8 @@
 """Density and colour of a run on a regular grid in the user's frame: NPZ, NIfTI, NRRD or OpenVDB.
 
-OpenVDB's Python module, `openvdb` or, before version 11, `pyopenvdb`, has no wheels on PyPI: it comes
-with conda-forge's package openvdb, with Debian's and Ubuntu's python3-openvdb, and with Blender's own
-Python. Where it cannot be imported a .vdb is refused, by a line that says so.
+OpenVDB's Python module, `openvdb` or, before version 11, `pyopenvdb`, has no wheels on PyPI. It is part
+of conda-forge's package openvdb, of Debian's and Ubuntu's python3-openvdb, and of Blender's own Python.
+If it cannot be imported, the export of a .vdb raises an error that names these packages.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ from jaxnerf.runs.run import Run
 SUFFIXES = (".npz", ".nii", ".nii.gz", ".nrrd", ".vdb")
 BLOCK = 16
 _AT_ONCE = CHUNK // BLOCK**3
-# Voxels of a dense grid: 1.9 GB with their colours.
+# Largest number of voxels of a dense grid: 1.9 GB with their colours.
 _MOST_VOXELS = 1 << 28
-# Of a voxel's light: what stops less has no colour.
+# Voxels with less opacity have no colour.
 _LEAST_OPACITY = 1e-3
-# Of the training cameras, from so many directions colours are the mean.
+# Number of training cameras, in whose directions the colours of a voxel are averaged.
 _DIRECTIONS = 6
 
 
@@ -57,13 +57,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """Density and colour in blocks of voxels; the last along an axis may reach beyond the grid.
+    """Density and colour in blocks of voxels; the last block along an axis may extend beyond the grid.
 
     Attributes:
-      grid: the voxels.
-      blocks: the index of the first voxel of each block that holds something.
-      density: at the middles of voxels, in 1/length of the user's unit.
-      colour: 8-bit sRGB, the mean of what some training cameras see; 0 where there is nothing.
+      grid: the voxel grid.
+      blocks: the index of the first voxel of each block that is not empty.
+      density: density at the centres of voxels, in 1/length of the user's unit.
+      colour: 8-bit sRGB, the mean over the directions of some training cameras; 0 in empty voxels.
     """
 
     grid: Grid
@@ -85,17 +85,17 @@ class Volume:
 def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> Volume:
     """Write a run's density and colour on a regular grid along the axes of the user's frame.
 
-    An NPZ has `density` (in 1/unit), `colour` (8-bit sRGB) and `affine`, which takes the index of a voxel
-    to its middle in the user's frame; with `Settings.occupied` the first two are of blocks of 16 cubed,
-    whose first voxels are `blocks`, in a grid of `shape`. NIfTI and NRRD have the density in the file
-    that is named, and the colour beside it: in NAME.colour.nii, as RGB24, and in NAME.colour.nrrd. A VDB
-    has the sparse grids `density` and `color`, which is linear RGB, by the names that Blender looks for.
+    An NPZ has `density` (in 1/unit), `colour` (8-bit sRGB) and `affine`, which maps the index of a voxel
+    to its centre in the user's frame. With `Settings.occupied`, `density` and `colour` are of blocks of
+    16 cubed, whose first voxels are `blocks`, in a grid of `shape`. NIfTI and NRRD have the density in
+    the given file, and the colour in a second file: NAME.colour.nii, as RGB24, or NAME.colour.nrrd. A
+    VDB has the sparse grids `density` and `color`, in linear RGB, with the names that Blender expects.
 
     Args:
       run: from `jaxnerf.load_run`.
-      out: the file, whose end is one of `SUFFIXES`.
-      settings: how.
-      report: told what a person should know.
+      out: the file, whose suffix is one of `SUFFIXES`.
+      settings: settings of the export.
+      report: receives messages and progress.
 
     Raises:
       RunError: a package is missing, the box is empty, or the file cannot be written.
@@ -122,7 +122,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
 
 
 def volume_of(run: Run, grid: Grid, report: Report = Report()) -> Volume:
-    """What a run's field has at the middles of a grid's voxels, where its pictures show it."""
+    """Density and colour of a run's field at the centres of voxels, in blocks that are not empty."""
     probe = Probe(run, grid.origin)
     eyes = np.asarray(run.cameras().camera_to_world, np.float64)[:, :, 3] - grid.origin
     eyes = eyes[np.linspace(0, len(eyes) - 1, min(_DIRECTIONS, len(eyes))).astype(int)]
@@ -154,7 +154,7 @@ def _seen_by(probe: Probe, places: np.ndarray, eye: np.ndarray) -> np.ndarray:
 
 
 def _blocks(grid: Grid, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some blocks at a time: their first voxels, and the middles of all voxels around the origin."""
+    """Batches of blocks: their first voxels, and the centres of all voxels relative to the origin."""
     middles = np.argwhere(np.ones((BLOCK,) * 3, bool)).reshape(*(BLOCK,) * 3, 3) + 0.5
     first = BLOCK * np.argwhere(np.ones([-(-side // BLOCK) for side in grid.shape], bool))
     for begin in range(0, len(first), _AT_ONCE):
@@ -165,11 +165,11 @@ def _blocks(grid: Grid, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 def _writer(out: Path, settings: Settings) -> Callable[[Volume, Path], None]:
-    """The function that writes a file of this name.
+    """The function that writes the format of a file name.
 
     Raises:
       RunError: its package is missing.
-      ValueError: its format has no blocks.
+      ValueError: `occupied` is set and the format has no blocks.
     """
     if out.name.endswith(".npz"):
         return _write_blocks if settings.occupied else _write_npz
@@ -186,7 +186,7 @@ def _writer(out: Path, settings: Settings) -> Callable[[Volume, Path], None]:
 
 
 def _openvdb(out: Path) -> Any:
-    """OpenVDB's module, by the name that it has here.
+    """OpenVDB's module, under either of its names.
 
     Raises:
       RunError: it is not installed.
@@ -208,8 +208,8 @@ def write_vdb(vdb: Any, volume: Volume, out: Path) -> None:
 
     Args:
       vdb: OpenVDB's module.
-      volume: what is written; voxels without density are not active.
-      out: where to.
+      volume: the volume; voxels without density are not active.
+      out: the file.
 
     Raises:
       RunError: the file cannot be written.
@@ -225,7 +225,7 @@ def write_vdb(vdb: Any, volume: Volume, out: Path) -> None:
         colour.copyFromArray(shown, ijk=place)
     for name, grid in (("density", density), ("color", colour)):
         grid.name, grid.gridClass = name, vdb.GridClass.FOG_VOLUME
-        # OpenVDB's matrices multiply rows from the right.
+        # OpenVDB multiplies row vectors by matrices from the right.
         grid.transform = vdb.createLinearTransform(volume.grid.affine.T.tolist())
     with whole_file(out) as partial:
         vdb.write(str(partial), [density, colour])

@@ -1,4 +1,4 @@
-"""The states of training that a run keeps, from which it can go on."""
+"""Checkpoints: the states of training that a run stores, from which it can be resumed."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from jaxnerf.training.state import TrainState
 
 
 class Checkpoints:
-    """The states of training in a run's folder, written by Orbax: whole or not at all.
+    """The states of training in a run's folder, written by Orbax: completely or not at all.
 
-    States are kept as a flat table of NumPy arrays by name, so that hosts need not agree on devices
-    and a checkpoint of another configuration is recognised by its names and shapes.
+    States are stored as a flat table of NumPy arrays by name, so that the devices at saving and loading
+    may differ, and a checkpoint of another configuration is recognised by its names and shapes.
     """
 
     def __init__(self, folder: Path):
@@ -29,10 +29,10 @@ class Checkpoints:
         self._manager: Any = None
 
     def save(self, state: Any) -> None:
-        """Keep a state, and the one before it.
+        """Store a state; only this one and the previous one are kept.
 
         Raises:
-          RunError: it cannot be written; the checkpoints that were there stay.
+          RunError: it cannot be written; the previous checkpoints are kept.
         """
         import orbax.checkpoint as ocp
 
@@ -44,15 +44,15 @@ class Checkpoints:
                 manager.save(step, args=ocp.args.StandardSave(table))
 
     def restore(self, config: Config, like: TrainState, step: int | None = None) -> Any:
-        """The last state, or that of a step; None if there is none.
+        """The last state, or that of a given step; None if there is none.
 
         Args:
-          config: of the run.
-          like: the state's structure. Without an optimizer's state, the one that was kept is left out.
-          step: of the checkpoint; the last by default.
+          config: configuration of the run.
+          like: structure of the state. If it has no optimizer's state, the stored one is not returned.
+          step: step of the checkpoint; the last by default.
 
         Raises:
-          RunError: it cannot be read or does not fit the configuration.
+          RunError: the state cannot be read or does not fit the configuration.
         """
         import orbax.checkpoint as ocp
 
@@ -76,7 +76,7 @@ class Checkpoints:
                 }
             stored = names_as_stored(kept, [name for name, _ in names])
             metadata = {name: kept[old].shape for name, old in stored.items()}
-        except Exception as error:  # whatever a damaged folder makes of Orbax
+        except Exception as error:  # Orbax raises various exceptions for damaged folders
             raise RunError(self._damaged(step, error)) from None
         if "optimizer.mu.0.layers_0.kernel" in kept and config.scene.space != "bounded":
             raise RunError(
@@ -85,7 +85,7 @@ class Checkpoints:
         for name, leaf in names:
             found = metadata.get(name)
             if config.method == "voxels" and found is not None and len(found) == len(leaf.shape):
-                continue  # these change from stage to stage
+                continue  # shapes of the fast field change from stage to stage
             if found != leaf.shape:
                 raise RunError(
                     f"{where}/{step}: a checkpoint of another configuration: {name} should be "
@@ -116,7 +116,7 @@ class Checkpoints:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
-            # Orbax tells of every file that it opens, and of errors that it raises all the same.
+            # Orbax logs every file that it opens, and also errors that it raises.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
             options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
             where = (self.folder / "checkpoints").resolve()
@@ -128,7 +128,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _only_the_first_error() -> Iterator[None]:
-    """Orbax raises its first error and closes its event loop; later ones would print tracebacks."""
+    """Suppress errors after Orbax's first, when its event loop is closed: they would print tracebacks."""
     original = asyncio.new_event_loop
 
     class Loop(asyncio.SelectorEventLoop):

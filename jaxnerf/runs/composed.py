@@ -1,4 +1,4 @@
-"""Scenes of several runs as one, each cropped and placed by similarities of the users' frames."""
+"""Composition of several runs' scenes, each cropped and placed by a similarity of the users' frames."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ class Part:
     """A run as a part of a composition.
 
     Attributes:
-      run: whose scene it is.
+      run: the run.
       placement: from the frame of the run's files to that of the composition: a matrix of 4 x 4, or
-        whatever else `jaxnerf.Placement.of` takes; None for where it is.
+        another argument of `jaxnerf.Placement.of`; None for the identity.
       crop: regions in the frame of the run's files; none for the whole scene.
-      keep: of the scene, what lies "inside" of any region, or "outside" of all.
+      keep: which part of the scene is kept: "inside" of any region, or "outside" of all.
     """
 
     run: Run
@@ -39,14 +39,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class ComposedRun:
-    """Several runs in one frame, the composition's: that of the user, who placed them.
+    """Several runs in one frame, that of the composition, which its user defines by the placements.
 
     Attributes:
-      parts: what it is made of.
-      field, params: which `jaxnerf.render_rays` takes with `sampler_for`, in a working frame.
-      samplers: of each part, in its own frame.
+      parts: the parts of the composition.
+      field, params: arguments of `jaxnerf.render_rays`, with `sampler_for`, in a working frame.
+      samplers: the sampler of each part, in the frame of the part's scene.
       frame: from the working frame, that of the first run's scene, to the composition's.
-      background: behind everything; that of the first run.
+      background: colour behind all parts; that of the first run.
     """
 
     parts: tuple[Part, ...]
@@ -65,9 +65,9 @@ class ComposedRun:
         normals: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Rendering:
-        """The picture that a camera of the composition's frame sees; see `jaxnerf.Run.render`.
+        """Render the image of a camera in the composition's frame; see `jaxnerf.Run.render`.
 
-        Its `extras["parts"]` are each part's share of the opacity [height, width, P].
+        `extras["parts"]` of the result is each part's share of the opacity [height, width, P].
         """
         sampler, camera = self.sampler_for(camera), self.in_working_frame(camera)
         ends = np.inf if far is None else np.asarray(far, np.float64) / self.frame.scale
@@ -89,10 +89,10 @@ class ComposedRun:
         return in_users_frame(rendering, self.frame)
 
     def placed(self, number: int, placement: Any) -> "ComposedRun":
-        """The composition with a part in another place; pictures are not compiled again.
+        """The composition with another placement of a part; rendering is not compiled again.
 
         Args:
-          number: of the part.
+          number: index of the part.
           placement: from the frame of its files to the composition's, as in `Part`.
         """
         part = dataclasses.replace(self.parts[number], placement=placement)
@@ -103,13 +103,13 @@ class ComposedRun:
         return dataclasses.replace(self, parts=parts, field=ComposedField(fields))
 
     def in_working_frame(self, camera: Camera) -> Camera:
-        """A camera of the composition's frame, in that of `field`."""
+        """A camera of the composition's frame in that of `field`."""
         return self.frame.inverse().cameras(camera)
 
     def sampler_for(self, camera: Camera) -> ComposedSampler:
-        """What places samples on the rays of a camera of the composition's frame.
+        """The sampler for the rays of a camera of the composition's frame.
 
-        The rays of each part begin and end where those of its own run do for the same camera.
+        For each part, near and far of the rays are those of the part's own run for the same camera.
         """
         bounds = []
         for part, field in zip(self.parts, self.field.fields, strict=True):
@@ -121,11 +121,11 @@ class ComposedRun:
 
 
 def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
-    """Several runs as one scene, which occlude one another rightly.
+    """Combine several runs to one scene, with correct occlusion between them.
 
     Args:
-      parts: each a `Part`; or (run, placement); or a run, where it is. At most one may have no end
-        (captures and forward-facing scenes) and no crop: two of them would be everywhere.
+      parts: each a `Part`; or (run, placement); or a run, without a placement. At most one scene that is
+        unbounded or forward-facing may be without a crop: two would fill the same space.
 
     Example::
 
@@ -134,9 +134,9 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
       picture = compose([table, head]).render(camera)
 
     Raises:
-      RunError: the runs cannot be composed: none is given, two have no end, or two are composited in
-        different ways.
-      ValueError: a placement is no similarity, or a crop is none.
+      RunError: the runs cannot be composed: none is given, two are unbounded and not cropped, or two have
+        different compositing modes.
+      ValueError: a placement is not a similarity, or a crop is not valid.
     """
     known = tuple(_part(given) for given in parts)
     if not known:
@@ -157,7 +157,7 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
                 f"{other!r}, which have no picture in common"
             )
     first = known[0]
-    # The first scene's own frame: single precision is enough there, also for survey coordinates.
+    # The frame of the first scene, in which single precision is enough also for survey coordinates.
     rotation, scale, shift = parts_of(
         matrix_of(first.placement) @ matrix_of(first.run.scene.to_user)
     )
@@ -179,7 +179,7 @@ def _in_working_frame(part: Part, frame: Similarity) -> Placement:
 
 
 def _made(part: Part, frame: Similarity) -> tuple[PlacedField, Any, Any]:
-    """A part's field in the working frame, its parameters, and the sampler of its own frame."""
+    """A part's field in the working frame, its parameters, and its sampler in the frame of its scene."""
     run, field, params = part.run, part.run.field, part.run.params
     occupancy, section = run.occupancy, run.config.section
     regions = tuple(region.placed(run.scene.to_user.inverse()) for region in part.crop)

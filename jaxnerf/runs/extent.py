@@ -1,4 +1,4 @@
-"""Where a run's scene may hold something: cells of its occupancy, or of its space."""
+"""The cells that may be occupied in a run's scene: those of its occupancy grid, or of its space."""
 
 import dataclasses
 from typing import Any
@@ -12,15 +12,15 @@ from jaxnerf.spaces import space_of
 
 
 def scene_cells(run: Any, count: int) -> Cells:
-    """The cells of a run that may hold what its cameras look at, in the scene's frame.
+    """The cells of a run that may be occupied and are in view of its cameras, in the scene's frame.
 
-    Those of its occupancy; of all of space those in the ball that keeps its shape, of a forward-facing
-    scene those up to the scene's far. Where a run keeps no occupancy they fill the cube that the cameras
-    look at, or what its space holds there.
+    They are the occupied cells of the occupancy grid: in an unbounded scene those in the uncontracted
+    ball, in a forward-facing scene those up to the scene's far. If a run has no occupancy grid, they are
+    all cells of the cube that the cameras look at, or of its space in that region.
 
     Args:
       run: a `Run`.
-      count: of cells along a side, where the run keeps no occupancy.
+      count: number of cells along a side, if the run has no occupancy grid.
     """
     space = space_of(run.config, run.scene)
     if run.occupancy is not None:

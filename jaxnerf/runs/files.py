@@ -1,4 +1,4 @@
-"""What a run's files have in common: how they are written, and what is said where that fails."""
+"""Shared by a run's files: writing completely or not at all, and the errors of writing."""
 
 import contextlib
 import errno
@@ -11,23 +11,23 @@ from typing import Any
 
 from jaxnerf.errors import Error
 
-# What to do when there is room again, in training.
+# Remedy in messages of training about a full disk.
 KEPT = " and resume the run (the last whole checkpoint is kept)"
-# How the names of files begin that are being written.
+# Prefix of the names of files that are being written.
 PARTIAL = ".partial."
 
 
 class RunError(Error):
-    """A run's folder is missing, in the way, or wrong: one line that names it."""
+    """A run's folder is missing, in use or wrong: a message of one line that names it."""
 
 
 @contextlib.contextmanager
 def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
-    """Turn a failure to write into a `RunError` of one line.
+    """Turn errors of writing into a `RunError` of one line.
 
     Args:
-      folder: or the file that is written.
-      remedy: what to do when there is room again.
+      folder: the folder or file that is written.
+      remedy: advice for a full disk, appended to the message.
 
     Raises:
       RunError: the disk is full, or the folder cannot be written.
@@ -46,12 +46,12 @@ def disk_errors(folder: Path, remedy: str = "") -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, cut to one line."""
+    """An exception's message, cut to one line."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def own_version() -> str:
-    """The installed version of jaxnerf; "not installed" where Python finds only its source."""
+    """The installed version of jaxnerf; "not installed" if Python finds only its source."""
     try:
         return importlib.metadata.version("jaxnerf")
     except importlib.metadata.PackageNotFoundError:
@@ -59,21 +59,21 @@ def own_version() -> str:
 
 
 def write_json(path: Path, contents: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file completely or not at all."""
     write_text(path, json.dumps(contents, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file beside another, to write to; it gets the other's name when the block has ended.
+    """A temporary file beside another one; it is renamed to the other's name when the block has ended.
 
-    With an exception in the block there is no new file, and an older one of that name stays.
+    After an exception in the block there is no new file, and an older file of that name is kept.
 
     Example::
 
@@ -83,7 +83,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(PARTIAL + path.name)
     try:
         yield partial
-        # Else a machine that stops may leave the name without the contents.
+        # Otherwise, if the machine stops, the renamed file may be empty.
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)

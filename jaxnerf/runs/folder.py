@@ -1,4 +1,4 @@
-"""A run's folder: begun, kept from being overwritten, read again."""
+"""A run's folder: creating it, protecting it from being overwritten, and reading it."""
 
 import json
 import shutil
@@ -13,10 +13,11 @@ from jaxnerf.scenes import Scene, SceneError
 
 
 def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool = False) -> None:
-    """Begin a run: its folder, configuration and scene.
+    """Create a run's folder with its configuration and scene.
 
     Raises:
-      RunError: something is there already (unless overwrite, and it is a run), or it cannot be written.
+      RunError: the folder is not empty (unless it is a run and `overwrite` is set), or it cannot be
+        written.
     """
     check_free(folder, overwrite=overwrite)
     with disk_errors(folder):
@@ -31,7 +32,7 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
             write_json(folder / "scene.json", scene_to_json(scene))
             save_config(folder, config)
         except (OSError, RunError):
-            # Half a run would be taken for a folder of other files.
+            # With one of the files only, the folder would not be recognised as a run.
             for name in ("scene.json", "config.json"):
                 (folder / name).unlink(missing_ok=True)
             raise
@@ -48,15 +49,15 @@ def save_config(folder: Path, config: Config) -> None:
 
 
 def refuse_changes(folder: Path, config: Config, said: str) -> None:
-    """Refuse to resume a run with settings that would make it another run.
+    """Check that a run can be resumed with a configuration.
 
     Args:
-      folder: of the run.
-      config: to go on with.
-      said: how the user asked for it, for the message.
+      folder: folder of the run.
+      config: configuration for resuming.
+      said: the user's option for resuming, for the message.
 
     Raises:
-      ConfigError: a setting differs, other than how long training goes on and what is measured.
+      ConfigError: a setting differs, other than the length of training and the evaluation.
       RunError: the folder is not a run's.
     """
     before = flatten(read_config(folder))
@@ -71,15 +72,15 @@ def refuse_changes(folder: Path, config: Config, said: str) -> None:
 
 
 def check_same_scene(folder: Path, trained: Scene, scene: Scene) -> None:
-    """Refuse photographs that are not those of a run.
+    """Check that photographs are those of a run.
 
     Args:
-      folder: of the run.
-      trained: the scene that the run's folder holds.
-      scene: the one that was read now.
+      folder: folder of the run.
+      trained: the scene in the run's folder.
+      scene: the scene that was read now.
 
     Raises:
-      SceneError: the training cameras stand elsewhere, or see through other lenses or pixels.
+      SceneError: the training cameras have other poses, lenses or sizes.
     """
     before, now = (each.splits["train"].cameras for each in (trained, scene))
     poses, found = (np.asarray(cameras.camera_to_world, np.float32) for cameras in (before, now))
@@ -91,15 +92,15 @@ def check_same_scene(folder: Path, trained: Scene, scene: Scene) -> None:
 
 
 def check_free(folder: Path, *, overwrite: bool = False, prefix: str = "") -> None:
-    """Refuse a folder that holds anything, but for a run that is to be overwritten.
+    """Check that a folder can be used for a new run: it is empty, or a run that is to be overwritten.
 
     Args:
-      folder: to be used.
-      overwrite: whether a run that is there may go.
-      prefix: how names of arguments begin in the message: "--" of flags.
+      folder: the folder.
+      overwrite: whether a run in it may be overwritten.
+      prefix: prefix of the names of options in the message: "--" for flags.
 
     Raises:
-      RunError: it may not be used.
+      RunError: it cannot be used.
     """
     if not folder.exists():
         return
@@ -131,7 +132,7 @@ def read_config(folder: Path) -> Config:
         text = path.read_text(encoding="utf-8")
         config = from_json(text)
         if "ball" not in json.loads(text).get("scene", {}) and config.scene.space != "bounded":
-            # Densities there meant something else for each ray, so that its pictures would be wrong.
+            # The unit of density in unbounded spaces was another one, so that images would be wrong.
             raise ConfigError("of an older version, for a space without an end; train again")
         return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:

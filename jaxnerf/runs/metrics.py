@@ -1,4 +1,4 @@
-"""What a run reports while it trains: metrics.jsonl, and the same for TensorBoard."""
+"""The metrics that a run reports during training: metrics.jsonl, and the same for TensorBoard."""
 
 import contextlib
 import json
@@ -14,17 +14,17 @@ _SECONDS_BETWEEN_FLUSHES = 10.0
 
 
 class MetricsLog:
-    """metrics.jsonl and, where tensorboardX is installed, TensorBoard events of a run.
+    """metrics.jsonl and, if tensorboardX is installed, TensorBoard events of a run.
 
-    The events go through tensorboardX's record writer alone: its SummaryWriter hands them to a
-    thread, which dies of a full disk and leaves training waiting for it.
+    The events are written by tensorboardX's record writer alone. Its SummaryWriter writes them in a
+    thread, which ends when the disk is full, so that training would wait for it forever.
 
     Attributes:
       with_events: whether there are events.
     """
 
     def __init__(self, folder: Path, resume_from: int = 0):
-        """Open for appending; lines after the step that training resumes from are dropped."""
+        """Open the files for appending; lines after the step from which training resumes are removed."""
         self.with_events = find_spec("tensorboardX") is not None
         path = folder / "metrics.jsonl"
         self._folder, self._flushed_at = folder, time.monotonic()
@@ -43,11 +43,11 @@ class MetricsLog:
         self._events = RecordWriter(str(self._folder / name))
         self._event: Any = event_pb2.Event  # type: ignore[attr-defined]
         self._add(file_version="brain.Event:2")
-        if resume_from:  # TensorBoard then drops what another process wrote from here on
+        if resume_from:  # TensorBoard then drops later events of another process
             self._add(step=resume_from + 1, session_log={"status": "START"})
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Add a report."""
+        """Append a report."""
         with disk_errors(self._folder, KEPT):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
@@ -62,7 +62,7 @@ class MetricsLog:
                 self._flushed_at = time.monotonic()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining data and close the files."""
         with disk_errors(self._folder, KEPT):
             try:
                 self._file.close()
@@ -75,7 +75,7 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
+    """The rows of metrics.jsonl; a last line that was cut off when the process was killed is ignored."""
     path = folder / "metrics.jsonl"
     rows = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

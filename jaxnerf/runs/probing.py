@@ -1,4 +1,4 @@
-"""A run's field at points of the user's frame."""
+"""Evaluation of a run's field at points of the user's frame."""
 
 import dataclasses
 import functools
@@ -22,15 +22,21 @@ from jaxnerf.runs.extent import scene_cells
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.cells import Cells
 
-# Cells along the scene's cube, where a run keeps no occupancy of it.
+# Cells along a side of the scene's cube, if the run has no occupancy grid.
 _CELLS = 32
 
 
 class Probe:
-    """Asks a run's field at points given as offsets from an origin in the user's frame and unit."""
+    """Evaluates a run's field at points, given as offsets from an origin in the user's frame and unit."""
 
     def __init__(self, run: Any, origin: Float[np.ndarray, "3"], length: float = 1.0):
-        """Args: run, whose last level is evaluated; origin; length, on which opacity is told."""
+        """Prepare the evaluation of the run's last level.
+
+        Args:
+          run: a `Run`.
+          origin: origin of the offsets.
+          length: length of the segment of which opacity is computed, in the user's unit.
+        """
         to_scene = run.scene.to_user.inverse()
         self._matrix = to_scene.scale * to_scene.rotation
         self._shift = to_scene.points(np.asarray(origin, np.float64))
@@ -46,7 +52,10 @@ class Probe:
         directions: Float[np.ndarray, "N 3"] | None = None,
         colours: bool = True,
     ) -> PointProperties:
-        """All that is known of points, seen along directions of the user's frame; see `query`."""
+        """Density, opacity and colour at points, seen along directions of the user's frame.
+
+        See `query`.
+        """
         turned = None
         if directions is not None:
             turned = (directions @ self._turn.T).astype(np.float32)
@@ -60,7 +69,7 @@ class Probe:
     def colour(
         self, offsets: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
     ) -> Float[np.ndarray, "N 3"]:
-        """The colour of points alone, seen along unit directions of the user's frame."""
+        """The colour at points, seen along unit directions of the user's frame."""
         return np.asarray(self.properties(offsets, directions).colour)
 
     def _places(self, offsets: np.ndarray) -> np.ndarray:
@@ -68,9 +77,9 @@ class Probe:
 
 
 def finest_voxel(run: Any) -> float | None:
-    """The side of a lattice's voxel in the user's unit, where the field has a lattice; else None.
+    """The side of a voxel in the user's unit, if the field has a lattice; else None.
 
-    In a contraction that of the ball that keeps its shape.
+    With a contraction it is the side of a voxel in the uncontracted ball.
     """
     field, scale = run.field, run.scene.to_user.scale
     if isinstance(field, WarpedField):
@@ -149,7 +158,7 @@ def first_hit(run: Any, seen_by: Camera | Rays, pixels: Any) -> Hits:
     arrays, kind = split_field(run.field)
     constant = replicated((arrays, run.params, run.sampler))
     function = functools.partial(_hits, kind, *constant)
-    # A normal takes a way back through the density.
+    # Fewer rays than for an image, since normals need the gradient of the density.
     most = max(rays_that_fit(run.sampler) * len(jax.local_devices()), 1 << 8)
     found = in_chunks(function, *flat, rows_at_once=rows_for(len(flat[0]), most))
     found = jax.tree.map(lambda x: x.reshape((*shape, *x.shape[1:])), found)

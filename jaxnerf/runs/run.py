@@ -1,4 +1,4 @@
-"""A trained run, opened from its folder to render from."""
+"""A trained run, opened from its folder for rendering."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,27 +36,28 @@ from jaxnerf.spaces import bounds_of
 from jaxnerf.training.calibration import Calibration
 from jaxnerf.training.state import TrainState
 
-# Of near: even disparity has no samples for rays that begin at 0.
+# Least near of a camera, as a fraction of the scene's near: samples that are even in disparity need a
+# near above 0.
 _LEAST_OF_NEAR = 1e-2
-# Of far: rays do not begin nearer, however near to the scene's middle a camera is.
+# Least near of a camera, as a fraction of far, however close to the scene's centre the camera is.
 _LEAST_NEAR = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained field and what is known of its scene.
+    """A trained field and its scene.
 
     Attributes:
-      folder: of the run.
-      config: how it was trained.
-      scene: without photographs.
-      params: of `field`, which `jaxnerf.render_rays` takes with it.
-      step: after how many steps of training.
-      field: that was trained, or a tuple of one for each level. It is evaluated in the scene's frame, in
-        which `sampler` and `rays` are too.
-      occupancy: which cells are occupied, if the method keeps track of that.
-      calibration: what training photographs and their cameras were found to be off by, if that was
-        learned. Pictures show the scene's own colours.
+      folder: folder of the run.
+      config: configuration of its training.
+      scene: the scene, without photographs.
+      params: parameters of `field`; `jaxnerf.render_rays` takes both.
+      step: number of training steps.
+      field: the trained field, or a tuple with one for each level. It is evaluated in the scene's frame,
+        in which `sampler` and `rays` are too.
+      occupancy: the occupied cells, if the method has an occupancy grid.
+      calibration: the learned corrections of training photographs and their cameras, if there are any.
+        Images show the colours of the scene without these corrections.
     """
 
     folder: Path
@@ -77,15 +78,15 @@ class Run:
         normals: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Rendering:
-        """The picture that a camera sees; poses, depths and normals in the frame of the user's files.
+        """Render the image of a camera; poses, depths and normals in the frame of the user's files.
 
         Args:
-          camera: a single one, for instance from `Camera.look_at`, or one for each column of the picture
-            (`render_image`); a pose in float64 stays that until it is in the scene's own frame.
-          background: behind the scene, of all pixels or of each; by default the one that the run was
-            trained on.
-          far: the depth t at which the ray of each pixel ends, infinite where it does not: of what was
-            rasterised into the background (`render_image`).
+          camera: a single camera, for instance from `Camera.look_at`, or one for each column of the image
+            (`render_image`). A pose in float64 is converted to the scene's frame in float64.
+          background: colour behind the scene, one for all pixels or one for each; by default the
+            background of training.
+          far: the depth t at which the ray of each pixel ends, infinite if it does not: for example that
+            of objects rasterised into the background (`render_image`).
           normals: whether to compute normals.
           progress: see `render_image`.
 
@@ -121,7 +122,7 @@ class Run:
         *,
         compositing: Compositing | None = None,
     ) -> Rendering:
-        """What a camera sees through some places of its picture, on black; depths in the user's unit.
+        """Render some positions in the image of a camera, on black; depths in the user's unit.
 
         Args:
           camera: as for `render`.
@@ -147,13 +148,13 @@ class Run:
         return in_users_frame(rendering, self.scene.to_user)
 
     def query(self, points: Any, directions: Any = None, *, length: float = 1.0) -> PointProperties:
-        """What the scene holds at points, in the frame and unit of the user's files.
+        """Density, opacity and colour of the scene at points, in the frame and unit of the user's files.
 
         Args:
-          points: [..., 3]; in float64 where they are far from the origin.
-          directions: [..., 3] along which colours are seen, which leave the eye; by default colours are
-            the mean over the six directions along the scene's axes.
-          length: on which opacity is told, in the user's unit.
+          points: points [..., 3]; in float64 if they are far from the origin.
+          directions: viewing directions [..., 3] of the colours, from the camera to the point; by default
+            colours are the mean over the six directions along the scene's axes.
+          length: length of the segment of which opacity is computed, in the user's unit.
 
         Returns:
           NumPy arrays [..., ...]; densities in 1/unit.
@@ -166,26 +167,26 @@ class Run:
     def grid(self, resolution: int, box: Any = None, *, colours: bool = True) -> GridBlocks:
         """The scene on a regular grid along the user's axes, block by block.
 
-        A grid of 1,024 voxels along each side never lies in memory: iterate over its blocks, or let it
-        fill arrays on disk::
+        A grid of 1,024 voxels along each side need not fit into memory: iterate over its blocks, or write
+        them to arrays on disk::
 
           grid = run.grid(1024)
           density = np.memmap("density.f16", np.float16, "w+", shape=grid.shape)
           grid.write(density=density)
 
         Args:
-          resolution: voxels along the longest side of the box, which are cubes.
+          resolution: number of cubic voxels along the longest side of the box.
           box: two corners in the user's frame, low and high; by default `bounding_box`.
           colours: whether blocks have colours.
 
         Raises:
-          RunError: no box is named, and the scene holds nothing.
+          RunError: no box is given, and the scene is empty.
           ValueError: the box is inside out, or the resolution is not from 2 to 4,096.
         """
         return probing.grid(self, resolution, box, colours)
 
     def first_hit(self, seen_by: Camera | Rays, pixels: Any = None) -> Hits:
-        """Where rays first meet something: where half of their light has been stopped.
+        """The first surface along rays: the points at which the transmittance is a half.
 
         Args:
           seen_by: a single camera, or rays, in the frame of the user's files.
@@ -200,63 +201,64 @@ class Run:
         return probing.first_hit(self, seen_by, pixels)
 
     def bounding_box(self, *, least_share: float = 0.01) -> Box:
-        """The box, along the axes of the user's frame, around what the scene is found to hold.
+        """The bounding box of the scene's content, along the axes of the user's frame.
 
-        Cells of the occupancy (or of the cube or the space that the scene was trained in) are evaluated
-        for their opacity. Fog does not count, nor do groups of cells that float apart and are small. Of a
-        scene without an end it is the box of what lies in the ball around which its cameras stand; of a
-        forward-facing one of what lies up to its far.
+        The opacity of cells is evaluated: those of the occupancy grid, or of the cube or space in which
+        the scene was trained. Cells of little opacity are ignored, and so are small groups of cells that
+        are not connected to the rest. In an unbounded scene only the uncontracted ball is included, in a
+        forward-facing one only what lies up to its far.
 
         Args:
-          least_share: groups of cells whose opacities sum up to less than this share of the largest
-            group's are left out.
+          least_share: groups of cells are ignored if the sum of their opacities is less than this share
+            of the largest group's.
 
         Raises:
-          RunError: the scene holds nothing.
+          RunError: the scene is empty.
         """
         return probing.bounding_box(self, least_share)
 
     @property
     def sampler(self) -> Sampler:
-        """What places the samples of pictures: with it `jaxnerf.render_rays` shows the same.
+        """The sampler of images, for use with `jaxnerf.render_rays`.
 
-        That of an occupancy has no limits: every ray is rendered to its end, or to where the occupancy
-        expects no light to be left (`Rendering.is_complete` says whether that was so).
+        The sampler of an occupancy grid has no limits: every ray is rendered to its end, or until the
+        occupancy estimates that no light is left (`Rendering.is_complete` is True for such rays).
         """
         return self.config.section.sampler(self.occupancy)
 
     def rays(self, camera: Camera, pixels: Float[Array, "*batch 2"]) -> Rays:
-        """The rays of a camera that is in the frame of the user's files, in the scene's frame.
+        """The rays, in the scene's frame, of a camera in the frame of the user's files.
 
-        With them come the near and far of `render`. A length of theirs is `scene.to_user.scale` in the
-        user's unit.
+        They have the near and far of `render`. Lengths along them are multiplied by
+        `scene.to_user.scale` to get the user's unit.
 
         Args:
-          camera: a single one.
+          camera: a single camera.
           pixels: coordinates (x, y); see `jaxnerf.cast_rays`.
         """
         camera = self._in_scene(camera)
         return cast_rays(camera, pixels, *self._bounds(camera))
 
     def near_and_far(self, camera: Camera) -> tuple[float, float]:
-        """Where the rays of a camera of the user's frame begin and end, t in the scene's unit."""
+        """near and far of the rays of a camera in the user's frame, t in the scene's unit."""
         return self._bounds(self._in_scene(camera))
 
     def _in_scene(self, camera: Camera) -> Camera:
-        """A camera of the user's frame, in the scene's."""
+        """A camera of the user's frame in the scene's frame."""
         pose = self.scene.to_user.inverse().poses(np.asarray(camera.camera_to_world, np.float64))
         return dataclasses.replace(camera, camera_to_world=pose.astype(np.float32))
 
     def _bounds(self, camera: Camera) -> tuple[float, float]:
-        """The near and far of a camera's rays.
+        """near and far of a camera's rays.
 
-        Those of training, for cameras that stand where those of training do. Of a camera that is nearer
-        to what they look at than all of them, near is less by as much. Where the paper's network has an
-        end, its near and far are as much nearer or farther as the camera is.
+        For cameras at the distance of training cameras they are those of training. If a camera is closer
+        to the point looked at than all training cameras, near is reduced by the difference. For the
+        paper's network in bounded scenes, near and far both change by the difference of the camera's
+        distance from the range of the training cameras' distances.
         """
         near, far = bounds_of(self.config, self.scene)
         poses = np.asarray(self.scene.splits["train"].cameras.camera_to_world, np.float64)
-        # The middle of the circle, where each column of the picture has a camera of its own.
+        # The mean: the centre of the circle, if each column of the image has a camera of its own.
         position = (
             np.reshape(camera.camera_to_world, (-1, 3, 4)).astype(np.float64)[:, :, 3].mean(0)
         )
@@ -275,17 +277,17 @@ class Run:
 
     @property
     def background(self) -> tuple[float, float, float]:
-        """The colour on which test views are measured: that of training; white if that was random."""
+        """The background colour of test views: that of training; white if that was random."""
         return colour_of(self.config.training.background)
 
     def adjusted(self, cameras: Camera) -> Camera:
-        """The training cameras, all of them and in the scene's frame, as they were refined."""
+        """The training cameras, all of them and in the scene's frame, with refined poses if any."""
         if self.calibration is None:
             return cameras
         return jax.tree.map(np.asarray, self.calibration.cameras(cameras))
 
     def cameras(self, split: str = "train") -> Camera:
-        """A split's cameras in the frame of the user's files; those of training as they were refined.
+        """A split's cameras in the frame of the user's files; training cameras with refined poses.
 
         Poses are in float64.
 
@@ -302,10 +304,10 @@ class Run:
 
 
 def in_users_frame(rendering: Rendering, frame: Similarity) -> Rendering:
-    """A rendering with lengths and normals in another frame than it was rendered in.
+    """A rendering with lengths and normals converted to another frame.
 
     Args:
-      rendering: of NumPy arrays.
+      rendering: a rendering of NumPy arrays.
       frame: from the frame of the rendering to that of the user.
     """
     scale, normals = np.float32(frame.scale), rendering.normals
@@ -319,15 +321,15 @@ def in_users_frame(rendering: Rendering, frame: Similarity) -> Rendering:
 
 
 def load_run(folder: str | Path, step: int | None = None, *, field: Field | None = None) -> Run:
-    """Open a run to render from it.
+    """Open a run for rendering.
 
     Args:
-      folder: of the run.
-      step: of the checkpoint; the last by default.
-      field: that `jaxnerf.fit` was given, of a run that it made.
+      folder: folder of the run.
+      step: step of the checkpoint; the last by default.
+      field: the field that was given to `jaxnerf.fit`, if the run was made by it.
 
     Raises:
-      RunError: the folder is not a run, has no checkpoint, or one of another configuration.
+      RunError: the folder is not a run, or has no checkpoint or one of another configuration.
     """
     folder = Path(folder)
     config, scene = read_config(folder), read_scene(folder)
@@ -348,8 +350,8 @@ def load_run(folder: str | Path, step: int | None = None, *, field: Field | None
 
 
 def run_of(folder: Path, config: Config, scene: Scene, state: TrainState) -> Run:
-    """The run that a state of training makes, on whichever devices the state lies."""
-    # Without the optimizer's moments, of which each host has a part.
+    """The run of a training state, with NumPy arrays."""
+    # Without the optimizer's moments, of which each host has only a part.
     occupancy = getattr(state.sampler, "occupancy", None)
     parts = jax.tree.map(np.asarray, (state.field, state.params, occupancy, state.calibration))
     field, params, occupancy, calibration = parts

@@ -1,4 +1,4 @@
-"""What a run keeps of its scene: scene.json, with all that rendering needs and no photographs."""
+"""A run's copy of its scene, scene.json: all that rendering needs, without photographs."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
-    """What a run keeps of its scene."""
+    """The contents of scene.json."""
     frame = scene.to_user
     return {
         "name": scene.name,
@@ -44,14 +44,14 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
 _CAMERA_SHAPES = {
     "camera_to_world": (3, 4), "focal": (2,), "centre": (2,), "distortion": (None,), "size": (2,)
 }  # fmt: skip
-_FEWEST_COEFFICIENTS = 6  # of any lens that a reader makes
+_FEWEST_COEFFICIENTS = 6  # readers pad distortion coefficients to at least this number
 
 
 def read_scene(folder: Path) -> Scene:
     """A run's scene, without photographs.
 
     Raises:
-      RunError: the folder is not a run's, or what it says of the scene is broken.
+      RunError: the folder is not a run's, or its scene.json is broken.
     """
     path = folder / "scene.json"
     try:
@@ -101,7 +101,7 @@ def _ndc(values: dict[str, Any] | None) -> NdcFrame | None:
 
 
 def _numbers(values: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
-    """Finite numbers of a shape, in which None stands for as many coefficients as there are."""
+    """Finite numbers of a given shape; None in the shape is any number of coefficients from 6 on."""
     array = np.asarray(values, np.float64)
     fits = array.ndim == len(shape) and all(
         side >= _FEWEST_COEFFICIENTS if wanted is None else side == wanted

@@ -1,4 +1,4 @@
-"""What a run's checkpoints hold: the shapes and types of a state, by its configuration alone."""
+"""The structure of a run's checkpoints: shapes and types of a state, from the configuration alone."""
 
 from typing import Any
 
@@ -18,11 +18,13 @@ from jaxnerf.training.state import TrainState
 
 
 def structure_of(config: Config, field: Field | None = None) -> TrainState:
-    """A state without the optimizer's: shapes and types; the fast field's change from stage to stage.
+    """Shapes and types of a training state without an optimizer's state.
+
+    Arrays of the fast field have other shapes in each stage; only their number of dimensions is meant.
 
     Args:
-      config: of the run.
-      field: the user's own, of a run of `jaxnerf.fit`.
+      config: configuration of the run.
+      field: the user's own field, for a run of `jaxnerf.fit`.
     """
     return jax.eval_shape(lambda: _example(config, field))
 
@@ -92,5 +94,5 @@ def _occupancy(cells: int, space: Any) -> Occupancy:
 
 
 def _any(array: Any) -> Any:
-    """An array of NumPy, where annotations ask for one of JAX."""
+    """An array of NumPy, typed as any, where annotations require an array of JAX."""
     return array

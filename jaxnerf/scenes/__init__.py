@@ -1,18 +1,18 @@
-"""Scenes: photographs with known cameras, whatever format they came in.
+"""Scenes: photographs with known cameras, read from any of several formats.
 
-A folder may hold several formats, of which the richest is read, and the scene's notes say so. From what
-says most to what says least:
+If a folder holds files of several formats, the format with the most information is read, and the scene's
+notes name it. In the order of preference:
 
-  transforms_train.json  has splits of its own, and whoever wrote it meant these
-  transforms.json        was made from a COLMAP model as a rule, and lenses, masks and splits chosen since
-  cameras_sphere.npz     says where the object is, and has its masks beside it
-  sparse/                has lenses and points; poses_bounds.npy was made from it
-  poses_bounds.npy       has one focal length a photograph, and depths
+  transforms_train.json  has its own splits, as its author meant them
+  transforms.json        is usually made from a COLMAP model, with lenses, masks and splits chosen later
+  cameras_sphere.npz     has the position and size of the object, and masks of it
+  sparse/                has lenses and points; poses_bounds.npy is made from it
+  poses_bounds.npy       has one focal length for each photograph, and near and far depths
 
-With one exception: where all cameras look the same way, poses_bounds.npy goes before the COLMAP model,
-because results on such captures are published in its frame, on its photographs and with its depths.
-Lenses and points come from the model there too (`jaxnerf.scenes.llff`). A model that is incomplete, or
-whose photographs are not there under their names, yields to poses_bounds.npy as well.
+There is one exception: if all cameras look the same way, poses_bounds.npy is preferred to the COLMAP
+model, because published results on such captures use its frame, its photographs and its depths. Lenses
+and points are then still taken from the model (`jaxnerf.scenes.llff`). poses_bounds.npy is also
+preferred if the model is incomplete, or if none of its photographs is there under its name.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxnerf.cameras import Camera
 from jaxnerf.errors import Error
 
-# The modules that read scenes, in the order in which they are tried: the file that they look for, the
-# name of the format, and what it has that others have not.
+# The modules that read scenes, in the order in which they are tried: the file by which each recognises a
+# folder, the name of the format, and the information that only this format has.
 _READERS = {
     "blender": ("transforms_train.json", "NeRF's Blender format", "splits"),
     "nerfstudio": ("transforms.json", "nerfstudio", "chosen lenses, masks and splits"),
@@ -41,19 +41,20 @@ _READERS = {
     "colmap": ("sparse/", "COLMAP", "lenses and points"),
     "llff": ("poses_bounds.npy", "LLFF", "the frame of published results"),
 }
-# How many files are named in the message when none recognises a folder.
+# Number of files that are named in the message when no reader recognises a folder.
 _NAMED = 5
-# Pixels of less alpha are transparent; and where this share of them is, alpha is meant.
+# Pixels with alpha below CLEAR are transparent. Photographs of which more than the share LEAST_CLEAR of
+# the pixels is transparent have an alpha channel that separates the scene from its background.
 CLEAR, LEAST_CLEAR = 128, 0.01
 
 
 class SceneError(Error):
-    """A scene's files are missing or wrong: one line that names the file and what is wrong in it."""
+    """A scene's files are missing or wrong: a message of one line that names the file and the fault."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How scenes are read; see `load_scene`."""
+    """The options with which a scene is read; see `load_scene`."""
 
     downscale: int = 1
     longest_side: int = 0
@@ -77,41 +78,42 @@ class Similarity:
     translation: Float[np.ndarray, "3"] = dataclasses.field(default_factory=lambda: np.zeros(3))
 
     def points(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
-        """Where points go."""
+        """Points after the transformation."""
         return self.scale * np.asarray(points) @ self.rotation.T + self.translation
 
     def poses(self, poses: Float[np.ndarray, "*batch rows 4"]) -> Float[np.ndarray, "*batch 3 4"]:
-        """Where cameras go: positions as points, orientations turned but not scaled.
+        """Poses after the transformation: positions as points, orientations rotated but not scaled.
 
         Args:
-          poses: camera-to-world, of 3 rows, or of 4.
+          poses: camera-to-world, with 3 or 4 rows.
         """
         poses = np.asarray(poses)[..., :3, :4]
         position = self.points(poses[..., 3])
         return np.concatenate([self.rotation @ poses[..., :3], position[..., None]], axis=-1)
 
     def cameras(self, cameras: Camera) -> Camera:
-        """One camera or several where they go, with poses in float64."""
+        """One camera or a batch of cameras after the transformation, with poses in float64."""
         poses = self.poses(np.asarray(cameras.camera_to_world, np.float64))
         return dataclasses.replace(cameras, camera_to_world=poses)
 
     def inverse(self) -> "Similarity":
-        """The similarity that undoes this one."""
+        """The inverse similarity."""
         rotation = self.rotation.T
         return Similarity(1.0 / self.scale, rotation, -rotation @ self.translation / self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Some of a scene's photographs.
+    """A subset of a scene's photographs.
 
     Attributes:
-      names: of each photograph, as its file was named.
-      cameras: a batch of as many.
-      images: 8-bit sRGB with straight alpha (255 where the file had none). None until read. Smaller
-        photographs are padded with zeros at the right and the bottom; `cameras.size` has their sizes.
-      masks: which pixels count. Others, which a mask of the scene ignores or which are padding, are
-        never trained on or measured. None if all count.
+      names: the file name of each photograph.
+      cameras: a batch with the camera of each photograph.
+      images: 8-bit sRGB with straight alpha (255 if the file has no alpha). None if the photographs were
+        not read. Smaller photographs are padded with zeros at the right and the bottom; `cameras.size`
+        has their sizes.
+      masks: which pixels are valid. Pixels that a mask of the scene ignores, and padding, are never used
+        in training or measurements. None if all pixels are valid.
     """
 
     names: tuple[str, ...]
@@ -124,7 +126,7 @@ class Split:
 
     @functools.cached_property
     def has_alpha(self) -> bool:
-        """Whether the photographs' alpha tells the scene from what is behind it."""
+        """Whether the photographs' alpha separates the scene from its background."""
         assert self.images is not None
         transparent = self.images[:, ::4, ::4, 3] < CLEAR
         if self.masks is not None:
@@ -134,12 +136,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class NdcFrame:
-    """What `jaxnerf.cameras.to_ndc` wants to know of a forward-facing scene, in the scene's frame.
+    """The parameters of `jaxnerf.cameras.to_ndc` for a forward-facing scene, in the scene's frame.
 
     Attributes:
-      focal: (f_x, f_y) in pixels, of a camera at the origin that looks along -z.
-      size: the (width, height) of its picture in pixels.
-      near: distance of the near plane from it; nothing lies nearer.
+      focal: (f_x, f_y) in pixels of a camera at the origin that looks along -z.
+      size: the (width, height) of its image in pixels.
+      near: distance of the near plane from the camera; the scene lies behind this plane.
     """
 
     focal: tuple[float, float]
@@ -149,12 +151,12 @@ class NdcFrame:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutPoints:
-    """Points that training does not see, to measure depths by.
+    """Points that are kept out of training, to measure depths by.
 
     Attributes:
-      positions: in the scene's frame.
-      tracks: of each split, pairs (camera, point) as `Scene.tracks` has them; None where it is not known
-        which cameras see a point.
+      positions: positions in the scene's frame.
+      tracks: for each split, pairs (camera, point) as in `Scene.tracks`; None if it is not known which
+        cameras see a point.
     """
 
     positions: Float[np.ndarray, "H 3"]
@@ -163,25 +165,25 @@ class HeldOutPoints:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Photographs and cameras in a frame that fields are comfortable in.
+    """Photographs and cameras in a frame that suits fields.
 
     Attributes:
-      name: for people, and the name of its runs.
-      source: the folder it was read from.
-      format: which reader read it.
-      splits: "train", "test" and, where the format has it, "val"; "sector" if it was asked for.
-      near, far: the depths between which everything lies, in the scene's frame.
+      name: name for people, also used for the scene's runs.
+      source: the folder that the scene was read from.
+      format: name of the format.
+      splits: "train", "test" and, if the format has it, "val"; "sector" with `hold_out_sector`.
+      near, far: the depths between which the scene lies, in the scene's frame.
       to_user: from the scene's frame to that of the files.
-      ndc: for scenes that all cameras look at from one side, to some distance or to infinity: the
-        normalised device coordinates in which they are finite. None for others.
-      unbounded: whether pictures show what is all around, without an end; far is then only a horizon.
-      points: places on surfaces, in the scene's frame, where the files have them; but for those that are
-        held out.
-      tracks: pairs (camera of the training split, point), where it is known that the camera sees the
-        point; None where the files have points and do not say.
-      held_out: every 10th of the points, if there are enough of them.
-      notes: what a person should know of how the files were read, each part of a sentence.
-      options: how `load_scene` read it; None of a scene that comes from elsewhere.
+      ndc: for forward-facing scenes, the frame of the normalised device coordinates in which the scene is
+        finite. None for other scenes.
+      unbounded: whether photographs show the surroundings without a bound; far is then only a horizon.
+      points: points on surfaces, in the scene's frame, without the points that are held out; None if the
+        files have no points.
+      tracks: pairs (camera of the training split, point) for which it is known that the camera sees the
+        point; None if the files do not have this information.
+      held_out: every 10th of the points, if there are at least 100.
+      notes: remarks for the user on how the files were read, each part of a sentence.
+      options: the options with which `load_scene` read the scene; None for scenes made otherwise.
     """
 
     name: str
@@ -201,13 +203,13 @@ class Scene:
 
     @property
     def all_points(self) -> Float[np.ndarray, "P 3"]:
-        """The points and those that are held out; none where the files have none."""
+        """The points, and those that are held out; an empty array if the files have no points."""
         parts = [self.points, self.held_out.positions if self.held_out else None]
         return np.concatenate([np.zeros((0, 3)), *(part for part in parts if part is not None)])
 
 
 def describe(scene: Scene) -> str:
-    """What was found in a scene's folder, in one line for people."""
+    """A scene's contents in one line for people."""
     counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())
     sizes = np.concatenate([np.asarray(split.cameras.size) for split in scene.splits.values()])
     pixels = sizes.astype(np.int64).prod(axis=-1)
@@ -238,7 +240,7 @@ def _describe_masks(scene: Scene) -> str:
 
 
 def _describe_alpha(scene: Scene) -> list[str]:
-    """What alpha is taken for where formats do not say: in photographs of a capture."""
+    """How alpha is interpreted in formats that do not define it: in photographs of a capture."""
     if scene.format in ("blender", "dtu"):
         return []
     read = [split for split in scene.splits.values() if split.images is not None]
@@ -277,14 +279,14 @@ def load_scene(
     Args:
       path: the folder; the bundled demo scene by default.
       downscale: shrink photographs by this whole factor (the mean of squares of pixels).
-      longest_side: then shrink by the smallest whole factor that leaves no side with more pixels; 0
-        for no limit.
+      longest_side: then shrink them by the smallest whole factor after which no side has more pixels than
+        this; 0 for no limit.
       pixels: whether a pixel's ray passes through its centre or, as in the paper's released code,
         its upper left corner.
-      images: the splits whose photographs are read; of the others only the cameras are.
-      allow_outside_paths: whether files outside of the folder may be read, which the scene's files
-        name by absolute paths, by .. or through links.
-      hold_out_sector: whether a tenth of the cameras, all from one side, is taken out of the other splits
+      images: the splits whose photographs are read; of other splits only the cameras are read.
+      allow_outside_paths: whether files outside of the folder may be read, if the scene's files name them
+        by absolute paths, by .. or through links.
+      hold_out_sector: whether a tenth of the cameras, all from one side, is removed from the other splits
         and becomes the split "sector"; see `jaxnerf.scenes.sector`.
 
     Raises:
@@ -302,10 +304,10 @@ def load_scene(
 
 
 def _chosen(folder: Path, found: str, allow_outside_paths: bool) -> tuple[str, tuple[str, ...]]:
-    """The module that reads a folder, and a note on the other formats in it.
+    """The name of the module that reads a folder, and a note on the other formats in it.
 
     Raises:
-      SceneError: none recognises the folder; `found` says what is in it.
+      SceneError: no reader recognises the folder; `found` lists its contents for the message.
     """
     modules = {name: importlib.import_module(f"jaxnerf.scenes.{name}") for name in _READERS}
     there = [name for name, module in modules.items() if module.recognises(folder)]
@@ -331,10 +333,10 @@ def _chosen(folder: Path, found: str, allow_outside_paths: bool) -> tuple[str, t
 
 
 def _entries(folder: Path) -> str:
-    """The first things in a folder, for a message.
+    """The names of the first entries of a folder, for a message.
 
     Raises:
-      SceneError: it is none, or cannot be read.
+      SceneError: it is not a folder, or cannot be read.
     """
     try:
         with os.scandir(folder) as entries:

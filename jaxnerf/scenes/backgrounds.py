@@ -1,9 +1,9 @@
-"""What lies behind a scene: one colour, by its name in a configuration and as numbers."""
+"""The background of a scene: one colour, as a name in a configuration or as numbers."""
 
 import re
 from typing import Annotated
 
-# In a configuration; the second is how the help shows the type.
+# The type of a background in a configuration; the second argument is the type's name in the help.
 Background = Annotated[str, "auto|white|black|random|#RRGGBB"]
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
@@ -11,10 +11,10 @@ _NOT_COLOURS = ("auto", "random")
 
 
 def read_background(text: object) -> str:
-    """A background's name as configurations keep it: in lower case, with a word where there is one.
+    """A background's name as configurations store it: a word if the colour has one, else lower case.
 
     Raises:
-      ValueError: it is neither a known word nor a colour of six hexadecimal digits.
+      ValueError: the text is neither a known word nor a colour of six hexadecimal digits.
 
     >>> read_background("#8080FF"), read_background("#FFFFFF")
     ('#8080ff', 'white')
@@ -40,7 +40,7 @@ def name_of(levels: tuple[int, int, int]) -> str:
 
 
 def levels_of(background: str) -> tuple[int, int, int]:
-    """The 8-bit sRGB colour that a name stands for; white if it stands for none."""
+    """The 8-bit sRGB colour of a background's name; white for names that are not colours."""
     text = _NAMED.get(background, background)
     if not text.startswith("#"):
         text = _NAMED["white"]
@@ -48,7 +48,7 @@ def levels_of(background: str) -> tuple[int, int, int]:
 
 
 def colour_of(background: str) -> tuple[float, float, float]:
-    """The same in [0, 1].
+    """The sRGB colour in [0, 1] of a background's name; white for names that are not colours.
 
     >>> colour_of("black"), colour_of("random")
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -58,7 +58,7 @@ def colour_of(background: str) -> tuple[float, float, float]:
 
 
 def describe_colour(background: tuple[float, float, float] | float) -> str | float:
-    """A colour or a grey in [0, 1] by its name; a grey that is no 8-bit level by its number.
+    """The name of a colour or a grey in [0, 1]; the number itself for a grey that is no 8-bit level.
 
     >>> describe_colour(1.0), describe_colour((0.0, 0.0, 0.0)), describe_colour(0.25)
     ('white', 'black', 0.25)

@@ -1,8 +1,8 @@
-"""Reader of NeRF's Blender format: transforms_{train,val,test}.json and pictures.
+"""Reader of NeRF's Blender format: transforms_{train,val,test}.json and photographs.
 
-The files may say all that `transforms.json` may. The scenes that the format was made for are things cut
-out of their background, in a comfortable frame: then the scene's frame is the user's. Photographs of
-what is all around come in such files too: those are read as captures are.
+The files may have all keys of `transforms.json`. The scenes that the format was made for are objects cut
+out of their background, in a frame that suits fields: the scene's frame is then that of the files.
+Files with photographs of whole surroundings are read as captures.
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,18 @@ from jaxnerf.scenes.views import View
 
 _SPLITS = ("train", "val", "test")
 _FOCAL = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
-# What is the same for all splits.
+# Keys of the whole scene, which are read from transforms_train.json alone.
 _SAID_ONCE = ("near", "far", "ply_file_path")
-# What the format's published scenes are made for.
+# near and far of the format's published scenes.
 _NEAR, _FAR = 2.0, 6.0
-# Bounds from cameras that are so near to these are these: published scenes keep their protocol.
+# If the bounds that are computed from the cameras agree with these within this fraction, these are used,
+# so that published scenes are measured with their usual bounds.
 _PUBLISHED = 0.05
-# So many photographs are looked at.
+# Number of photographs that are examined for transparent pixels or a plain background.
 _LOOKED_AT = 8
-# A plain background is one colour, to the noise of a JPEG file, along half of a picture's margin and an
-# eighth of each of its sides (a white sky has no lower side), in three of four pictures.
+# A photograph has a plain background if its border has one colour, up to the noise of a JPEG file, on
+# at least half of its length and an eighth of each side (a white sky does not reach the lower side).
+# Three of four photographs must have it.
 _NOISE, _OF_MARGIN, _OF_SIDE, _OF_PICTURES = 8, 0.5, 0.125, 0.75
 
 
@@ -45,13 +47,14 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
-    The JSON says which pictures there are; others in the folders (depth, normals) are left alone, and
-    frames without a picture are left out. Intrinsics are as in `jaxnerf.scenes.instant_ngp`.
+    The photographs are those that the JSON files name; other images in the folders (depth, normals) are
+    ignored, and frames without a photograph are left out. Intrinsics are as in
+    `jaxnerf.scenes.instant_ngp`.
 
-    The scene is bounded where the cameras do not look outwards and the pictures have transparent
-    pixels or a plain background, or transforms_train.json says near and far; else it is a capture.
-    Without near and far there, those of a bounded scene follow from how far the cameras are from what
-    they look at; where they look at nothing in common they are 2 and 6.
+    The scene is bounded if the cameras do not look outwards and the photographs have transparent pixels
+    or a plain background, or transforms_train.json has near and far; otherwise it is a capture. If the
+    file has no near or far, those of a bounded scene are computed from the cameras' distances to the
+    point that they look at; they are 2 and 6 if there is no such point.
     """
     train = folder / "transforms_train.json"
     contents = load_json(confined(folder, train, str(train), options.allow_outside_paths))
@@ -91,11 +94,11 @@ def read(folder: Path, options: Options = Options()) -> Scene:
 def _split(
     folder: Path, path: Path, train: dict[str, Any], allow_outside_paths: bool
 ) -> tuple[list[Frame], list[View], tuple[str, ...]]:
-    """What a split's file has of frames with pictures, in its order; and notes on what is not used.
+    """The frames and views of a split's file, in its order; and notes on values that are not used.
 
     Args:
-      folder, path: of the scene and of the file.
-      train: what transforms_train.json says.
+      folder, path: the scene's folder and the split's file.
+      train: the contents of transforms_train.json.
       allow_outside_paths: see `jaxnerf.scenes.load_scene`.
     """
     contents = load_json(confined(folder, path, str(path), allow_outside_paths))
@@ -114,7 +117,7 @@ def _split(
 
 
 def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
-    """That intrinsics without a resolution, which are for all pictures, find them of one size."""
+    """Check that all photographs have one size if intrinsics are given without a resolution."""
     first: View | None = None
     for frame, view in zip(frames, views, strict=True):
         if frame.get("w") is not None or not _FOCAL.isdisjoint(frame.own):
@@ -129,7 +132,7 @@ def _check_sizes(frames: Sequence[Frame], views: Sequence[View]) -> None:
 
 
 def _unbounded(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, tuple[str, ...]]:
-    """Whether photographs show what is all around; and a note on why, if that is not usual."""
+    """Whether photographs show whole surroundings; and a note on the reason if that is not usual."""
     if look_outwards(np.stack([view.pose for view in views])):
         return True, ("unbounded, since the cameras look outwards",)
     some = sorted(set(np.linspace(0, len(views) - 1, _LOOKED_AT).round().astype(int)))
@@ -145,7 +148,7 @@ def _unbounded(contents: dict[str, Any], views: Sequence[View]) -> tuple[bool, t
 
 
 def _plain(pictures: Sequence[np.ndarray]) -> bool:
-    """Whether most pictures have one and the same colour along their sides."""
+    """Whether most images have one and the same colour along their borders."""
     borders = [(each[0], each[-1], each[:, 0], each[:, -1]) for each in pictures]
     every = np.concatenate([side[:, :3] for sides in borders for side in sides])
     colour = np.median(every, axis=0)

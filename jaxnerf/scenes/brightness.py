@@ -1,4 +1,4 @@
-"""Whether photographs show the same points as bright: exposures that differ, and light that changes."""
+"""Whether photographs show the same points with the same brightness: exposures and changing light."""
 
 import dataclasses
 
@@ -8,18 +8,19 @@ from jaxtyping import Float, Int
 from jaxnerf.scenes import Scene
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 
-# The mean of so many pixels around a point, along each side; 8-bit grey values that are neither black,
-# where noise is most of them, nor clipped.
+# Side, in pixels, of the square around a point whose mean is used; and the limits of usable 8-bit grey
+# values, which are neither dominated by noise nor clipped.
 _WINDOW, _DARKEST, _BRIGHTEST = 3, 13.0, 242.0
-# More sightings than this say no more.
+# Largest number of sightings that are used.
 _ENOUGH_SIGHTINGS = 100_000
-# Sightings without which a photograph's brightness is not said.
+# Least number of sightings from which a photograph's brightness is computed.
 _LEAST_SIGHTINGS = 20
-# A sighting whose logarithm is off by so much has half of its weight: highlights, and wrong tracks.
+# Residual of the logarithm at which the weight of an observation is a half (highlights, wrong tracks);
+# and the number of iterations.
 _USUAL_ERROR, _ROUNDS = 0.1, 10
-# The root mean square of the logarithms of photographs' brightness, from which on they differ. A phone's
-# video of one place has 0.06, and is trained worse with colours of each photograph's own; at 0.15 and
-# 0.21 these help (experiments/captures).
+# Least root mean square of the logarithms of brightness at which photographs differ. A phone's video of
+# one place has 0.06, and corrections of colour reduce its quality; at 0.15 and 0.21 they increase it
+# (experiments/captures).
 _UNEVEN = 0.12
 
 
@@ -28,8 +29,8 @@ class Uneven:
     """Photographs that differ in brightness.
 
     Attributes:
-      darkest, brightest: names of the photographs that show the same points so.
-      factor: by which grey values of the one are those of the other.
+      darkest, brightest: names of the photographs that show the same points darkest and brightest.
+      factor: the ratio of the grey values of the same points in these two.
     """
 
     darkest: str
@@ -38,7 +39,7 @@ class Uneven:
 
 
 def uneven_brightness(scene: Scene) -> Uneven | None:
-    """How far photographs differ in brightness, if they do; see `brightness_of`."""
+    """The extremes of brightness, if the training photographs differ in it; see `brightness_of`."""
     found = brightness_of(scene)
     if found is None or not np.isfinite(found).any():
         return None
@@ -50,15 +51,15 @@ def uneven_brightness(scene: Scene) -> Uneven | None:
 
 
 def brightness_of(scene: Scene) -> Float[np.ndarray, " N"] | None:
-    """How bright each training photograph shows points that other photographs show too.
+    """The brightness of each training photograph, relative to others that show the same points.
 
     Args:
-      scene: with photographs of the training split.
+      scene: a scene with photographs of the training split.
 
     Returns:
-      For each training photograph the factor by which 8-bit grey values of the points that it shows
-      are larger than in the photographs' geometric mean; NaN for a photograph that shows fewer than 20
-      points. None if the scene's files have no points.
+      For each training photograph the factor by which the 8-bit grey values of points in it are larger
+      than in the photographs' geometric mean; NaN for photographs that show fewer than 20 points. None if
+      the scene's files have no points.
     """
     split = scene.splits["train"]
     if scene.points is None or split.images is None:
@@ -90,18 +91,18 @@ def relative_brightness(
     value: Float[np.ndarray, " M"],
     cameras: int,
 ) -> Float[np.ndarray, " N"]:
-    """By which factors photographs are brighter than their geometric mean, from points that they share.
+    """The brightness of photographs relative to their geometric mean, from the points that they share.
 
     Minimises the sum of w (log value - log factor of the camera - log brightness of the point)^2, where
-    weights w = 1 / (1 + (error / 0.1)^2) are found in turns with the factors (Cauchy's loss).
+    the weights w = 1 / (1 + (error / 0.1)^2) and the factors are computed in turn (Cauchy's loss).
 
     Args:
-      camera, point: of each sighting.
-      value: which the photograph has there, more than 0.
-      cameras: how many there are.
+      camera, point: camera and point of each observation.
+      value: grey value of each observation, more than 0.
+      cameras: number of cameras.
 
     Returns:
-      A factor for each camera; NaN for those of fewer than 20 sightings.
+      A factor for each camera; NaN for cameras with fewer than 20 observations.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import lsqr

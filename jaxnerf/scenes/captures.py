@@ -1,7 +1,8 @@
-"""A scene of the photographs that transforms files name: of what is all around, without an end.
+"""Scenes of the photographs that transforms files name: captures of surroundings without a bound.
 
-The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalising`; near and far are
-what the file says, or follow from its points, or else from the cameras.
+The scene's frame is computed from the cameras, see `jaxnerf.scenes.frames.normalising`. near and far are
+those of the file, or are computed from its points, or else are 0.05 and 1000 in the scene's frame.
+`bounded` makes a scene of transforms files that show a single object.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ _FARTHEST = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A transforms file: its folder, the format that it has, where it is and what is in it."""
+    """A transforms file: its folder, the name of its format, its path and its contents."""
 
     folder: Path
     kind: str
@@ -39,14 +40,14 @@ def capture(
     notes: Sequence[str],
     options: Options,
 ) -> Scene:
-    """A scene without an end.
+    """An unbounded scene.
 
     Args:
-      source: the file which says near, far and ply_file_path, if any does.
-      views: of all photographs, in whatever order: of their names they have one.
-      splits: those of each split.
-      notes: on how they were read.
-      options: as of `jaxnerf.scenes.load_scene`.
+      source: the file with near, far and ply_file_path, if any are given.
+      views: the views of all photographs; the order does not matter, they are sorted by name.
+      splits: the views of each split.
+      notes: notes on how the files were read.
+      options: options of `jaxnerf.scenes.load_scene`.
 
     Raises:
       SceneError: near, far or the points are wrong, or a photograph cannot be read.
@@ -58,7 +59,7 @@ def capture(
     found = near
     near, far = given_bounds(source, (near, far), to_scene.scale)
     if near == 0.0:
-        # Which says that nothing is known; a ray that begins in the camera has no disparity.
+        # A near of 0 means that it is not known; the disparity at a camera would be infinite.
         near, more = found, (*more, "near 0 is not used")
     read = splits_of(source.folder, splits, to_scene, options)
     scene = Scene(
@@ -78,9 +79,9 @@ def bounded(
     """A scene that lies between near and far, in the frame of its files.
 
     Args:
-      source: the file which may say near and far.
-      splits: the photographs of each split.
-      bounds: near and far where the file says neither.
+      source: the file with near and far, if they are given.
+      splits: the views of each split.
+      bounds: near and far that are used if the file does not have them.
       notes, options: as in `capture`.
 
     Raises:
@@ -97,15 +98,15 @@ def bounded(
 
 
 def given_bounds(source: Source, found: tuple[float, float], scale: float) -> tuple[float, float]:
-    """near and far in the scene's frame: those that a file says, for the others those that were found.
+    """near and far in the scene's frame: the file's values, or else the computed ones.
 
     Args:
       source: the file.
-      found: in the scene's frame.
+      found: the computed near and far, in the scene's frame.
       scale: from the file's frame to the scene's.
 
     Raises:
-      SceneError: they are not 0 <= near < far <= 1e9 in the file's frame.
+      SceneError: the file's are not 0 <= near < far <= 1e9, in its frame.
     """
     near, far = (
         number(source.path, source.contents, key, bound / scale)
@@ -125,7 +126,7 @@ def given_bounds(source: Source, found: tuple[float, float], scale: float) -> tu
 def _points(
     source: Source, views: Sequence[View], allow_outside_paths: bool
 ) -> tuple[np.ndarray | None, tuple[float, float] | None, tuple[str, ...]]:
-    """The points of ply_file_path in the frame of the file, near and far by them, and notes."""
+    """The points of ply_file_path in the file's frame, near and far computed from them, and notes."""
     name = source.contents.get("ply_file_path")
     if name is None:
         return None, None, ()

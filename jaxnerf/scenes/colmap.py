@@ -1,6 +1,6 @@
 """Reader of COLMAP's projects: a sparse model in sparse/ and photographs in images/ or input/.
 
-The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalising`.
+The scene's frame is computed from the cameras, see `jaxnerf.scenes.frames.normalising`.
 """
 
 import dataclasses
@@ -27,19 +27,20 @@ from jaxnerf.scenes.json_files import confined, is_file, path_in
 from jaxnerf.scenes.picture_files import is_folder, list_pictures, mask_spellings, spellings
 from jaxnerf.scenes.views import View, hold_out, leaks, splits_of
 
-# Where photographs are: COLMAP's own name, that of 3D Gaussian splatting's tools, and beside the model.
+# Folders of photographs: COLMAP's name, those of the tools of 3D Gaussian splatting, and the scene's own.
 _ROOTS = ("images", "input", "image", ".")
 _MOST_MODELS = 1000
 _NEEDED = {"cameras", "images"}
-# A point is relied on that so many images see, and whose error is at most so many times the median.
+# A point is reliable if at least _LEAST_IMAGES images see it and its reprojection error is at most
+# _MOST_ERROR times the median.
 _LEAST_IMAGES, _MOST_ERROR = 3, 2.0
-# So few sightings of points to rely on say nothing of what is nearest.
+# near is computed from reliable points only if there are at least this many observations of them.
 _ENOUGH = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class _Project:
-    """A folder, the model that was chosen in it, and what may be read."""
+    """A folder, the model that was chosen in it, and whether files outside of it may be read."""
 
     folder: Path
     model_folder: Path
@@ -47,7 +48,7 @@ class _Project:
     allow_outside_paths: bool
 
     def path(self, number: int, root: str, name: PurePosixPath) -> Path:
-        """A file that belongs to an image."""
+        """The path of a file that belongs to an image."""
         where = f"{model_files(self.model_folder)['images']}: image {number}"
         return path_in(
             self.folder, where, "NAME", str(root / name),
@@ -63,15 +64,18 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
-    The model is the one with most photographs of those in sparse/ and colmap/sparse/. Photographs are
-    in that of the folders images/, input/, image/ and the scene's own which has most of them, in
-    subfolders where the model names those, perhaps with another suffix or without a folder that stands
-    before their names in the model. Where there is a folder images_N with all of them, N being
-    `downscale`, its are used as they are. A picture masks/NAME.png, NAME being the photograph's with its
-    suffix, ignores where it is black; .jpg, NAME without its suffix, and NAME_mask are taken too.
-    Photographs without a file are left out. In the order of their names every 8th from the first on is
-    for testing. near and far are a little more than the depths of the points that cameras see; near of
-    those to rely on, since one that was triangulated wrongly is as likely as not before a lens.
+    Of the models in sparse/ and colmap/sparse/, the one with most photographs is read. Photographs are
+    read from that of the folders images/, input/, image/ and the scene's own folder that has most of
+    them, in the subfolders that the model names. A photograph's suffix may differ from that in the
+    model, and a folder at the beginning of its name in the model may be missing. If there is a folder
+    images_N with all photographs, N being `downscale`, these are read and not shrunk.
+
+    The mask of a photograph NAME (with its suffix) is masks/NAME.png, whose black pixels are ignored; the
+    suffix .jpg, NAME without its suffix, and NAME_mask are accepted too. Photographs without a file are
+    left out. Every 8th photograph in the order of names, from the first on, is for testing.
+
+    near and far are those of the points that cameras see, with a margin. near is computed from reliable
+    points, since a point that was triangulated wrongly is often directly before a camera.
     """
     chosen, notes = choose_model(folder, options.allow_outside_paths)
     project = _Project(folder, chosen, read_model(chosen), options.allow_outside_paths)
@@ -103,11 +107,11 @@ def read(folder: Path, options: Options = Options()) -> Scene:
 def shortcoming(
     folder: Path, allow_outside_paths: bool = False, *, model_only: bool = False
 ) -> str | None:
-    """Why a folder's model cannot be read as a scene, if it cannot: a part of a sentence.
+    """Why a folder's model cannot be read as a scene, as a part of a sentence; None if it can.
 
     Args:
       folder, allow_outside_paths: see `jaxnerf.scenes.load_scene`.
-      model_only: whether it is no matter where the photographs are.
+      model_only: whether only the model's files are checked, and not whether its photographs exist.
 
     Raises:
       SceneError: the model leads out of the folder.
@@ -127,7 +131,7 @@ def shortcoming(
 
 
 def _describe_files(project: _Project, root: str, files: Mapping[int, Path]) -> list[str]:
-    """What is to be said of where the photographs are."""
+    """Notes on missing, renamed and skipped photographs, and on the folder that they are in."""
     notes, images = [], project.model.images
     if len(files) < len(images):
         absent = len(images) - len(files)
@@ -153,7 +157,7 @@ def _describe_masks(folder: Path, views: Sequence[View]) -> list[str]:
 
 
 def find_models(folder: Path) -> list[Path]:
-    """The folders of a scene that hold a COLMAP model, or some of one."""
+    """The folders of a scene that hold a COLMAP model or parts of one."""
     found = []
     for parent in (folder / "sparse", folder / "colmap" / "sparse"):
         try:
@@ -166,7 +170,7 @@ def find_models(folder: Path) -> list[Path]:
 
 
 def choose_model(folder: Path, allow_outside_paths: bool) -> tuple[Path, list[str]]:
-    """The folder of the model with most photographs, and a note on the others.
+    """The folder of the model with most photographs, and a note if there are other models.
 
     Raises:
       SceneError: a model leads out of the folder.
@@ -182,7 +186,7 @@ def choose_model(folder: Path, allow_outside_paths: bool) -> tuple[Path, list[st
 
 
 def _photographs(project: _Project, downscale: int) -> tuple[str, dict[int, Path]]:
-    """The name of the folder of the photographs to be read, and their files."""
+    """The name of the folder from which photographs are read, and the file of each image's photograph."""
     folder, images = project.folder, project.model.images
     places = {root: _files(project, root) for root in _ROOTS if is_folder(folder / root)}
     best = max(places, key=lambda root: len(places[root]))
@@ -206,13 +210,13 @@ def _photographs(project: _Project, downscale: int) -> tuple[str, dict[int, Path
 
 
 def _files(project: _Project, root: str) -> dict[int, Path]:
-    """The photographs that are in a folder, perhaps with another suffix."""
+    """The photographs of the model that exist in a folder, perhaps with another suffix."""
     found, images = {}, project.model.images
     exact = {PurePosixPath(image.name) for image in images.values()}
     for number, image in images.items():
         for name in _spelled(PurePosixPath(image.name), root):
             path = project.path(number, root, name)
-            # What another photograph of the model is called is that one's file.
+            # A file with the exact name of another photograph of the model belongs to that one.
             if (name == PurePosixPath(image.name) or name not in exact) and _is_picture(path):
                 found[number] = path
                 break
@@ -220,7 +224,7 @@ def _files(project: _Project, root: str) -> dict[int, Path]:
 
 
 def _spelled(name: PurePosixPath, root: str) -> Iterator[PurePosixPath]:
-    """The names that a photograph of the model may have within a folder."""
+    """The possible names, within a folder, of a photograph of the model."""
     if not name.name:
         return
     yield from spellings(name)
@@ -233,7 +237,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _mask_file(project: _Project, number: int, root: str) -> Path | None:
-    """The mask of a photograph, if there is one."""
+    """The mask of a photograph, or None."""
     masks = root.replace("images", "masks") if root.startswith("images_") else "masks"
     if not is_folder(project.folder / masks):
         return None
@@ -258,7 +262,7 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
 
 
 def _seen(model: SparseModel, images: Iterable[ModelImage]) -> list[np.ndarray]:
-    """The rows of the points that each of some images is known to see."""
+    """For each image, the rows of the model's points that it observes."""
     order = np.argsort(model.points.numbers)
     numbers = model.points.numbers[order]
     found = []
@@ -271,13 +275,14 @@ def _seen(model: SparseModel, images: Iterable[ModelImage]) -> list[np.ndarray]:
 def _tracks(
     model: SparseModel, images: Mapping[str, Sequence[ModelImage]]
 ) -> dict[str, np.ndarray] | None:
-    """Pairs (place in the split, point) of sightings to rely on; None where no image has any.
-
-    Of points that at least three images see, those whose reprojection error is usual.
+    """For each split, the observations of reliable points as pairs (camera in the split, point).
 
     Args:
-      model: with the points.
-      images: of each split.
+      model: the model, with its points.
+      images: the images of each split.
+
+    Returns:
+      The pairs; None if no image observes any point.
     """
     found = {}
     for name, members in images.items():
@@ -292,14 +297,19 @@ def _tracks(
 
 
 def _relied_on(model: SparseModel, seen: np.ndarray) -> np.ndarray:
-    """Which points at least three images see, with a usual error, of the points of all sightings."""
+    """Which points are reliable (see `_LEAST_IMAGES`).
+
+    Args:
+      model: the model.
+      seen: the row of the point of each observation.
+    """
     errors = model.points.errors
     often = np.bincount(seen, minlength=len(errors)) >= _LEAST_IMAGES
     return often & (errors <= _MOST_ERROR * np.median(errors))
 
 
 def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tuple[float, float]:
-    """near and far by the points that each photograph is known to see, or else has before it."""
+    """near and far from the points that each photograph observes, or else from the points in its view."""
     points, seen = model.points.positions, _seen(model, (model.images[n] for n in views))
     if not len(points):
         return NEAR, FAR

@@ -1,4 +1,4 @@
-"""COLMAP's camera models and poses, in jaxnerf's terms and back."""
+"""Conversion of COLMAP's camera models and poses to jaxnerf's cameras and back."""
 
 import math
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from jaxnerf.lenses import COEFFICIENTS, FLAT, Lens
 
 
 class Model(NamedTuple):
-    """A camera model of COLMAP: its number in binary files, and its parameters in order.
+    """A camera model of COLMAP: its number in binary files, its lens, and the names of its parameters.
 
-    Parameters of the lens have the names of `lenses.COEFFICIENTS`, whatever COLMAP calls them.
+    Distortion parameters have the names of `lenses.COEFFICIENTS`, which may differ from COLMAP's.
     """
 
     number: int
@@ -24,7 +24,8 @@ def _model(number: int, lens: Lens, parameters: str) -> Model:
     return Model(number, lens, tuple(parameters.split()))
 
 
-# Those of COLMAP 4.2 (src/colmap/sensor/models.h); of one lens the simpler before the less simple.
+# The models of COLMAP 4.2 (src/colmap/sensor/models.h); models of one lens are in the order of their
+# number of parameters.
 MODELS: dict[str, Model] = {
     "SIMPLE_PINHOLE": _model(0, "pinhole", "f cx cy"),
     "PINHOLE": _model(1, "pinhole", "fx fy cx cy"),
@@ -47,11 +48,11 @@ MODELS: dict[str, Model] = {
     "EUCM": _model(16, "eucm", "fx fy cx cy alpha beta"),
     "EQUIRECTANGULAR": _model(17, "equirectangular", "w h"),
 }
-_MOST = 1e9  # of any parameter
+_MOST = 1e9  # limit of the absolute value of parameters
 
 
 class Intrinsics(NamedTuple):
-    """What a camera is apart from its pose and its picture's size, as `Camera` has it."""
+    """The intrinsics of a camera without its size, as in `Camera`."""
 
     lens: Lens
     focal: Float[np.ndarray, "2"]
@@ -60,10 +61,12 @@ class Intrinsics(NamedTuple):
 
 
 def intrinsics(model: str, parameters: Float[np.ndarray, " P"]) -> Intrinsics:
-    """The intrinsics of a camera of one of `MODELS`; coefficients that are 0 at the end are left out.
+    """The intrinsics of a camera with a model of `MODELS`.
+
+    Distortion coefficients after the last one that the model has are left out.
 
     Raises:
-      ValueError: there are not as many parameters as the model has, or no lens can have them.
+      ValueError: the number of parameters is not the model's, or the values are not possible.
     """
     _, lens, names = MODELS[model]
     if len(parameters) != len(names):
@@ -87,10 +90,10 @@ def intrinsics(model: str, parameters: Float[np.ndarray, " P"]) -> Intrinsics:
 
 
 def model_of(camera: Intrinsics, size: tuple[int, int]) -> tuple[str, Float[np.ndarray, " P"]]:
-    """The simplest model that a camera is an example of, and its parameters.
+    """The simplest COLMAP model that represents a camera, and its parameters.
 
     Raises:
-      ValueError: COLMAP has none.
+      ValueError: COLMAP has no such model.
     """
     values = dict(zip(COEFFICIENTS[camera.lens], map(float, camera.distortion), strict=False))
     needed = {name for name, value in values.items() if value != 0.0}
@@ -113,11 +116,11 @@ def model_of(camera: Intrinsics, size: tuple[int, int]) -> tuple[str, Float[np.n
 def pose_of(
     rotation: Float[np.ndarray, "4"], translation: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "3 4"]:
-    """The pose of a camera, given as COLMAP does: from world to camera, with OpenCV axes.
+    """The pose (camera-to-world, OpenGL axes) from COLMAP's: world-to-camera with OpenCV axes.
 
     Args:
       rotation: unit quaternion (w, x, y, z).
-      translation: of the world's origin to the camera's.
+      translation: position of the world's origin in the camera's coordinates.
     """
     from scipy.spatial.transform import Rotation
 
@@ -128,7 +131,7 @@ def pose_of(
 def from_pose(
     pose: Float[np.ndarray, "3 4"],
 ) -> tuple[Float[np.ndarray, "4"], Float[np.ndarray, "3"]]:
-    """The rotation and translation of a pose: what `pose_of` was given, with w >= 0."""
+    """COLMAP's rotation and translation of a pose: the inverse of `pose_of`, with w >= 0."""
     from scipy.spatial.transform import Rotation
 
     turn = (np.asarray(pose[:, :3], np.float64) * [1.0, -1.0, -1.0]).T

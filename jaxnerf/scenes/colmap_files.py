@@ -1,7 +1,7 @@
-"""COLMAP's sparse models: cameras, images and points3D, each a .bin or a .txt file.
+"""Reader of COLMAP's sparse models: cameras, images and points3D, each a .bin or a .txt file.
 
-The formats are those of https://colmap.github.io/format.html. What newer versions write beside these
-three (rigs, frames) says nothing that images do not say too, and is left alone.
+The formats are described in https://colmap.github.io/format.html. Newer versions also write rigs and
+frames; these are not read, since the images contain the same information.
 """
 
 import codecs
@@ -21,7 +21,7 @@ from jaxnerf.scenes.json_files import is_file
 
 _MAX_BYTES = 2_000_000_000
 _MAX_SIDE = 1_000_000
-_MOST = 1e9  # of any coordinate
+_MOST = 1e9  # limit of the absolute value of coordinates
 _NAMES = {model.number: name for name, model in MODELS.items()}
 PARTS = ("cameras", "images", "points3D")
 FEATURE = np.dtype([("place", "<f8", 2), ("point", "<i8")])
@@ -38,7 +38,7 @@ POINT = np.dtype(
 
 @dataclasses.dataclass(frozen=True)
 class ModelCamera:
-    """A camera: one of `colmap_cameras.MODELS`, (width, height) in pixels, and the parameters."""
+    """A camera: a model of `colmap_cameras.MODELS`, (width, height) in pixels, and its parameters."""
 
     model: str
     size: tuple[int, int]
@@ -50,11 +50,11 @@ class ModelImage:
     """A registered photograph.
 
     Attributes:
-      name: of its file, relative to the folder of the photographs, with slashes wherever it was written.
-      camera: the number of its camera.
+      name: name of its file, relative to the folder of the photographs, with forward slashes.
+      camera: the ID of its camera.
       rotation, translation: see `colmap_cameras.pose_of`.
-      places: where features were found, in pixels.
-      points: the numbers of the points that they belong to; -1 for none.
+      places: positions of the features, in pixels.
+      points: the ID of each feature's point; -1 for none.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ModelImage:
 
 @dataclasses.dataclass(frozen=True)
 class ModelPoints:
-    """The points: their numbers, where they are, 8-bit colours, and reprojection errors in pixels."""
+    """The points: their IDs, positions, 8-bit colours, and reprojection errors in pixels."""
 
     numbers: Int[np.ndarray, " P"]
     positions: Float[np.ndarray, "P 3"]
@@ -77,7 +77,7 @@ class ModelPoints:
 
 @dataclasses.dataclass(frozen=True)
 class SparseModel:
-    """A reconstruction: cameras and images by their numbers, and points."""
+    """A reconstruction: cameras and images by their IDs, and points."""
 
     cameras: dict[int, ModelCamera]
     images: dict[int, ModelImage]
@@ -85,7 +85,7 @@ class SparseModel:
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """Those of `PARTS` that are there, as .bin where there are both."""
+    """The files of a model's `PARTS` that exist; the .bin file if there are both."""
     files = {}
     for part in PARTS:
         for suffix in (".txt", ".bin"):
@@ -95,9 +95,9 @@ def model_files(folder: Path) -> dict[str, Path]:
 
 
 def registered(folder: Path) -> int:
-    """How many photographs a model says that it holds; -1 if that cannot be told."""
+    """Number of photographs in a model, from the file of its images alone; -1 if it cannot be read."""
     files = model_files(folder)
-    # Opening a pipe would wait.
+    # Opening a named pipe would block.
     if not {"cameras", "images"} <= files.keys() or not files["images"].is_file():
         return -1
     try:
@@ -137,7 +137,7 @@ def read_model(folder: Path) -> SparseModel:
 
 
 class _Bytes:
-    """What is left of a binary file."""
+    """The unread rest of a binary file."""
 
     def __init__(self, path: Path):
         self.path, self.data, self.offset = path, _contents(path), 0
@@ -160,7 +160,7 @@ class _Bytes:
         raise SceneError(f"{self.path}: ends in the middle of {what}")
 
     def records(self, smallest: int, what: str) -> Iterator[str]:
-        """A text for messages for each of the records, of which the file says how many it has."""
+        """A description for messages of each record; the number of records is read first."""
         (count,) = self.take("<Q", "its count")
         if count * smallest > len(self.data) - self.offset:
             raise SceneError(
@@ -186,7 +186,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a text in UTF-8, with a mark or without, or in UTF-16 with one."""
+    """The lines of a text in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
     contents = _contents(path)
     is_wide = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -196,7 +196,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The words of each line that is neither empty nor a comment, and where it stands."""
+    """The words of each line that is neither empty nor a comment, with the line's number for messages."""
     for number, line in enumerate(_lines(path), 1):
         words = line.split()
         if words and not words[0].startswith("#"):
@@ -204,7 +204,7 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
-    """The lines of images.txt, of which the second of each two may be empty."""
+    """The pairs of lines of images.txt, with a number for messages; the second line may be empty."""
     lines = enumerate(_lines(path), 1)
     for number, line in lines:
         if line.strip() and not line.lstrip().startswith("#"):
@@ -346,7 +346,7 @@ def _points_txt(path: Path) -> np.ndarray:
 
 
 def _points(path: Path, rows: np.ndarray) -> ModelPoints:
-    # Fields of packed records are neither aligned nor contiguous.
+    # The columns of packed records are neither aligned nor contiguous.
     columns = ("number", "position", "colour", "error")
     points = ModelPoints(*(np.ascontiguousarray(rows[name]) for name in columns))
     wrong = ~(np.abs(points.positions) < _MOST).all(axis=-1)

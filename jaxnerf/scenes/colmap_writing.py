@@ -15,17 +15,17 @@ Track = list[tuple[int, int]]
 
 
 def write_model(folder: Path, model: SparseModel, text: bool = False) -> None:
-    """Write a model's three files into a folder, which is made if it is not there: all of them or none.
+    """Write the three files of a model into a folder, which is created: either all of them or none.
 
-    Tracks are made from what the images say they see.
+    The points' tracks are made from the images' features.
 
     Args:
-      folder: where to; a model that is there already is replaced, with its rigs and frames.
-      model: what to write.
-      text: as .txt; otherwise as .bin.
+      folder: the folder; a model in it is replaced, and its files of rigs and frames are removed.
+      model: the model.
+      text: whether to write .txt files; .bin by default.
 
     Raises:
-      OSError: they cannot be written.
+      OSError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = _texts(model) if text else _binaries(model)
@@ -40,12 +40,12 @@ def write_model(folder: Path, model: SparseModel, text: bool = False) -> None:
 
 
 def points_file(points: ModelPoints, text: bool = False) -> bytes:
-    """What the third of a model's files holds, of points that no image sees."""
+    """The contents of a points3D file with points without tracks."""
     return (_texts if text else _binaries)(SparseModel({}, {}, points))[2]
 
 
 def _seen(model: SparseModel) -> dict[int, np.ndarray]:
-    """The points that each image's features belong to, of those that there are; else -1."""
+    """For each image, the ID of the point of each feature; -1 if the model does not have this point."""
     return {
         number: np.where(np.isin(image.points, model.points.numbers), image.points, -1)
         for number, image in model.images.items()
@@ -53,7 +53,7 @@ def _seen(model: SparseModel) -> dict[int, np.ndarray]:
 
 
 def _tracks(model: SparseModel) -> dict[int, Track]:
-    """The (image, feature) pairs that see each point."""
+    """For each point, the pairs (image, feature) that observe it."""
     tracks: dict[int, Track] = {int(number): [] for number in model.points.numbers}
     for number, points in _seen(model).items():
         for feature in np.flatnonzero(points >= 0):
@@ -118,7 +118,7 @@ def _texts(model: SparseModel) -> tuple[bytes, bytes, bytes]:
 
 
 def _words(numbers: Iterable[float]) -> str:
-    """Numbers with as many digits as bring them back."""
+    """Numbers with enough digits to read back the same float64 values."""
     return " ".join(repr(float(number)) for number in numbers)
 
 

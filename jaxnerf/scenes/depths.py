@@ -1,4 +1,4 @@
-"""How near and far things are: from the points that cameras see, or from the cameras alone."""
+"""near and far of a scene, from the points that cameras see or from the cameras alone."""
 
 from collections.abc import Sequence
 
@@ -9,27 +9,30 @@ from jaxnerf.lenses import FLAT
 from jaxnerf.scenes.frames import looked_at
 from jaxnerf.scenes.views import View
 
-# Of the depths at which cameras see points, what is nearer or farther is taken to be wrong; and what
-# has no points may be nearer and farther than what has.
+# Depths of points outside of these percentiles are taken as outliers. The margin is for surfaces without
+# points, which may be nearer or farther than all points.
 _PERCENTILES, MARGIN = (0.1, 99.9), 1.25
-# As many points as say it all; and lenses that are not flat look about 45 degrees aside.
+# At most about _ENOUGH_POINTS points are projected. A camera whose lens is not flat is assumed to see
+# what is within about 45 degrees of its axis: the cosine is _ASIDE.
 _ENOUGH_POINTS, _ASIDE = 10_000, 0.7
-# Points are not those of the photographs where cameras see fewer of them than this.
+# If cameras see at most this share of the points, these are taken to be of another scene.
 _LEAST_SEEN = 0.1
-# What cameras look at is a ball of half their distance from it: 2 and 6 from the cameras at 4 that NeRF's
-# synthetic scenes have. Cameras beyond these percentiles of the distance do not count; and no nearer
-# than this share of the distance, cameras are among what they look at.
+# Without points the scene is assumed to be a ball whose radius is _BALL times the cameras' median
+# distance from its centre: this gives the near of 2 and far of 6 of NeRF's synthetic scenes, whose
+# cameras have distance 4. Cameras outside of these percentiles of the distance are ignored. near is at
+# least _NEAREST times the median distance.
 _BALL, _DISTANCES, _NEAREST = 0.5, (2.0, 98.0), 0.05
 
 
 def bounds_of_depths(depths: Float[np.ndarray, " N"]) -> tuple[float, float] | None:
-    """(near, far) around the depths at which cameras see points, but for outliers.
+    """(near, far) from the depths at which cameras see points, without outliers.
 
     Args:
-      depths: of points from cameras; those behind a camera, which are not positive, are left out.
+      depths: depths of points from cameras; points behind a camera, whose depth is not positive, are
+        ignored.
 
     Returns:
-      The bounds in the same unit, with a margin; None where no depth is positive.
+      The bounds in the same unit, with a margin; None if no depth is positive.
     """
     ahead = depths[depths > 0.0]
     if not len(ahead):
@@ -42,8 +45,8 @@ def depths_from(view: View, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarra
     """The depths of points from a camera; distances for lenses that are not flat.
 
     Args:
-      view: with the camera.
-      points: in the frame of its pose.
+      view: the view with the camera.
+      points: points in the frame of the view's pose.
     """
     offset = points - view.pose[:, 3]
     return -offset @ view.pose[:, 2] if view.lens in FLAT else np.linalg.norm(offset, axis=-1)
@@ -52,17 +55,17 @@ def depths_from(view: View, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarra
 def depths_in_view(
     points: Float[np.ndarray, "P 3"], views: Sequence[View]
 ) -> Float[np.ndarray, " N"] | None:
-    """Depths at which cameras have points in their pictures; distances for lenses that are not flat.
+    """The depths of points in the images of cameras; distances for lenses that are not flat.
 
-    Whether something stands before a point is not known and not asked.
+    Occlusion is not considered.
 
     Args:
-      points: in the frame of the views' poses; 10,000 of them, evenly taken, are looked at.
-      views: with cameras.
+      points: points in the frame of the views' poses; about 10,000 of them, evenly spread, are used.
+      views: the views with the cameras.
 
     Returns:
-      The depths of all cameras; None where nine of ten points or more are in no picture, which cannot
-      be those of the photographs.
+      The depths from all cameras; None if no more than a tenth of the points is in any image, since they
+      are then not points of the photographs.
     """
     some = points[:: 1 + len(points) // _ENOUGH_POINTS]
     seen, found = np.zeros(len(some), bool), [np.zeros(0)]
@@ -83,16 +86,16 @@ def depths_in_view(
 
 
 def bounds_of_cameras(poses: Float[np.ndarray, "N 3 4"]) -> tuple[float, float] | None:
-    """(near, far) of a bounded scene of which nothing is known but its cameras.
+    """(near, far) of a bounded scene, estimated from its cameras alone.
 
-    Between them lies, for nearly all cameras, the ball of half the cameras' median distance around
-    what they look at. To four digits: it is a guess.
+    For nearly all cameras they enclose a ball around the point looked at, with half the cameras' median
+    distance as its radius. Rounded to four digits, since it is an estimate.
 
     Args:
       poses: camera-to-world, at least one.
 
     Returns:
-      The bounds; None where cameras look at nothing in common.
+      The bounds; None if the cameras have no common point that they look at.
     """
     centre = looked_at(np.asarray(poses, np.float64))
     if centre is None:

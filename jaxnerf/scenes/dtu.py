@@ -1,12 +1,12 @@
-"""Reader of DTU's scans as IDR and NeuS lay them out, and of what was made like them.
+"""Reader of DTU's scans in the layout of IDR and NeuS, and of other captures in this layout.
 
-cameras_sphere.npz (NeuS; Wang et al., 2021) or cameras.npz (IDR; Yariv et al., 2020) has for the i-th
-photograph, in the order of the files' names, matrices world_mat_i, which projects the world to pixels,
-and scale_mat_i, which takes the unit sphere to where the object is. The scene's frame is that of the
-unit sphere; the user's is the world. A mask shows the object: it becomes the photograph's alpha.
+cameras_sphere.npz (NeuS; Wang et al., 2021) or cameras.npz (IDR; Yariv et al., 2020) has two matrices for
+the i-th photograph in the order of file names: world_mat_i projects the world to pixels, and scale_mat_i
+maps the unit sphere to a sphere around the object. The scene's frame is that of the unit sphere; the
+frame of the files is the world. A mask shows the object and becomes the photograph's alpha.
 
-Both projects' code casts the ray of a pixel at whole coordinates, as OpenCV has them. Here the same
-pixel's centre lies half a pixel on, and so does the principal point.
+The code of both projects casts the ray of a pixel through its integer coordinates, as in OpenCV. Here
+pixel centres are at half-integer coordinates, so half a pixel is added to the principal point.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from jaxnerf.scenes.picture_files import choose_rows, list_pictures
 from jaxnerf.scenes.views import View, hold_out, leaks, splits_of
 
 _PHOTOGRAPHS, _MASKS = ("image", "images", "rgb"), ("mask", "masks")
-_MOST = 1e12  # of a matrix's values
-# What a pixel may be moved by a skew, which cameras here do not have.
+_MOST = 1e12  # limit of the absolute value of a matrix's entries
+# Largest skew, as the shift of a pixel at the edge of the image; `Camera` has no skew.
 _MOST_SKEW = 0.5
 
 
@@ -40,9 +40,9 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
-    Photographs are in image/, images/ or rgb/, masks in mask/ or masks/, as many and in the same order.
-    near and far are the depths at which the cameras see the unit sphere. Every 8th view from the first
-    on is for testing.
+    Photographs are in image/, images/ or rgb/, masks in mask/ or masks/, in the same number and order.
+    near and far are the depths between which the cameras see the unit sphere. Every 8th view, from the
+    first on, is for testing.
     """
     sphere = folder / "cameras_sphere.npz"
     path = sphere if is_file(sphere) else folder / "cameras.npz"
@@ -78,7 +78,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
 def _files(
     folder: Path, names: Sequence[str], allow_outside_paths: bool
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """The pictures in the first of some folders that is there, in order; and notes on others."""
+    """The images in the first of several folders that exists, in order; and notes on other images."""
     for name in names:
         if not is_file(folder / name):
             continue
@@ -90,7 +90,7 @@ def _files(
 
 
 def _rows(files: Sequence[Path], count: int, path: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The photographs that matrices belong to, and a note on others."""
+    """The photographs that have matrices, and a note on others."""
     parent = files[0].parent
     try:
         chosen, notes = choose_rows(parent, [file.name for file in files], count, path.name)
@@ -103,7 +103,7 @@ def _rows(files: Sequence[Path], count: int, path: Path) -> tuple[list[Path], tu
 
 
 def _sphere(matrices: NumpyZip, count: int) -> Similarity:
-    """From the unit sphere to the world: the same for all photographs."""
+    """From the unit sphere to the world; the scale_mat of all photographs must be the same."""
     first = _matrix(matrices, "scale_mat_0")
     where = f"{matrices.path}: scale_mat_0"
     scale = np.cbrt(np.linalg.det(first[:3, :3]))
@@ -155,13 +155,13 @@ def _view(folder: Path, matrices: NumpyZip, index: int, file: Path, mask: Path |
 def decompose(
     projection: Float[np.ndarray, "3 4"],
 ) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 4"]]:
-    """The calibration matrix and the pose (with OpenGL axes) of a projection K [R | t], to a factor.
+    """The calibration matrix and pose (with OpenGL axes) of a projection K [R | t], given up to scale.
 
-    K is upper triangular with a positive diagonal, of which the last is 1 (Hartley and Zisserman,
+    K is upper triangular with a positive diagonal, and its last entry is 1 (Hartley and Zisserman,
     "Multiple view geometry", 6.2.4).
 
     Raises:
-      ValueError: it is not one of a camera.
+      ValueError: the matrix is not the projection of a camera.
     """
     from scipy.linalg import rq
 
@@ -169,7 +169,7 @@ def decompose(
     sizes = np.linalg.svd(square, compute_uv=False)
     if not sizes[2] > 1e-9 * sizes[0]:
         raise ValueError("not the projection of a camera: its first three columns have no inverse")
-    # Of det K det R, the sign is that of the factor.
+    # det K and det R are positive, so the sign of the product is that of the unknown factor.
     projection = projection * np.sign(np.linalg.det(square))
     inner, rotation = rq(projection[:, :3])
     signs = np.sign(np.diag(inner))

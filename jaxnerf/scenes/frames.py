@@ -1,4 +1,4 @@
-"""Frames that fields are comfortable in, found from where the cameras of a capture stand."""
+"""Coordinate frames that suit fields, computed from the camera poses of a capture."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,22 +8,24 @@ from jaxnerf.scenes import Similarity
 
 Poses = Float[np.ndarray, "N 3 4"]
 
-# Depths in a normalised frame where nothing else is known of the scene: nerfacto's (Nerfstudio, 2023).
+# near and far in a normalised frame if nothing else is known of the scene: those of nerfacto
+# (Nerfstudio, 2023).
 NEAR, FAR = 0.05, 1000.0
-# Viewing axes that spread less than half a degree do not meet in any place that could be told.
+# Smallest eigenvalue below which viewing axes are taken as parallel: they spread less than half a degree,
+# and the point nearest to all of them is not well defined.
 _SPREAD = 1e-4
 
 
 def normalising(poses: Poses) -> Similarity:
-    """From the frame of the files to one for captures: what is looked at is in the middle.
+    """From the frame of the files to the normalised frame of captures.
 
-    The point that the cameras look at goes to the origin, the mean of their upward axes to +z, and the
-    farthest camera to distance 1; seen from above, the first camera's right is +x. So copies of a scene
-    that differ by a similarity become the same scene.
+    The point that the cameras look at becomes the origin, the mean of their upward axes +z, and the
+    farthest camera has distance 1; seen from above, the first camera's right is +x. Copies of a scene
+    that differ by a similarity therefore become the same scene.
 
-    Where viewing axes do not meet in front of the cameras (they are parallel, or look outwards), the
-    cameras' mean position takes the place of that point; where all cameras stand at one place, which
-    says nothing of the scene's size, nothing is scaled.
+    If the viewing axes do not meet in front of the cameras (they are parallel, or the cameras look
+    outwards), the cameras' mean position is used in place of that point. If all cameras are at one
+    position, the scale is 1.
 
     Args:
       poses: camera-to-world, of all the scene's cameras; at least one.
@@ -36,7 +38,7 @@ def normalising(poses: Poses) -> Similarity:
     scale = 1.0 / farthest if apart else 1.0
     up = mean_axis(poses, 1)
     right = across(poses[0, :, 0], up)
-    if np.linalg.norm(right) < 0.5:  # then the first camera's back is across
+    if np.linalg.norm(right) < 0.5:  # then the first camera's back is nearly perpendicular to up
         right = across(poses[0, :, 2], up)
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(up, right), up])
@@ -46,12 +48,12 @@ def normalising(poses: Poses) -> Similarity:
 def recentring(poses: Poses, scale: float = 1.0) -> Similarity:
     """From the frame of the files to that of the average camera, for forward-facing captures.
 
-    The average camera (mean position, mean back and up axes; LLFF, 2019) goes to the origin and looks
-    along -z with +y up, as normalised device coordinates want it.
+    The average camera (mean position, mean back and up axes; LLFF, 2019) is placed at the origin and
+    looks along -z with +y up, as normalised device coordinates require.
 
     Args:
       poses: camera-to-world, looking roughly the same way; at least one.
-      scale: of the frame.
+      scale: scale of the frame.
     """
     poses = np.asarray(poses, np.float64)
     back = mean_axis(poses, 2)
@@ -64,7 +66,7 @@ def recentring(poses: Poses, scale: float = 1.0) -> Similarity:
 
 
 def is_rigid(rotation: Float[np.ndarray, "3 3"]) -> bool:
-    """Whether a matrix is a rotation, to what is lost where files are written with few digits."""
+    """Whether a matrix is a rotation, up to rounding in files with few digits."""
     orthonormal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)
     return bool(orthonormal and np.linalg.det(rotation) > 0.0)
 
@@ -76,8 +78,8 @@ def looked_at(poses: Poses) -> Float[np.ndarray, "3"] | None:
       poses: camera-to-world; at least one.
 
     Returns:
-      The point; None where the axes do not meet (they are parallel, or there is one) or where they do
-      so behind most of the cameras, which `look_outwards` then says.
+      The point; None if the axes do not meet (they are parallel, or there is only one camera) or if the
+      point is behind most cameras (see `look_outwards`).
     """
     poses = np.asarray(poses, np.float64)
     point, in_front = _meeting(poses)
@@ -95,7 +97,7 @@ def look_outwards(poses: Poses) -> bool:
 
 
 def _meeting(poses: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """Where viewing axes meet, if they do; and the share of the cameras that have it in front."""
+    """The point nearest to all viewing axes, or None, and the share of cameras that have it in front."""
     positions, back = poses[:, :, 3], poses[:, :, 2]
     across = np.eye(3) - np.mean(back[:, :, None] * back[:, None, :], axis=0)
     mean = positions.mean(axis=0)
@@ -106,12 +108,12 @@ def _meeting(poses: np.ndarray) -> tuple[np.ndarray | None, float]:
 
 
 def mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of the cameras' axes; the first camera's where they cancel out."""
+    """The mean of one axis of the cameras, of length 1; the first camera's axis if the mean is 0."""
     mean = poses[:, :, axis].mean(axis=0)
     length = np.linalg.norm(mean)
     return mean / length if length > 1e-6 else poses[0, :, axis] / np.linalg.norm(poses[0, :, axis])
 
 
 def across(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The part of a vector that is at right angles to an axis of length 1."""
+    """The part of a vector that is perpendicular to an axis of length 1."""
     return vector - (vector @ axis) * axis

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from jaxnerf.scenes import HeldOutPoints, Scene
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 
-# Every 10th point is held out, of at least so many.
+# Every 10th point is held out, if there are at least LEAST points.
 EVERY, LEAST = 10, 100
 
 
@@ -18,18 +18,18 @@ def with_points(
     points: Float[np.ndarray, "P 3"],
     tracks: Mapping[str, Int[np.ndarray, "T 2"]] | None = None,
 ) -> Scene:
-    """A scene with points, every 10th of which, from the first on, is held out of training.
+    """Add points to a scene; every 10th of them, from the first on, is held out of training.
 
     Args:
-      scene: without points.
-      points: in the scene's frame, in the order of their files.
-      tracks: of each split, pairs (camera, point) as `Scene.tracks` has them; None where it is not known
-        which cameras see a point.
+      scene: a scene without points.
+      points: the points in the scene's frame, in the order of their file.
+      tracks: for each split, pairs (camera, point) as in `Scene.tracks`; None if it is not known which
+        cameras see a point.
     """
     if not len(points):
         return scene
     held = (np.arange(len(points)) % EVERY == 0) & (len(points) >= LEAST)
-    # The place of each point among those that are held out, or among the others.
+    # The index of each point among the held-out points, or among the others.
     place = np.where(held, np.cumsum(held), np.cumsum(~held)) - 1
 
     def of(split: str, which: bool) -> np.ndarray:
@@ -47,7 +47,7 @@ def with_points(
 
 
 def held_out_sightings(scene: Scene, split: str) -> Sightings | None:
-    """Where a split's cameras see points that are held out, in pixels that count; None if nowhere."""
+    """Observations of held-out points by a split's cameras, in valid pixels; None if there are none."""
     known, views = scene.held_out, scene.splits[split]
     if known is None:
         return None

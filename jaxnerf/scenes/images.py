@@ -1,9 +1,9 @@
-"""Reading photographs: 8-bit RGBA out, whatever came in, or one clear line.
+"""Reading photographs as 8-bit RGBA.
 
-Orientation. Photographs may say in their EXIF how they should be turned for a viewer. COLMAP, LLFF,
-instant-ngp and nerfstudio do not look at that: poses and principal points belong to the pixels as they
-are stored, and so they are read here. The exception is a file of cameras that gives the size of the
-turned picture and not of the stored one (as tools do that read with OpenCV): then it is turned.
+Orientation: the EXIF data of photographs may contain a rotation for viewers. COLMAP, LLFF, instant-ngp
+and nerfstudio ignore it: poses and principal points refer to the pixels as they are stored, and so they
+are read here. The exception is a photograph for which the file of the cameras gives the size after that
+rotation and not the stored size (as tools do that read with OpenCV): its pixels are rotated.
 """
 
 import contextlib
@@ -24,21 +24,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.picture_files import HEIF
 
-# Larger than any camera's picture; what claims to be larger is refused before memory is taken.
+# More pixels than any camera's photograph has; larger images are rejected before memory is allocated.
 _MAX_PIXELS = 200_000_000
-# No PNG or JPEG holds more: deflate and blank JPEG blocks come to 8,256 and some 512. WebP's blank
-# pictures have no such bound, but this many pixels are no harm.
+# Largest number of pixels per byte of a file. Deflate in PNG reaches 8,256, blank JPEG blocks some 512.
+# Blank WebP images have no such bound, so images of up to _HARMLESS pixels are always accepted.
 _MAX_PIXELS_A_BYTE, _HARMLESS = 10_000, 16_777_216
-# Pillow reads many more, some by running other programs.
+# The formats that are read. Pillow can read more, some of them by running other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _KINDS = "PNG, JPEG, WebP or TIFF"
-# Pixels that count are found by drawing until one does.
+# Least share of valid pixels that a mask may leave: training draws pixels at random until one is valid.
 _LEAST_COUNTED = 1e-3
 _ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
-# What a whole file has in its last bytes, unless more than these follow it.
+# End marks that complete files have among their last _LAST_BYTES bytes.
 _END_MARKS, _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 12
-# Formats that do not keep black exactly black: half of a mask's brightest is its threshold, if that is
-# brighter than what is left of black.
+# Formats that do not store black exactly. The threshold of a mask in such a format is half of its largest
+# value, and at least _LEAST_WHITE.
 _LOSSY, _LEAST_WHITE = ("JPEG", "WEBP", "HEIF"), 32
 
 
@@ -47,12 +47,12 @@ class Picture:
     """A photograph's file, of which the header was read, and how its pixels are to be read.
 
     Attributes:
-      path: of the file.
-      size: (width, height) in pixels, as they are used.
-      turned: whether it is turned as its EXIF says.
-      mask: a picture of the same size that says which pixels count.
-      ignored: which of the mask's values do not: "black", or "bright" (anything else).
-      alpha: a picture of the same size whose brightness is the photograph's alpha.
+      path: the file.
+      size: (width, height) in pixels, after any rotation.
+      turned: whether the pixels are rotated by the orientation in its EXIF data.
+      mask: an image of the same size that gives the valid pixels.
+      ignored: which values of the mask are invalid: "black", or "bright" (anything else).
+      alpha: an image of the same size whose brightness is the photograph's alpha.
     """
 
     path: Path
@@ -70,17 +70,18 @@ def find_picture(
     mask: Path | None = None,
     ignored: Literal["black", "bright"] = "black",
 ) -> Picture:
-    """Look at a photograph's header, and its mask's.
+    """Read the headers of a photograph and of its mask.
 
     Args:
-      path: of the photograph.
-      claimed: the (width, height) that the file of the cameras gives it. The picture may be a smaller
-        or larger version of the same shape, to a pixel.
-      says: what claims that, for the message.
+      path: the photograph.
+      claimed: the (width, height) in the file of the cameras. The photograph may have another
+        resolution with the same aspect ratio, to a pixel.
+      says: name of the file of the cameras, for the message.
       mask, ignored: see `Picture`.
 
     Raises:
-      SceneError: as `image_size`; or the shape is not the claimed one, or the mask has another size.
+      SceneError: as `image_size`; or the aspect ratio is not the claimed one, or the mask has another
+        size.
     """
     size, on_its_side = _size_and_turn(path)
     turned = on_its_side and size != claimed == size[::-1]
@@ -103,12 +104,12 @@ def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height wi
     """One photograph as 8-bit RGBA with straight alpha.
 
     Args:
-      path: of the file.
-      turned: whether to turn it as its EXIF says.
+      path: the file.
+      turned: whether to rotate it by the orientation in its EXIF data.
 
     Raises:
-      SceneError: the file is missing, of another format than PNG, JPEG, WebP or TIFF (or HEIF, where
-        pillow-heif is there), truncated, or too large.
+      SceneError: the file is missing, not in one of the formats PNG, JPEG, WebP or TIFF (or HEIF, if
+        pillow-heif is installed), truncated, or too large.
     """
     with _open(path) as image, _readable(path):
         if turned:
@@ -124,11 +125,13 @@ def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height wi
 def read_mask(
     path: Path, ignored: Literal["black", "bright"] = "black"
 ) -> Bool[np.ndarray, "height width"]:
-    """A mask, True where the photograph's pixel counts: where it is not black, as far as its format
-    keeps black.
+    """A mask, True where the photograph's pixel is valid: by default where the mask is not black.
+
+    In formats with lossy compression, values up to a threshold are black.
 
     Args:
-      path: of the file. Where it has one colour only, its alpha is the mask; else that is not looked at.
+      path: the file. If all its pixels have one brightness and it has alpha, alpha is the mask;
+        otherwise alpha is ignored.
       ignored: see `Picture`.
 
     Raises:
@@ -150,16 +153,16 @@ def image_size(path: Path) -> tuple[int, int]:
     """An image's (width, height) as it is stored, from its header alone.
 
     Raises:
-      SceneError: as `read_image`, or it is cut off.
+      SceneError: as `read_image`, or it is truncated.
     """
     return _size_and_turn(path)[0]
 
 
 def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
-    """How a photograph's EXIF wants it turned: 1 for not at all, as TIFF 6.0 numbers orientations.
+    """The orientation in a photograph's EXIF data: 1 for no rotation, as TIFF 6.0 numbers orientations.
 
     Returns:
-      The orientation, and the (width, height) as the picture is stored.
+      The orientation, and the (width, height) as the image is stored.
 
     Raises:
       SceneError: as `image_size`.
@@ -169,7 +172,7 @@ def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
 
 
 def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
-    """An image's stored size, and whether its EXIF wants it turned on its side."""
+    """An image's stored size, and whether its EXIF orientation exchanges width and height."""
     size, orientation = _size_and_orientation(path)
     return size, orientation in ON_ITS_SIDE
 
@@ -177,11 +180,12 @@ def _size_and_turn(path: Path) -> tuple[tuple[int, int], bool]:
 def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
     """An image's stored size, and its orientation in EXIF.
 
-    Whether its end is there, too: pictures that are needed only after training are looked at before.
+    The end of the file is checked too, so that a truncated file is found before training, even if its
+    pixels are needed only afterwards.
     """
     with _quiet(), _open(path) as image:
         orientation = 1
-        # To look for the EXIF of a PNG that does not begin with it, Pillow would decode the picture.
+        # If the EXIF data of a PNG is not at its beginning, Pillow would decode the image to find it.
         if image.format != "PNG" or "exif" in image.info:
             with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
                 orientation = image.getexif().get(_ORIENTATION, 1)
@@ -192,7 +196,7 @@ def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def _ends(path: Path, kind: str) -> bool:
-    """Whether a file plainly goes to its end; False where only decoding can tell."""
+    """Whether a file is complete by its end mark or length; False if only decoding can show it."""
     if kind == "WEBP":
         with _readable(path), path.open("rb") as file:
             return path.stat().st_size >= 8 + int.from_bytes(file.read(8)[4:], "little")
@@ -206,17 +210,17 @@ def _last_bytes(path: Path) -> bytes:
 
 
 def _same_shape(size: tuple[int, int], claimed: tuple[int | float, int | float]) -> bool:
-    """Whether one may be the other resized, with sides rounded to whole pixels."""
+    """Whether two sizes have the same aspect ratio, with sides rounded to whole pixels."""
     (width, height), (wide, high) = size, claimed
     if wide < 1.0 or high < 1.0:
         return False
-    # A pixel of the coarser one.
+    # The tolerance is one pixel of the lower resolution.
     return bool(abs(width * high - height * wide) <= max(width, height, wide, high))
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """An image of which the header is read, and no more."""
+    """An image of which only the header is read."""
     try:
         if path.exists() and not path.is_file():
             raise SceneError(f"{path}: not a file")
@@ -241,7 +245,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def _formats(path: Path) -> tuple[str, ...]:
-    """What Pillow may take a file for; HEIF only where its name says so."""
+    """The formats that Pillow may try for a file; HEIF only if the file's suffix is HEIF's."""
     if path.suffix.lower() in HEIF and importlib.util.find_spec("pillow_heif"):
         importlib.import_module("pillow_heif").register_heif_opener()
         return (*_FORMATS, "HEIF")
@@ -264,14 +268,14 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings, as of large pictures: `_MAX_PIXELS` is the limit here."""
+    """Suppress Pillow's warnings, such as those of large images: `_MAX_PIXELS` is the limit here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def shrink(image: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, "H W 4"]:
-    """Average squares of factor x factor pixels; what is left over at the right and bottom is cut.
+    """Average squares of factor x factor pixels; incomplete squares at the right and bottom are cut off.
 
     Colours are averaged with their alpha as weight, so that shrinking and then blending on a
     background is the same as blending and then shrinking.
@@ -288,7 +292,7 @@ def shrink(image: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, 
 
 
 def shrink_mask(mask: Bool[np.ndarray, "h w"], factor: int) -> Bool[np.ndarray, "H W"]:
-    """The mask of a photograph that `shrink` made smaller: a square counts if all of it does."""
+    """The mask of a photograph that `shrink` made smaller: a square is valid if all its pixels are."""
     height, width = mask.shape[0] // factor, mask.shape[1] // factor
     squares = mask[: height * factor, : width * factor].reshape(height, factor, width, factor)
     return np.asarray(squares.all(axis=(1, 3)))
@@ -297,19 +301,19 @@ def shrink_mask(mask: Bool[np.ndarray, "h w"], factor: int) -> Bool[np.ndarray, 
 def read_pictures(
     pictures: Sequence[Picture], factor: int = 1
 ) -> tuple[UInt8[np.ndarray, "N height width 4"], Bool[np.ndarray, "N height width"] | None]:
-    """Photographs in one array; decoded by as many threads as there are cores.
+    """Read photographs into one array, decoded in several threads.
 
     Args:
       pictures: at least one.
-      factor: to shrink by, see `shrink`; none may have fewer pixels along a side.
+      factor: factor to shrink by, see `shrink`; no side of a photograph may have fewer pixels.
 
     Returns:
-      The photographs, padded with zeros at the right and the bottom to the largest. And which pixels
-      count, for neither padding does nor what masks ignore; None if all do.
+      The photographs, padded with zeros at the right and the bottom to the largest size; and the mask of
+      valid pixels, without padding and pixels that masks ignore, or None if all pixels are valid.
 
     Raises:
-      SceneError: as `read_image`; a picture has another size than it had; a mask leaves next to
-        nothing of one; or this machine's memory cannot hold them.
+      SceneError: as `read_image`; a file was changed since its header was read; a mask leaves hardly any
+        valid pixels; or the photographs do not fit into this machine's memory.
     """
     sizes = [(width // factor, height // factor) for width, height in (p.size for p in pictures)]
     width, height = (max(side) for side in zip(*sizes, strict=True))
@@ -354,7 +358,7 @@ def _counted(picture: Picture, factor: int) -> np.ndarray | bool:
 
 
 def _check_memory(pictures: Sequence[Picture], sizes: Sequence[tuple[int, int]]) -> None:
-    """Refuse what does not fit into half of the machine's memory."""
+    """Check that the photographs fit into half of the machine's memory."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Whether cameras see the box that a bounded scene is looked for in, before anything is learned."""
+"""Whether cameras see the box that is assumed to hold a bounded scene, before training."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -6,21 +6,21 @@ from jaxtyping import Bool, Float
 from jaxnerf.cameras import Camera
 from jaxnerf.lenses import FLAT
 
-# Rays of each camera, along each side of its picture.
+# Number of rays along each side of a camera's image.
 _RAYS = 5
 
 
 def cameras_that_see(
     cameras: Camera, corner: Float[np.ndarray, "3"], side: float, near: float, far: float
 ) -> Bool[np.ndarray, " N"]:
-    """Which of a batch of cameras have a ray that is in a box somewhere between near and far.
+    """Which of a batch of cameras have a ray that is inside a box somewhere between near and far.
 
-    On the host, and without distortion: it is a question of where cameras look, and not of pixels.
+    Computed on the host and without distortion: directions need not be exact to the pixel.
 
     Args:
-      cameras: of N photographs; of those whose lens is not flat it is said that they do.
-      corner: of the box, in the cameras' world.
-      side: of it.
+      cameras: cameras of N photographs; the result is True for lenses that are not flat.
+      corner: corner of the box, in the cameras' world.
+      side: side of the box.
       near, far: depths.
     """
     poses = np.asarray(cameras.camera_to_world, np.float64)

@@ -1,4 +1,4 @@
-"""What readers of JSON files share: values out, or one line on what is wrong with which field."""
+"""Shared by the readers of JSON files: checked values, or an error of one line that names the key."""
 
 import json
 import math
@@ -15,10 +15,10 @@ _MAX_JSON_BYTES = 200_000_000
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object, in UTF-8, UTF-16 or UTF-32, with a mark or without.
+    """A JSON file that holds an object, in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
 
     Raises:
-      SceneError: it is missing, broken, or holds something else.
+      SceneError: it is missing, broken, too large, or does not hold an object.
     """
     try:
         if path.exists() and not path.is_file():
@@ -34,10 +34,10 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def object_of(where: Path | str, data: bytes) -> dict[str, Any]:
-    """The object that the bytes of a JSON file hold; see `load_json`.
+    """The object in the bytes of a JSON file; see `load_json`.
 
     Raises:
-      SceneError: they are broken, or hold something else; `where` begins the message.
+      SceneError: they are broken, or do not hold an object; `where` begins the message.
     """
     try:
         contents = json.loads(data)
@@ -49,7 +49,7 @@ def object_of(where: Path | str, data: bytes) -> dict[str, Any]:
 
 
 def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each of the frames of a JSON file, with where it stands for messages.
+    """The frames of a JSON file, each with its position for messages.
 
     Raises:
       SceneError: there are none, or one is not an object.
@@ -67,10 +67,10 @@ def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[
 def field_of_view(
     where: Path | str, contents: Mapping[str, Any], key: str = "camera_angle_x"
 ) -> float:
-    """The field of view of a JSON file, in radians.
+    """An angle of view in a JSON file, in radians.
 
     Raises:
-      SceneError: it is missing or no such angle; `where` begins the message.
+      SceneError: it is missing or not between 0 and pi; `where` begins the message.
     """
     angle = number(where, contents, key)
     if not 1e-6 < angle < math.pi - 1e-6:
@@ -81,10 +81,10 @@ def field_of_view(
 def number(
     where: Path | str, contents: Mapping[str, Any], key: str, default: float | None = None
 ) -> float:
-    """A finite number of a JSON file; `where` begins the message.
+    """A finite number in a JSON file; `where` begins the message.
 
     Raises:
-      SceneError: it is missing without a default, or something else.
+      SceneError: it is missing and there is no default, or it is something else.
     """
     value = contents.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -100,13 +100,13 @@ def number(
 
 
 def read_pose(where: str, matrix: Any, key: str = "transform_matrix") -> np.ndarray:
-    """A pose [3, 4] from the 4 x 4 (or 3 x 4) numbers of a JSON file, which `key` names in messages.
+    """A pose [3, 4] from the 4 x 4 (or 3 x 4) numbers of a JSON file; `key` names them in messages.
 
-    A rotation that is scaled, the same along all axes, loses its scale (see `scale_of`): that says
-    nothing of where the camera stands or looks.
+    A uniform scale of the rotation is removed (see `scale_of`), since it does not affect the camera's
+    position or direction.
 
     Raises:
-      SceneError: it is not one; `where` begins the message.
+      SceneError: it is not a pose; `where` begins the message.
     """
     try:
         pose = np.array(matrix, dtype=np.float64)
@@ -125,7 +125,7 @@ def read_pose(where: str, matrix: Any, key: str = "transform_matrix") -> np.ndar
 
 
 def scale_of(pose: np.ndarray) -> float:
-    """How long the axes of a pose's rotation are, in the mean; 1 where that is what rounding leaves.
+    """The mean length of the axes of a pose's rotation; exactly 1 if it differs from 1 by rounding only.
 
     Args:
       pose: finite, [3, 4] or [4, 4].
@@ -137,11 +137,11 @@ def scale_of(pose: np.ndarray) -> float:
 
 
 def describe_scales(scales: Sequence[float], what: str) -> tuple[str, ...]:
-    """A note on scales other than 1 that were taken out of rotations, if there were any.
+    """A note on scales other than 1 that were removed from rotations, if there were any.
 
     Args:
-      scales: of each pose, see `scale_of`.
-      what: has the poses.
+      scales: the scale of each pose, see `scale_of`.
+      what: name of the file or key with the poses.
     """
     found = [scale for scale in scales if scale != 1.0]
     if not found:
@@ -155,18 +155,18 @@ def describe_scales(scales: Sequence[float], what: str) -> tuple[str, ...]:
 def path_in(
     folder: Path, where: str, field: str, value: Any, *, allow_outside_paths: bool = False
 ) -> Path:
-    """The path that a field of a JSON file names, relative to the file's folder.
+    """The path that a key of a JSON file names, relative to the file's folder.
 
-    Backslashes count as slashes: files that were written on Windows have them.
+    Backslashes are read as slashes, since files that were written on Windows have them.
 
     Args:
-      folder: of the file.
+      folder: folder of the file.
       where: begins the message.
-      field, value: of the file.
-      allow_outside_paths: whether it may be absolute, have .. in it, or lead out by a link.
+      field, value: the key and its value.
+      allow_outside_paths: whether the path may be absolute, contain .., or leave the folder by a link.
 
     Raises:
-      SceneError: it is no path, or leaves the folder.
+      SceneError: it is not a path, or leaves the folder.
     """
     if not isinstance(value, str) or not value or any(ord(letter) < 32 for letter in value):
         raise SceneError(f"{where}: {field} must be the name of a file")
@@ -177,25 +177,25 @@ def path_in(
 
 
 def name_of(folder: Path, path: Path) -> str:
-    """A file's name for people: within the folder if it is there."""
+    """A file's name for people, relative to the folder if the file is in it."""
     inside = path.is_relative_to(folder)
     return (path.relative_to(folder) if inside else path).as_posix()
 
 
 def confined(folder: Path, path: Path, what: str, allow_outside_paths: bool = False) -> Path:
-    """A path, if it does not lead out of a folder by a link.
+    """Check that a path does not leave a folder by a link, and return it.
 
     Args:
       folder, path: the path begins with the folder.
       what: begins the message.
-      allow_outside_paths: whether it may.
+      allow_outside_paths: whether the path may leave the folder.
 
     Raises:
-      SceneError: it does, or cannot be followed.
+      SceneError: the path leaves the folder, or cannot be resolved.
     """
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # loops, names that are too long or no text
+    except (OSError, RuntimeError, ValueError):  # cycles of links, too long or invalid names
         raise SceneError(f"{what}: {str(path)[-80:]!r} cannot be followed") from None
     if not inside and not allow_outside_paths:
         raise SceneError(f"{what} {_leaves(str(path.name))}")
@@ -203,7 +203,7 @@ def confined(folder: Path, path: Path, what: str, allow_outside_paths: bool = Fa
 
 
 def is_file(path: Path) -> bool:
-    """Whether something is there that may be read; False where the name is too long to be one."""
+    """Whether a path exists; False if its name is too long or invalid."""
     try:
         return path.exists()
     except (OSError, ValueError):

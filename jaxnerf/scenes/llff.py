@@ -1,15 +1,16 @@
 """Reader of LLFF's format: poses_bounds.npy, and folders of photographs at several resolutions.
 
-A row of poses_bounds.npy is one photograph, in the order of the files' names: a matrix [3, 5] with the
-columns down, right, back and position of the camera, and (height, width, focal length) in pixels; then
-the depths between which it sees something (Mildenhall et al., "Local light field fusion", 2019).
+A row of poses_bounds.npy belongs to one photograph, in the order of file names. It is a matrix [3, 5]
+with the columns down, right, back and position of the camera, and (height, width, focal length) in
+pixels; then the near and far depths of what the photograph shows (Mildenhall et al., "Local light field
+fusion", 2019).
 
-Where all cameras look the same way, the scene's frame is NeRF's: divided by 0.75 of the nearest depth,
-with the average camera at the origin; its `ndc` are those of the near plane at 1. Elsewhere it is that
-of `jaxnerf.scenes.frames.normalising`.
+If all cameras look the same way, the scene's frame is NeRF's: divided by 0.75 of the nearest depth,
+with the average camera at the origin; the near plane of its `ndc` is at 1. Otherwise it is that of
+`jaxnerf.scenes.frames.normalising`.
 
-COLMAP found these cameras, and where its model is still beside them, and has the same photographs at the
-same poses, its lenses and points are taken too: the rows have focal lengths alone.
+The cameras were found by COLMAP. If its model is still beside poses_bounds.npy, with the same photographs
+at the same poses, lenses and points are read from it: the rows have focal lengths alone.
 """
 
 import dataclasses
@@ -32,14 +33,14 @@ from jaxnerf.scenes.numpy_files import read_array
 from jaxnerf.scenes.picture_files import choose_rows, is_folder, list_pictures
 from jaxnerf.scenes.views import View, hold_out, leaks, shrink_factor, splits_of
 
-# Of the nearest depth, in NeRF's frame for forward-facing scenes.
+# NeRF's frame for forward-facing scenes is divided by this fraction of the nearest depth.
 _NEAREST = 0.75
-# How far viewing axes turn away from their mean where all look the same way; and how far from it the
-# corners of pictures may still look, since rays across it have no NDC.
+# A scene is forward-facing if all viewing axes are within _CONE of their mean, and the rays of the
+# images' corners within _EDGE: rays perpendicular to the mean have no NDC.
 _CONE, _EDGE = math.radians(40.0), math.radians(80.0)
-# Of the nearest depths of all photographs, this percentile; what is nearer than this share of it is a
-# point that was triangulated wrongly. (The nearest of published scenes is at 0.8 of it and more.) And
-# likewise of the farthest.
+# A near depth is an outlier, from a point that was triangulated wrongly, if it is less than STRAY times
+# this percentile of all photographs' near depths. (In published scenes the least is 0.8 times it or
+# more.) A far depth is an outlier above _FARTHEST times the opposite percentile of the far depths.
 NEAREST_PERCENTILE, STRAY, _FARTHEST = 10.0, 0.25, 10.0
 
 
@@ -51,10 +52,10 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, options: Options = Options()) -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
-    Photographs are in the folder images, or smaller by 4 in images_4, and so on. The smallest ones are
-    taken that can be shrunk to the wanted size by a whole factor; where there are none as large as
-    that, the largest that are there. Focal lengths are scaled to their true sizes. Every 8th view from
-    the first on is for testing.
+    Photographs are in the folder images, or in images_4 if they are smaller by a factor of 4, and so on.
+    The smallest ones are read that can be shrunk to the wanted size by a whole factor; if there are none,
+    the largest factor below the wanted one is read, or else the largest photographs. Focal lengths are
+    scaled to the photographs' sizes. Every 8th view, from the first on, is for testing.
     """
     rows, scaled = _rows_of(folder, options.allow_outside_paths)
     longest = int(rows[:, [4, 9]].max())
@@ -88,13 +89,13 @@ def faces_forward(folder: Path, allow_outside_paths: bool = False) -> bool:
 def stray_bounds(
     depths: Float[np.ndarray, "N 2"],
 ) -> tuple[Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-    """Which photographs' nearest, and which farthest depths are so far from the others' as to be wrong.
+    """Which photographs' near, and which far depths are outliers.
 
-    A depth is stray below a quarter of the 10th percentile of the nearest ones, or above 10 times the
-    90th of the farthest.
+    A near depth is an outlier below a quarter of the 10th percentile of the near depths, a far depth
+    above 10 times the 90th percentile of the far depths.
 
     Args:
-      depths: (nearest, farthest) of each photograph.
+      depths: (near, far) of each photograph.
     """
     low = np.percentile(depths[:, 0], NEAREST_PERCENTILE)
     high = np.percentile(depths[:, 1], 100.0 - NEAREST_PERCENTILE)
@@ -102,7 +103,7 @@ def stray_bounds(
 
 
 def stray_photographs(folder: Path, allow_outside_paths: bool = False) -> list[str]:
-    """The rows of poses_bounds.npy with stray bounds, for people.
+    """A description for people of each outlier among the bounds in poses_bounds.npy.
 
     Raises:
       SceneError: the file is missing or wrong.
@@ -131,13 +132,13 @@ def _describe_stray(depths: np.ndarray) -> list[str]:
 
 
 def is_forward_facing(views: Sequence[View]) -> bool:
-    """Whether all cameras look the same way, so that normalised device coordinates hold the scene."""
+    """Whether all cameras look the same way, so that the scene fits normalised device coordinates."""
     tangents = [0.5 * np.array(view.picture.size) / view.focal for view in views]
     return _one_way(np.stack([view.pose for view in views]), np.array(tangents))
 
 
 def _one_way(poses: np.ndarray, tangents: np.ndarray) -> bool:
-    """The same of poses, and half the sides of pictures at distance 1."""
+    """Whether all cameras look the same way, from poses and half the sides of images at distance 1."""
     mean = poses[:, :, 2].mean(axis=0)
     length = np.linalg.norm(mean)
     if length < math.cos(_CONE):
@@ -152,7 +153,7 @@ def _one_way(poses: np.ndarray, tangents: np.ndarray) -> bool:
 
 
 def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
-    """The scene without its splits: its frame and what follows from that."""
+    """The scene without its splits: its frame, near, far and ndc."""
     poses = np.stack([view.pose for view in views])
     stray = stray_bounds(depths)
     nearest, farthest = float(depths[~stray[0], 0].min()), float(depths[~stray[1], 1].max())
@@ -163,7 +164,8 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
         ndc = NdcFrame(widest.focal, widest.picture.size)
     else:
         to_scene = normalising(poses)
-    # The bounds leave out the nearest thousandth of COLMAP's points, as those of `bounds_of_depths` do.
+    # LLFF's bounds exclude the nearest thousandth of COLMAP's points, as `bounds_of_depths` does, so
+    # that they get the same margin.
     near, far = nearest / MARGIN * to_scene.scale, farthest * to_scene.scale
     return Scene(
         folder.resolve().name, folder, "llff", {}, near, far,
@@ -174,7 +176,7 @@ def _place(folder: Path, views: Sequence[View], depths: np.ndarray) -> Scene:
 def _rows_of(
     folder: Path, allow_outside_paths: bool
 ) -> tuple[Float[np.ndarray, "N 17"], tuple[str, ...]]:
-    """The rows without a scale in their rotations, and a note on one that was there."""
+    """The rows with the scale of their rotations removed, and a note if there was any."""
     path = folder / "poses_bounds.npy"
     rows = _read_rows(confined(folder, path, str(path), allow_outside_paths))
     scales = np.array([scale_of(_pose(row)) for row in rows])
@@ -215,7 +217,7 @@ def _read_rows(path: Path) -> Float[np.ndarray, "N 17"]:
 
 
 def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
-    """The folder of photographs to shrink to a factor of the full size, and its own factor."""
+    """The folder of photographs that are to be shrunk to a factor of the full size, and its factor."""
     factors = {}
     try:
         names = sorted(path.name for path in folder.iterdir())
@@ -236,7 +238,7 @@ def _choose_folder(folder: Path, wanted: int) -> tuple[Path, int]:
 def _views(
     folder: Path, source: Path, rows: np.ndarray, model: Model | None, allow_outside_paths: bool
 ) -> tuple[list[View], tuple[str, ...]]:
-    """The photographs of a folder with their cameras, and notes on files that are none of them."""
+    """The photographs of a folder with their cameras, and notes on files that were left out."""
     confined(folder, source, str(source), allow_outside_paths)
     found, skipped = list_pictures(source)
     try:

@@ -1,4 +1,4 @@
-"""COLMAP's model beside poses_bounds.npy: the lenses and points that the rows do not have."""
+"""COLMAP's model beside poses_bounds.npy: lenses and points, which poses_bounds.npy does not contain."""
 
 import dataclasses
 from pathlib import Path
@@ -12,18 +12,19 @@ from jaxnerf.scenes.colmap_cameras import intrinsics, pose_of
 from jaxnerf.scenes.colmap_files import ModelCamera, read_model
 from jaxnerf.scenes.views import View
 
-# The model's poses are those of the rows up to rounding: in the cameras' extent, and of the axes.
+# Tolerances of equal poses in the model and in the rows: of positions, as a fraction of the cameras'
+# extent, and of axes.
 _SAME_PLACE, _SAME_AXES = 1e-3, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a model knows of the photographs.
+    """The cameras and points of a COLMAP model.
 
     Attributes:
-      name: of its folder, within the scene's.
-      cameras: of each photograph, in the order of the rows.
-      points: in the frame of the files.
+      name: path of the model's folder within the scene's.
+      cameras: the camera of each photograph, in the order of the rows.
+      points: the points, in the frame of the files.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Model:
     points: Float[np.ndarray, "P 3"]
 
     def with_lens(self, index: int, view: View) -> View:
-        """The view of a row with the intrinsics of its photograph in the model."""
+        """A row's view with the intrinsics that its photograph has in the model."""
         camera = self.cameras[index]
         lens, focal, centre, distortion = intrinsics(camera.model, camera.parameters)
         scale = np.array(view.picture.size) / camera.size
@@ -44,10 +45,12 @@ class Model:
 def matching_model(
     folder: Path, rows: Float[np.ndarray, "N 17"], allow_outside_paths: bool
 ) -> Model | None:
-    """The model of a folder whose photographs, in the order of their names, have the poses of rows.
+    """The COLMAP model of a folder, if its poses are those of the rows of poses_bounds.npy.
+
+    The model's photographs in the order of their names must have the poses and sizes of the rows.
 
     Returns:
-      None if there is none, or it is incomplete, broken, or another's.
+      The model; None if there is none, or it is incomplete, broken, or of other photographs.
     """
     if not find_models(folder):
         return None

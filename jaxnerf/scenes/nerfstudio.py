@@ -1,9 +1,9 @@
-"""Reader of nerfstudio's format: one transforms.json, which says more than instant-ngp's.
+"""Reader of nerfstudio's format: one transforms.json, with more keys than instant-ngp's.
 
-The frame of the user's files is that of the poses in transforms.json, to which nerfstudio's tools have
-applied applied_transform and applied_scale: these lead back to where the photographs' poses came from,
-and are left alone. The points of ply_file_path are in the frame of the poses, and say how near and far
-things are. The scene's frame is found from the cameras, see `jaxnerf.scenes.frames.normalising`.
+The frame of the user's files is that of the poses in transforms.json. nerfstudio's tools have applied
+applied_transform and applied_scale to these poses; the two lead back to the poses' original frame, and
+are not used. The points of ply_file_path are in the frame of the poses, and near and far are computed
+from them. The scene's frame is computed from the cameras, see `jaxnerf.scenes.frames.normalising`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from jaxnerf.scenes.transforms import Frame, present_frames, view_in
 from jaxnerf.scenes.transforms_notes import notes_on
 from jaxnerf.scenes.views import View, hold_out
 
-# What instant-ngp's files do not have. (Both may have intrinsics in their frames.)
+# Keys that instant-ngp's files do not have. (Both formats may have intrinsics in their frames.)
 _OF_FILES = {"camera_model", "applied_transform", "applied_scale", "ply_file_path"}
 _OF_FILES |= {"train_filenames", "val_filenames", "test_filenames"}
 _OF_FRAMES = {"mask_path", "mask_filename", "depth_file_path", "colmap_im_id", "camera_model"}
@@ -26,7 +26,7 @@ _FILENAMES = tuple(f"{split}_filenames" for split in _SPLITS)
 
 
 def recognises(folder: Path) -> bool:
-    """Whether a folder is in this format, rather than instant-ngp's."""
+    """Whether a folder is in this format, and not in instant-ngp's."""
     path = folder / "transforms.json"
     try:
         contents = load_json(path)
@@ -42,12 +42,12 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path, options: Options = Options(), name: str = "nerfstudio") -> Scene:
     """Read a scene; see `jaxnerf.scenes.load_scene`.
 
-    Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) stand in the file or in each
-    frame; equirectangular pictures are whole spheres. Masks (mask_path) ignore what they show in black.
-    near and far are what the file says, or a little more than the depths of the points of
-    ply_file_path, or else found from the cameras. Frames without a file are left out. train_filenames,
-    val_filenames and test_filenames say which frames are for what, and others are not used; without
-    them, of the frames in the order of their names every 8th from the first on is for testing.
+    Intrinsics (fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2, camera_model) are given in the file or in each
+    frame; equirectangular photographs are whole spheres. Black pixels of masks (mask_path) are ignored.
+    near and far are those of the file, or else the depths of the points of ply_file_path with a margin,
+    or else 0.05 and 1000 in the scene's frame. Frames without a file are left out. train_filenames,
+    val_filenames and test_filenames give the frames of each split, and other frames are not used; without
+    these keys every 8th frame in the order of names, from the first on, is for testing.
     """
     path = folder / "transforms.json"
     contents = load_json(confined(folder, path, str(path), options.allow_outside_paths))
@@ -65,7 +65,7 @@ def read(folder: Path, options: Options = Options(), name: str = "nerfstudio") -
 def _split(
     path: Path, contents: dict[str, Any], frames: Sequence[Frame], views: Sequence[View]
 ) -> dict[str, list[View]]:
-    """Each split's views, as the file lists them, or by the convention."""
+    """The views of each split, as the file lists them, or by `hold_out`."""
     keys = {split: f"{split}_filenames" for split in _SPLITS if f"{split}_filenames" in contents}
     if not keys:
         return hold_out(views)
@@ -93,5 +93,5 @@ def _paths(path: Path, key: str, values: Any) -> set[PurePosixPath]:
 
 
 def _path(value: str) -> PurePosixPath:
-    """Backslashes count as slashes, as in `jaxnerf.scenes.json_files.path_in`."""
+    """A path with forward slashes, as in `jaxnerf.scenes.json_files.path_in`."""
     return PurePosixPath(value.replace("\\", "/"))

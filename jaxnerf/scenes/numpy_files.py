@@ -1,4 +1,4 @@
-"""NumPy's files, of which nothing is believed: no pickle, and no memory before sizes are checked."""
+"""Reader of NumPy's files that does not trust them: no pickle, and sizes are checked before reading."""
 
 import io
 import math
@@ -18,15 +18,15 @@ _MAX_HEADER = 20_000
 def read_array(
     where: str, file: io.BufferedIOBase, shape: tuple[int | None, ...]
 ) -> Float[np.ndarray, "..."]:
-    """A .npy file of real numbers, as float64.
+    """A .npy file of floating-point numbers, as float64.
 
     Args:
       where: begins messages.
-      file: opened.
-      shape: what it must be; None stands for any number but 0.
+      file: the opened file.
+      shape: the required shape; None is any number but 0.
 
     Raises:
-      SceneError: it is damaged or something else.
+      SceneError: the file is damaged, or its array has another shape or type.
     """
     try:
         with warnings.catch_warnings():
@@ -39,7 +39,7 @@ def read_array(
             contents = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise SceneError(f"{where}: cannot be read: {error.strerror}") from None
-    except Exception:  # whatever a damaged header makes of NumPy
+    except Exception:  # NumPy raises various exceptions for damaged headers
         raise SceneError(f"{where}: not a NumPy array, or damaged at its beginning") from None
     fits = len(found) == len(shape) and all(
         side > 0 if wanted is None else side == wanted
@@ -56,13 +56,13 @@ def read_array(
 
 
 class NumpyZip:
-    """A .npz file: arrays by their names.
+    """A .npz file: arrays by name.
 
     Args:
-      path: of the file.
+      path: the file.
 
     Raises:
-      SceneError: it is missing, or no such file.
+      SceneError: the file is missing, or not an .npz.
     """
 
     def __init__(self, path: Path):
@@ -85,14 +85,14 @@ class NumpyZip:
         """One of the arrays, as float64; see `read_array`.
 
         Raises:
-          SceneError: it is missing, damaged, or something else.
+          SceneError: the array is missing, damaged, or of another shape or type.
         """
         if name not in self.names:
             raise SceneError(f"{self.path}: {name} is missing")
         where = f"{self.path}: {name}"
         try:
             about = self._zip.getinfo(self.names[name])
-            # What a file says of its own size need not be so; unpacking makes a thousand times as much.
+            # The sizes in the archive are checked before unpacking, which can multiply a size by 1,000.
             if max(about.file_size, about.compress_size) > _MAX_HEADER + 8 * math.prod(shape):
                 raise SceneError(f"{where}: too large for {' x '.join(map(str, shape))} numbers")
             contents = self._zip.read(about)

@@ -1,15 +1,15 @@
-"""Camera paths in files: NeRF's transforms, which are read, and nerfstudio's camera paths, written too.
+"""Camera paths in files: NeRF's transforms (read) and nerfstudio's camera paths (read and written).
 
 A transforms file has {"frames": [{"transform_matrix": [[...], ...]}, ...]}, and for the file or a frame
-whatever `jaxnerf.scenes.transforms` knows of a camera: fl_x, fl_y, cx, cy, w, h, camera_angle_x,
-camera_angle_y, k1 to k4, p1, p2, camera_model, is_fisheye. Without any of these the pictures are those of
-the training cameras.
+the keys of cameras in `jaxnerf.scenes.transforms`: fl_x, fl_y, cx, cy, w, h, camera_angle_x,
+camera_angle_y, k1 to k4, p1, p2, camera_model, is_fisheye. Without any of these the intrinsics are those
+of the training cameras.
 
 nerfstudio's camera_path.json has {"camera_path": [{"camera_to_world": 16 numbers, row by row, "fov":
 vertical, in degrees}, ...], "render_width", "render_height", "camera_type", "fps", "seconds",
 "is_cycle"}, as `nerfstudio.cameras.camera_paths.get_path_from_json` reads it. The aspect of a camera is
-that of the editor's window and has no say in the picture, there as here. `path_contents` writes one, with
-the "keyframes" that the camera path was made from, which nerfstudio's editor opens again.
+that of the editor's window; it does not affect the image, as in nerfstudio. `path_contents` writes such a
+file, with the "keyframes" of the camera path, so that nerfstudio's editor can open it.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ from jaxnerf.scenes.views import View, cameras_of, joined
 
 MOST_PIXELS = 16_384  # along a side
 
-# What a transforms file may say of a picture: of the lens, and of its size.
+# The keys of a transforms file that determine an image: those of the lens, and those of its size.
 INTRINSICS = (
     *("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "cx", "cy"),
     *("k1", "k2", "k3", "k4", "p1", "p2", "camera_model", "is_fisheye"),
 )
 SIZES = ("w", "h")
-# What such files also have, of scenes and photographs: it changes nothing in a picture of a path.
+# Other keys of such files, of scenes and photographs, which do not affect the images of a path.
 _OF_PHOTOGRAPHS = {
     *("file_path", "mask_path", "mask_filename", "depth_file_path", "colmap_im_id", "sharpness"),
     *("near", "far", "aabb_scale", "scale", "offset", "rotation", "name", "id", "fps"),
@@ -54,7 +54,7 @@ _KINDS: dict[str, Lens] = {
     "omnidirectional": "equirectangular",
     "vr180": "equirectangular",
 }
-# Those of two eyes, of which each has a picture of the size that the file says.
+# The kinds with two eyes, each of which has an image of the file's size.
 _PICTURES = {"omnidirectional": "ods", "vr180": "vr180"}
 _OF_PATHS = {
     *("camera_path", "camera_type", "render_width", "render_height", "fps", "seconds", "is_cycle"),
@@ -65,17 +65,17 @@ _OF_PATH_CAMERAS = {"camera_to_world", "fov", "aspect", "render_time"}
 
 @dataclasses.dataclass(frozen=True)
 class PathFile:
-    """What a file says of a path.
+    """The contents of a file with a camera path.
 
     Attributes:
-      cameras: at its poses, in the frame of the scene's own files.
-      frames_per_second: None if it does not say.
-      cycle: whether a flight returns to where it began.
-      notes: what a person should know, each a line.
-      seconds: that a flight through the poses takes, however many frames it has; None if it does not say.
-      picture: what the cameras make: "camera" for what each sees; "ods" or "vr180" for two eyes around
-        each, which is equirectangular.
-      from_file: whether the poses are a file's own.
+      cameras: cameras at the file's poses, in the frame of the scene's own files.
+      frames_per_second: None if the file does not have it.
+      cycle: whether the path returns to its beginning.
+      notes: remarks for the user, each a line.
+      seconds: duration of the path, whatever its number of frames; None if the file does not have it.
+      picture: kind of the images: "camera" for what each camera sees; "ods" or "vr180" for two eyes
+        around each camera, which is equirectangular.
+      from_file: whether the poses come from a file.
     """
 
     cameras: Camera
@@ -88,15 +88,14 @@ class PathFile:
 
 
 def read_path(path: Path, training: Camera) -> PathFile:
-    """Read a file of either kind.
+    """Read a camera path of either format.
 
     Args:
-      path: of the file.
-      training: a camera of the photographs, whose lens and size those of the path are where the file
-        says neither.
+      path: the file.
+      training: a camera of the photographs, whose lens and size are used if the file has neither.
 
     Raises:
-      SceneError: the file is missing or wrong, or wants what cannot be rendered.
+      SceneError: the file is missing or wrong, or has a feature that cannot be rendered.
     """
     contents = load_json(path)
     if "camera_path" in contents:
@@ -107,14 +106,14 @@ def read_path(path: Path, training: Camera) -> PathFile:
 def path_contents(
     cameras: Camera, keys: Camera, *, frames_per_second: float, seconds_between: float, cycle: bool
 ) -> dict[str, Any]:
-    """What a camera_path.json says of pinhole cameras; `read_path` gives them again.
+    """The contents of a camera_path.json with pinhole cameras; `read_path` reads them back.
 
     Args:
-      cameras: of each picture, all of one size.
-      keys: the key frames between which they were placed.
-      frames_per_second: of the video.
-      seconds_between: how long the flight from a key frame to the next takes.
-      cycle: whether the flight returns to where it began.
+      cameras: the camera of each image, all of one size.
+      keys: the key frames between which the cameras were interpolated.
+      frames_per_second: frame rate of the video.
+      seconds_between: time between two key frames.
+      cycle: whether the path returns to its beginning.
     """
     width, height = (int(side) for side in np.asarray(cameras.size)[0])
     angles, of_keys = _vertical_angles(cameras), _vertical_angles(keys)
@@ -146,23 +145,23 @@ def path_contents(
 
 
 def _vertical_angles(cameras: Camera) -> list[float]:
-    """Degrees from the upper to the lower edge."""
+    """Vertical angles of view in degrees."""
     heights, focal = (np.asarray(x, np.float64)[:, 1] for x in (cameras.size, cameras.focal))
     return np.rad2deg(2.0 * np.arctan(0.5 * heights / focal)).tolist()
 
 
 def _sixteen(pose: np.ndarray) -> list[float]:
-    """A pose with its fourth row, row by row."""
+    """A pose with its fourth row as 16 numbers, row by row."""
     return [*np.asarray(pose, np.float64)[:3].ravel().tolist(), 0.0, 0.0, 0.0, 1.0]
 
 
 def flight(cameras: Camera, frames: int, cycle: bool = False) -> Camera:
-    """A smooth flight through cameras; their intrinsics go evenly from one to the next.
+    """A smooth path through cameras; their intrinsics are interpolated linearly.
 
     Args:
       cameras: two or more.
-      frames: how many to return.
-      cycle: whether it returns to the first.
+      frames: number of cameras to return.
+      cycle: whether the path returns to the first camera.
     """
     poses = paths.spline(np.asarray(cameras.camera_to_world), frames, loop=cycle)
     count = len(cameras)
@@ -186,7 +185,7 @@ def flight(cameras: Camera, frames: int, cycle: bool = False) -> Camera:
 
 
 def repeated(camera: Camera, poses: Float[np.ndarray, "N 3 4"]) -> Camera:
-    """One camera at many poses."""
+    """The same camera at many poses."""
     count = len(poses)
     same = {
         name: np.broadcast_to(
@@ -248,7 +247,7 @@ def _size(frame: Frame, default: tuple[int, int]) -> tuple[int, int]:
 
 
 def pose_in(where: str, entry: Mapping[str, Any], key: str) -> np.ndarray:
-    """The pose [3, 4] that an entry has under a key, as 4 x 4 numbers or as 16, row by row.
+    """The pose [3, 4] under a key of an entry, given as 4 x 4 numbers or as 16, row by row.
 
     Raises:
       SceneError: it has none; `where` begins the message.
@@ -319,7 +318,7 @@ def _side(path: Path, contents: Mapping[str, Any], key: str) -> int:
 
 
 def _rate(path: Path, contents: Mapping[str, Any]) -> float | None:
-    """The file's frames a second."""
+    """The file's frame rate; None if it has none."""
     if contents.get("fps") is None:
         return None
     rate = number(path, contents, "fps")
@@ -329,7 +328,7 @@ def _rate(path: Path, contents: Mapping[str, Any]) -> float | None:
 
 
 def _refuse(where: str, values: Mapping[str, Any], known: set[str]) -> None:
-    """Refuse what might change the pictures: keys that are not known, unless they say nothing."""
+    """Raise an error for unknown keys, which might change the images, unless their values are empty."""
     for key, value in values.items():
         if key not in known and value not in (None, False, [], {}):
             raise SceneError(f"{where}: {key[:40]!r} is not honoured in a camera path; remove it")

@@ -1,7 +1,7 @@
-"""Which of the files in a folder are its photographs, and which file a name means.
+"""Which files of a folder are its photographs, and which file a name refers to.
 
-Files and folders whose names begin with a dot are no photographs: archives of macOS and file managers
-leave them beside each one.
+Files and folders with names that begin with a dot are ignored: archives of macOS and file managers
+write them beside photographs.
 """
 
 import importlib.util
@@ -15,25 +15,25 @@ from jaxnerf.scenes.json_files import is_file
 
 READ = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 HEIF = (".heic", ".heif")
-# Pictures that cameras and editors write, which are counted where they are skipped.
+# Suffixes of image formats that are not read; a note gives the number of such files.
 _NOT_READ = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".tga", ".ppm", ".pgm"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw"),
 )
-# What other pictures of the same view are called by.
+# Words in the names of images that are not photographs, such as depth maps of the same view.
 _OTHER_KINDS = re.compile(
     "depth|mask|normal|segm|semantic|label|disp|alpha|thumb|preview|confidence", re.IGNORECASE
 )
-_NAMED = 3  # in a message
+_NAMED = 3  # number of names in a message
 
 
 def suffixes_read() -> tuple[str, ...]:
-    """The suffixes of pictures that are read here, in lower case: HEIF's where pillow-heif is there."""
+    """The suffixes of images that can be read, in lower case: HEIF's only if pillow-heif is installed."""
     return READ + HEIF if importlib.util.find_spec("pillow_heif") else READ
 
 
 def list_pictures(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The names of the pictures in a folder, in order; and notes on pictures that are not read.
+    """The names of the images in a folder, sorted; and notes on images of formats that are not read.
 
     Raises:
       SceneError: the folder cannot be read.
@@ -49,7 +49,7 @@ def list_pictures(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _skipped(suffixes: Sequence[str]) -> tuple[str, ...]:
-    """Notes on pictures of types that are not read, by the suffixes of files in lower case."""
+    """Notes on images of formats that are not read, from the suffixes of files in lower case."""
     notes = []
     for suffix in sorted(set(suffixes) & {*HEIF, *_NOT_READ} - {*suffixes_read()}):
         how = "pip install pillow-heif" if suffix in HEIF else "their type is not read"
@@ -58,10 +58,10 @@ def _skipped(suffixes: Sequence[str]) -> tuple[str, ...]:
 
 
 def skipped_for(missing: Sequence[Path]) -> tuple[str, ...]:
-    """Notes on pictures that are there under other names than were looked for, of types not read.
+    """Notes on images of formats that are not read, which have the names of missing photographs.
 
     Args:
-      missing: files that are not there, with a suffix of their own or without.
+      missing: files that do not exist, with a suffix or without.
     """
     wanted: dict[Path, set[str]] = {}
     for path in missing:
@@ -79,22 +79,23 @@ def skipped_for(missing: Sequence[Path]) -> tuple[str, ...]:
 def choose_rows(
     folder: Path, names: Sequence[str], count: int, rows: str
 ) -> tuple[list[str], tuple[str, ...]]:
-    """As many of a folder's pictures as there are rows of cameras, which belong to them in order.
+    """The images of a folder that belong to the rows of a file of cameras, one for each row, in order.
 
-    Where there are more, those are meant that are named alike but for digits, if they are as many as
-    there are rows and not called depth maps, masks or the like.
+    If there are more images than rows, a group of images is chosen whose names differ only in their
+    digits and which has as many images as there are rows. Groups of depth maps, masks and the like are
+    considered only if there are no others.
 
     Args:
-      folder: for messages.
-      names: of the pictures, in order.
-      count: of the rows.
-      rows: what has them, for messages.
+      folder: the folder, for messages.
+      names: the names of the images, in order.
+      count: number of rows.
+      rows: name of the file of cameras, for messages.
 
     Returns:
-      The names, and a note on those that were left out.
+      The names, and a note on images that were left out.
 
     Raises:
-      SceneError: no such choice is plain.
+      SceneError: there is not exactly one such group.
     """
     if len(names) == count:
         return list(names), ()
@@ -113,7 +114,7 @@ def choose_rows(
 
 
 def spellings(name: PurePosixPath) -> Iterator[PurePosixPath]:
-    """The names that a file may have where one is named: the same, then with another suffix."""
+    """The names that a file may have: the given name, then the same with other suffixes."""
     yield name
     for suffix in dict.fromkeys((name.suffix.swapcase(), name.suffix.lower(), *suffixes_read())):
         for each in (suffix, suffix.upper()):
@@ -122,7 +123,7 @@ def spellings(name: PurePosixPath) -> Iterator[PurePosixPath]:
 
 
 def mask_spellings(name: PurePosixPath) -> Iterator[PurePosixPath]:
-    """The names that the mask of a photograph may have in a folder of masks: NAME.jpg.png first."""
+    """The names that a photograph's mask may have in a folder of masks: NAME.jpg.png first."""
     for suffix in (".png", ".jpg", ".jpeg"):
         yield name.with_name(name.name + suffix)
     for stem in (name.stem, f"{name.stem}_mask", f"{name.stem}.mask"):
@@ -131,7 +132,7 @@ def mask_spellings(name: PurePosixPath) -> Iterator[PurePosixPath]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there."""
+    """Whether a path exists and is a folder."""
     return is_file(path) and path.is_dir()
 
 

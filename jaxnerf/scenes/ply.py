@@ -1,6 +1,6 @@
 """Reader of the points of PLY files (Turk, "The PLY polygon file format", 1994).
 
-A reader of its own: of libraries, plyfile is under the GPL and others bring a viewer.
+No library is used: plyfile is under the GPL, and others depend on a viewer.
 """
 
 import warnings
@@ -20,17 +20,17 @@ _TYPES = {
     "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2",
     "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8",
 }  # fmt: skip
-# Positions beyond are no scene's, and their squares would leave float32.
+# Points with larger coordinates are not part of a scene.
 _FARTHEST = 1e9
 
 
 def read_points(path: Path) -> Float[np.ndarray, "P 3"]:
     """The positions (x, y, z) of a PLY file's vertices, ASCII or binary.
 
-    Points that are not finite, or farther than 1e9, are left out.
+    Points with coordinates that are not finite, or larger than 1e9, are left out.
 
     Raises:
-      SceneError: the file is missing, broken or cut off, or its vertices have no x, y and z, come
+      SceneError: the file is missing, broken or truncated, or its vertices have no x, y and z, come
         after another element, or have lists.
     """
     try:
@@ -52,7 +52,7 @@ def read_points(path: Path) -> Float[np.ndarray, "P 3"]:
 
 
 def _header(path: Path, file: BinaryIO) -> tuple[_Order, int, np.dtype]:
-    """The order of bytes, the number of vertices, and what each has; the file is then at the first."""
+    """Byte order, number of vertices, and dtype of a vertex; the file is then at the first vertex."""
     lines = []
     while not lines or lines[-1] != ["end_header"]:
         line = file.readline(_MOST_HEADER - file.tell())
@@ -102,7 +102,7 @@ def _of_text(path: Path, file: BinaryIO, count: int, row: np.dtype, size: int) -
     columns = [row.names.index(axis) for axis in "xyz"]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there are no rows
+            warnings.simplefilter("ignore")  # NumPy warns if there are no rows
             found = np.loadtxt(file, usecols=columns, max_rows=count, ndmin=2, comments=None)
     except ValueError as error:
         raise SceneError(f"{path}: a vertex is wrong: {str(error)[:80]}") from None

@@ -1,7 +1,7 @@
-"""A held-out sector: cameras that all stand on one side, kept out of training.
+"""A held-out sector: cameras that are all on one side, kept out of training.
 
-Test views among the cameras of training measure interpolation. What a field shows from beside them is
-another matter: there geometry decides.
+Test views between training cameras measure interpolation. The views of a sector lie outside of the
+range of the training cameras, and depend more on correct geometry.
 """
 
 import math
@@ -11,20 +11,21 @@ from jaxtyping import Bool
 
 from jaxnerf.scenes.frames import Poses, across, look_outwards, looked_at, mean_axis
 
-# The split's name, the share of the cameras that are in it, and of how many cameras at least.
+# The split's name, its share of the cameras, and the least number of cameras from which it is taken.
 SECTOR, SHARE, LEAST = "sector", 0.1, 20
-# Cameras surround something where no wider angle lies between neighbours.
+# Cameras surround the scene if no angle between neighbouring directions is as large as this.
 _OPENING = math.radians(120.0)
 
 
 def in_sector(poses: Poses) -> Bool[np.ndarray, " N"]:
     """Which cameras are held out: a tenth of them, all from one side.
 
-    Seen from above (along the mean of the cameras' upward axes), each camera stands in some direction
-    from what they look at; of cameras that look outwards it is the direction in which they look. Where
-    those directions go all around, the nearest to the first camera's are the sector; where they leave
-    an opening of 120 degrees or more, the last ones counterclockwise: the outermost on one side. Where
-    all axes are parallel, these are the cameras farthest to the right.
+    Seen from above (along the mean of the cameras' upward axes), each camera has a direction from the
+    point that the cameras look at; for cameras that look outwards it is the direction in which they look.
+    If the directions go all around, the cameras with the directions nearest to the first camera's are
+    held out. If the directions leave a gap of 120 degrees or more, the last ones counterclockwise are
+    held out: the outermost on one side. If all viewing axes are parallel, the cameras farthest to the
+    right are.
 
     Args:
       poses: camera-to-world, in the order of the photographs' names.
@@ -46,13 +47,13 @@ def in_sector(poses: Poses) -> Bool[np.ndarray, " N"]:
     if gaps[widest] >= _OPENING:
         chosen[np.roll(order, -widest - 1)[-count:]] = True
     else:
-        # Rounded: of two that are as far to the left and to the right, the first is nearer.
+        # Rounded, so that of two cameras with the same angle to the left and right the first is chosen.
         chosen[np.argsort(np.abs(azimuth).round(6), kind="stable")[:count]] = True
     return chosen
 
 
 def _azimuths(directions: np.ndarray, up: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Angles about an axis, counterclockwise from the first direction (or, if that is up, from right)."""
+    """Angles about an axis, counterclockwise from the first direction (or from right, if that is up)."""
     east = across(directions[0], up)
     if np.linalg.norm(east) < 1e-6 * np.linalg.norm(directions[0]):
         east = across(right, up)

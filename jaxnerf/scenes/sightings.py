@@ -9,24 +9,25 @@ from jaxtyping import Bool, Float, Int
 from jaxnerf.cameras import Camera, project
 from jaxnerf.lenses import FLAT
 
-# Where it is not known which cameras see a point, those do in whose pictures no other point stands before
-# it by more than this fraction of its depth within a square of so many pixels of the longer side.
+# If it is not known which cameras see a point, visibility is estimated. An image is divided into squares,
+# _SQUARES along its longer side. A point is visible if it is at most the fraction _BEHIND behind the
+# nearest point in its square and the eight squares around it.
 _BEHIND, _SQUARES = 0.05, 64
-# As many points say it all.
+# At most about this many points are projected into each camera.
 _ENOUGH_POINTS = 100_000
-# Points in the cameras' midst, and behind them, are not seen.
+# Points with a depth of at most this are not visible: they are at the camera or behind it.
 _NEAREST = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Sightings:
-    """Points that cameras see.
+    """Observations of points by cameras.
 
     Attributes:
-      camera: the number of each one's camera.
-      pixel: where it is in the picture, (x, y).
-      depth: of the point, in units of the length of its ray's direction.
-      point: the number of each one's point; None where that does not matter.
+      camera: index of the camera of each observation.
+      pixel: position of the point in the image, (x, y).
+      depth: depth of the point, in units of the length of its ray's direction.
+      point: index of the point of each observation; None if it is not needed.
     """
 
     camera: Int[np.ndarray, " M"]
@@ -49,14 +50,15 @@ def sightings_of(
     *,
     others: Float[np.ndarray, "Q 3"] | None = None,
 ) -> Sightings:
-    """Where cameras see points.
+    """Observations of points by cameras.
 
     Args:
-      points: in the cameras' world.
+      points: points in the cameras' world.
       cameras: a batch.
-      tracks: pairs of (camera, point) of which it is known that the camera sees the point; None where
-        that is not known.
-      others: points of which no sightings are wanted, but which may stand before these.
+      tracks: pairs (camera, point) for which it is known that the camera sees the point; None if that is
+        not known.
+      others: points that may occlude the others, but of which no observations are returned. Used only
+        without tracks.
     """
     asked = len(points)
     if tracks is None:
@@ -86,10 +88,16 @@ _project = jax.jit(project)
 
 
 def _projected(points: np.ndarray, camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, and depths in units of the ray's direction; of at most so many points."""
+    """Pixels of points, and their depths in units of the ray's direction.
+
+    Args:
+      points: at most `size` points.
+      camera: a single camera.
+      size: number of points to which the array is padded.
+    """
     if not len(points):
         return np.zeros((0, 2)), np.zeros(0)
-    # Of one shape for all cameras, since each is compiled.
+    # Padded to one shape for all cameras, since each new shape is compiled.
     padded = np.pad(points.astype(np.float32), ((0, size - len(points)), (0, 0)), mode="edge")
     pixel, depth = (np.asarray(x, np.float64)[: len(points)] for x in _project(camera, padded))
     if camera.lens not in FLAT:
@@ -99,7 +107,7 @@ def _projected(points: np.ndarray, camera: Camera, size: int) -> tuple[np.ndarra
 
 
 def _foremost(pixel: np.ndarray, depth: np.ndarray, square: float) -> np.ndarray:
-    """Which points nothing else stands before."""
+    """Which points are not occluded by others; see `_BEHIND`."""
     from scipy.ndimage import minimum_filter
 
     if not len(depth):

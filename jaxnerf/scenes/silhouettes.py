@@ -1,8 +1,8 @@
 """The visual hull of the photographs: the cells that may be occupied, before training.
 
-The hull (Laurentini, "The visual hull concept", PAMI 1994) is what lies within the silhouette of every
-picture. Silhouettes come from alpha, or from the colour of a plain background, which is found from the
-borders of the pictures.
+The hull (Laurentini, "The visual hull concept", PAMI 1994) is the space inside the silhouettes of all
+photographs. Silhouettes come from alpha, or from the colour of a plain background, which is found from
+the photographs' borders.
 """
 
 import dataclasses
@@ -17,48 +17,49 @@ from jaxnerf.scenes import Split
 from jaxnerf.scenes.backgrounds import levels_of, name_of
 
 TILE = 8  # pixels
-# Cells along the cube, at first: those of the next are looked for in those of the last.
+# Cells along the cube in successive refinements, each of which tests only cells inside the previous hull.
 _COARSE = (16, 32, 64)
-# Without alpha, a cell is empty where a twentieth of the cameras see the background. One does not count:
-# a highlight can be as white. And that only where half of the pictures' margins are bare: else it is a
-# wall or a sky that has this colour.
+# Without alpha, a cell is empty if at least a twentieth of the cameras, and at least two, see the
+# background there: a highlight can have the background's colour in one of them. Silhouettes are used
+# only if half of the photographs' margins is background: otherwise the colour may be that of a wall or a
+# sky.
 _WITNESSES, _BARE_MARGIN = 0.05, 0.5
-# A background is one colour up to rounding, or up to the noise and the vignette of photographs: so many
-# levels of 255 at most. Rounding is enough where it holds three quarters of the margins' tiles that may
-# be background; else what nearly all of them need, and a half more, since a vignette leaves the middle
-# brighter than any margin.
+# The tolerance of a background's colour, in levels of 255, is _ROUNDING if three quarters (_USUAL) of the
+# margins' tiles that may be background are within it. Otherwise it is the noise of 95% (_HELD) of these
+# tiles and a half more (_BRIGHTER_INSIDE), since with a vignette the middle is brighter than any margin,
+# and at most _MOST_NOISE.
 _ROUNDING, _MOST_NOISE, _MOST_EVEN = 1, 24, 8
 _USUAL, _HELD, _BRIGHTER_INSIDE = 0.75, 0.95, 1.5
-# It is the same in all pictures if it covers a fifth of the margin in four of five: in some the scene
-# may fill the picture.
+# A background is common to all photographs if it covers a fifth of the margin in four of five of them: in
+# others the scene may fill the image.
 _SAME_MARGIN, _SAME_PICTURES = 0.2, 0.8
-# Drawn at random, so many tiles are enough to know a colour by.
+# The colour is computed from at most this many tiles, drawn at random.
 _MOST_TILES = 30_000
 
 
 def possible_cells(
     split: Split, cells: int, background: str, astray: float = 0.0
 ) -> tuple[Float[np.ndarray, "3"], float, Bool[np.ndarray, "M M M"]]:
-    """The cells of a cube that may hold something, for all that silhouettes tell.
+    """The cells of a cube that may be occupied according to the silhouettes.
 
     Args:
-      split: with photographs.
-      cells: along each side of the cube.
-      background: that photographs are trained on; see `TrainingConfig`.
-      astray: how far from its silhouette a thing may be because poses are not exact.
+      split: a split with photographs.
+      cells: number of cells along each side of the cube.
+      background: the background that photographs are trained on; see `TrainingConfig`.
+      astray: margin around silhouettes for errors of the poses, in the world's unit.
 
     Returns:
-      The corner of the cube, its side, and the cells: all of `scene_cube` where there are no
-      silhouettes, else of a tighter one around the hull.
+      The corner of the cube, its side, and the mask of the cells: all cells of `scene_cube` if there are
+      no silhouettes, else those of a tighter cube around the hull.
     """
     origin, side = scene_cube(split)
     shown, witnesses = silhouettes(split, background)
 
     def hull(origin: np.ndarray, side: float, sizes: tuple[int, ...]) -> np.ndarray:
-        """The cells of the last size, by way of the coarser ones that hold them."""
+        """The hull at the last of several resolutions, computed from coarse to fine."""
         full = np.ones((1,) * 3, bool)
         for size in sizes:
-            if size % len(full):  # a cell may then reach into one that does not hold its corner
+            if size % len(full):  # a cell may then overlap coarser cells besides that of its corner
                 full = dilate(full)
             inside = np.arange(size) * len(full) // size
             candidates = np.argwhere(full[np.ix_(inside, inside, inside)])
@@ -80,10 +81,10 @@ def possible_cells(
 
 
 def scene_cube(split: Split) -> tuple[np.ndarray, float]:
-    """The cube that a scene without given bounds is looked for in: (corner, side).
+    """The cube that is assumed to hold a scene without given bounds: (corner, side).
 
-    Around the point nearest to all the cameras' axes; as large as the ball there that the narrowest
-    of the cameras sees whole.
+    It is centred at the point nearest to all the cameras' axes. Half its side is the median, over the
+    cameras, of the radius of the ball around that point that a camera sees whole.
     """
     poses = np.asarray(split.cameras.camera_to_world, np.float64)
     centre = focus_point(poses.astype(np.float32)).astype(np.float64)
@@ -96,39 +97,39 @@ def scene_cube(split: Split) -> tuple[np.ndarray, float]:
 
 @dataclasses.dataclass(frozen=True)
 class PlainBackground:
-    """What the borders of photographs show, where that is one colour.
+    """The colour of a plain background in photographs.
 
     Attributes:
       levels: 8-bit sRGB.
-      tolerance: by how many levels a channel of the background's pixels may differ.
+      tolerance: number of levels by which a channel of the background's pixels may differ.
     """
 
     levels: tuple[int, int, int]
     tolerance: int
 
     def is_called(self, background: str) -> bool:
-        """Whether this is the colour that a configuration names, up to rounding."""
+        """Whether this is the colour with a name in a configuration, up to rounding."""
         pairs = zip(self.levels, levels_of(background), strict=True)
         return background != "random" and all(abs(a - b) <= _ROUNDING for a, b in pairs)
 
     @property
     def is_even(self) -> bool:
-        """Whether it is so even that no wall or table top is, which also may be behind a capture."""
+        """Whether it is more even than a wall or table top, which can be behind a capture too."""
         return self.tolerance <= _MOST_EVEN
 
     @property
     def name(self) -> str:
-        """As configurations have it."""
+        """The name of the colour in configurations."""
         return next(
             (name for name in ("white", "black") if self.is_called(name)), name_of(self.levels)
         )
 
 
 def plain_background(split: Split) -> PlainBackground | None:
-    """The one colour that lies behind a scene in photographs without alpha, if there is one.
+    """The colour of the plain background of photographs without alpha, or None if there is none.
 
-    It is the most common colour along the sides of the pictures. It must cover at least half of what
-    lies there, and be the same over the pictures.
+    It is the most common colour along the borders of the photographs. It must cover at least half of the
+    borders, and a fifth of the border in most photographs.
     """
     assert split.images is not None
     height, width = split.images.shape[1:3]
@@ -147,7 +148,7 @@ def plain_background(split: Split) -> PlainBackground | None:
     alike = off[off <= _MOST_NOISE]
     if len(alike) < _BARE_MARGIN * len(off):
         return None
-    # A soft shadow on an even background is none of it; where most of it is uneven there is no telling.
+    # With an even background the tolerance stays small, so that soft shadows are not part of it.
     usual, most = np.quantile(alike, (_USUAL, _HELD), method="higher")
     tolerance = _ROUNDING
     if usual > _ROUNDING:
@@ -160,16 +161,17 @@ def plain_background(split: Split) -> PlainBackground | None:
 
 
 def background_of(split: Split) -> str:
-    """The name of the plain background of photographs; white if they have alpha or no such background."""
+    """Name of the plain background of photographs; white if they have alpha or no such background."""
     plain = None if split.has_alpha else plain_background(split)
     return "white" if plain is None else plain.name
 
 
 def _commonest(colours: np.ndarray) -> tuple[int, int, int]:
-    """The middle of the densest cluster of colours [N, 3].
+    """The centre of the densest cluster of colours [N, 3].
 
-    That is the median of the fullest cube of two bins a side of a histogram, then of what is near to it,
-    until it rests. (Of colours of which most are the same it is that one.)
+    It starts with the median of the colours in the fullest cube of two bins a side of a histogram, and is
+    replaced by the median of the colours near it until it does not change. (A colour that most of the
+    colours have is returned exactly.)
     """
     bins, shape = colours // np.uint8(_MOST_NOISE // 2), (32, 32, 32)
     flat = np.ravel_multi_index(tuple(bins.astype(np.int32).T), shape)
@@ -188,24 +190,25 @@ def _commonest(colours: np.ndarray) -> tuple[int, int, int]:
 
 
 def _difference(pixels: np.ndarray, levels: np.ndarray | tuple[int, ...]) -> np.ndarray:
-    """By how many levels pixels [..., 3] differ from a colour in the channel that differs most."""
+    """The difference of pixels [..., 3] from a colour in levels, in the channel that differs most."""
     colour = np.asarray(levels, np.uint8)
-    # Maximum minus minimum, since bytes do not become negative.
+    # Maximum minus minimum, since unsigned bytes cannot be negative.
     return (np.maximum(pixels, colour) - np.minimum(pixels, colour)).max(axis=-1)
 
 
 def silhouettes(
     split: Split, background: str
 ) -> tuple[Bool[np.ndarray, "cameras rows columns"], int]:
-    """Which tiles of the photographs show more than the background, and how far that can be trusted.
+    """Which tiles of the photographs show more than the background, and how reliable that is.
 
     Args:
-      split: with photographs. A tile shows more wherever a pixel of it does not count.
-      background: that they are trained on. Without alpha it is recognised by its colour, as exactly as
-        the pictures allow, unless it is "random" or covers less than half of the pictures' margins.
+      split: a split with photographs. A tile with an invalid pixel is taken to show more.
+      background: the background that photographs are trained on. Without alpha it is recognised by its
+        colour, with the tolerance that the photographs need, unless it is "random" or covers less than
+        half of the photographs' margins.
 
     Returns:
-      The tiles; and how many cameras must agree that a place is empty.
+      The tiles, and the number of cameras that must see the background before a place is taken as empty.
     """
     assert split.images is not None
     count, height, width = split.images.shape[:3]
@@ -233,7 +236,7 @@ def silhouettes(
 
 
 def _margins(split: Split) -> np.ndarray:
-    """The tiles along the sides of each picture, as far as all of their pixels count."""
+    """The tiles along the borders of each photograph of which all pixels are valid."""
     assert split.images is not None
     count, height, width = split.images.shape[:3]
     _, row, column = np.indices((count, -(-height // TILE), -(-width // TILE)))
@@ -247,7 +250,7 @@ def _margins(split: Split) -> np.ndarray:
 def tiles_of(
     pixels: Bool[np.ndarray, "cameras height width"], tile: int = TILE
 ) -> Bool[np.ndarray, "cameras rows columns"]:
-    """Which tiles of photographs hold one of some pixels."""
+    """Which tiles of photographs contain a True pixel of a mask."""
     _, height, width = pixels.shape
     rows, columns = -(-height // tile), -(-width // tile)
     held = np.zeros((len(pixels), rows, columns), bool)
@@ -258,7 +261,7 @@ def tiles_of(
 
 
 def tight_cube(origin: np.ndarray, cell: float, cells: np.ndarray) -> tuple[np.ndarray, float]:
-    """The smallest cube around cells, with one cell of margin: (corner, side)."""
+    """The cube around cells with one cell of margin: (corner, side)."""
     low, high = cells.min(axis=0) - 1.0, cells.max(axis=0) + 2.0
     side = float((high - low).max()) * cell
     middle = origin + 0.5 * (low + high) * cell

@@ -1,7 +1,7 @@
-"""What transforms files can say: NeRF's Blender format, instant-ngp's and nerfstudio's.
+"""The common parts of transforms files: NeRF's Blender format, instant-ngp's and nerfstudio's.
 
-All have poses with OpenGL axes, intrinsics at the file's top level or in each frame (which goes first),
-and pictures and masks named relative to the file.
+All of them have poses with OpenGL axes, intrinsics at the file's top level or in each frame (which has
+precedence), and names of photographs and masks relative to the file.
 """
 
 import dataclasses
@@ -38,23 +38,23 @@ LENSES: dict[str, Lens | None] = {
     "EQUIRECTANGULAR": "equirectangular",
 }
 _OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular")
-# Pixels, and coefficients of lenses: far beyond any camera's.
+# Limits of focal lengths in pixels, and of other numbers: far beyond those of any camera.
 _LEAST_FOCAL, _MOST = 1e-3, 1e9
 
 
 class NoPicturesError(SceneError):
-    """None of the pictures that a file names is there."""
+    """None of the photographs that a file names exists."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One of a file's frames, of which the picture is there.
+    """One of a file's frames whose photograph exists.
 
     Attributes:
-      picture: its file.
-      name: of the picture, for people.
-      where, own: where the frame stands, for messages, and its values.
-      file, shared: the file, and its values.
+      picture: the photograph's file.
+      name: name of the photograph, for people.
+      where, own: position of the frame in the file, for messages, and the frame's values.
+      file, shared: the transforms file, and the values at its top level.
     """
 
     picture: Path
@@ -65,23 +65,23 @@ class Frame:
     shared: Mapping[str, Any]
 
     def levels(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-        """Where values stand, and the values: the frame's, then the file's."""
+        """The levels of values, each with its name for messages: the frame, then the file."""
         return (self.where, self.own), (str(self.file), self.shared)
 
     def level(self, key: str) -> tuple[str, Mapping[str, Any]]:
-        """That of the levels which has a key; the frame's if none has."""
+        """The first level that has a key; that of the frame if neither has it."""
         own, shared = self.levels()
         return shared if key in self.shared and key not in self.own else own
 
     def get(self, key: str) -> Any:
-        """The frame's value, or else the file's, or else None."""
+        """The frame's value of a key, else the file's, else None."""
         return self.level(key)[1].get(key)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number that is not absurdly large.
+        """A finite number, at most 1e9 in absolute value.
 
         Raises:
-          SceneError: it is missing without a default, or something else.
+          SceneError: it is missing and there is no default, or it is something else.
         """
         where, values = self.level(key)
         found = number(where, values, key, default)
@@ -93,15 +93,15 @@ class Frame:
 def present_frames(
     path: Path, contents: dict[str, Any], allow_outside_paths: bool
 ) -> tuple[list[Frame], tuple[str, ...]]:
-    """The frames whose pictures are there, in the order of the file; and notes on the others.
+    """The frames whose photographs exist, in the order of the file; and notes on the others.
 
     Args:
-      path: of the file.
-      contents: of it.
+      path: the transforms file.
+      contents: the file's contents.
       allow_outside_paths: see `jaxnerf.scenes.load_scene`.
 
     Raises:
-      NoPicturesError: no picture is there.
+      NoPicturesError: no photograph exists.
       SceneError: a frame is wrong.
     """
     frames, missing = [], []
@@ -128,7 +128,7 @@ def present_frames(
 def _picture_file(
     folder: Path, where: str, file_path: Any, allow_outside_paths: bool
 ) -> Path | None:
-    """The picture that a file_path names, perhaps without its suffix or in the other case of it."""
+    """The photograph that a file_path names, perhaps without its suffix or with it in other case."""
 
     def at(value: Any) -> Path:
         return path_in(
@@ -151,10 +151,10 @@ def _picture_file(
 
 
 def claimed_size(frame: Frame) -> tuple[float, float] | None:
-    """The (width, height) that the file gives a frame's picture; None where it gives neither.
+    """The (width, height) of a frame's photograph in the transforms file; None if it has neither.
 
     Raises:
-      SceneError: there is but one, or they are no numbers.
+      SceneError: only one of the two is given, or they are not numbers.
     """
     if frame.get("w") is None and frame.get("h") is None:
         return None
@@ -162,10 +162,10 @@ def claimed_size(frame: Frame) -> tuple[float, float] | None:
 
 
 def lens_of(frame: Frame) -> Lens | None:
-    """The lens that camera_model names, or else is_fisheye; None for one with k1 to k4, p1 and p2.
+    """The lens of camera_model, or else of is_fisheye; None for a lens with k1 to k4, p1 and p2.
 
     Raises:
-      SceneError: it is none that is read, or is_fisheye neither true nor false.
+      SceneError: the model of the lens is not supported, or is_fisheye is neither true nor false.
     """
     for key in _OTHER_LENSES:
         if key in frame.own or key in frame.shared:
@@ -187,15 +187,15 @@ def lens_of(frame: Frame) -> Lens | None:
 def view_in(frame: Frame, allow_outside_paths: bool) -> View:
     """A frame's photograph with its mask and its camera.
 
-    A mask is what mask_path or mask_filename names, and ignores what it shows in black; or
-    dynamic_mask_NAME.png beside the photograph NAME, and ignores what it shows in another colour.
+    The mask is the image of mask_path or mask_filename, whose black pixels are ignored; or else the image
+    dynamic_mask_NAME.png beside the photograph NAME, whose pixels of other colours are ignored.
 
     Args:
-      frame: of the file.
+      frame: a frame of the file.
       allow_outside_paths: see `jaxnerf.scenes.load_scene`.
 
     Raises:
-      SceneError: the picture, its mask, the pose or an intrinsic is missing or wrong.
+      SceneError: the photograph, its mask, the pose or an intrinsic is missing or wrong.
     """
     folder, mask, ignored = frame.file.parent, None, "black"
     for key in MASK_KEYS:
@@ -216,10 +216,10 @@ def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
     """A frame's photograph with its camera.
 
     Args:
-      frame: of the file.
+      frame: a frame of the file.
       picture: its photograph; intrinsics that are given for another resolution are scaled to it.
       lens: "fisheye", whose distortion is k1 to k4, or "equirectangular", for a whole sphere; by
-        default "opencv" with k1 to k4, p1 and p2, or "pinhole" where those are 0.
+        default "opencv" with k1 to k4, p1 and p2, or "pinhole" if those are 0.
 
     Raises:
       SceneError: the pose or an intrinsic is missing or wrong.
@@ -249,7 +249,7 @@ def view_of(frame: Frame, picture: Picture, lens: Lens | None = None) -> View:
 
 
 def _focal(frame: Frame, width: float, height: float) -> tuple[float, float]:
-    """Focal lengths in pixels, from the frame or else the file; one may stand for both."""
+    """Focal lengths (x, y) in pixels, from the frame or else the file; one may be given for both."""
     for where, values in frame.levels():
         found = {}
         for axis, side in (("x", width), ("y", height)):
@@ -266,5 +266,5 @@ def _focal(frame: Frame, width: float, height: float) -> tuple[float, float]:
 
 
 def focal_length(angle: float, side: float) -> float:
-    """In pixels, of a field of view in radians along a picture's side of so many pixels."""
+    """The focal length in pixels from the angle of view in radians along a side, in pixels."""
     return 0.5 * side / math.tan(0.5 * angle)

@@ -1,4 +1,4 @@
-"""What a person should know of how a transforms file was read: what contradicts, what has no use."""
+"""Notes for the user on how a transforms file was read: contradictions, and keys that are not used."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,27 +21,27 @@ READ = {
     "camera_angle_x", "camera_angle_y", *COEFFICIENTS, "camera_model", "is_fisheye", *MASK_KEYS,
     "near", "far", "ply_file_path",
 }  # fmt: skip
-# instant-ngp's and nerfstudio's tools, Blender add-ons and NeRF's own scripts write these, and they say
-# nothing of what the photographs show: how large instant-ngp's box is, how sharp a photograph, which
-# number COLMAP gave it, by what angle the camera of a Blender scene went on.
+# Keys that instant-ngp's and nerfstudio's tools, Blender add-ons and NeRF's own scripts write, and that
+# have no effect on the photographs or cameras: the size of instant-ngp's box, the sharpness of a
+# photograph, its number in COLMAP, the angle between the cameras of a Blender scene.
 _HARMLESS = {
     "aabb_scale", "scale", "offset", "sharpness", "rotation", "colmap_im_id", "colmap_image_id",
     "render_aabb", "up", "n_frames", "name", "id", "image_id",
 }  # fmt: skip
 _MOST_NAMED, _LONGEST_NAME = 8, 40
-# Focal lengths of one camera agree to this share.
+# Relative difference up to which two focal lengths of one camera agree.
 _ALIKE = 0.01
 
 
 def notes_on(
     frames: Sequence[Frame], views: Sequence[View], read: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """What contradicts in transforms files and what they say in vain, each part of a sentence.
+    """Notes on contradictions and unused keys in transforms files, each part of a sentence.
 
     Args:
-      frames: of one file or several.
-      views: of each frame.
-      read: keys which the format has beside those that all have.
+      frames: the frames of one file or several.
+      views: the view of each frame.
+      read: keys that this format has in addition to the common ones.
     """
     notes = [_focal_lengths(frames, views), _lenses(frames), _scales(frames)]
     levels = [values for frame in frames for _, values in frame.levels()]
@@ -50,7 +50,7 @@ def notes_on(
 
 
 def _focal_lengths(frames: Sequence[Frame], views: Sequence[View]) -> str:
-    """On focal lengths in pixels that are not those of the angles beside them."""
+    """A note on focal lengths in pixels that contradict the angles of view in the same file or frame."""
     said, count = "", 0
     for frame, view in zip(frames, views, strict=True):
         if view.lens == "equirectangular":

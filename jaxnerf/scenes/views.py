@@ -1,7 +1,7 @@
-"""From photographs with cameras, as a capture's files give them, to the splits of a scene.
+"""From the photographs and cameras of a capture's files to the splits of a scene.
 
-What the readers of captures share. A reader makes a `View` of each photograph, in the frame and at
-the resolution of its files; the rest is done here.
+The readers of captures share this module. A reader makes a `View` of each photograph, in the frame and at
+the resolution of its files; this module does the rest.
 """
 
 import dataclasses
@@ -18,26 +18,27 @@ from jaxnerf.scenes import Options, SceneError, Similarity, Split
 from jaxnerf.scenes.images import Picture, read_pictures
 from jaxnerf.scenes.sector import LEAST, SECTOR, in_sector
 
-# How the note begins that photographs of training are in other splits.
+# Beginning of the note that photographs of the training split are also in other splits.
 LEAKED = "photographs of train are also in other splits"
-# Of the cameras' extent, and of their axes.
+# Tolerance of equal poses: for positions as a fraction of the cameras' extent, for axes absolute.
 _SAME_POSE = 1e-3
-# LLFF's convention, which most results on captures follow.
+# Every 8th photograph is for testing: LLFF's convention, which most results on captures follow.
 _EVERY = 8
-# Most lenses have no more: cameras of most scenes have the same shapes.
+# Distortion coefficients of cameras are padded to this number. Most lenses have no more, so that the
+# camera arrays of most scenes have the same shapes.
 USUAL_COEFFICIENTS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A photograph and its camera, before anything but its header is read.
+    """A photograph and its camera, before more than the header of its file is read.
 
     Attributes:
-      name: as its file was named.
-      picture: its file; the intrinsics belong to `picture.size`.
+      name: name of the photograph's file.
+      picture: the photograph's file; the intrinsics refer to `picture.size`.
       pose: camera-to-world with OpenGL axes, in the frame of the files.
       focal, centre, lens: see `jaxnerf.cameras.Camera`.
-      distortion: the lens's coefficients, of which those at the end may be left out where they are 0.
+      distortion: the lens's coefficients; zeros at the end may be left out.
     """
 
     name: str
@@ -50,7 +51,7 @@ class View:
 
 
 def hold_out(views: Sequence[View]) -> dict[str, list[View]]:
-    """Every 8th view from the first on for "test", the others for "train"; a single one for "train"."""
+    """Split views into "test", every 8th view from the first on, and "train"; one view is "train"."""
     if len(views) < 2:
         return {"train": list(views)}
     return {
@@ -60,14 +61,14 @@ def hold_out(views: Sequence[View]) -> dict[str, list[View]]:
 
 
 def with_sector(folder: Path, views: Mapping[str, Sequence[View]]) -> dict[str, list[View]]:
-    """Splits without the cameras of a sector, and these as a split of their own.
+    """Take the cameras of a sector out of all splits and make them a split of their own.
 
     Args:
-      folder: of the scene, for messages.
-      views: of each split.
+      folder: folder of the scene, for messages.
+      views: the views of each split.
 
     Raises:
-      SceneError: there are fewer than 20 cameras, or none but the sector's to train on.
+      SceneError: there are fewer than 20 cameras, or all training cameras are in the sector.
     """
     by_name = {view.name: view for split in views.values() for view in split}
     every = [by_name[name] for name in sorted(by_name)]
@@ -89,12 +90,12 @@ def with_sector(folder: Path, views: Mapping[str, Sequence[View]]) -> dict[str, 
 
 
 def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
-    """A note where photographs to train on are in another split too: the same file, or a copy of it.
+    """A note if photographs of the training split are also in another split, as the same file or a copy.
 
-    Copies are the same bytes at the same pose, but for digits that are lost where files are written.
+    A copy is a file with the same bytes and the same pose, up to rounding in the files of the cameras.
 
     Args:
-      views: of each split.
+      views: the views of each split.
     """
     if "train" not in views:
         return ()
@@ -121,7 +122,7 @@ def leaks(views: Mapping[str, Sequence[View]]) -> tuple[str, ...]:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """What a file is on this machine, whatever names and links lead to it."""
+    """Device and inode of a file, which do not depend on the name or link by which it is opened."""
     found = path.stat()
     return found.st_dev, found.st_ino
 
@@ -132,17 +133,18 @@ def splits_of(
     to_scene: Similarity,
     options: Options = Options(),
 ) -> dict[str, Split]:
-    """The splits of a scene, with the photographs that are wanted.
+    """The splits of a scene, with the photographs that the options name.
 
     Args:
-      folder: of the scene, for messages.
-      views: of each split, at least one.
+      folder: folder of the scene, for messages.
+      views: the views of each split, at least one.
       to_scene: from the frame of the files to the scene's.
-      options: as of `jaxnerf.scenes.load_scene`. All photographs are shrunk by one factor.
+      options: options of `jaxnerf.scenes.load_scene`. All photographs are shrunk by one factor.
 
     Raises:
-      SceneError: there are too few to hold out a sector, a wanted split is not there, lenses
-        are too different to be of one kind, a photograph is too small to be shrunk, or cannot be read.
+      SceneError: there are too few photographs to hold out a sector, a split whose photographs are to be
+        read does not exist, the lenses are of several kinds, or a photograph is too small to be shrunk or
+        cannot be read.
     """
     if options.hold_out_sector:
         views = with_sector(folder, views)
@@ -168,10 +170,11 @@ def splits_of(
 
 
 def shrink_factor(longest: int, downscale: int, longest_side: int) -> int:
-    """The whole factor to shrink photographs by, of which the longest side has so many pixels.
+    """The whole factor by which photographs are shrunk.
 
     Args:
-      longest, downscale, longest_side: see `jaxnerf.scenes.load_scene`.
+      longest: number of pixels of the longest side of all photographs.
+      downscale, longest_side: see `jaxnerf.scenes.load_scene`.
     """
     if not longest_side:
         return downscale
@@ -188,14 +191,14 @@ def _check_large_enough(views: Sequence[View], factor: int) -> None:
 
 
 def joined(path: Path, lenses: set[Lens]) -> Lens:
-    """The kind of lens that all are of; a pinhole is an opencv lens without distortion.
+    """The common kind of several lenses; a pinhole can be an opencv lens without distortion.
 
     Args:
-      path: of the scene or file, for the message.
+      path: the scene or file, for the message.
       lenses: at least one.
 
     Raises:
-      SceneError: they are of several kinds.
+      SceneError: the lenses are of several kinds.
     """
     kinds = lenses - {"pinhole"} if "opencv" in lenses else lenses
     if len(kinds) > 1:
@@ -212,14 +215,14 @@ def cameras_of(
     coefficients: int = USUAL_COEFFICIENTS,
     factor: int = 1,
 ) -> Camera:
-    """The cameras of views, of one kind of lens, as a batch.
+    """The cameras of views, all with one kind of lens, as a batch.
 
     Args:
       views: at least one.
-      to_scene: from the frame of their poses.
-      lens: of all of them, see `joined`.
-      coefficients: of distortion, at least as many as any of them has.
-      factor: by which the photographs are shrunk.
+      to_scene: from the frame of the views' poses to that of the cameras.
+      lens: the common kind of lens, see `joined`.
+      coefficients: number of distortion coefficients, at least as many as any view has.
+      factor: factor by which the photographs are shrunk.
     """
 
     def of(values) -> np.ndarray:
@@ -230,7 +233,7 @@ def cameras_of(
         row[: len(view.distortion)] = view.distortion
     return Camera(
         camera_to_world=of(to_scene.poses(np.stack([view.pose for view in views]))),
-        # Intrinsics belong to the whole picture, of which shrinking may cut a remainder.
+        # Intrinsics refer to the whole photograph, from which shrinking may cut off a remainder.
         focal=of([np.asarray(view.focal) / factor for view in views]),
         centre=of([np.asarray(view.centre) / factor for view in views]),
         distortion=of(distortion),

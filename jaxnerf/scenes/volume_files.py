@@ -1,7 +1,7 @@
-"""Scanners' volumes from NIfTI, NRRD and NumPy files: an array, and the matrix that places it.
+"""Reader of scanners' volumes in NIfTI, NRRD and NumPy files: an array, and the matrix that places it.
 
-Nothing is believed: sizes are looked at before memory is taken, no pickle is opened, and an NRRD's values
-are those of its own file.
+Files are not trusted: sizes are checked before memory is allocated, no pickle is opened, and the values
+of an NRRD must be in the file itself.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from jaxnerf.fields.volume import check_size
 from jaxnerf.scenes import SceneError
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".npy", ".npz")
-# The names under which an .npz may have its values, and its matrix.
+# The names of the values, the matrix and the colours in an .npz.
 _VALUES, _MATRIX, _COLOURS = ("density", "values", "volume"), "affine", "colour"
-# By NRRD's names of spaces, what turns their axes to those of NIfTI: right, anterior, superior.
+# For NRRD's names of spaces, the signs that convert their axes to NIfTI's: right, anterior, superior.
 _TO_RAS = {
     "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
@@ -32,13 +32,13 @@ _TO_RAS = {
 
 @dataclasses.dataclass(frozen=True)
 class VolumeFile:
-    """What a volume's file holds, for `jaxnerf.VolumeField.from_array`.
+    """The contents of a volume's file, for `jaxnerf.VolumeField.from_array`.
 
     Attributes:
-      values: [X, Y, Z], in the file's own dtype where it can be.
-      to_world: takes an index (i, j, k, 1) to the middle of a voxel, in the file's unit.
-      colours: 8-bit RGB of an .npz of `jaxnerf export volume`; None of others.
-      notes: what was guessed, in words.
+      values: array [X, Y, Z], in the file's own dtype if possible.
+      to_world: maps an index (i, j, k, 1) to the centre of a voxel, in the file's unit.
+      colours: 8-bit RGB of an .npz of `jaxnerf export volume`; None in other files.
+      notes: assumptions that were made, for the user.
     """
 
     values: np.ndarray
@@ -48,12 +48,12 @@ class VolumeFile:
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether a name is that of a volume's file."""
+    """Whether a file name has the suffix of a volume."""
     return str(path).lower().endswith(SUFFIXES)
 
 
 def without_suffix(path: str | Path) -> str:
-    """The name of a volume's file without its end: "head" of "head.nii.gz"."""
+    """The name of a volume's file without its suffix: "head" of "head.nii.gz"."""
     name = str(path)
     ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
     return name[: len(name) - max(map(len, ends), default=0)]
@@ -62,15 +62,17 @@ def without_suffix(path: str | Path) -> str:
 def read_volume(path: str | Path) -> VolumeFile:
     """Read a volume.
 
-    NIfTI (.nii, .nii.gz): values as their slope and intercept have them; the file's affine, in its
-    unit (mostly millimetres), along right, anterior, superior. NRRD (.nrrd): `space directions` and
-    `space origin`, or else `spacings`; axes of a space that counts to the left or to the back are turned
-    to those of NIfTI. .npy: an array, voxels of a side of 1. .npz: `density` (or `values`, `volume`, or
-    its only array) and, where there are, `affine` and `colour`, as `jaxnerf export volume` writes them.
+    - NIfTI (.nii, .nii.gz): values with slope and intercept applied; the file's affine, in its unit
+      (usually millimetres), with axes right, anterior, superior.
+    - NRRD (.nrrd): `space directions` and `space origin`, or else `spacings`; axes that point to the left
+      or to the back are converted to those of NIfTI.
+    - .npy: an array, with voxels of side 1.
+    - .npz: `density` (or `values`, `volume`, or its only array) and, if present, `affine` and `colour`,
+      as `jaxnerf export volume` writes them.
 
     Raises:
-      SceneError: in one line that names the file: it is missing, damaged, of another kind, too large,
-        or not of three dimensions; or a package is missing.
+      SceneError: the file is missing, damaged, of another kind, too large, or not of three dimensions; or
+        a package is missing. The message is one line that names the file.
     """
     path = Path(path)
     if not is_volume(path):
@@ -87,7 +89,7 @@ def read_volume(path: str | Path) -> VolumeFile:
         raise
     except ValueError as error:
         raise SceneError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-    except Exception as error:  # whatever a damaged file makes of its package
+    except Exception as error:  # packages raise various exceptions for damaged files
         said = " ".join(str(error).split())[:120] or type(error).__name__
         raise SceneError(f"{path}: cannot be read: {said}") from None
 
@@ -178,7 +180,7 @@ def _npz(path: Path) -> VolumeFile:
 
 
 def _numpy_array(path: Path, file: Any) -> np.ndarray:
-    """An array of a .npy, whose size is looked at before its numbers are read."""
+    """An array of a .npy, whose size is checked before its values are read."""
     version = np.lib.format.read_magic(file)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -205,10 +207,10 @@ def _check(path: Path, shape: tuple[int, ...], kind: Any) -> None:
 
 
 def _three_dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without dimensions of 1 after the third, as of one moment of time.
+    """A shape without trailing dimensions of 1 after the third, such as a single time.
 
     Raises:
-      ValueError: others are left than three.
+      ValueError: the result does not have three dimensions.
     """
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -219,7 +221,7 @@ def _three_dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _nrrd_bytes(path: Path, header: Any, packed: bytes, size: int) -> bytes:
-    """The numbers of an NRRD, of which no more are unpacked than it should have."""
+    """The values of an NRRD; no more bytes are decompressed than the header specifies."""
     for key in ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"):
         if header.get(key):
             raise SceneError(f"{path}: {key!r} is not read; write it anew as one file")

@@ -1,1 +1,1 @@
-"""A run in a browser: as one HTML file that renders a fast field itself, and live, rendered here."""
+"""Runs in a browser: as one HTML file that renders the fast field itself, or live, rendered by Python."""

@@ -1,4 +1,4 @@
-"""What a page knows of its scene: numbers as JSON, and arrays that a shader reads."""
+"""The data of a page's scene: values as JSON, and arrays for the shader."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ from jaxnerf.sampling import OccupancySampler
 from jaxnerf.spaces import bounds_of
 from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_table
 
-# Of a texture's row of weights, each of four numbers.
+# Number of weights, each of four values, in a row of their texture.
 _WEIGHTS_A_ROW = 256
 
 
 def contents_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a page shows: numbers and words, and arrays by name.
+    """The data of a page: the header for JSON, and arrays by name.
 
     Args:
-      run: of the fast field.
+      run: a run of the fast field.
 
     Raises:
       RunError: a page cannot hold the run's field.
@@ -79,10 +79,10 @@ def holds(run: Run) -> bool:
 
 
 def _voxels_of(run: Run) -> tuple[VoxelField, SphereContraction | NdcSpace | None]:
-    """The field that a page shows, and the space of its lattice.
+    """The fast field of a run, and the space of its lattice.
 
     Raises:
-      RunError: it is of another kind, or too large.
+      RunError: the field is of another kind, or too large.
     """
     field, space = run.field, None
     if isinstance(field, WarpedField):
@@ -113,9 +113,9 @@ def _described(space: SphereContraction | NdcSpace | None) -> dict[str, Any]:
 
 
 def _weights(field: VoxelField, params: VoxelParams) -> np.ndarray:
-    """The network as rows of four outputs: of each four, their biases and then an input after the other.
+    """The network's weights in rows of four outputs: biases, then a row for each input, for each four.
 
-    How much of the direction the network is told is in the weights.
+    The field's `view_dependence` is multiplied into the weights of the encoded direction.
     """
     settings = field.settings
     width, parts = _padded(settings.width), []
@@ -138,7 +138,7 @@ def _weights(field: VoxelField, params: VoxelParams) -> np.ndarray:
 
 
 def _viewpoints(run: Run) -> dict[str, Any]:
-    """Where one may stand: in the scene's frame, with how that lies in the user's."""
+    """Cameras and positions for navigation in the scene's frame, and the transformation to the user's."""
     scene, cameras = run.scene, run.adjusted(run.scene.splits["train"].cameras)
     poses = np.asarray(cameras.camera_to_world, np.float64)[:, :3]
     middle, forward = focus_point(poses), run.config.scene.space == "forward"
@@ -172,13 +172,13 @@ def _viewpoints(run: Run) -> dict[str, Any]:
 
 
 def _angles(camera: Camera) -> dict[str, float]:
-    """Half the picture's width and height, at depth 1, of a pinhole camera with these focal lengths."""
+    """Half the image's width and height at depth 1, for a pinhole camera with these focal lengths."""
     across, down = 0.5 * np.asarray(camera.size) / np.asarray(camera.focal)
     return {"halfWidth": round(float(across), 6), "halfHeight": round(float(down), 6)}
 
 
 def _padded(width: int) -> int:
-    """To vectors of four."""
+    """A width rounded up to a multiple of four."""
     return -(-width // 4) * 4
 
 

@@ -1,4 +1,4 @@
-"""One HTML file that holds a scene and all that shows it."""
+"""One HTML file with a scene and the viewer that renders it."""
 
 import base64
 import dataclasses
@@ -12,7 +12,7 @@ from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.runs.run import Run
 from jaxnerf.viewer.contents import contents_of
 
-# In the order in which they are run: each uses only what stands before it.
+# In the order in which they are run: each uses only the scripts before it.
 _SCRIPTS = (
     "vectors.js", "scene.js", "renderer.js", "navigator.js", "photographs.js", "controls.js",
     "path.js", "viewer.js",
@@ -24,7 +24,7 @@ SUFFIXES = (".html",)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a page is made: there is nothing to choose."""
+    """Settings of the export of a page: there are none."""
 
 
 def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -> int:
@@ -35,11 +35,11 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
 
 
 def write_page(run: Run, path: str | Path) -> int:
-    """Write a page that shows a run; it appears whole or not at all.
+    """Write a page that shows a run; the file is written completely or not at all.
 
     Args:
-      run: of the fast field.
-      path: of the file, which should end in .html.
+      run: a run of the fast field.
+      path: the file, which should end in .html.
 
     Returns:
       The size of the file in bytes.
@@ -74,7 +74,7 @@ def page(run: Run) -> str:
         "SCENE": base64.b64encode(_container(run)).decode(),
     }
     before, *rest = read("page.html").split("{{")
-    # Piece by piece, so that nothing that a part says is taken for the name of another.
+    # Piece by piece, so that "{{" within an inserted part is not taken as the name of another.
     for piece in rest:
         name, _, after = piece.partition("}}")
         before += parts[name] + after
@@ -82,7 +82,7 @@ def page(run: Run) -> str:
 
 
 def _container(run: Run) -> bytes:
-    """The scene in zlib's format: the length of the JSON, the JSON, and the arrays after it.
+    """The scene in zlib's format: the length of the JSON, the JSON, and the arrays.
 
     All arrays begin at multiples of four bytes.
     """

@@ -1,4 +1,4 @@
-"""A page served to the browser of this machine, and to nobody else."""
+"""A server that shows a page to browsers of this machine only."""
 
 import os
 from http import HTTPStatus
@@ -6,34 +6,35 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
-# Ports that are tried, one after the other.
+# Number of ports that are tried in turn, and the number of ports that exist.
 _TRIES, _MOST_PORTS = 20, 1 << 16
 
 
 class PageServer(ThreadingHTTPServer):
     """Serves one page at /, and nothing else.
 
-    A request is refused (403) unless its Host, and its Origin where it has one, name this server: pages
-    of other sites, also of names that resolve to 127.0.0.1, read nothing.
+    A request is refused (403) unless its Host, and its Origin if it has one, are those of this server, so
+    that pages of other sites, also under names that resolve to 127.0.0.1, cannot read the page.
 
     Attributes:
-      page: what is served.
-      url: where.
+      page: the page's HTML.
+      url: address of the page.
     """
 
     daemon_threads = True
-    # A port whose server has just ended is free; on Windows the option would let two share one.
+    # The port of a server that has just ended can be used; on Windows the option would let two servers
+    # share a port.
     allow_reuse_address = os.name == "posix"
 
     def __init__(self, page: str, port: int):
-        """Listen on a port of 127.0.0.1; on the next that is free where it is taken.
+        """Listen on a port of 127.0.0.1, or on the next free one if it is in use.
 
         Args:
           page: HTML.
-          port: the first to try; 0 is any.
+          port: the first port to try; 0 is any.
 
         Raises:
-          OSError: no port can be had.
+          OSError: no port is free.
         """
         self.page = page.encode()
         last = min(port + _TRIES, _MOST_PORTS) - 1
@@ -47,7 +48,7 @@ class PageServer(ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_port}/"
 
     def knows(self, name: str) -> bool:
-        """Whether a host and port, as a browser writes them, are this server's."""
+        """Whether a host and port, as browsers write them, are those of this server."""
         return name in (f"{HOST}:{self.server_port}", f"localhost:{self.server_port}")
 
 
@@ -82,4 +83,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(self.server.page)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of requests."""
+        """Do not log requests."""

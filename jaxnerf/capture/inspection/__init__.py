@@ -1,4 +1,4 @@
-"""What a person needs to know of a scene before an hour of training."""
+"""Inspection of a scene before training."""
 
 import dataclasses
 from pathlib import Path
@@ -27,23 +27,23 @@ from jaxnerf.scenes.views import LEAKED
 
 __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 
-# Pictures are compared at this longer side: what poses or blur must be good for is no finer.
+# Photographs are compared at this longer side, in pixels: poses and sharpness need not be better.
 LONGEST_SIDE = 800
 _LEAST_VIEWS = 3
-# Of the cameras, that may not see the box of training.
+# Largest share of cameras that do not see the box of training without a warning.
 _MISSING = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The result of an inspection.
 
     Attributes:
-      scene: as it was read, with photographs of at most `LONGEST_SIDE`.
-      facts: of each matter, what there is to say.
-      warnings: what should be looked at.
-      pointless: why training would be; None if it would not.
-      odd: numbers of the views that a warning names, in the order of the splits.
+      scene: the scene, with photographs shrunk to at most `LONGEST_SIDE`.
+      facts: a description of each topic.
+      warnings: problems that should be examined.
+      pointless: why training would be pointless; None if it would not.
+      odd: indices of the views that a warning names, in the order of the splits.
     """
 
     scene: Scene
@@ -54,10 +54,10 @@ class Inspection:
 
 
 def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = False) -> Inspection:
-    """Read everything of a scene, and look for what would spoil its training.
+    """Read all files of a scene, and look for problems that would spoil its training.
 
     Args:
-      folder: of the scene; the demo scene by default.
+      folder: folder of the scene; the demo scene by default.
       allow_outside_paths: see `jaxnerf.scenes.load_scene`.
 
     Raises:
@@ -97,7 +97,7 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
 
 
 def _leaked(views: Views, pairs: list[tuple[int, int]]) -> list[str]:
-    """Photographs of one split that are in another: what is measured on them says little."""
+    """A warning if photographs are in two splits, since measurements on them would be too good."""
     shown = [
         f"{views.names[late]} ({views.splits[late]}) is {views.names[early]} ({views.splits[early]})"
         for late, early in pairs
@@ -106,7 +106,7 @@ def _leaked(views: Views, pairs: list[tuple[int, int]]) -> list[str]:
 
 
 def _folded(views: Views) -> list[str]:
-    """Jumps of the camera: see `jumps`."""
+    """A warning of jumps of the camera; see `jumps`."""
     said = [
         f"{views.names[one]} and {views.names[other]} ({angle:.0f} degrees)"
         for one, other, angle in jumps(views)
@@ -127,7 +127,7 @@ def _stray(scene: Scene, allow_outside_paths: bool) -> list[str]:
 
 
 def _stray_points(scene: Scene) -> list[str]:
-    """Points that are so much nearer to cameras than others as to be wrong, and yet decide near."""
+    """A warning of points that are outliers close to cameras and determine near."""
     if scene.points is None:
         return []
     split, unit = scene.splits["train"], scene.to_user.scale
@@ -136,7 +136,7 @@ def _stray_points(scene: Scene) -> list[str]:
         return []
     usual = float(np.percentile(depths, NEAREST_PERCENTILE))
     stray = depths < STRAY * usual
-    # Below near's margin a few are left out.
+    # A few outliers do not affect near, which is a percentile with a margin.
     if not stray.any() or scene.near * MARGIN >= STRAY * usual:
         return []
     return [
@@ -147,7 +147,7 @@ def _stray_points(scene: Scene) -> list[str]:
 
 
 def _uneven(scene: Scene) -> list[str]:
-    """Exposures that differ, and light that changes: see `uneven_brightness`."""
+    """A warning of different exposures or changing light; see `uneven_brightness`."""
     found = uneven_brightness(scene)
     if found is None:
         return []
@@ -173,7 +173,7 @@ def _misplaced(scene: Scene) -> list[str]:
 
 
 def _background(scene: Scene) -> dict[str, str]:
-    """What the borders of photographs show: of a scene with an end always, of others if it is plain."""
+    """A fact about the photographs' borders: for bounded scenes always, for others if they are plain."""
     split = scene.splits["train"]
     if scene.ndc is not None or split.has_alpha:
         return {}
@@ -185,7 +185,7 @@ def _background(scene: Scene) -> dict[str, str]:
 
 
 def _turned(scene: Scene, doubtful: bool) -> tuple[dict[str, str], list[str]]:
-    """Turns of EXIF that were not made: a fact, and where something speaks for them a warning."""
+    """A fact about photographs that were not rotated by their EXIF data; a warning if they should be."""
     turned, square = unmade_turns(scene)
     if not turned:
         return {}, []
@@ -206,7 +206,7 @@ def _too_few(scene: Scene) -> str | None:
 
 
 def _facts(scene: Scene, views: Views) -> dict[str, str]:
-    """What is so, of a scene that was not shrunk."""
+    """Facts about a scene with photographs of their full size."""
     sizes = np.concatenate([np.asarray(split.cameras.size) for split in scene.splits.values()])
     kinds, counts = np.unique(sizes, axis=0, return_counts=True)
     shown = [
@@ -238,7 +238,7 @@ def _facts(scene: Scene, views: Views) -> dict[str, str]:
 
 
 def _notes(scene: Scene, leaked: list[tuple[int, int]]) -> dict[str, str]:
-    """What the reader said, without the leaks that a warning names."""
+    """The reader's notes, without the note on leaks if a warning names these."""
     said = [note for note in scene.notes if not (leaked and note.startswith(LEAKED))]
     return {"notes": "; ".join(said)} if said else {}
 

@@ -1,4 +1,4 @@
-"""Which photographs of a scene are odd: blurred, twice there, looking away, turned."""
+"""Photographs with problems: blurred, duplicated, looking away, or not rotated."""
 
 import math
 import re
@@ -18,22 +18,24 @@ from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file
 from jaxnerf.scenes.picture_files import spellings
 
-# Blurred is what has less than this share of its neighbours' variance of the Laplacian, if that is far
-# from what is usual (in standard deviations, estimated robustly).
+# A photograph is blurred if its variance of the Laplacian is less than the share _BLURRED of the median
+# of its _NEIGHBOURS neighbours', and the logarithm of this ratio is more than _UNUSUAL standard
+# deviations (estimated robustly) below the median.
 _NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
-# Alike poses, in the cameras' extent and in radians.
+# Largest difference of equal poses, as a fraction of the cameras' extent and in radians.
 _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
-# Of photographs that follow one another: a jump is a turn of so many degrees and of so many times the
-# usual one, over so much of the cameras' extent; in so many photographs, of which few jump.
+# A jump between consecutive photographs is a rotation of more than _JUMP degrees and _USUAL_TURNS times
+# the median one, with a movement of more than _JUMP_AWAY of the cameras' extent. Jumps are reported if
+# there are at least _FEWEST photographs and at most the share _FEW_JUMPS of them jumps.
 _JUMP, _USUAL_TURNS, _JUMP_AWAY, _FEWEST, _FEW_JUMPS = 60.0, 6.0, 0.5, 12, 0.1
-# Where readers look for photographs that are named without their folder.
+# Folders in which readers look for photographs that are named without a folder.
 _ROOTS = ("", "images", "input", "image", "rgb")
 
 
 def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
-    """The variance of each picture's Laplacian, divided by the median of its neighbours'."""
+    """The variance of each photograph's Laplacian, divided by the median of its neighbours'."""
     variances = np.array([_variance(*pair) for pair in zip(views.images, views.masks, strict=True)])
-    # Neighbours stand near and look the same way.
+    # Neighbours are close in position and viewing direction.
     where = np.concatenate(
         [views.poses[:, :, 3] / max(views.extent, 1e-30), views.poses[:, :, 2]], axis=-1
     )
@@ -44,7 +46,7 @@ def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
 
 
 def blurred_views(sharpness: Float[np.ndarray, " N"]) -> list[int]:
-    """The numbers of the views that are blurred, of the relative sharpness of all."""
+    """The indices of blurred views, from the relative sharpness of all views."""
     logs = np.log(np.maximum(sharpness, 1e-9))
     spread = 1.4826 * np.median(np.abs(logs - np.median(logs)))
     least = min(math.log(_BLURRED), np.median(logs) - _UNUSUAL * spread)
@@ -52,7 +54,7 @@ def blurred_views(sharpness: Float[np.ndarray, " N"]) -> list[int]:
 
 
 def alike_poses(views: Views) -> list[int]:
-    """The numbers of the views at a pose that an earlier view of the same split has too."""
+    """The indices of views with the pose of an earlier view of the same split."""
     places, found = views.poses[:, :, 3], set()
     for one, other in KDTree(places).query_pairs(_ALIKE * views.extent):
         turned = views.poses[one, :, :3] - views.poses[other, :, :3]
@@ -62,7 +64,7 @@ def alike_poses(views: Views) -> list[int]:
 
 
 def looking_away(views: Views) -> list[int]:
-    """The numbers of the views that do not show the point that nine in ten have in their pictures."""
+    """The indices of views that do not show the point that nine in ten views show."""
     if views.cameras.lens == "equirectangular":
         return []
     point = jnp.asarray(focus_point(np.asarray(views.cameras.camera_to_world)), jnp.float32)
@@ -75,15 +77,15 @@ def looking_away(views: Views) -> list[int]:
 
 
 def jumps(views: Views) -> list[tuple[int, int, float]]:
-    """Pairs of photographs that follow one another by name and that poses put far apart.
+    """Pairs of photographs that are consecutive by name but far apart by their poses.
 
-    Of a video that is a reconstruction which has folded what looks alike from several sides (a can's
-    label that is printed twice, a tower): neighbours show nearly the same, and are said to have been
-    taken from other sides.
+    In a video they indicate that the reconstruction has merged sides of a scene that look alike (a can's
+    label that is printed twice, a tower): consecutive frames show nearly the same, but their poses are on
+    different sides.
 
     Returns:
-      The numbers of both, and the angle between their viewing axes in degrees; none where so many jump
-      that the order of names says nothing.
+      The indices of both, and the angle between their viewing axes in degrees; none if there are so many
+      jumps that the names are not in the order of the photographs.
     """
     order = np.array(sorted(range(len(views.names)), key=lambda i: _by_number(views.names[i])))
     if len(order) < _FEWEST:
@@ -101,13 +103,13 @@ def jumps(views: Views) -> list[tuple[int, int, float]]:
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """A name by which photographs are in the order of their numbers."""
+    """A sort key by which photographs are in the order of the numbers in their names."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _variance(image: np.ndarray, mask: np.ndarray | None) -> float:
-    """The variance of the Laplacian of a picture's brightness, where it counts."""
+    """The variance of the Laplacian of a photograph's brightness, over its valid pixels."""
     alpha = image[..., 3:].astype(np.float32) / 255.0
     grey = (image[..., :3] * alpha).mean(axis=-1)
     counted = alpha[..., 0] > 0.5 if mask is None else mask & (alpha[..., 0] > 0.5)
@@ -115,9 +117,9 @@ def _variance(image: np.ndarray, mask: np.ndarray | None) -> float:
 
 
 def leaks(views: Views) -> list[tuple[int, int]]:
-    """Pairs of views of different splits, the later one first, that show the same pixels.
+    """Pairs of views of different splits, the later one first, that have the same pixels.
 
-    Pictures of one colour are no photographs of anything and are not compared.
+    Images of a single colour are not compared.
     """
     first: dict[tuple[bytes, tuple[int, ...]], int] = {}
     found = []
@@ -134,13 +136,14 @@ def leaks(views: Views) -> list[tuple[int, int]]:
 
 
 def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
-    """The photographs whose EXIF wants them turned or mirrored, but which are read as they are stored.
+    """Photographs whose EXIF data has a rotation or reflection that was not applied by the reader.
 
     Args:
-      scene: not shrunk.
+      scene: a scene with photographs of their full size.
 
     Returns:
-      Their names, and of those the ones that are square: their size does not tell which way is meant.
+      Their names, and the names of those that are square, for which the size in the file of the cameras
+      does not show whether the poses are of the rotated photographs.
     """
     turned, square = [], []
     for split in scene.splits.values():
@@ -158,7 +161,7 @@ def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """The file that a view is named after, where its reader may have found it."""
+    """The file of a view's photograph, or None."""
     names = [Path(each) for each in spellings(PurePosixPath(name))]
     found = (folder / root / each for each in names for root in _ROOTS)
     return next((path for path in found if is_file(path) and path.is_file()), None)

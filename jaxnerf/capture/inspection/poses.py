@@ -1,4 +1,4 @@
-"""Whether poses and focal lengths agree with what the photographs show."""
+"""Whether poses and focal lengths agree with the photographs."""
 
 import dataclasses
 import math
@@ -22,19 +22,22 @@ from jaxnerf.capture.structure_from_motion import import_pycolmap
 from jaxnerf.lenses import FLAT
 from jaxnerf.scenes import SceneError
 
-# Pairs of views: how many, and how far apart in the cameras' extent and in degrees.
+# Number of pairs of views, their least distance as a fraction of the cameras' extent, and their largest
+# angle in degrees.
 _PAIRS, _LEAST_APART, _MOST_ANGLE = 8, 0.03, 50.0
-# Epipolar errors that are small, and a median beyond which a scene is not merely blurred, in pixels; the
-# share of small ones below which poses are inaccurate, and what another convention must reach.
+# The limit of small epipolar errors, and the median above which poses are wrong and not only inaccurate,
+# in pixels; the share of small errors below which poses are inaccurate, and the share that another
+# convention of poses must reach to be reported.
 SMALL, _LARGE = 2.0, 8.0
 _INACCURATE, _FITS = 0.7, 0.7
 _LEAST_PAIRS = 2
-# A focal length contradicts the matches where another makes the median error of a pair, in the median of
-# the pairs, smaller by this factor, and that of most pairs by some; errors have this much of noise, in
-# pixels. Less than a tenth is the business of those who refine lenses.
+# A focal length contradicts the matches if with another one the ratio of a pair's median error to that
+# with the given focal length is below _BETTER in the median over at least _LEAST_FOCAL_PAIRS pairs, and
+# below _BETTER_PAIR in the share _MOST_PAIRS of the pairs. _LEAST_ERROR is added to errors as their
+# noise, in pixels. Differences of less than a tenth are not reported.
 _LEAST_FOCAL_PAIRS, _BETTER, _BETTER_PAIR, _MOST_PAIRS = 4, 0.8, 0.95, 0.75
 _LEAST_ERROR, _OTHER_FOCAL = 0.05, math.log(1.1)
-# Focal lengths that are tried, as factors of those given.
+# The focal lengths that are tried, as factors of the given ones.
 FACTORS = np.array(
     [0.5, 0.56, 0.63, 0.71, 0.8, 0.89, 0.95, 1.0, 1.06, 1.12, 1.25, 1.4, 1.6, 1.8, 2.0]
 )
@@ -42,15 +45,16 @@ FACTORS = np.array(
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How poses agree with pictures.
+    """The agreement of poses with photographs.
 
     Attributes:
-      pairs, matches: of how many pairs of views, and how many matches.
-      median: of the epipolar errors, in pixels.
-      small: the share of errors below `SMALL`, the median over pairs.
-      mistake: what the poses seem to be instead of camera-to-world with OpenGL axes, if anything.
-      focal: the factor of the focal lengths with which poses and pictures agree better than as they are
-        given, if there is one.
+      pairs, matches: the numbers of pairs of views and of matches.
+      median: median of the epipolar errors, in pixels.
+      small: the share of errors below `SMALL`, in the median over pairs.
+      mistake: the convention that the poses seem to have instead of camera-to-world with OpenGL axes, or
+        None.
+      focal: a factor of the focal lengths with which poses and photographs agree better than with the
+        given ones, or None.
     """
 
     pairs: int
@@ -62,10 +66,10 @@ class Agreement:
 
 
 def agreement(views: Views) -> Agreement | None:
-    """Compare poses with pictures on a few pairs of neighbouring views.
+    """Compare poses with photographs in a few pairs of neighbouring views.
 
     Returns:
-      None if too few pairs have matches.
+      The agreement; None if too few pairs have matches.
 
     Raises:
       SceneError: pycolmap is missing.
@@ -92,8 +96,8 @@ def focal_errors(
     """The median epipolar error of each pair, with focal lengths multiplied by each of `FACTORS`.
 
     Args:
-      pairs: numbers of two views, and what they see of the matches.
-      poses: of all views.
+      pairs: indices of two views, and the directions and pixels of their matches.
+      poses: the poses of all views.
     """
     return np.array(
         [
@@ -107,7 +111,7 @@ def focal_errors(
 
 
 def better_focal(pairs: list[tuple[int, int, Sight, Sight]], poses: np.ndarray) -> float | None:
-    """The factor of the focal lengths with which nearly all pairs agree much better, if there is one.
+    """The factor of the focal lengths with which nearly all pairs agree much better, or None.
 
     Args:
       pairs, poses: see `focal_errors`.
@@ -123,10 +127,11 @@ def better_focal(pairs: list[tuple[int, int, Sight, Sight]], poses: np.ndarray) 
 
 
 def _zoomed(seen: Sight, factor: float) -> Sight:
-    """What a flat lens saw at the same pixels if its focal length were larger by a factor."""
+    """The directions of the same pixels, for a flat lens whose focal length is larger by a factor."""
     directions = seen.directions * [1.0, 1.0, factor]
     directions = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
-    # The solid angle of a pixel falls with the cube of the cosine and the square of the focal length.
+    # The solid angle of a pixel is proportional to the cube of the cosine divided by the squared focal
+    # length.
     tilt = np.abs(directions[:, 2]) / np.maximum(np.abs(seen.directions[:, 2]), 1e-9)
     return Sight(directions, seen.pixel * tilt**1.5 / factor)
 
@@ -134,13 +139,13 @@ def _zoomed(seen: Sight, factor: float) -> Sight:
 def _errors(
     pairs: list[tuple[int, int, Sight, Sight]], poses: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """All epipolar errors, and the median over pairs of the share that is small."""
+    """All epipolar errors, and the median over pairs of the share of small errors."""
     errors = [epipolar_errors(s, t, poses[[one, other]]) for one, other, s, t in pairs]
     return np.concatenate(errors), float(np.median([np.mean(each < SMALL) for each in errors]))
 
 
 def _matched_pairs(views: Views) -> list[tuple[int, int, Sight, Sight]]:
-    """Pairs of views, and what their cameras see of what both have."""
+    """Pairs of views, with the directions of their common features in both cameras."""
     features: dict[int, Features] = {}
 
     def of(number: int) -> Features:
@@ -171,9 +176,9 @@ def _matched_pairs(views: Views) -> list[tuple[int, int, Sight, Sight]]:
 
 
 def _candidates(views: Views, first: int) -> list[int]:
-    """Views that may show what one shows: two near it by their poses, and two by their names.
+    """Views that may show the same things as a view: two near it by pose, and two by name.
 
-    Names go on where poses are wrong.
+    The order of names is correct even if poses are wrong.
     """
     offset = np.linalg.norm(views.poses[:, :, 3] - views.poses[first, :, 3], axis=-1)
     offset = offset / max(views.extent, 1e-30)
@@ -191,7 +196,7 @@ def _candidates(views: Views, first: int) -> list[int]:
 
 
 def judged(views: Views) -> tuple[str, list[str], str | None]:
-    """What there is to say of the poses, warnings, and why training would be pointless."""
+    """A fact about the poses, warnings, and the reason why training would be pointless, or None."""
     at_one_place = "all cameras stand at one place, which shows no depth"
     pointless = None if views.extent else at_one_place
     try:

@@ -1,4 +1,4 @@
-"""All photographs of a scene, as `jaxnerf check` looks at them."""
+"""All photographs of a scene, for its inspection."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ from jaxnerf.scenes import Scene
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """All photographs of a scene, its splits one after the other.
+    """All photographs of a scene, in the order of its splits.
 
     Attributes:
-      names, splits: of each.
-      cameras: as the photographs were read, in the scene's frame.
-      poses: in the user's frame.
-      images, masks: of each.
+      names, splits: name and split of each photograph.
+      cameras: their cameras, at the resolution of the images, in the scene's frame.
+      poses: their poses in the user's frame.
+      images, masks: pixels and mask of each photograph.
     """
 
     names: list[str]
@@ -30,7 +30,7 @@ class Views:
 
     @property
     def extent(self) -> float:
-        """The farthest distance of a camera from the cameras' mean, in the user's unit; 0 for none."""
+        """The largest distance of a camera from the cameras' mean, in the user's unit; else 0."""
         places = self.poses[:, :, 3]
         extent = float(np.linalg.norm(places - places.mean(axis=0), axis=-1).max())
         return extent if extent > 1e-7 * float(np.abs(places).max()) else 0.0

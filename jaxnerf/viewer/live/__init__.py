@@ -1,6 +1,7 @@
-"""The live viewer: any field, rendered here and shown in a browser, while it trains or afterwards.
+"""The live viewer: any field, rendered by Python and shown in a browser, during training or afterwards.
 
-`views` says what is looked at, `pictures` what is seen, `pacing` what is drawn when, `turns` who has the
-devices, `painter` draws, `key_frames` records flights. None of them knows a browser: `server` binds them
-to viser, `guard` refuses who should not ask it, and `show` is what one calls.
+`views` describes the views, `pictures` renders them, `pacing` chooses the sizes and times of images,
+`turns` shares the devices with training, `painter` runs the rendering thread, and `key_frames` records
+camera paths. These modules do not depend on a browser: `server` connects them to viser, `guard` refuses
+foreign requests, and `show` has the functions to call.
 """

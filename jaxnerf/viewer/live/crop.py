@@ -1,4 +1,4 @@
-"""The box that pictures of the live viewer are cut to: sliders, and its edges in the picture."""
+"""The crop of the live viewer's images: sliders for a box, and the box's edges in the image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,10 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.viewer.live.server import LiveViewer
 from jaxnerf.viewer.live.views import Box
 
-# A box can be made larger than the scene's by so much of its longest side, in steps of a part of it.
+# The margin by which a box can extend beyond the scene's, as a fraction of the longest side; and the
+# number of steps of a slider along the longest side.
 _BESIDE, _STEPS = 0.25, 200
-# Axes, in the colours in which 3D programs show them; and the corners at the ends of edges along each.
+# Axes with the usual colours of 3D programs; and the pairs of corners of the edges along each axis.
 _AXES = {"X": (235, 80, 90), "Y": (110, 200, 80), "Z": (80, 140, 245)}
 _EDGES = np.array(
     [[(low, low | 1 << axis) for low in range(8) if not low & 1 << axis] for axis in range(3)]
@@ -21,23 +22,23 @@ _EDGES = np.array(
 
 
 def scene_box(viewer: LiveViewer) -> Extent:
-    """The box of all that may be seen of a scene, in the user's frame."""
+    """The bounding box of the scene, in the user's frame."""
     try:
         return box_of(viewer.run)
-    except RunError:  # nothing was learned
+    except RunError:  # no cell is occupied
         stage = viewer.stage
         return Extent(stage.middle - 0.5 * stage.size, stage.middle + 0.5 * stage.size)
 
 
 class CropPanel:
-    """Which box of the scene is shown."""
+    """The panel in which a box of the scene is chosen."""
 
     def __init__(self, viewer: LiveViewer, changed: Callable[[], None]):
-        """Add it.
+        """Add the panel.
 
         Args:
-          viewer: beside whose picture it stands.
-          changed: called when the box, or whether there is one, has changed.
+          viewer: the viewer to which it is added.
+          changed: called when the box changes, or cropping is switched on or off.
         """
         self._viewer, self._changed, gui = viewer, changed, viewer.server.gui
         box = scene_box(viewer)
@@ -60,7 +61,7 @@ class CropPanel:
 
     @property
     def crop(self) -> Box | None:
-        """The box that is shown, in the user's frame; None for all of the scene."""
+        """The box, in the user's frame; None for the whole scene."""
         return self._box if self._crops.value else None
 
     @property
@@ -69,7 +70,7 @@ class CropPanel:
         return Box((x0, y0, z0), (x1, y1, z1))
 
     def _side(self, name: str, axis: int, box: Extent) -> tuple[Any, Any]:
-        """From where to where the box goes along an axis, in whole steps, so that numbers are short."""
+        """Sliders for the limits along an axis, in whole steps, so that numbers are short."""
         step, wide = self._step, box.grown(_BESIDE * float(box.size.max()))
         least, low = (round(np.floor(x / step) * step, 9) for x in (wide.low[axis], box.low[axis]))
         most, high = (round(np.ceil(x / step) * step, 9) for x in (wide.high[axis], box.high[axis]))
@@ -80,7 +81,7 @@ class CropPanel:
         )
 
     def _drag(self, end: Any, other: Any, sign: float) -> None:
-        """One end has moved; the other gives way, so that the box keeps a volume."""
+        """Handle a change of one limit; the other is moved if the box would have no volume."""
         if sign * (other.value - end.value) < 0.5 * self._step:
             wanted = round(end.value + sign * self._step, 9)
             other.value = float(np.clip(wanted, other.min, other.max))
@@ -98,7 +99,7 @@ class CropPanel:
         self._changed()
 
     def _draw(self) -> None:
-        """The edges of the box on the stage, and its numbers as `jaxnerf export` takes them."""
+        """Show the edges of the box on the stage, and its limits as an argument of `jaxnerf export`."""
         box, stage = self._box, self._viewer.stage
         ends = np.array([box.low, box.high])
         corners = np.array([[ends[n >> axis & 1, axis] for axis in range(3)] for n in range(8)])

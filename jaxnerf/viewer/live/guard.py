@@ -1,7 +1,7 @@
-"""Who may ask: pages of this machine's own address, and no other that a browser happens to have open.
+"""Refusal of requests that do not come from the live viewer's own pages.
 
-A foreign page can make a browser send requests to 127.0.0.1, also by a name of its own that it lets point
-there; the browser then says so in Origin, or in Host.
+A page of another site can make a browser send requests to 127.0.0.1, also under a name of its own that
+resolves to this address. The browser then sends that site's name as Origin or as Host.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from jaxnerf.runs.files import RunError
 
 HOST = "127.0.0.1"
 _PORTS = 20
-# What the page of viser may load: what is in it, and from the server that it came from.
+# Content security policy of viser's page: it may load only its own contents and those of its server.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "connect-src 'self' ws://{host} data: blob:; frame-ancestors 'none'"
@@ -28,8 +28,8 @@ def is_known(host: str | None, origin: str | None, port: int) -> bool:
     """Whether a request comes from a page of this server, or from a program of this machine.
 
     Args:
-      host, origin: the headers, None where there is none.
-      port: of the server.
+      host, origin: the headers; None if a header is missing.
+      port: the server's port.
     """
     names = (f"{HOST}:{port}", f"localhost:{port}")
     if host not in names:
@@ -39,10 +39,10 @@ def is_known(host: str | None, origin: str | None, port: int) -> bool:
 
 
 def free_port(port: int) -> int:
-    """The first port from this on, of twenty, that nobody listens at; 0 stays 0.
+    """The first free port of twenty, beginning with this one; 0 stays 0.
 
     Raises:
-      RunError: all are taken.
+      RunError: all are in use.
     """
     if port == 0:
         return 0
@@ -55,7 +55,7 @@ def free_port(port: int) -> int:
 
 
 def checked(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """What answers requests of `websockets`, with foreign ones refused before."""
+    """A request handler for `websockets` that refuses foreign requests before calling another handler."""
     from websockets.datastructures import Headers
     from websockets.http11 import Response
 
@@ -83,12 +83,12 @@ def checked(answer: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Servers of `websockets` that are begun meanwhile refuse foreign requests.
+    """Servers of `websockets` that are started in this context refuse foreign requests.
 
-    viser begins one, and leaves no way to give it a check of one's own.
+    viser starts such a server, and has no option for a check of requests.
 
     Raises:
-      RunError: none was begun in a way that can be checked.
+      RunError: no server was started with a handler that can be checked.
     """
     from websockets.asyncio import server
 

@@ -1,4 +1,4 @@
-"""A flight that is recorded by standing somewhere, and somewhere else: key frames of a camera path."""
+"""Key frames of a camera path, recorded in the live viewer."""
 
 import dataclasses
 import json
@@ -16,21 +16,22 @@ from jaxnerf.scenes.path_files import MOST_PIXELS, flight, path_contents, pose_i
 from jaxnerf.viewer.live.views import rows
 
 Key = tuple[tuple[tuple[float, ...], ...], float]
-# What one may choose: seconds from a key frame to the next, and frames a second.
+# Limits of the seconds between key frames, and of the frame rate.
 SECONDS, RATES = (0.1, 600.0), (1.0, 120.0)
-# Key frames of a file that is opened: each is drawn.
+# Largest number of key frames in a file that is opened, since each is displayed.
 _MOST_KEYS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyFrames:
-    """Where a flight comes by.
+    """The key frames of a camera path.
 
     Attributes:
-      keys: of each the pose, as a `View` has it, and the vertical angle of view in radians.
-      seconds: from one to the next.
-      frames_per_second: of the video.
-      cycle: whether it returns to the first.
+      keys: for each key frame the pose, in the format of `View`, and the vertical field of view in
+        radians.
+      seconds: time between two key frames.
+      frames_per_second: frame rate of the video.
+      cycle: whether the path returns to the first key frame.
     """
 
     keys: tuple[Key, ...] = ()
@@ -39,11 +40,11 @@ class KeyFrames:
     cycle: bool = False
 
     def with_key(self, pose: Any, angle: float) -> "KeyFrames":
-        """These and one more."""
+        """These key frames and one more."""
         return dataclasses.replace(self, keys=(*self.keys, (pose, angle)))
 
     def __len__(self) -> int:
-        """How many frames the flight has."""
+        """Number of frames of the path."""
         count = len(self.keys)
         if count < 2:
             return count
@@ -51,19 +52,19 @@ class KeyFrames:
         return max(round(between * self.seconds * self.frames_per_second), 2)
 
     def cameras(self, width: int, height: int) -> Camera:
-        """The camera of each frame, in the user's frame; at least one key frame must be there."""
+        """The camera of each frame, in the user's frame; at least one key frame is required."""
         keys = self._at_keys(width, height)
         return flight(keys, len(self), self.cycle) if len(self.keys) > 1 else keys
 
     def at(self, part: float) -> tuple[Float[np.ndarray, "3 4"], float]:
-        """The pose and the angle at a part of the flight, from 0 to 1: those of the nearest frame."""
+        """Pose and vertical field of view at a fraction of the path: those of the nearest frame."""
         number = min(int(part * len(self)), len(self) - 1)
         camera = self.cameras(2, 2)[number]
         angle = 2.0 * np.arctan(1.0 / float(np.asarray(camera.focal)[1]))
         return np.asarray(camera.camera_to_world), float(angle)
 
     def contents(self, width: int, height: int) -> dict[str, Any]:
-        """What a camera_path.json says: `jaxnerf render RUN --path FILE` renders the same frames."""
+        """Contents of a camera_path.json: `jaxnerf render RUN --path FILE` renders the same frames."""
         return path_contents(
             self.cameras(width, height),
             self._at_keys(width, height),
@@ -73,21 +74,21 @@ class KeyFrames:
         )
 
     def to_json(self, width: int, height: int) -> bytes:
-        """The same as a file has it."""
+        """The contents of a camera_path.json as bytes; see `contents`."""
         return json.dumps(self.contents(width, height), allow_nan=False).encode()
 
     @classmethod
     def of_json(cls, name: str, data: bytes) -> tuple["KeyFrames", tuple[int, int]]:
-        """The key frames of a camera_path.json in nerfstudio's layout, and its pictures' (width, height).
+        """Key frames of a camera_path.json in nerfstudio's layout, and the (width, height) of its images.
 
-        Between them the camera flies as it does here: how smoothly nerfstudio would is not honoured.
+        The interpolation between key frames is jaxnerf's; nerfstudio's smoothness is ignored.
 
         Args:
-          name: of the file, for messages.
-          data: what it holds.
+          name: name of the file, for messages.
+          data: contents of the file.
 
         Raises:
-          SceneError: it is no such file, has no key frames, or wants what is not possible here.
+          SceneError: it is no such file, has no key frames, or has features that are not supported.
         """
         contents = object_of(name, data)
         keys = tuple(_keys_in(name, contents))

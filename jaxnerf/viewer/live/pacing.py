@@ -1,34 +1,35 @@
-"""What is drawn when: small pictures while a camera moves, finer ones the longer it rests."""
+"""The choice of the next image for a client: small while its camera moves, finer the longer it rests."""
 
 import dataclasses
 import math
 
 from jaxnerf.viewer.live.views import View
 
-# Seconds that a picture may take while the camera moves, and its longer side at least.
+# Seconds that an image may take while the camera moves, and the least length of its longer side.
 QUICK = 0.12
 LEAST_SIDE = 64
-# Seconds without motion after which a camera rests.
+# Seconds without motion after which a camera is taken to rest.
 REST = 0.2
-# Of a picture that training will soon make old.
+# Seconds that an image may take during training, which soon makes it outdated.
 WHILE_TRAINING = 1.0
-# Between one picture of a resting camera and the next, finer one: pixels along a side.
+# Factor of the side lengths from one image of a resting camera to the next, finer one.
 _FINER = 2.5
-# Rays a second, until it is known.
+# Rays per second that are assumed until the speed has been measured.
 _FIRST_SPEED = 50_000.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """A picture to draw.
+    """An image to render.
 
     Attributes:
-      view: that it shows.
-      size: in pixels; not above the window's.
-      number: of the view, which grows when it changes.
-      age: of the parameters.
-      is_quick: whether it is drawn to its end, since otherwise nothing at all would be shown.
-      is_last: whether it has all pixels that it is going to have.
+      view: its view.
+      size: its (width, height) in pixels; at most the window's.
+      number: number of the view, which increases when the view changes.
+      age: age of the parameters.
+      is_quick: whether it is rendered to its end even if the view changes, so that some image is shown
+        while a camera moves.
+      is_last: whether it has the full resolution of the window.
     """
 
     view: View
@@ -40,13 +41,13 @@ class Order:
 
 
 class Watcher:
-    """Somebody who looks: what was shown to them, and what comes next.
+    """The state of a client: what was shown, and what is rendered next.
 
-    Times are seconds of any clock that does not go back.
+    Times are seconds of any monotonic clock.
 
     Attributes:
-      view: what is looked at now; None until it is known.
-      number: of the view.
+      view: the current view; None until it is known.
+      number: number of the view.
     """
 
     def __init__(self) -> None:
@@ -57,19 +58,20 @@ class Watcher:
         self._speed = _FIRST_SPEED
 
     def look(self, view: View, now: float) -> bool:
-        """Look at a view from now on; returns whether it is another one."""
+        """Set the current view; returns whether it has changed."""
         if view == self.view:
             return False
         self.view, self.number, self._moved_at = view, self.number + 1, now
         return True
 
     def next(self, now: float, age: int = 0, is_training: bool = False) -> Order | None:
-        """The picture to draw now, if there is one.
+        """The image to render now, or None.
 
         Args:
           now: the time.
-          age: of the parameters, which grows when they change.
-          is_training: whether they soon change again: pictures are then no finer than a second allows.
+          age: age of the parameters, which increases when they change.
+          is_training: whether they will change again soon: the size of images is then limited by
+            `WHILE_TRAINING`.
         """
         if self.view is None:
             return None
@@ -89,24 +91,25 @@ class Watcher:
         return None
 
     def showed(self, order: Order, seconds: float) -> None:
-        """Say that a picture was drawn, and how long that took."""
+        """Record that an image was rendered, and the seconds that it took."""
         self._shown = order
         if not order.view.compares:
             speed = order.size[0] * order.size[1] / max(seconds, 1e-4)
-            # Half of what was known: the first picture is slow where a program is compiled.
+            # Increases are averaged with the previous speed; a decrease is adopted at once. (The first
+            # image may include the compilation of a program.)
             self._speed = (0.5 * self._speed + 0.5 * speed) if speed > self._speed else speed
 
     def is_wanted(self, order: Order) -> bool:
-        """Whether a picture that is being drawn is still what should be shown."""
+        """Whether an image that is being rendered is still needed."""
         return order.is_quick or order.number == self.number
 
     def _size(self, seconds: float) -> tuple[int, int]:
-        """As many pixels as can be drawn in some seconds."""
+        """The largest size that can be rendered in some seconds."""
         assert self.view is not None
         width, height = self.view.size
         scale = (seconds * self._speed / (width * height)) ** 0.5
         scale = min(max(scale, LEAST_SIDE / max(width, height)), 1.0)
-        # By few steps, so that pictures do not change their size all the time.
+        # In discrete steps, so that the size of images does not change all the time.
         if scale < 1.0:
             scale = max(0.8 ** round(math.log(scale, 0.8)), LEAST_SIDE / max(width, height))
         if scale > 0.95:

@@ -1,4 +1,4 @@
-"""Draws what watchers want to see, one picture after the other, in a thread of its own."""
+"""The rendering thread of the live viewer: renders the views of its clients in turn."""
 
 import threading
 import time
@@ -15,17 +15,17 @@ from jaxnerf.viewer.live.pictures import AbandonedError, cropped, picture
 from jaxnerf.viewer.live.turns import Turns
 from jaxnerf.viewer.live.views import Box, View
 
-# Between looks for what to draw, where nothing says that there is something.
+# Seconds between checks for an image to render, if no event announces one.
 _IDLE = 0.1
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where the run comes from that is drawn.
+    """The source of the run that is rendered.
 
     Attributes:
-      age: grows when the run changes.
-      is_training: whether it soon changes again.
+      age: increases when the run changes.
+      is_training: whether the run will change again soon.
     """
 
     @property
@@ -35,16 +35,16 @@ class Source(Protocol):
     def is_training(self) -> bool: ...
 
     def run(self) -> Run:
-        """The run as it is now; called by whoever has the devices."""
+        """The current run; called only by the thread that holds the devices."""
         ...
 
 
 class Painter:
-    """Draws for several watchers, by turns.
+    """Renders for several clients ("watchers") in turn.
 
     Attributes:
-      photographs: that views are compared with; None if there are none.
-      error: what went wrong last, in one line; "" if nothing did.
+      photographs: the photographs for comparisons; None if there are none.
+      error: the last error, in one line; "" if the last image had none.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Painter:
         photographs: Split | None = None,
         complain: Callable[[int, str], None] = lambda name, error: None,
     ):
-        """Prepare.
+        """Create the painter; `start` starts its thread.
 
         Args:
-          source: of the run.
-          turns: who has the devices.
-          show: called with a watcher's name, what was drawn, and the picture.
+          source: source of the run.
+          turns: gives access to the devices.
+          show: called with a watcher's name, the order and the image.
           photographs: see the attributes.
-          complain: called with a watcher's name and an error, where a picture cannot be drawn.
+          complain: called with a watcher's name and an error, if an image cannot be rendered.
         """
         self.photographs, self.error = photographs, ""
         self._source, self._turns, self._show = source, turns, show
@@ -74,11 +74,11 @@ class Painter:
         self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start rendering."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Draw no more; returns when the thread has ended."""
+        """Stop rendering; returns when the thread has ended."""
         with self._changed:
             self._ends = True
             self._changed.notify_all()
@@ -86,24 +86,24 @@ class Painter:
         self._thread.join()
 
     def look(self, name: int, view: View) -> None:
-        """Say what a watcher looks at from now on."""
+        """Set a watcher's view; adds the watcher if it is new."""
         with self._changed:
             if self._watchers.setdefault(name, Watcher()).look(view, time.perf_counter()):
                 self._changed.notify_all()
 
     def leave(self, name: int) -> None:
-        """Say that a watcher looks no more."""
+        """Remove a watcher."""
         with self._changed:
             self._watchers.pop(name, None)
 
     def refresh(self) -> None:
-        """Say that the run or its training has changed."""
+        """Check for images to render, since the run or the state of training has changed."""
         with self._changed:
             self._changed.notify_all()
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody looks."""
+        """Whether there are watchers."""
         return bool(self._watchers)
 
     def _work(self) -> None:
@@ -112,23 +112,23 @@ class Painter:
             pixels = None
             self._turns.acquire()
             try:
-                # Until the devices came, the camera may have moved, and training gone on.
+                # While waiting for the devices, the camera may have moved and the run changed.
                 order = self._order(watcher, time.perf_counter()) or order
                 if not self._ends:
                     pixels = self._draw(watcher, order)
             except AbandonedError:
                 pass
-            except Exception as error:  # said where somebody looks, who may change what is wrong
+            except Exception as error:  # shown to the watcher, who may be able to correct it
                 self.error = f"{type(error).__name__}: {error}".splitlines()[0]
                 watcher.showed(order, 1.0)
                 self._complain(name, self.error)
             finally:
                 self._turns.release()
-            if pixels is not None:  # sent while others have the devices
+            if pixels is not None:  # sent after the devices were released
                 self._show(name, order, pixels)
 
     def _next(self) -> tuple[int, Watcher, Order] | None:
-        """What to draw next, when there is something; None when the painter stops."""
+        """Wait for the next image to render; None when the painter stops."""
         with self._changed:
             while not self._ends:
                 now = time.perf_counter()
@@ -138,7 +138,7 @@ class Painter:
                     if (order := self._order(watcher, now)) is not None
                 ]
                 if wanted:
-                    # Cameras that move first, then whoever has waited.
+                    # Moving cameras first, then the watchers after the one that was served last.
                     chosen = min(
                         wanted,
                         key=lambda each: (not each[2].is_quick, each[0] <= self._last_served),
@@ -149,7 +149,7 @@ class Painter:
         return None
 
     def _cropped(self, run: Run, box: Box) -> Run:
-        """The run cut to a box, kept for the pictures that follow."""
+        """The run cropped to a box, cached for the following images."""
         if self._cut is None or self._cut[0] is not run or self._cut[1] != box:
             self._cut = run, box, cropped(run, box)
         return self._cut[2]

@@ -1,4 +1,4 @@
-"""What is beside the picture of the live viewer: buttons, choices and words, and what they do."""
+"""The panels beside the image of the live viewer."""
 
 import dataclasses
 import threading
@@ -17,13 +17,13 @@ from jaxnerf.viewer.live.server import LiveViewer, in_thread
 from jaxnerf.viewer.live.sources import Training
 from jaxnerf.viewer.live.views import COMPARISONS, LAYERS, angle_around
 
-# Frusta that are drawn at most, evenly chosen; and their depth on the stage.
+# Largest number of camera frusta, evenly chosen; and their depth on the stage.
 _MOST_FRUSTA = 300
 _FRUSTUM = 0.07
 _GREY, _ORANGE = (150, 150, 150), (255, 180, 84)
-# Points of the line along which a path flies.
+# Number of points of the line of a path.
 _LINE = 200
-# Lines of markdown, which two spaces at their ends keep apart.
+# Lines of Markdown; two spaces at the end of a line are a line break.
 _HELP = "  \n".join(
     (
         "**drag**, **arrows**: move around",
@@ -36,7 +36,7 @@ _HELP = "  \n".join(
 
 
 class StylePanel:
-    """What pictures show."""
+    """Controls of the style of images."""
 
     def __init__(self, viewer: LiveViewer):
         self._viewer, gui = viewer, viewer.server.gui
@@ -64,7 +64,7 @@ class StylePanel:
         )
 
     def add_comparison(self) -> None:
-        """Let photographs be compared with."""
+        """Add the control of comparisons with photographs."""
         self.comparison = self._viewer.server.gui.add_dropdown(
             "Compare",
             COMPARISONS,
@@ -86,7 +86,7 @@ class StylePanel:
 
 
 class CameraPanel:
-    """The cameras of the photographs, which one can fly to."""
+    """The cameras of the photographs, to which clients can fly."""
 
     def __init__(self, viewer: LiveViewer, style: StylePanel):
         self._viewer, gui = viewer, viewer.server.gui
@@ -115,7 +115,7 @@ class CameraPanel:
             angle,
             width / height,
             scale=scale_of_frustum(_FRUSTUM, angle, width / height),
-            # Else without a photograph nothing but its lines could be clicked.
+            # Filled, since otherwise without a photograph only the lines could be clicked.
             variant="filled",
             thickness=1.5,
             thickness_units="screen",
@@ -138,7 +138,7 @@ class CameraPanel:
 
 
 class PathPanel:
-    """A flight: recorded, previewed, saved, and opened again."""
+    """A camera path: recorded, previewed, saved, and opened again."""
 
     def __init__(self, viewer: LiveViewer):
         self._viewer, gui = viewer, viewer.server.gui
@@ -207,7 +207,7 @@ class PathPanel:
         self._draw()
 
     def _draw(self) -> None:
-        """The line of the path, and its key frames, on the stage."""
+        """Show the line of the path and its key frames on the stage."""
         scene, stage, keys = self._viewer.server.scene, self._viewer.stage, self.keys
         scene.remove_by_name("/path")
         if not keys.keys:
@@ -233,7 +233,7 @@ class PathPanel:
             self._viewer.place(client, *self.keys.at(float(self._part.value)))
 
     def _play(self, client: Any) -> None:
-        """Fly along the path at its own speed; pressed again, anew."""
+        """Fly along the path at its own speed; a second click starts again from the beginning."""
         self._playing = mine = self._playing + 1
         keys = self.keys
         if not keys.keys:
@@ -254,7 +254,7 @@ class PathPanel:
         client.send_file_download("camera_path.json", contents, save_immediately=True)
 
     def _open(self, client: Any, file: Any) -> None:
-        """Go on with what was saved, in the place of what is there."""
+        """Replace the key frames by those of a file."""
         try:
             keys, size = KeyFrames.of_json(file.name, file.content)
         except SceneError as error:
@@ -268,7 +268,7 @@ class PathPanel:
 
 
 class TrainingPanel:
-    """How training goes."""
+    """The progress of training."""
 
     def __init__(self, viewer: LiveViewer, training: Training):
         self._viewer, self._training = viewer, training
@@ -282,19 +282,19 @@ class TrainingPanel:
         viewer.left.append(self._go_on_alone)
 
     def pause(self, pauses: bool) -> None:
-        """Pause training, or go on."""
+        """Pause training, or resume it."""
         self._training.is_paused = pauses
         self._pause.label = "Go on" if pauses else "Pause"
         self._say()
         self._viewer.painter.refresh()
 
     def _go_on_alone(self) -> None:
-        """Nobody is there who could press the button."""
+        """Resume training if it is paused and no client is connected that could resume it."""
         if self._training.is_paused and not self._viewer.clients():
             self.pause(False)
 
     def tell(self, step: int, total: int, metrics: dict[str, float]) -> None:
-        """Show where training stands."""
+        """Show the progress of training."""
         quality = psnr_of_error(metrics["mse"])
         self._told = (
             f"step {step:,} of {total:,}  \nloss {metrics['loss']:.5f}, PSNR {quality:.2f} dB"
@@ -303,7 +303,7 @@ class TrainingPanel:
         self._say()
 
     def finish(self) -> None:
-        """Say that training has ended."""
+        """Show that training has ended."""
         self._pause.disabled, self._training.is_paused = True, False
         self._say(f"training has ended; `jaxnerf view {self._viewer.run.folder}` shows it")
         self._viewer.server.flush()  # before it closes
@@ -320,18 +320,18 @@ def _some(count: int, noun: str) -> str:
 
 
 def scale_of_frustum(depth: float, angle: float, shape: float) -> float:
-    """What viser calls the scale of a frustum that is so deep: the cube root of its volume.
+    """viser's scale of a frustum with a given depth: the cube root of its volume.
 
     Args:
-      depth: from the camera to its picture.
-      angle: from the upper to the lower edge, in radians.
-      shape: of the picture: its width over its height.
+      depth: distance from the camera to its image.
+      angle: vertical field of view, in radians.
+      shape: aspect ratio of the image: its width divided by its height.
     """
     return depth * float(np.cbrt(np.tan(0.5 * angle) ** 2 * shape / 3.0))
 
 
 def furnish(viewer: LiveViewer, training: Training | None = None) -> TrainingPanel | None:
-    """Put all panels beside the picture; returns that of training."""
+    """Add all panels to a viewer; returns that of training."""
     panel = None if training is None else TrainingPanel(viewer, training)
     with viewer.server.gui.add_folder("How to move", expand_by_default=False):
         viewer.server.gui.add_markdown(_HELP)

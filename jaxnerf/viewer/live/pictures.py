@@ -1,4 +1,4 @@
-"""Pictures of a run for somebody who looks: a layer of it, cut to a box, beside a photograph."""
+"""Images of a run for the live viewer: layers, crops, and comparisons with photographs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from jaxnerf.sampling.cropping import cropped_occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.viewer.live.views import Box, View
 
-# Depths are coloured between these percentiles of those that a picture shows.
+# Colours of depth vary between these percentiles of an image's depths.
 _PERCENTILES = (2.0, 98.0)
-# How much stronger differences are shown than they are.
+# Factor by which differences are amplified.
 DIFFERENCE = 4.0
-_THUMBNAIL = 96  # pixels
-# Beside a photograph of another shape than the window.
+_THUMBNAIL = 96  # longer side in pixels
+# Grey level beside a photograph whose aspect ratio is not the window's.
 _MARGIN = 0.1
 
 
 class AbandonedError(Exception):
-    """A picture that nobody wants any more."""
+    """Rendering of an image was stopped, since it is no longer needed."""
 
 
 def cropped(run: Run, box: Box) -> Run:
-    """A run without what lies outside of a box of the user's frame.
+    """A run whose field is empty outside of a box of the user's frame.
 
     Raises:
       ValueError: the box has no volume.
@@ -58,15 +58,15 @@ def picture(
     is_fine: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """What a view shows.
+    """The image of a view.
 
     Args:
-      run: that is looked at; `cropped`, if the view's style wants it.
-      view: from where, and how.
-      size: of the picture.
-      photographs: of the run's training split, for views that compare.
-      is_fine: whether edges are seen by more rays, where the run's configuration says so.
-      progress: as for `Run.render`; it may raise, which ends the picture.
+      run: the run; `cropped` already, if the view's style has a crop.
+      view: camera and style.
+      size: (width, height) of the image.
+      photographs: the photographs of the run's training split, for comparisons.
+      is_fine: whether edges are supersampled, if the run's configuration enables it.
+      progress: as for `Run.render`; an exception that it raises ends the rendering.
     """
     style = view.style
     if not is_fine:
@@ -106,7 +106,7 @@ def _compared(
     background: tuple[float, float, float],
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
-    """A photograph, or its difference from the run, in the middle of a picture of another shape."""
+    """A photograph, or its difference from the run, centred in an image of the window's size."""
     assert view.photograph is not None
     camera = run.cameras()[view.photograph]
     inner = _inside(camera, size)
@@ -121,7 +121,7 @@ def _compared(
 
 
 def _inside(camera: Camera, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest picture of a camera's shape in one of another."""
+    """The largest size with the aspect ratio of a camera's image that fits into another size."""
     width, height = (int(side) for side in np.asarray(camera.size))
     scale = min(size[0] / width, size[1] / height)
     return (
@@ -136,7 +136,7 @@ def photograph(
     size: tuple[int, int],
     background: tuple[float, float, float] | float,
 ) -> Float[np.ndarray, "height width 3"]:
-    """A photograph in another size, on a background."""
+    """A photograph resized to another size, on a background."""
     from PIL import Image
 
     assert photographs.images is not None
@@ -147,7 +147,7 @@ def photograph(
 
 
 def thumbnail(photographs: Split, number: int) -> UInt8[np.ndarray, "height width 3"]:
-    """A photograph made small, on white."""
+    """A small version of a photograph, on white."""
     size = np.asarray(photographs.cameras.size)[number]
     scale = min(1.0, _THUMBNAIL / float(size.max()))
     width, height = (max(round(float(side) * scale), 1) for side in size)

@@ -1,4 +1,4 @@
-"""The live viewer in a browser: viser's server, guarded, and the clients that look through it."""
+"""The live viewer in a browser: viser's server, guarded, and its clients."""
 
 import contextlib
 import io
@@ -20,20 +20,22 @@ from jaxnerf.viewer.live.painter import Painter, Source
 from jaxnerf.viewer.live.turns import Turns
 from jaxnerf.viewer.live.views import Stage, Style, View, angle_around, between, rows, stage_of
 
-# Of a flight to a photograph.
+# Duration and number of frames of a flight to a photograph; and the number of attempts to place the
+# camera at its end.
 _FLIGHT_SECONDS, _FLIGHT_FRAMES = 0.6, 15
 _TRIES = 5
-# A camera is where a photograph was taken if it is no farther away, on the stage and in radians.
+# Largest difference of a camera from that of a photograph at which it counts as the same, in position on
+# the stage and in the entries of the rotation matrix.
 _THERE = 2e-3
-_QUALITY = 80  # of JPEG, while pictures follow one another
-_LEFT = r"Queued a .* on a closed connection"  # what viser warns of
+_QUALITY = 80  # JPEG quality of images that are soon replaced
+_LEFT = r"Queued a .* on a closed connection"  # a warning of viser
 
 
 def viser_package() -> Any:
     """The package viser, imported.
 
     Raises:
-      RunError: it is not installed; the message says how to.
+      RunError: it is not installed; the message names the command to install it.
     """
     try:
         import viser
@@ -45,16 +47,16 @@ def viser_package() -> Any:
 
 
 def _begun(port: int, title: str) -> Any:
-    """viser's server, which nobody else than this machine's pages can ask, and nobody can share.
+    """viser's server, accessible only to pages of this machine, and without its function of sharing.
 
     Raises:
-      RunError: no port is free, or the package is missing or unknown.
+      RunError: no port is free, or the package is missing or of an unknown version.
     """
     viser = viser_package()
 
     class Server(viser.ViserServer):
         def request_share_url(self, verbose: bool = True) -> None:
-            """Refuse: the scene stays on this machine."""
+            """Do nothing: the scene stays on this machine."""
 
     with contextlib.redirect_stdout(io.StringIO()), guarded():
         server = Server(host=HOST, port=free_port(port), label=title, verbose=False)
@@ -63,17 +65,17 @@ def _begun(port: int, title: str) -> Any:
 
 
 class LiveViewer:
-    """Shows a run, as it is or as it becomes, to all who open its address.
+    """Shows a run, trained or in training, to all clients that open its address.
 
     Attributes:
-      url: where.
-      port: of the url.
-      stage: between the user's frame and the browser's.
-      run: whose scene and cameras are shown.
-      painter: who draws.
-      server: viser's.
-      style: how pictures are made.
-      photographs: of the training cameras; None if they are not there.
+      url: the viewer's address.
+      port: port of the url.
+      stage: transformation between the user's frame and the browser's.
+      run: the run whose scene and cameras are shown.
+      painter: the rendering thread.
+      server: viser's server.
+      style: how images are rendered.
+      photographs: photographs of the training cameras; None if they are not available.
     """
 
     def __init__(
@@ -85,14 +87,14 @@ class LiveViewer:
         port: int = 7007,
         photographs: Split | None = None,
     ):
-        """Serve; see `jaxnerf.viewer.live.panels` for what is beside the picture.
+        """Start the server; see `jaxnerf.viewer.live.panels` for the panels beside the image.
 
         Args:
-          run: whose scene is shown; its field and parameters are the source's.
-          source: of what is drawn.
-          turns: who has the devices.
-          port: the next one that is free where it is taken, and 0 for any.
-          photographs: of the training split.
+          run: the run whose scene is shown; field and parameters come from the source.
+          source: source of the run that is rendered.
+          turns: gives access to the devices.
+          port: the port, or the next free one if it is in use; 0 for any.
+          photographs: the training split with images.
 
         Raises:
           RunError: no port is free, or the package viser is missing.
@@ -103,39 +105,39 @@ class LiveViewer:
         self.port = self.server.get_port()
         self.url = f"http://{HOST}:{self.port}/"
         self.painter = Painter(source, turns, self._show, photographs, self._complain)
-        self._at: dict[int, int] = {}  # the photographs where clients stand
+        self._at: dict[int, int] = {}  # for each client, the photograph at whose camera it is
         self._stands: dict[int, np.ndarray] = {}
         self._flights: dict[int, int] = {}
-        self._words: dict[int, Any] = {}  # of each client, what it is shown
+        self._words: dict[int, Any] = {}  # for each client, the text about its image
         self.left: list[Callable[[], None]] = []
         self._place_first()
         self.server.on_client_connect(self._enter)
         self.server.on_client_disconnect(self._leave)
 
     def start(self) -> None:
-        """Begin to draw."""
-        # Who closes the page in the middle of a flight cannot be told of the rest of it.
+        """Start rendering."""
+        # viser warns of messages to a client that closed the page in the middle of a flight.
         warnings.filterwarnings("ignore", _LEFT, UserWarning)
         self.painter.start()
 
     def close(self) -> None:
-        """Draw and serve no more."""
+        """Stop rendering and serving."""
         self.painter.stop()
         with contextlib.redirect_stdout(io.StringIO()):
             self.server.stop()
 
     def clients(self) -> list[Any]:
-        """Those who look."""
+        """The connected clients."""
         return list(self.server.get_clients().values())
 
     def restyle(self, style: Style) -> None:
-        """Make all pictures in another way."""
+        """Change the style of all images."""
         self.style = style
         for client in self.clients():
             self._look(client)
 
     def view_of(self, client: Any) -> View:
-        """What a client looks at."""
+        """The current view of a client."""
         camera, name = client.camera, client.client_id
         pose = self.stage.pose(camera.wxyz, camera.position)
         number = self._at.get(name)
@@ -145,7 +147,7 @@ class LiveViewer:
         return View(rows(pose), float(camera.fov), size, self.style, number)
 
     def fly_to(self, client: Any, number: int) -> None:
-        """Take a client to where a photograph was taken."""
+        """Move a client to the camera of a photograph."""
         camera = self.run.cameras()[number]
         size = max(int(client.camera.image_width), 1), max(int(client.camera.image_height), 1)
         pose, angle = np.asarray(camera.camera_to_world)[:3], angle_around(camera, size)
@@ -155,7 +157,7 @@ class LiveViewer:
         self._look(client)
 
     def fly(self, client: Any, pose: np.ndarray, angle: float) -> None:
-        """Take a client to a pose of the user's frame, by a short flight; another flight ends it."""
+        """Move a client to a pose of the user's frame by a short flight, unless another flight begins."""
         name = client.client_id
         self._at.pop(name, None)
         self._flights[name] = flight = self._flights.get(name, 0) + 1
@@ -172,7 +174,7 @@ class LiveViewer:
             self.place(client, between(first, pose, part), here)
             left = begun + _FLIGHT_SECONDS * frame / _FLIGHT_FRAMES - time.perf_counter()
             time.sleep(max(left, 0.0))
-        # What a browser says of an earlier place can come between, and be taken for the last.
+        # A late message of the browser with an earlier camera may override the last one of the flight.
         for _ in range(_TRIES):
             time.sleep(_FLIGHT_SECONDS / _FLIGHT_FRAMES)
             here = self.stage.pose(client.camera.wxyz, client.camera.position)
@@ -181,13 +183,13 @@ class LiveViewer:
             self.place(client, pose, angle)
 
     def place(self, client: Any, pose: np.ndarray, angle: float) -> None:
-        """Put a client at a pose of the user's frame."""
+        """Set the camera of a client to a pose of the user's frame."""
         if (
             client.client_id not in self.server.get_clients()
-        ):  # gone, for instance in the middle of a flight
+        ):  # disconnected, for instance in the middle of a flight
             return
         position, point, up = self.stage.orbit(pose)
-        # Not by the quaternion, which viser makes of what the browser said last of where it is.
+        # Not by the quaternion, which viser computes from the camera that the browser sent last.
         with client.atomic():
             client.camera.position = position
             client.camera.look_at = point
@@ -204,7 +206,7 @@ class LiveViewer:
         first.up, first.fov = stage.up, stage.angle
 
     def _enter(self, client: Any) -> None:
-        # Above all else beside the picture.
+        # Above the panels beside the image.
         words = client.gui.add_markdown("The first picture is coming.", order=-2.0)
         self._words[client.client_id] = words
         client.camera.on_update(lambda _: self._look(client))
@@ -240,7 +242,7 @@ class LiveViewer:
         client.flush()
 
     def _said(self, order: Order) -> str:
-        """What a picture is of, and how fine."""
+        """A description of an image: its size, and the photograph at whose camera it is."""
         said, whole = ("{} x {} pixels".format(*size) for size in (order.size, order.view.size))
         said = said if order.size == order.view.size else f"{said} of {whole}"
         if order.view.photograph is None:
@@ -254,5 +256,5 @@ class LiveViewer:
 
 
 def in_thread(call: Callable[..., None], *arguments: Any) -> None:
-    """Call without waiting for it."""
+    """Call a function in a thread of its own."""
     threading.Thread(target=call, args=arguments, daemon=True).start()

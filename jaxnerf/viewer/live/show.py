@@ -1,4 +1,4 @@
-"""What one calls: the live viewer of a run, or of one that trains."""
+"""The functions that start the live viewer of a run, or of a run in training."""
 
 import contextlib
 import dataclasses
@@ -19,11 +19,11 @@ from jaxnerf.viewer.live.turns import Turns
 def live_view(
     run: Run, *, port: int = 7007, photographs: Split | None = None
 ) -> Iterator[LiveViewer]:
-    """The live viewer of a run of any field, as long as the context lasts; its `url` says where.
+    """The live viewer of a run of any field, for the duration of the context; its `url` is its address.
 
     Args:
       run: from `jaxnerf.load_run`.
-      port: the next one that is free where it is taken, and 0 for any.
+      port: the port, or the next free one if it is in use; 0 for any.
       photographs: the training split with images, which are then shown too.
 
     Raises:
@@ -39,7 +39,7 @@ def live_view(
 
 
 def serve(run: Run, *, port: int = 7007, photographs: Split | None = None) -> None:
-    """Show a run live until interrupted; as `live_view`."""
+    """Show a run live until interrupted; see `live_view`."""
     with live_view(run, port=port, photographs=photographs) as viewer:
         print(f"{run.folder} at {viewer.url} until interrupted (Ctrl-C)", flush=True)
         while True:
@@ -48,12 +48,12 @@ def serve(run: Run, *, port: int = 7007, photographs: Split | None = None) -> No
 
 @dataclasses.dataclass(frozen=True)
 class TrainingView:
-    """The live viewer of a run that trains.
+    """The live viewer of a run in training.
 
     Attributes:
-      viewer: in the browser.
-      training: what it shows.
-      panel: how training goes.
+      viewer: the viewer in the browser.
+      training: the source of the run.
+      panel: the panel with the progress of training.
     """
 
     viewer: LiveViewer
@@ -65,12 +65,12 @@ class TrainingView:
 def training_view(
     folder: Path, config: Config, scene: Scene, *, port: int = 7007
 ) -> Iterator[TrainingView]:
-    """The live viewer of training, as long as the context lasts.
+    """The live viewer of training, for the duration of the context.
 
     Args:
-      folder: of the run.
-      config: of the run.
-      scene: with the photographs of the training split.
+      folder: folder of the run.
+      config: configuration of the run.
+      scene: the scene with the photographs of the training split.
       port: as for `live_view`.
 
     Raises:

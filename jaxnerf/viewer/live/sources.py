@@ -1,4 +1,4 @@
-"""The run that is shown: one that was trained, or one that trains."""
+"""Sources of the run that is shown: a trained run, or a run in training."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from jaxnerf.runs.run import Run, run_of
 from jaxnerf.scenes import Scene
 from jaxnerf.viewer.live.turns import Turns
 
-# While training pauses: until somebody wants to see something else.
+# Seconds for which paused training waits for a request of the devices.
 _PATIENCE = 0.1
 
 
 def on_devices(run: Run) -> Run:
-    """A run with parameters and structure on all local devices: no picture moves them there again."""
+    """A run with parameters and field on all local devices, so that images need no further copies."""
     everywhere = NamedSharding(Mesh(np.asarray(jax.local_devices()), ("rays",)), P())
 
     def put(leaf: Any) -> Any:
@@ -31,12 +31,12 @@ def on_devices(run: Run) -> Run:
 
 
 class Trained:
-    """A run that changes no more. Implements `jaxnerf.viewer.live.painter.Source`."""
+    """A run that does not change. Implements `jaxnerf.viewer.live.painter.Source`."""
 
     age, is_training = 0, False
 
     def __init__(self, run: Run):
-        """Show a run."""
+        """Copy the run to the devices."""
         self._run = on_devices(run)
 
     def run(self) -> Run:
@@ -45,25 +45,25 @@ class Trained:
 
 
 class Training:
-    """The run that training makes. Implements `jaxnerf.viewer.live.painter.Source`.
+    """A run in training. Implements `jaxnerf.viewer.live.painter.Source`.
 
     Training calls `between` after each step, in its own thread.
 
     Attributes:
-      turns: who has the devices.
-      is_paused: whether training waits.
-      age: the steps that were taken.
-      seconds: that training waited for pictures, and while it was paused.
+      turns: gives access to the devices.
+      is_paused: whether training is paused.
+      age: number of steps so far.
+      seconds: time that training has waited for images, and while it was paused.
     """
 
     def __init__(self, folder: Path, config: Config, scene: Scene, is_watched: Callable[[], bool]):
-        """Prepare.
+        """Create the source; training then calls `between`.
 
         Args:
-          folder: of the run.
-          config: of the run.
-          scene: the run's, without photographs.
-          is_watched: whether anybody looks.
+          folder: folder of the run.
+          config: configuration of the run.
+          scene: scene of the run, without photographs.
+          is_watched: whether there are clients.
         """
         self.turns, self.is_paused, self.age, self.seconds = Turns(), False, 0, 0.0
         self._parts, self._is_watched = (folder, config, scene), is_watched
@@ -73,24 +73,24 @@ class Training:
 
     @property
     def is_training(self) -> bool:
-        """Whether the run soon changes."""
+        """Whether the run will change soon."""
         return not (self.is_paused or self._ends)
 
     def between(self, state: Any, number: int, stops: Callable[[], bool] = lambda: False) -> float:
-        """Lend the devices to those who look, if it is time; and wait while training is paused.
+        """Lend the devices to the painter, if it is time; and wait while training is paused.
 
         Args:
-          state: of training, on the devices.
-          number: of steps taken.
-          stops: whether training shall end, also while it is paused.
+          state: state of training, on the devices.
+          number: number of steps so far.
+          stops: whether training is to end, also while it is paused.
 
         Returns:
-          The seconds that it took, which are not training's.
+          The seconds that it took, which are not part of training's time.
         """
         self.age, spent = number, 0.0
         if not self.is_paused and not (self._is_watched() and self.turns.is_due):
             return 0.0
-        # Until here steps were training's: what they still compute shall not count as a picture's.
+        # Wait for the steps, so that their time is not included in the time of images.
         jax.block_until_ready(state.params)
         self._state = state
         while self.is_paused and not stops():
@@ -101,10 +101,10 @@ class Training:
         return spent
 
     def run(self) -> Run:
-        """A copy of the run as it is now."""
+        """A copy of the current run."""
         if self._state is not None and (self._run is None or self._run.step != self.age):
             now = run_of(*self._parts, self._state)
-            # The next step writes over what the devices have.
+            # A copy, since the next step overwrites the arrays on the devices.
             copied = jax.tree.map(
                 lambda x: np.array(x) if isinstance(x, np.ndarray) else x,
                 (now.params, now.field, now.occupancy, now.calibration),
@@ -119,5 +119,5 @@ class Training:
         return self._run
 
     def finish(self) -> None:
-        """Training has ended."""
+        """Record that training has ended."""
         self._ends = True

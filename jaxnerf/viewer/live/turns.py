@@ -1,25 +1,25 @@
-"""Who has the devices: training, or the pictures of those who look; never both at once.
+"""Sharing of the devices between training and the images of the live viewer; never both at once.
 
-Training lends them between two steps, in its own thread, and waits until they come back. What pictures
-take is a share of all time, whatever their size: after t seconds of pictures, training goes on for at
-least 3 t.
+Training lends the devices between two steps, in its own thread, and waits until they are returned. Images
+take a fixed share of the time, whatever their size: after t seconds of images, training runs for at least
+3 t.
 """
 
 import threading
 import time
 from collections.abc import Callable
 
-# Of all time, that pictures take while somebody looks.
+# Largest share of the time that images take while there are clients.
 SHARE = 0.25
-# Seconds that devices are lent for at a time; they come back after the chunk of rays that is begun.
+# Seconds for which devices are lent at a time; they are returned at the end of the current chunk of rays.
 _LENT = 0.1
 
 
 class Turns:
-    """Lends the devices to one painter, who gives them back after a while or when a picture is done.
+    """Lends the devices to one painter, which returns them after a while or when an image is done.
 
     Attributes:
-      is_free: whether nobody else wants the devices, so that the painter has them whenever it likes.
+      is_free: whether there is no training, so that the painter can always use the devices.
     """
 
     def __init__(self, *, is_free: bool = False, clock: Callable[[], float] = time.perf_counter):
@@ -36,23 +36,23 @@ class Turns:
             self._condition.wait_for(lambda: self._lent or self.is_free)
 
     def pause(self) -> None:
-        """For the painter, with the devices at rest: give them back if the time is over, and wait."""
+        """For the painter, with idle devices: return them if the time is over, and wait for a turn."""
         if not self.is_free and self._clock() >= self._until:
             self.release()
             self.acquire()
 
     def release(self) -> None:
-        """For the painter: give the devices back."""
+        """For the painter: return the devices."""
         with self._condition:
             self._wanted = self._lent = False
             self._condition.notify_all()
 
     def lend(self, *, always: bool = False, wait: float = 0.0) -> float:
-        """For training, with the devices at rest: lend them if it is time; returns the seconds it took.
+        """For training, with idle devices: lend them if it is time; returns the seconds that it took.
 
         Args:
-          always: whether to lend them although their share is used up, since training pauses.
-          wait: for so many seconds at most, for somebody who wants them.
+          always: whether to lend them even if the share of images is used up, since training is paused.
+          wait: largest number of seconds to wait for a request.
         """
         begun = self._clock()
         with self._condition:
@@ -70,11 +70,11 @@ class Turns:
 
     @property
     def is_due(self) -> bool:
-        """Whether somebody wants the devices, and it is time to lend them."""
+        """Whether the devices are requested, and it is time to lend them."""
         return self._wanted and self._clock() >= self._not_before
 
     def free(self) -> None:
-        """Training is over: the painter has the devices from now on."""
+        """Record that training has ended: the painter can use the devices from now on."""
         with self._condition:
             self.is_free = True
             self._condition.notify_all()

@@ -1,4 +1,4 @@
-"""What somebody looks at: a camera in the user's frame, and how its picture is made."""
+"""Views in the live viewer: a camera in the user's frame, and the style of its image."""
 
 import dataclasses
 from typing import Literal
@@ -14,7 +14,8 @@ Layer = Literal["colour", "depth", "normals", "opacity"]
 Comparison = Literal["render", "photograph", "difference"]
 LAYERS: tuple[Layer, ...] = ("colour", "depth", "normals", "opacity")
 COMPARISONS: tuple[Comparison, ...] = ("render", "photograph", "difference")
-# How far the point is that one moves around, on the stage; and the cosine from which on up is upward.
+# Least distance of the point that the camera orbits, on the stage; and the least cosine of the up
+# direction with the camera's upward axis at which it is used for orbiting.
 _NEAREST, _LEVEL = 0.05, 0.05
 # From OpenGL's axes of a camera (y up, z backward) to OpenCV's (y down, z forward), and back.
 _TURNED = np.diag([1.0, -1.0, -1.0])
@@ -22,7 +23,7 @@ _TURNED = np.diag([1.0, -1.0, -1.0])
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """What is shown of a scene: the rest is empty.
+    """The box to which a scene is cropped.
 
     Attributes:
       low, high: corners, in the user's frame.
@@ -34,14 +35,14 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a picture is made.
+    """How an image is rendered.
 
     Attributes:
-      layer: what of the scene it shows.
-      background: behind the scene; None for that of training.
-      crop: what is shown of the scene; None for all of it.
-      comparison: of a view that stands where a photograph was taken: the run's picture, the photograph,
-        or how far they are apart.
+      layer: the layer that the image shows.
+      background: colour behind the scene; None for that of training.
+      crop: box to which the scene is cropped; None for the whole scene.
+      comparison: for a view at the camera of a photograph: the run's image, the photograph, or their
+        difference.
     """
 
     layer: Layer = "colour"
@@ -52,14 +53,14 @@ class Style:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A camera without distortion, and the window that shows what it sees.
+    """A camera without distortion, and the window for its image.
 
     Attributes:
-      pose: camera-to-world in the user's frame, three rows of four numbers, axes of OpenGL.
-      angle: from the upper to the lower edge, in radians.
+      pose: camera-to-world in the user's frame, three rows of four numbers, OpenGL axes.
+      angle: vertical field of view, in radians.
       size: (width, height) of the window in pixels.
-      style: how the picture is made.
-      photograph: the number of the training photograph that was taken here; None elsewhere.
+      style: how the image is rendered.
+      photograph: index of the training photograph taken with this pose; None for other poses.
     """
 
     pose: tuple[tuple[float, ...], ...]
@@ -69,36 +70,36 @@ class View:
     photograph: int | None = None
 
     def camera(self, size: tuple[int, int] | None = None) -> Camera:
-        """The camera, with a picture of the window's size or of another."""
+        """The camera, for an image of the window's size or of another size."""
         width, height = size or self.size
         focal = 0.5 * height / np.tan(0.5 * self.angle)
         return Camera.pinhole(np.array(self.pose), focal, width, height)
 
     @property
     def compares(self) -> bool:
-        """Whether the picture is through a photograph's own lens, or the photograph itself."""
+        """Whether the image uses the photograph's own lens, or is the photograph itself."""
         return self.photograph is not None and self.style.comparison != "render"
 
 
 def rows(pose: Float[np.ndarray, "rows 4"]) -> tuple[tuple[float, ...], ...]:
-    """A pose as a `View` has it."""
+    """A pose in the format of `View`."""
     return tuple(tuple(row) for row in np.asarray(pose, np.float64)[:3].tolist())
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Where a browser shows the user's frame: shifted and scaled, so that numbers there are near 1.
+    """The browser's coordinates: the user's frame, shifted and scaled so that coordinates are near 1.
 
-    Axes are the user's own. A browser computes in single precision, and steps through space by fixed
-    lengths, where survey coordinates are millions and a scan is in millimetres.
+    The axes are those of the user's frame. A browser computes in single precision and moves cameras by
+    fixed lengths, but survey coordinates are millions, and a scan may be in millimetres.
 
     Attributes:
-      middle: of the stage, in the user's frame.
-      size: what is 1 on the stage, in the user's unit.
-      up: the direction that is upward, of unit length.
-      home: where one stands at first, in the user's frame.
-      angle: of the first view, from the upper to the lower edge, in radians.
-      distance: from there to what is looked at, in the user's unit.
+      middle: origin of the stage, in the user's frame.
+      size: length of 1 on the stage, in the user's unit.
+      up: the upward direction, a unit vector.
+      home: pose of the first view, in the user's frame.
+      angle: vertical field of view of the first view, in radians.
+      distance: distance from the first view to the point looked at, in the user's unit.
     """
 
     middle: Float[np.ndarray, "3"]
@@ -111,8 +112,8 @@ class Stage:
     def placed(
         self, pose: Float[np.ndarray, "3 4"]
     ) -> tuple[Float[np.ndarray, "4"], Float[np.ndarray, "3"]]:
-        """A pose of the user's frame as a quaternion (w, x, y, z), with OpenCV's axes, and a position."""
-        # Here, since it takes a fifth as long to import as all else together.
+        """A pose of the user's frame on the stage: quaternion (w, x, y, z), OpenCV axes, and position."""
+        # Imported here, since this takes a fifth as long as all other imports together.
         from scipy.spatial.transform import Rotation
 
         pose = np.asarray(pose, np.float64)
@@ -122,11 +123,12 @@ class Stage:
     def orbit(
         self, pose: Float[np.ndarray, "3 4"]
     ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-        """A pose of the user's frame as one moves around from it, on the stage.
+        """A pose of the user's frame as parameters of an orbiting camera, on the stage.
 
         Returns:
-          The position; the point that is looked at, as far away as the stage's middle is; and the upward
-          direction that is most nearly the stage's, of those that lie above the middle of the picture.
+          The position; the point looked at, at the depth of the stage's origin; and the upward
+          direction: the stage's up, projected to the plane of the camera's upward and backward axes, or
+          the camera's upward axis if the cosine of that projection with it is too small (see `_LEVEL`).
         """
         pose = np.asarray(pose, np.float64)
         right, upward, back = pose[:, 0], pose[:, 1], pose[:, 2]
@@ -149,7 +151,7 @@ class Stage:
 
 
 def stage_of(run: Run) -> Stage:
-    """The stage of a run: around what its cameras look at, as large as their distance from it."""
+    """The stage of a run: centred at the point its cameras look at, with their distance as its size."""
     cameras = run.cameras()
     poses = np.asarray(cameras.camera_to_world, np.float64)[:, :3]
     middle, home = focus_point(poses), home_of(poses)
@@ -166,7 +168,7 @@ def stage_of(run: Run) -> Stage:
 
 
 def angle_around(camera: Camera, size: tuple[int, int]) -> float:
-    """The angle from the upper to the lower edge of a window that shows all of a camera's picture."""
+    """The vertical field of view of a window that contains a camera's whole image."""
     across, down = np.asarray(camera.size, np.float64)
     scale = min(size[0] / across, size[1] / down)
     length = float(np.asarray(camera.focal)[1])
@@ -176,7 +178,7 @@ def angle_around(camera: Camera, size: tuple[int, int]) -> float:
 def between(
     first: Float[np.ndarray, "3 4"], last: Float[np.ndarray, "3 4"], part: float
 ) -> Float[np.ndarray, "3 4"]:
-    """Part of the way from one pose to another, the shorter way around."""
+    """A pose between two others: linear in position, spherical linear (the shorter way) in rotation."""
     from scipy.spatial.transform import Rotation, Slerp
 
     first, last = np.asarray(first, np.float64), np.asarray(last, np.float64)
