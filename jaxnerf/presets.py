@@ -127,7 +127,7 @@ def for_seconds(seconds: float) -> Config:
     of the field and its lattice do not decrease with the seconds.
 
     Args:
-      seconds: from the start of the process, more than 0.
+      seconds: time budget from the start of the process, more than 0.
 
     >>> for_seconds(300.0) == preset("five_minutes")
     True

@@ -76,7 +76,7 @@ class Splats:
       normals: unit vectors.
       scales: standard deviations along the Gaussian's own axes.
       rotations: unit quaternions (w, x, y, z) that rotate those axes to the user's.
-      opacities: in (0, 1).
+      opacities: opacities in (0, 1).
       harmonics: coefficients of red, green and blue; the colour is 0.5 plus the sum of the harmonics.
       origin: origin of the positions in the user's frame.
     """

@@ -45,7 +45,7 @@ class ComposedRun:
       parts: the parts of the composition.
       field, params: arguments of `jaxnerf.render_rays`, with `sampler_for`, in a working frame.
       samplers: the sampler of each part, in the frame of the part's scene.
-      frame: from the working frame, that of the first run's scene, to the composition's.
+      frame: similarity from the working frame, that of the first run's scene, to the composition's.
       background: colour behind all parts; that of the first run.
     """
 
@@ -93,7 +93,7 @@ class ComposedRun:
 
         Args:
           number: index of the part.
-          placement: from the frame of its files to the composition's, as in `Part`.
+          placement: transformation from the frame of its files to the composition's, as in `Part`.
         """
         part = dataclasses.replace(self.parts[number], placement=placement)
         parts = (*self.parts[:number], part, *self.parts[number + 1 :])

@@ -308,7 +308,7 @@ def in_users_frame(rendering: Rendering, frame: Similarity) -> Rendering:
 
     Args:
       rendering: a rendering of NumPy arrays.
-      frame: from the frame of the rendering to that of the user.
+      frame: similarity from the frame of the rendering to that of the user.
     """
     scale, normals = np.float32(frame.scale), rendering.normals
     return dataclasses.replace(

@@ -173,7 +173,7 @@ class Scene:
       format: name of the format.
       splits: "train", "test" and, if the format has it, "val"; "sector" with `hold_out_sector`.
       near, far: the depths between which the scene lies, in the scene's frame.
-      to_user: from the scene's frame to that of the files.
+      to_user: similarity from the scene's frame to that of the files.
       ndc: for forward-facing scenes, the frame of the normalised device coordinates in which the scene is
         finite. None for other scenes.
       unbounded: whether photographs show the surroundings without a bound; far is then only a horizon.

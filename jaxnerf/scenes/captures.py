@@ -103,7 +103,7 @@ def given_bounds(source: Source, found: tuple[float, float], scale: float) -> tu
     Args:
       source: the file.
       found: the computed near and far, in the scene's frame.
-      scale: from the file's frame to the scene's.
+      scale: scale from the file's frame to the scene's.
 
     Raises:
       SceneError: the file's are not 0 <= near < far <= 1e9, in its frame.

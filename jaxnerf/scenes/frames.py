@@ -87,7 +87,7 @@ def looked_at(poses: Poses) -> Float[np.ndarray, "3"] | None:
 
 
 def look_outwards(poses: Poses) -> bool:
-    """Whether the viewing axes of most cameras meet behind them.
+    """Whether most cameras have the point nearest to all viewing axes behind them.
 
     Args:
       poses: camera-to-world; at least one.

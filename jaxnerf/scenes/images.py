@@ -187,7 +187,7 @@ def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
         orientation = 1
         # If the EXIF data of a PNG is not at its beginning, Pillow would decode the image to find it.
         if image.format != "PNG" or "exif" in image.info:
-            with contextlib.suppress(Exception):  # whatever a damaged EXIF makes of Pillow
+            with contextlib.suppress(Exception):  # any exception, for damaged EXIF
                 orientation = image.getexif().get(_ORIENTATION, 1)
         if not _ends(path, image.format or ""):
             with _readable(path):
@@ -233,7 +233,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         ) from None
     except SceneError:
         raise
-    except Exception as error:  # whatever a damaged file makes of Pillow
+    except Exception as error:  # Pillow raises various exceptions for damaged files
         reason = getattr(error, "strerror", None) or error
         raise SceneError(f"{path}: cannot be read as an image: {reason}") from None
     with image:
@@ -262,7 +262,7 @@ def _hint(path: Path) -> str:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever a damaged file makes of Pillow
+    except Exception as error:  # Pillow raises various exceptions for damaged files
         raise SceneError(f"{path}: cannot be read as an image: {error}") from None
 
 

@@ -54,7 +54,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
 
     Photographs are in the folder images, or in images_4 if they are smaller by a factor of 4, and so on.
     The smallest ones are read that can be shrunk to the wanted size by a whole factor; if there are none,
-    the largest factor below the wanted one is read, or else the largest photographs. Focal lengths are
+    the smallest ones that are larger than wanted; if there are none, the largest ones. Focal lengths are
     scaled to the photographs' sizes. Every 8th view, from the first on, is for testing.
     """
     rows, scaled = _rows_of(folder, options.allow_outside_paths)

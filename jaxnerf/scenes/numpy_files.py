@@ -77,7 +77,7 @@ class NumpyZip:
             raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
         except SceneError:
             raise
-        except Exception:  # whatever a damaged file makes of zipfile
+        except Exception:  # zipfile raises various exceptions for damaged files
             raise SceneError(f"{path}: not an .npz file, or damaged") from None
         self.names = {name.removesuffix(".npy"): name for name in self._zip.namelist()}
 
@@ -98,6 +98,6 @@ class NumpyZip:
             contents = self._zip.read(about)
         except SceneError:
             raise
-        except Exception:  # whatever a damaged file makes of zipfile
+        except Exception:  # zipfile raises various exceptions for damaged files
             raise SceneError(f"{where}: damaged, or packed in a way that is not read") from None
         return read_array(where, io.BytesIO(contents), shape)

@@ -138,7 +138,7 @@ def splits_of(
     Args:
       folder: folder of the scene, for messages.
       views: the views of each split, at least one.
-      to_scene: from the frame of the files to the scene's.
+      to_scene: similarity from the frame of the files to the scene's.
       options: options of `jaxnerf.scenes.load_scene`. All photographs are shrunk by one factor.
 
     Raises:
@@ -219,7 +219,7 @@ def cameras_of(
 
     Args:
       views: at least one.
-      to_scene: from the frame of the views' poses to that of the cameras.
+      to_scene: similarity from the frame of the views' poses to that of the cameras.
       lens: the common kind of lens, see `joined`.
       coefficients: number of distortion coefficients, at least as many as any view has.
       factor: factor by which the photographs are shrunk.

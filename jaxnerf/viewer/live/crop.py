@@ -85,7 +85,7 @@ class CropPanel:
         if sign * (other.value - end.value) < 0.5 * self._step:
             wanted = round(end.value + sign * self._step, 9)
             other.value = float(np.clip(wanted, other.min, other.max))
-            if other.value != wanted:  # at the end of the slider
+            if other.value != wanted:  # the other one is at the end of its slider
                 end.value = float(round(other.value - sign * self._step, 9))
         self._change()
 
