@@ -55,19 +55,20 @@ def emission_absorption(depth: Float[Array, "*rays S"]) -> Float[Array, "*rays S
     Args:
       depth: optical depths tau, 0 to infinity.
     """
-    return _through_and_weights(depth)[1]
+    return _through_and_weights(jnp.minimum(depth, _GREATEST))[1]
 
 
 @emission_absorption.defjvp
 def _of_emission_absorption(primals, tangents):
     (depth,), (change,) = jax.tree.map(jnp.asarray, (primals, tangents))  # some may be NumPy's
+    depth = jnp.minimum(depth, _GREATEST)
     through, weights = _through_and_weights(depth)
     return weights, through * jnp.exp(-depth) * change - weights * sums_before(change)
 
 
 def _through_and_weights(depth: Array) -> tuple[Array, Array]:
-    # Sums by a triangle of ones would multiply what is infinite by 0.
-    through = jnp.exp(-sums_before(jnp.minimum(depth, _GREATEST)))
+    """Transmittances and weights, of finite optical depths: sums by a triangle multiply by 0."""
+    through = jnp.exp(-sums_before(depth))
     return through, through * -jnp.expm1(-depth)
 
 

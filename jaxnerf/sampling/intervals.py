@@ -95,20 +95,25 @@ def stratified(
     >>> print(stratified(jnp.array(1.0), jnp.array(4.0), 4, spacing="disparity").round(3))
     [1.    1.333 2.    4.   ]
     """
-    u = unit_strata(near.shape, count, key, near.dtype)
+    u = _strata_of(near, count, key)
     near, far = near[..., None], far[..., None]
     # Each step below is monotone in u under rounding, where a weighted mean of near and far is not:
     # a descending step of 1e-7 times a density of 1e10 would be a weight of infinity.
     if spacing == "depth":
-        t = near + u * (far - near)
-    elif spacing == "disparity":
+        return jnp.where(u < 1.0, jnp.minimum(near + u * (far - near), far), far)
+    if spacing == "disparity":
         begin = _with_disparity(near, far)
         ratio = begin / far
-        t = begin / (ratio + (1.0 - u) * (1.0 - ratio))
-    else:
-        raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")
-    t = jnp.clip(t, near, far)
-    return jnp.where(u > 0.0, jnp.where(u < 1.0, t, far), near)
+        t = jnp.clip(begin / (ratio + (1.0 - u) * (1.0 - ratio)), near, far)
+        return jnp.where(u > 0.0, jnp.where(u < 1.0, t, far), near)
+    raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")
+
+
+def _strata_of(near: Array, count: int, key: Keys | None) -> Array:
+    """`unit_strata` of rays; without a key one row for all of them, so that less is computed."""
+    if key is not None:
+        return unit_strata(near.shape, count, key, near.dtype)
+    return unit_strata((1,) * near.ndim, count, None, near.dtype)
 
 
 def without_end(
@@ -124,9 +129,11 @@ def without_end(
     >>> without_end(jnp.array(0.0), 5).tolist()
     [0.0, 0.333, 1.00, 3.00, 10000.0]
     """
-    unit = jnp.where(near > 0.0, near, 1.0)
-    ahead = stratified(unit, unit * (1.0 + _FARTHEST), count, key, "disparity")
-    return ahead + (near - unit)[..., None]
+    u, unit = _strata_of(near, count, key), jnp.where(near > 0.0, near, 1.0)
+    # Disparities from 1 to that of the end, in units of 1 / unit.
+    end = 1.0 / (1.0 + _FARTHEST)
+    ahead = 1.0 / (end + (1.0 - u) * (1.0 - end)) - 1.0
+    return near[..., None] + unit[..., None] * ahead
 
 
 def _with_disparity(near: Array, far: Array) -> Array:
