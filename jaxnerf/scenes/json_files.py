@@ -120,7 +120,7 @@ def read_pose(where: str, matrix: Any, key: str = "transform_matrix") -> np.ndar
     if not is_rigid(pose[:3, :3] / scale):
         raise SceneError(f"{where}: {key} is not rigid (a rotation and a position)")
     if len(pose) == 4 and not np.allclose(pose[3], [0.0, 0.0, 0.0, 1.0], atol=1e-6):
-        raise SceneError(f"{where}: the last row of transform_matrix is not 0 0 0 1")
+        raise SceneError(f"{where}: the last row of {key} is not 0 0 0 1")
     return np.concatenate([pose[:3, :3] / scale, pose[:3, 3:]], axis=-1)
 
 

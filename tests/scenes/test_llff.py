@@ -97,6 +97,18 @@ def test_the_smallest_photographs_that_will_do_are_taken(folders, downscale, tak
     np.testing.assert_allclose(camera.focal, 4.0 * FOCAL * size / 80, rtol=0.12)
 
 
+def test_a_longest_side_shrinks_by_a_multiple_of_the_factor_whatever_folder_is_read(tmp_path):
+    folder = tmp_path / "balls"
+    for factor in (1, 2):
+        name = "images" if factor == 1 else "images_2"
+        write_pictures(folder / name, in_front(2), 80 // factor, 64 // factor)
+    np.save(folder / "poses_bounds.npy", llff_rows(in_front(2)))
+    scene = load_scene(folder, downscale=3, longest_side=20, images=BOTH)
+    assert scene.notes == ("photographs from images_2",)
+    # By 3 they would have 26 pixels, so it is by 6.
+    np.testing.assert_array_equal(scene.splits["train"].cameras[0].size, [80 // 6, 64 // 6])
+
+
 def test_focal_lengths_follow_the_true_sizes(tmp_path):
     """ImageMagick rounds a quarter of 78 x 66 to 20 x 17."""
     folder = tmp_path / "balls"
