@@ -58,6 +58,9 @@ def test_without_intrinsics_pictures_are_those_of_the_training_cameras(tmp_path)
     assert (found.frames_per_second, found.notes) == (None, ())
 
 
+PROJECTIVE = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0.5, 1]]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(
     ("values", "size", "edge"),
@@ -176,6 +179,7 @@ def test_a_flight_goes_through_its_keys_and_back_if_it_is_a_cycle(tmp_path):
         (nerfstudio, {}, {"crop": {"crop_scale": [1, 1, 1]}}, "'crop' is not honoured"),
         (nerfstudio, {"fov": 0}, {}, "camera_path[1]: fov 0 is not between"),
         (nerfstudio, {"camera_to_world": [1, 2]}, {}, "camera_path[1]: camera_to_world must be"),
+        (nerfstudio, {"camera_to_world": PROJECTIVE}, {}, "the last row of camera_to_world is not"),
         (nerfstudio, {"lens_shift": 0.1}, {}, "camera_path[1]: 'lens_shift' is not honoured"),
         (nerfstudio, {}, {"render_width": 0}, "render_width 0 is not a whole number"),
         (nerfstudio, {}, {"camera_path": []}, "'camera_path' must be a list"),
