@@ -26,6 +26,7 @@ from jaxnerf.sampling import (
     Sampler,
     Stratified,
 )
+from jaxnerf.sampling.pixels import values_at
 
 # Packed samples of a chunk on each device: with more, intermediate arrays do not fit into the caches.
 _SAMPLES_AT_ONCE = 12 << 13
@@ -203,13 +204,6 @@ def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.n
     return behind, ends if ends.ndim == 2 else ends.reshape(1, 1)
 
 
-def _at_pixels(values: Array, pixels: Array) -> Array:
-    """The values of an image at the pixels that contain positions (x, y); a [1, 1] image is constant."""
-    column, row = (jnp.floor(pixels[:, axis]).astype(jnp.int32) for axis in (0, 1))
-    height, width = values.shape[:2]
-    return values[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
-
-
 def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CPU) -> int:
     """The number of rays in a chunk, so that the activations of a network's layers suit the device.
 
@@ -246,9 +240,9 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
 @functools.lru_cache(maxsize=16)
 def _compiled_chunk(kind, extras, normals: bool, compositing: Compositing, mesh: Mesh):
     def chunk(sampler, pixels, arrays, params, camera, background, bounds):
-        far = jnp.maximum(_at_pixels(bounds[1], pixels), bounds[0])
+        far = jnp.maximum(values_at(bounds[1], pixels), bounds[0])
         rays = cast_rays(that_see(camera, pixels), pixels, bounds[0], far)
-        background = _at_pixels(background, pixels)
+        background = values_at(background, pixels)
         seen = render_rays(
             join_field(arrays, kind), params, rays, sampler, None, background, extras,
             normals=normals, compositing=compositing,
