@@ -1,9 +1,7 @@
 """Rays through several fields at once: each has its own samples, and all occlude one another."""
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -11,10 +9,10 @@ from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.compositing.of_samples import laid_out, where_reached
-from jaxnerf.fields import Field, Params
+from jaxnerf.fields import Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.kernels.weights import densest, first_opaque, mean_transmittance, sums_before
-from jaxnerf.rendering.shading import accumulated_colour
+from jaxnerf.rendering.shading import accumulated_colour, evaluated
 from jaxnerf.sampling.composed import ComposedSamples
 from jaxnerf.sampling.fragments import Fragments, as_laid_out, fragments_of, slots_first
 from jaxnerf.sampling.samples import LONGEST, Samples
@@ -73,7 +71,7 @@ def light_of_parts(
     shared = isinstance(samples, Samples)
     parts = (samples,) * len(field.fields) if isinstance(samples, Samples) else samples.parts
     asked = [
-        _ask(one, own, part.positions(rays), normals)
+        evaluated(one, own, part.positions(rays), normals)
         for one, own, part in zip(field.fields, params, parts, strict=True)
     ]
     depths = tuple(
@@ -124,16 +122,6 @@ def light_of_parts(
         opacities=stacked,
         weights=weights,
     )
-
-
-def _ask(field: Field, params: Params, positions: Array, normals: bool) -> tuple[Array, Any, Any]:
-    """A field's density and features, and the gradient of its density if that is wanted."""
-    if not normals:
-        return *field.density(params, positions), None
-    density, pull_back, features = jax.vjp(
-        lambda x: field.density(params, x), positions, has_aux=True
-    )
-    return density, features, pull_back(jnp.ones_like(density))[0]
 
 
 def _whole(samples: Samples) -> Fragments:

@@ -15,7 +15,7 @@ from jaxnerf.compositing.of_samples import check_compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
-from jaxnerf.rendering.shading import accumulated_colour, slowed_near
+from jaxnerf.rendering.shading import accumulated_colour, evaluated, slowed_near
 from jaxnerf.sampling import (
     ComposedSampler,
     ComposedSamples,
@@ -192,17 +192,10 @@ def _shaded(
     Args:
       found: the field's density and features at the samples, if they are known already (`Proposal`).
     """
-    positions, gradient = samples.positions(rays), None
-    if normals:
-        # Densities depend each on one position, so a vector of ones pulls back to every gradient.
-        density, pull_back, features = jax.vjp(
-            lambda x: field.density(params, x), positions, has_aux=True
-        )
-        (gradient,) = pull_back(jnp.ones_like(density))
-    elif found is not None:
-        density, features = found.density, found.features
+    if found is not None and not normals:
+        density, features, gradient = found.density, found.features, None
     else:
-        density, features = field.density(params, positions)
+        density, features, gradient = evaluated(field, params, samples.positions(rays), normals)
     if gradient_reach is not None:
         density, features = slowed_near(samples, rays, gradient_reach, (density, features))
     weights = comp.weights_of(samples, density, compositing)
