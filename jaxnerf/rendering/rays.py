@@ -1,6 +1,7 @@
 """`render_rays`, the function that combines samplers, fields and compositing to render rays."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
@@ -17,13 +18,12 @@ from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
 from jaxnerf.rendering.shading import accumulated_colour, evaluated, slowed_near
 from jaxnerf.sampling import (
-    ComposedSampler,
     ComposedSamples,
     Hierarchical,
-    OccupancySampler,
     Sampler,
     Samples,
 )
+from jaxnerf.sampling.composed import map_occupancy_samplers
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
@@ -142,7 +142,8 @@ def render_rays(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
     if compositing in comp.TO_THE_END:
-        sampler = _to_the_end(sampler)
+        to_the_end = functools.partial(dataclasses.replace, max_optical_depth=0.0)
+        sampler = map_occupancy_samplers(to_the_end, sampler)
     samples = sampler(field, params, rays, key)
     proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
     fields, all_params = levels_of(field, params, 1 + len(proposed))
@@ -163,15 +164,6 @@ def render_rays(
 
 def _as_jax(leaf: Any) -> Any:
     return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
-
-
-def _to_the_end(sampler: Sampler) -> Sampler:
-    """The sampler without early stopping."""
-    if isinstance(sampler, ComposedSampler):
-        return dataclasses.replace(sampler, samplers=tuple(map(_to_the_end, sampler.samplers)))
-    if isinstance(sampler, OccupancySampler):
-        return dataclasses.replace(sampler, max_optical_depth=0.0)
-    return sampler
 
 
 def _shaded(
