@@ -16,7 +16,7 @@ from jaxnerf.compositing.of_samples import check_compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
-from jaxnerf.rendering.shading import accumulated_colour, evaluated, slowed_near
+from jaxnerf.rendering.shading import accumulated_colour, evaluated, scale_gradients_near
 from jaxnerf.sampling import (
     ComposedSamples,
     Hierarchical,
@@ -130,7 +130,7 @@ def render_rays(
       proposals: whether to render the levels of the sampler before the last too, for a loss on them.
       gradient_reach: distance from the camera, in the world, below which the field's gradients are scaled
         down by the square of the distance, against floaters close to the cameras
-        (`jaxnerf.rendering.shading.slowed_near`). The rendering does not change.
+        (`jaxnerf.rendering.shading.scale_gradients_near`). The rendering does not change.
 
     Example::
 
@@ -189,7 +189,7 @@ def _shaded(
     else:
         density, features, gradient = evaluated(field, params, samples.positions(rays), normals)
     if gradient_reach is not None:
-        density, features = slowed_near(samples, rays, gradient_reach, (density, features))
+        density, features = scale_gradients_near(samples, rays, gradient_reach, (density, features))
     weights = comp.weights_of(samples, density, compositing)
     if compositing == "attenuation":
         # Not by the sum of the weights, in which little light would be lost to rounding.

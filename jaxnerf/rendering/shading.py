@@ -50,7 +50,9 @@ def accumulated_colour(
     return comp.accumulated(samples, weights, colours)
 
 
-def slowed_near(samples: Samples, rays: Rays, reach: Float[Array, ""] | float, answers: Any) -> Any:
+def scale_gradients_near(
+    samples: Samples, rays: Rays, reach: Float[Array, ""] | float, answers: Any
+) -> Any:
     """Scale the gradients of a field's values by min(1, (distance / reach)^2); the values are unchanged.
 
     The number of rays per area falls with the square of the distance from the camera, so that without
