@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxnerf.compositing import Compositing
-from jaxnerf.kernels.memory import delete, hand_back
+from jaxnerf.kernels.memory import delete, trim_heap
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
 from jaxnerf.training.losses import Loss
@@ -131,7 +131,7 @@ class Trainer:
         )
         if begins:  # return the memory that compilation has freed
             jax.block_until_ready(metrics)
-            hand_back()
+            trim_heap()
         return state, metrics
 
     def _changed(self, state: TrainState, number: int, total: int) -> TrainState:
@@ -151,7 +151,7 @@ class Trainer:
             state = dataclasses.replace(placed, optimizer=moments)
         jax.block_until_ready(state)
         del changed
-        hand_back()
+        trim_heap()
         return state
 
 
