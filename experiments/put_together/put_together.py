@@ -165,7 +165,7 @@ def recover(
     target = jnp.asarray(seen.reshape(-1, 3), jnp.float32)
     arrays, kind = split_field(scene.field)
     # All rays of a batch may meet something, more than those of a whole picture do.
-    sampler = map_occupancy_samplers(OccupancySampler.with_more_room, scene.sampler_for(camera))
+    sampler = map_occupancy_samplers(OccupancySampler.with_larger_buffer, scene.sampler_for(camera))
     rates = jnp.asarray([RATES["turn"]] * 3 + [RATES["shift"]] * 3 + [RATES["growth"]])
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, steps, 0.05))
 

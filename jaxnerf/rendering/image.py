@@ -296,12 +296,12 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
             if not len(waiting):
                 break
             sampler, size, is_stuck = (
-                _raised(OccupancySampler.with_longer_walks, sampler),
+                _raised(OccupancySampler.with_larger_limits, sampler),
                 max(size // 4, _FEWEST_RAYS),
                 True,
             )
         if is_stuck:
-            sampler = _raised(OccupancySampler.with_more_room, sampler)
+            sampler = _raised(OccupancySampler.with_larger_buffer, sampler)
     assert whole is not None
     return whole
 

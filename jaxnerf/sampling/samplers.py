@@ -261,11 +261,11 @@ class OccupancySampler:
             mean_samples=self.mean_samples or float(samples),
         )
 
-    def with_more_room(self) -> "OccupancySampler":
+    def with_larger_buffer(self) -> "OccupancySampler":
         """The sampler with a packed buffer four times as long."""
         return dataclasses.replace(self, mean_samples=4.0 * self.mean_samples)
 
-    def with_longer_walks(self) -> "OccupancySampler":
+    def with_larger_limits(self) -> "OccupancySampler":
         """The sampler with four times the samples and steps per ray, and without early stopping."""
         return dataclasses.replace(
             self,
