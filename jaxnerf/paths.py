@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import look_at_pose
-from jaxnerf.stances import Capture, Poses, focus_point, surround, unit, up_of
+from jaxnerf.stances import Capture, Poses, focus_point, mean_axis, surround, unit, up_of
 
 __all__ = [
     "ellipse_of",
@@ -90,7 +90,7 @@ def orbit_of(poses: Poses, frames: int = 120, up=None) -> Path:
     capture = Capture.of(poses, up)
     if capture.orbit != "spiral":
         return capture.path(np.linspace(0.0, 1.0, frames, endpoint=False))
-    if up is None and abs(_mean_axis(poses, 2) @ capture.axes[2]) < _ALONG:
+    if up is None and abs(mean_axis(poses, 2) @ capture.axes[2]) < _ALONG:
         up = capture.axes[2]
     return spiral(poses, np.inf, frames, rotations=1, zoom=1.0, up=up)
 
@@ -175,8 +175,8 @@ def spiral(
     """
     poses = np.asarray(poses, np.float64)[:, :3]
     position = poses[:, :, 3].mean(axis=0)
-    back = _mean_axis(poses, 2)
-    mean = look_at_pose(position, position - back, _mean_axis(poses, 1) if up is None else up)
+    back = mean_axis(poses, 2)
+    mean = look_at_pose(position, position - back, mean_axis(poses, 1) if up is None else up)
     axes = mean[:, :3]
     upward = axes[:, 1] if up is None else up
     extent = np.percentile(np.abs((poses[:, :, 3] - position) @ axes), 90.0, axis=0)
@@ -234,9 +234,3 @@ def level(poses: Poses, up) -> Path:
             ahead = -np.sign(ahead @ up) * pose[:, 1]
         turned.append(look_at_pose(pose[:, 3], pose[:, 3] + ahead - (ahead @ up) * up, up))
     return np.stack(turned)
-
-
-def _mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of an axis of the poses, of unit length; the first pose's axis if the mean is 0."""
-    mean = poses[:, :, axis].mean(axis=0)
-    return unit(mean if np.linalg.norm(mean) > 1e-6 else poses[0, :, axis])

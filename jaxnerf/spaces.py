@@ -19,7 +19,7 @@ from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.silhouettes import background_of, scene_cube
 from jaxnerf.stances import Capture, focus_point
-from jaxnerf.training.optimizers import Schedule
+from jaxnerf.training.optimizers import Schedule, progress_of
 
 # far of the paper's network in unbounded and forward-facing scenes, in radii of the contraction or
 # distances of the near plane.
@@ -206,8 +206,7 @@ def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
     farthest = config.training.gradient_reach * unit
 
     def schedule(step: Array, total_steps: Array) -> Array:
-        taken = step.astype(jnp.float32) / jnp.maximum(total_steps, 1).astype(jnp.float32)
-        return farthest * jnp.maximum(1.0 - taken / _FOG_UNTIL, 0.0)
+        return farthest * jnp.maximum(1.0 - progress_of(step, total_steps) / _FOG_UNTIL, 0.0)
 
     return schedule
 

@@ -241,6 +241,12 @@ def axes_meet(backs: Directions) -> bool:
     return bool(np.linalg.eigvalsh(across)[0] >= _SPREAD)
 
 
+def mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of an axis of the poses, of unit length; the first pose's axis if the mean is 0."""
+    mean = poses[:, :, axis].mean(axis=0)
+    return unit(mean if np.linalg.norm(mean) > 1e-6 else poses[0, :, axis])
+
+
 def unit(direction) -> np.ndarray:
     """A direction of unit length."""
     direction = np.asarray(direction, np.float64)

@@ -31,6 +31,8 @@ from jaxnerf.config import override
 from jaxnerf.fields import join_field, split_field
 from jaxnerf.geometry import Placement, matrix_of, parts_of
 from jaxnerf.runs.metrics import read_metrics
+from jaxnerf.sampling import OccupancySampler
+from jaxnerf.sampling.composed import map_occupancy_samplers
 from jaxnerf.scenes import Similarity
 
 HERE = Path(__file__).parent
@@ -163,7 +165,7 @@ def recover(
     target = jnp.asarray(seen.reshape(-1, 3), jnp.float32)
     arrays, kind = split_field(scene.field)
     # All rays of a batch may meet something, more than those of a whole picture do.
-    sampler = scene.sampler_for(camera).with_more_room()
+    sampler = map_occupancy_samplers(OccupancySampler.with_larger_buffer, scene.sampler_for(camera))
     rates = jnp.asarray([RATES["turn"]] * 3 + [RATES["shift"]] * 3 + [RATES["growth"]])
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, steps, 0.05))
 

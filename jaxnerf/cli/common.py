@@ -232,13 +232,13 @@ class LiveLine:
             self._last = now
 
 
-def bar(done: int, total: int, width: int = 24) -> str:
+def bar(done: int, total: int) -> str:
     """A progress bar.
 
-    >>> bar(3, 4, width=8)
-    '[######  ] 3/4'
+    >>> bar(3, 4)
+    '[##################      ] 3/4'
     """
-    return f"[{'#' * (width * done // total):{width}}] {done}/{total}"
+    return f"[{'#' * (24 * done // total):24}] {done}/{total}"
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnerf.kernels.weights import SURFACE
+from jaxnerf.kernels.weights import SURFACE, emission_absorption, first_opaque
 from jaxnerf.sampling.samples import ENDLESS, LONGEST
 
 
@@ -19,7 +19,7 @@ def _per_ray(signature: str):
     return wrap
 
 
-def _lengths(t: Float[Array, " B"]) -> Float[Array, " B-1"]:
+def _lengths(t: Float[Array, "*batch B"]) -> Float[Array, "*batch B-1"]:
     """The intervals' lengths, none infinite: 0 times infinity would be no number."""
     return jnp.minimum(jnp.diff(t), LONGEST)
 
@@ -61,7 +61,7 @@ def volume_weights(
     >>> print(volume_weights(jnp.array([1.0, 1.0]), jnp.array([0.0, 0.5, 1e10])).round(4))
     [0.3935 0.6065]
     """
-    return transmittance(density, t)[:-1] * opacities(density, t)
+    return emission_absorption(density * _lengths(t))
 
 
 @_per_ray("(s)->(s)")
@@ -82,7 +82,6 @@ def opacity_weights(opacity: Float[Array, "*batch S"]) -> Float[Array, "*batch S
     return opacity * jnp.concatenate([jnp.ones_like(opacity[:1]), left])
 
 
-@functools.partial(jax.jit, static_argnames="threshold")
 def surface_weights(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"], threshold: float = SURFACE
 ) -> Float[Array, "*batch S"]:
@@ -95,9 +94,7 @@ def surface_weights(
     >>> surface_weights(jnp.array([0.1, 9.0, 9.0]), jnp.arange(4.0)).tolist()
     [0.0, 1.0, 0.0]
     """
-    opaque = opacities(density, t) >= threshold
-    first = opaque & (jnp.cumsum(opaque, axis=-1) == 1)
-    return first.astype(density.dtype)
+    return first_opaque(density * _lengths(t), -1, threshold)
 
 
 @_per_ray("(s)->()")

@@ -39,14 +39,14 @@ def optical_depths_of(
       samples: dense or packed.
       density: what a field answered at their positions.
     """
-    return laid_out(samples, density) * samples.length
+    return to_layout(samples, density) * samples.length
 
 
-def laid_out(samples: Samples, answers: Float[Array, "*answers"]) -> Float[Array, "*layout"]:
+def to_layout(samples: Samples, answers: Float[Array, "*answers"]) -> Float[Array, "*layout"]:
     """A field's values at the samples, in the layout of the samples; 0 in empty slots."""
     if samples.packing is None:
         return answers
-    return samples.packing.by_slot(answers, samples.t.shape[0])
+    return samples.packing.to_slots(answers, samples.t.shape[0])
 
 
 def weights_of(
@@ -77,7 +77,7 @@ def weights_of(
     packing = samples.packing
     axis = -1 if packing is None else 0
     if compositing == "maximum":
-        return densest(laid_out(samples, density), axis)
+        return densest(to_layout(samples, density), axis)
     depth = optical_depths_of(samples, density)
     if compositing == "mean":
         return mixed(jnp.minimum(depth, LONGEST), axis)
@@ -108,7 +108,7 @@ def greatest_density_of(
       density: what a field answered at their positions.
     """
     axis = -1 if samples.packing is None else 0
-    greatest = jnp.max(laid_out(samples, density), axis=axis)
+    greatest = jnp.max(to_layout(samples, density), axis=axis)
     return greatest.reshape(samples.complete.shape)
 
 
@@ -131,7 +131,7 @@ def accumulated(samples: Samples, weights: Float[Array, "*layout"], values: Any)
     """
     packing, batch = samples.packing, samples.complete.shape
     if packing is not None:
-        weights = jnp.where(packing.used, packing.row(weights), 0.0)
+        weights = jnp.where(packing.used, packing.to_buffer(weights), 0.0)
 
     def one(value: Array) -> Array:
         inner = value.shape[weights.ndim :]

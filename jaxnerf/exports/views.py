@@ -19,8 +19,9 @@ from jaxnerf.lenses import FLAT
 from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.run import Run
 
-# Largest number of pixels of all views together: 0.5 GB with their colours and normals.
-MOST_PIXELS = 1 << 25
+# Largest number of pixels of all views together, beyond which images are rendered smaller: 0.5 GB with
+# their colours and normals.
+_MOST_PIXELS = 1 << 25
 # A pixel shows a surface if its opacity is above _SURFACE, and no surface if it is below _EMPTY.
 _SURFACE, _EMPTY = 0.5, 0.1
 # Width of the ignored border, as a fraction of an image's shorter side: few other cameras see it.
@@ -77,7 +78,6 @@ def render_views(
     origin: Float[np.ndarray, "3"],
     *,
     count: int = 0,
-    most_pixels: int = MOST_PIXELS,
     with_normals: bool = False,
     report: Report = Report(),
 ) -> Views:
@@ -87,7 +87,6 @@ def render_views(
       run: the run.
       origin: origin of the views in the user's frame: a point near the scene.
       count: number of views, evenly spread over the training cameras; 0 for all.
-      most_pixels: largest number of pixels of all views together: larger images are rendered smaller.
       with_normals: whether to render normals.
       report: receives the progress, and a message if the views are smaller than the photographs.
     """
@@ -97,7 +96,7 @@ def render_views(
     if count and count < len(cameras):
         cameras = cameras[np.linspace(0, len(cameras) - 1, count).round().astype(int)]
     sizes = np.asarray(cameras.size, np.int64)
-    shrink = min(1.0, float(np.sqrt(most_pixels / sizes.prod(axis=-1).sum())))
+    shrink = min(1.0, float(np.sqrt(_MOST_PIXELS / sizes.prod(axis=-1).sum())))
     if shrink < 1.0:
         sizes = np.maximum(np.floor(sizes * shrink), 1).astype(np.int64)
         cameras = _resized(cameras, sizes)

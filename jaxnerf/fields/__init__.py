@@ -61,6 +61,12 @@ def in_precision(params: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), params)
 
 
+def dense(layer: Any, inputs: Float[Array, "*batch M"]) -> Float[Array, "*batch N"]:
+    """A linear layer of a network, of a dict with its kernel [M, N] and bias [N]."""
+    outputs = inputs @ layer["kernel"]
+    return outputs + layer["bias"].reshape((1,) * (outputs.ndim - 1) + (-1,))
+
+
 def split_field(field: Any) -> tuple[tuple[Any, ...], Any]:
     """Split a field (or a sequence of fields) into its arrays and the hashable rest.
 

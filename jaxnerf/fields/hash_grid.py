@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
-from jaxnerf.fields import Params, in_precision
+from jaxnerf.fields import Params, dense, in_precision
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 
 # Of equation 4.
@@ -194,13 +194,8 @@ def _layers(key: Array, sizes: list[int]) -> list[Any]:
 def _network(layers: Any, inputs: Array) -> Array:
     *inner, last = in_precision(layers, inputs.dtype)
     for layer in inner:
-        inputs = jax.nn.relu(_dense(layer, inputs))
-    return _dense(last, inputs)
-
-
-def _dense(layer: Any, inputs: Array) -> Array:
-    outputs = inputs @ layer["kernel"]
-    return outputs + layer["bias"].reshape((1,) * (outputs.ndim - 1) + (-1,))
+        inputs = jax.nn.relu(dense(layer, inputs))
+    return dense(last, inputs)
 
 
 @jax.custom_jvp

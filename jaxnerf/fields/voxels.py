@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
-from jaxnerf.fields import in_precision
+from jaxnerf.fields import dense, in_precision
 from jaxnerf.fields.bricks import (
     BRICK,
     ROWS,
@@ -176,8 +176,8 @@ class VoxelField:
         hidden = jnp.concatenate([features, told], axis=-1)
         *inner, last = in_precision(params.network, hidden.dtype)
         for layer in inner:
-            hidden = jax.nn.relu(_dense(layer, hidden))
-        return jax.nn.sigmoid(_dense(last, hidden) + features[..., :3])
+            hidden = jax.nn.relu(dense(layer, hidden))
+        return jax.nn.sigmoid(dense(last, hidden) + features[..., :3])
 
     def resample(
         self,
@@ -325,8 +325,3 @@ def _values(bricks: Array, table: Array, lattice: Array) -> Array:
 
 
 _resample = jax.jit(_values)
-
-
-def _dense(layer: Any, inputs: Array) -> Array:
-    outputs = inputs @ layer["kernel"]
-    return outputs + layer["bias"].reshape((1,) * (outputs.ndim - 1) + (-1,))

@@ -25,7 +25,7 @@ def keep_freed() -> None:
             mallopt(mmap_max, 0)
 
 
-def hand_back() -> None:
+def trim_heap() -> None:
     """Make glibc return freed memory to the system, which otherwise stays reserved for single threads.
 
     When lego is resampled to 256 voxels this is 0.4 GB of 2.04. Without glibc this does nothing.
@@ -39,4 +39,4 @@ def delete(tree: Any) -> None:
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array):
             leaf.delete()
-    hand_back()
+    trim_heap()

@@ -72,10 +72,12 @@ def _through_and_weights(depth: Array) -> tuple[Array, Array]:
     return through, through * -jnp.expm1(-depth)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def first_opaque(depth: Float[Array, "*layout"], axis: int) -> Float[Array, "*layout"]:
-    """1 for the first sample whose opacity 1 - exp(-tau) reaches a half, 0 for the others."""
-    opaque = -jnp.expm1(-depth) >= SURFACE
+@functools.partial(jax.jit, static_argnames=("axis", "threshold"))
+def first_opaque(
+    depth: Float[Array, "*layout"], axis: int, threshold: float = SURFACE
+) -> Float[Array, "*layout"]:
+    """1 for the first sample whose opacity 1 - exp(-tau) reaches a threshold, 0 for the others."""
+    opaque = -jnp.expm1(-depth) >= threshold
     return (opaque & (jnp.cumsum(opaque, axis=axis) == 1)).astype(depth.dtype)
 
 

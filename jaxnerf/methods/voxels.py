@@ -12,7 +12,7 @@ from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
-from jaxnerf.training.optimizers import Schedule, exponential_to, voxel_optimizer
+from jaxnerf.training.optimizers import Schedule, exponential_to, progress_of, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import Trainer
@@ -64,14 +64,12 @@ def trainer_on(
     decay = exponential_to(rates.final_fraction)
 
     def calibrate(calibration, gradients, cameras, step, total):
-        progress = step.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
         colours = voxels.calibration.colour_rate * decay(step, total)
-        motions = voxels.calibration.pose_rate_after(progress)
+        motions = voxels.calibration.pose_rate_after(progress_of(step, total))
         return step_calibration(calibration, gradients, cameras, (colours, motions))
 
     def smooth(field, params, step, total):
-        progress = step.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
-        left = jnp.maximum(1.0 - progress / _SMOOTH_UNTIL, 0.0)
+        left = jnp.maximum(1.0 - progress_of(step, total) / _SMOOTH_UNTIL, 0.0)
         by = rates.smoothing * min(1.0, _FEW / len(split)) * left * decay(step, total)
         return jax.lax.cond(
             (step % _SMOOTH_EVERY == 0) & (left > 0.0),

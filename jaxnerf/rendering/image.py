@@ -26,6 +26,8 @@ from jaxnerf.sampling import (
     Sampler,
     Stratified,
 )
+from jaxnerf.sampling.composed import map_occupancy_samplers
+from jaxnerf.sampling.pixels import values_at
 
 # Packed samples of a chunk on each device: with more, intermediate arrays do not fit into the caches.
 _SAMPLES_AT_ONCE = 12 << 13
@@ -123,7 +125,8 @@ def render_image(
     if isinstance(sampler, OccupancySampler) and len(visible):
         far_of = np.broadcast_to(ends, shown.shape).reshape(-1)[visible]
         sampler = fitted(sampler, camera, pixels[visible], near, far_of, compositing)
-    sampler = jax.device_put(_limited(sampler), NamedSharding(mesh, P()))
+    sampler = map_occupancy_samplers(OccupancySampler.limited, sampler)
+    sampler = jax.device_put(sampler, NamedSharding(mesh, P()))
     look = _Look(render, sampler, chunk, mesh.size, progress)
     end = np.broadcast_to(np.where(np.isfinite(ends), ends, np.float32(horizon)), shown.shape)
     end = end.reshape(-1)
@@ -179,11 +182,8 @@ def render_places(
     each = -(-len(places) // mesh.size)
     # Few rays want no whole chunk; powers of two, since each size is compiled.
     chunk = min(chunk or rays_that_fit(sampler), 1 << (each - 1).bit_length())
-    return _look_at(_Look(render, _limited(sampler), chunk, mesh.size, None), places, len(places))
-
-
-def _limited(sampler: Sampler) -> Sampler:
-    return sampler.limited() if isinstance(sampler, OccupancySampler | ComposedSampler) else sampler
+    sampler = map_occupancy_samplers(OccupancySampler.limited, sampler)
+    return _look_at(_Look(render, sampler, chunk, mesh.size, None), places, len(places))
 
 
 def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,13 +201,6 @@ def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.n
             )
     behind = behind if behind.ndim == 3 else np.broadcast_to(behind, (1, 1, 3))
     return behind, ends if ends.ndim == 2 else ends.reshape(1, 1)
-
-
-def _at_pixels(values: Array, pixels: Array) -> Array:
-    """The values of an image at the pixels that contain positions (x, y); a [1, 1] image is constant."""
-    column, row = (jnp.floor(pixels[:, axis]).astype(jnp.int32) for axis in (0, 1))
-    height, width = values.shape[:2]
-    return values[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
 
 
 def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CPU) -> int:
@@ -246,9 +239,9 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
 @functools.lru_cache(maxsize=16)
 def _compiled_chunk(kind, extras, normals: bool, compositing: Compositing, mesh: Mesh):
     def chunk(sampler, pixels, arrays, params, camera, background, bounds):
-        far = jnp.maximum(_at_pixels(bounds[1], pixels), bounds[0])
+        far = jnp.maximum(values_at(bounds[1], pixels), bounds[0])
         rays = cast_rays(that_see(camera, pixels), pixels, bounds[0], far)
-        background = _at_pixels(background, pixels)
+        background = values_at(background, pixels)
         seen = render_rays(
             join_field(arrays, kind), params, rays, sampler, None, background, extras,
             normals=normals, compositing=compositing,
@@ -303,24 +296,24 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
             if not len(waiting):
                 break
             sampler, size, is_stuck = (
-                _with_limits(sampler).with_longer_walks(),
+                _raised(OccupancySampler.with_larger_limits, sampler),
                 max(size // 4, _FEWEST_RAYS),
                 True,
             )
         if is_stuck:
-            sampler = _with_limits(sampler).with_more_room()
+            sampler = _raised(OccupancySampler.with_larger_buffer, sampler)
     assert whole is not None
     return whole
 
 
-def _with_limits(sampler: Sampler) -> OccupancySampler | ComposedSampler:
-    """A sampler whose limits can be raised.
+def _raised(change: Callable[[OccupancySampler], OccupancySampler], sampler: Sampler) -> Sampler:
+    """A sampler with higher limits.
 
     Raises:
       ValueError: it has none, and its samples say that rays are incomplete nevertheless.
     """
     if isinstance(sampler, OccupancySampler | ComposedSampler):
-        return sampler
+        return map_occupancy_samplers(change, sampler)
     raise ValueError(
         f"render_image: samples of {type(sampler).__name__} say that rays are not complete, and there is "
         "no more to be had"

@@ -46,18 +46,18 @@ def fitted(
     if sampler.samples and sampler.mean_samples:
         return sampler.limited()
     some = np.linspace(0, len(pixels) - 1, _RAYS).astype(int)
-    walk = sampler.limited()
+    limited = sampler.limited()
     depth = 0.0 if compositing in TO_THE_END else sampler.max_optical_depth
-    settings = walk.samples, walk.max_steps, walk.samples_per_voxel, depth
+    settings = limited.samples, limited.max_steps, limited.samples_per_voxel, depth
     found = np.asarray(
-        _counts(walk.occupancy, camera, pixels[some], np.float32(near), far[some], settings)
+        _counts(limited.occupancy, camera, pixels[some], np.float32(near), far[some], settings)
     )
     longest, mean = max(int(found.max()), 1), max(float(found.mean()), 1.0)
-    samples = min(1 << math.ceil(math.log2(longest)), walk.samples)
+    samples = min(1 << math.ceil(math.log2(longest)), limited.samples)
     room = 2.0 ** (round(_PER_OCTAVE * math.log2(mean)) / _PER_OCTAVE)
     samples = sampler.samples or max(samples, 8)
     return dataclasses.replace(
-        walk, samples=samples, mean_samples=sampler.mean_samples or min(room, float(samples))
+        limited, samples=samples, mean_samples=sampler.mean_samples or min(room, float(samples))
     )
 
 

@@ -1,22 +1,20 @@
 """Rays through several fields at once: each has its own samples, and all occlude one another."""
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
-from jaxnerf.compositing.of_samples import laid_out, where_reached
-from jaxnerf.fields import Field, Params
+from jaxnerf.compositing.of_samples import to_layout, where_reached
+from jaxnerf.fields import Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.kernels.weights import densest, first_opaque, mean_transmittance, sums_before
-from jaxnerf.rendering.shading import accumulated_colour
+from jaxnerf.rendering.shading import accumulated_colour, evaluated
 from jaxnerf.sampling.composed import ComposedSamples
-from jaxnerf.sampling.fragments import Fragments, as_laid_out, fragments_of, slots_first
+from jaxnerf.sampling.fragments import Fragments, fragments_of, from_slots, slots_first
 from jaxnerf.sampling.samples import LONGEST, Samples
 
 # Something of each part in each of M fragments of R rays.
@@ -73,7 +71,7 @@ def light_of_parts(
     shared = isinstance(samples, Samples)
     parts = (samples,) * len(field.fields) if isinstance(samples, Samples) else samples.parts
     asked = [
-        _ask(one, own, part.positions(rays), normals)
+        evaluated(one, own, part.positions(rays), normals)
         for one, own, part in zip(field.fields, params, parts, strict=True)
     ]
     depths = tuple(
@@ -84,7 +82,7 @@ def light_of_parts(
     cut = depths if shared else fragments.depths(depths)
     if compositing == "maximum":
         found = tuple(
-            slots_first(part, laid_out(part, each[0]))
+            slots_first(part, to_layout(part, each[0]))
             for part, each in zip(parts, asked, strict=True)
         )
         weights = _of_densest(found if shared else fragments.of_slots(found))
@@ -99,9 +97,9 @@ def light_of_parts(
     median = where_reached((fragments.t0, fragments.t1), amounts, half, nothing, axis=0)
     if not shared:
         weights = tuple(
-            fragments.by_slot(i, own, depths[i].shape[0]) for i, own in enumerate(weights)
+            fragments.to_slots(i, own, depths[i].shape[0]) for i, own in enumerate(weights)
         )
-    weights = tuple(as_laid_out(part, own) for part, own in zip(parts, weights, strict=True))
+    weights = tuple(from_slots(part, own) for part, own in zip(parts, weights, strict=True))
     opacities = [comp.opacity_of(part, own) for part, own in zip(parts, weights, strict=True)]
     colour, normal, along = jnp.zeros_like(rays.origins), jnp.zeros_like(rays.origins), 0.0
     each = zip(field.fields, params, parts, asked, weights, opacities, strict=True)
@@ -124,16 +122,6 @@ def light_of_parts(
         opacities=stacked,
         weights=weights,
     )
-
-
-def _ask(field: Field, params: Params, positions: Array, normals: bool) -> tuple[Array, Any, Any]:
-    """A field's density and features, and the gradient of its density if that is wanted."""
-    if not normals:
-        return *field.density(params, positions), None
-    density, pull_back, features = jax.vjp(
-        lambda x: field.density(params, x), positions, has_aux=True
-    )
-    return density, features, pull_back(jnp.ones_like(density))[0]
 
 
 def _whole(samples: Samples) -> Fragments:

@@ -1,6 +1,7 @@
 """`render_rays`, the function that combines samplers, fields and compositing to render rays."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
@@ -15,15 +16,14 @@ from jaxnerf.compositing.of_samples import check_compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import light_of_parts
-from jaxnerf.rendering.shading import accumulated_colour, slowed_near
+from jaxnerf.rendering.shading import accumulated_colour, evaluated, scale_gradients_near
 from jaxnerf.sampling import (
-    ComposedSampler,
     ComposedSamples,
     Hierarchical,
-    OccupancySampler,
     Sampler,
     Samples,
 )
+from jaxnerf.sampling.composed import map_occupancy_samplers
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
 
@@ -130,7 +130,7 @@ def render_rays(
       proposals: whether to render the levels of the sampler before the last too, for a loss on them.
       gradient_reach: distance from the camera, in the world, below which the field's gradients are scaled
         down by the square of the distance, against floaters close to the cameras
-        (`jaxnerf.rendering.shading.slowed_near`). The rendering does not change.
+        (`jaxnerf.rendering.shading.scale_gradients_near`). The rendering does not change.
 
     Example::
 
@@ -142,7 +142,8 @@ def render_rays(
         _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
     )
     if compositing in comp.TO_THE_END:
-        sampler = _to_the_end(sampler)
+        to_the_end = functools.partial(dataclasses.replace, max_optical_depth=0.0)
+        sampler = map_occupancy_samplers(to_the_end, sampler)
     samples = sampler(field, params, rays, key)
     proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
     fields, all_params = levels_of(field, params, 1 + len(proposed))
@@ -165,15 +166,6 @@ def _as_jax(leaf: Any) -> Any:
     return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
 
 
-def _to_the_end(sampler: Sampler) -> Sampler:
-    """The sampler without early stopping."""
-    if isinstance(sampler, ComposedSampler):
-        return dataclasses.replace(sampler, samplers=tuple(map(_to_the_end, sampler.samplers)))
-    if isinstance(sampler, OccupancySampler):
-        return dataclasses.replace(sampler, max_optical_depth=0.0)
-    return sampler
-
-
 def _shaded(
     field: Field,
     params: Params,
@@ -192,19 +184,12 @@ def _shaded(
     Args:
       found: the field's density and features at the samples, if they are known already (`Proposal`).
     """
-    positions, gradient = samples.positions(rays), None
-    if normals:
-        # Densities depend each on one position, so a vector of ones pulls back to every gradient.
-        density, pull_back, features = jax.vjp(
-            lambda x: field.density(params, x), positions, has_aux=True
-        )
-        (gradient,) = pull_back(jnp.ones_like(density))
-    elif found is not None:
-        density, features = found.density, found.features
+    if found is not None and not normals:
+        density, features, gradient = found.density, found.features, None
     else:
-        density, features = field.density(params, positions)
+        density, features, gradient = evaluated(field, params, samples.positions(rays), normals)
     if gradient_reach is not None:
-        density, features = slowed_near(samples, rays, gradient_reach, (density, features))
+        density, features = scale_gradients_near(samples, rays, gradient_reach, (density, features))
     weights = comp.weights_of(samples, density, compositing)
     if compositing == "attenuation":
         # Not by the sum of the weights, in which little light would be lost to rounding.

@@ -1,4 +1,4 @@
-"""Colour accumulation along rays of a single field, and gradient scaling near the camera."""
+"""What rays see of a single field: its values, their colour, and gradient scaling near the camera."""
 
 from typing import Any
 
@@ -10,6 +10,19 @@ from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.fields import Field, Params
 from jaxnerf.sampling import Samples
+
+
+def evaluated(
+    field: Field, params: Params, positions: Float[Array, "*answers 3"], normals: bool
+) -> tuple[Float[Array, "*answers"], Any, Float[Array, "*answers 3"] | None]:
+    """A field's density and features, and, for normals, the gradient of its density (otherwise None)."""
+    if not normals:
+        return *field.density(params, positions), None
+    # Densities depend each on one position, so a vector of ones pulls back to every gradient.
+    density, pull_back, features = jax.vjp(
+        lambda x: field.density(params, x), positions, has_aux=True
+    )
+    return density, features, pull_back(jnp.ones_like(density))[0]
 
 
 def accumulated_colour(
@@ -37,7 +50,9 @@ def accumulated_colour(
     return comp.accumulated(samples, weights, colours)
 
 
-def slowed_near(samples: Samples, rays: Rays, reach: Float[Array, ""] | float, answers: Any) -> Any:
+def scale_gradients_near(
+    samples: Samples, rays: Rays, reach: Float[Array, ""] | float, answers: Any
+) -> Any:
     """Scale the gradients of a field's values by min(1, (distance / reach)^2); the values are unchanged.
 
     The number of rays per area falls with the square of the distance from the camera, so that without

@@ -1,7 +1,7 @@
 """Samples of several fields along the same rays, each placed by a sampler of its own."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import jax
@@ -118,21 +118,13 @@ class ComposedSampler:
             far = jnp.minimum(far, jnp.asarray(self.far, far.dtype)[number])
         return dataclasses.replace(rays, near=near, far=jnp.maximum(near, far))
 
-    def limited(self) -> "ComposedSampler":
-        """The same with the limits that 0 stands for."""
-        return self._each(OccupancySampler.limited)
 
-    def with_more_room(self) -> "ComposedSampler":
-        """The same with room for four times as many samples of all rays together."""
-        return self._each(OccupancySampler.with_more_room)
-
-    def with_longer_walks(self) -> "ComposedSampler":
-        """The same, whose rays take up to four times as many samples and are never ended."""
-        return self._each(OccupancySampler.with_longer_walks)
-
-    def _each(self, change: Any) -> "ComposedSampler":
-        changed = (change(x) if isinstance(x, OccupancySampler) else x for x in self.samplers)
-        return dataclasses.replace(self, samplers=tuple(changed))
+def map_occupancy_samplers(change: Callable[[OccupancySampler], Any], sampler: Any) -> Any:
+    """A sampler, or a composed one's parts, with a change made to each that is an `OccupancySampler`."""
+    if isinstance(sampler, ComposedSampler):
+        parts = tuple(map_occupancy_samplers(change, part) for part in sampler.samplers)
+        return dataclasses.replace(sampler, samplers=parts)
+    return change(sampler) if isinstance(sampler, OccupancySampler) else sampler
 
 
 @no_type_check

@@ -50,7 +50,7 @@ class Fragments:
             for value, slot, fraction in zip(values, self.slots, self.fractions, strict=True)
         )
 
-    def by_slot(self, part: int, values: Float[Array, "M R"], slots: int) -> Float[Array, "K R"]:
+    def to_slots(self, part: int, values: Float[Array, "M R"], slots: int) -> Float[Array, "K R"]:
         """Values of a part's fragments, added up to those of its samples."""
         rays = jnp.broadcast_to(jnp.arange(values.shape[1])[None, :], values.shape)
         there = jnp.where(self.fractions[part] > 0.0, values, 0.0)
@@ -66,7 +66,7 @@ def slots_first(samples: Samples, values: Shaped[Array, "*layout"]) -> Shaped[Ar
     return jnp.moveaxis(values, -1, 0).reshape(values.shape[-1], -1)
 
 
-def as_laid_out(samples: Samples, values: Float[Array, "K R"]) -> Float[Array, "*layout"]:
+def from_slots(samples: Samples, values: Float[Array, "K R"]) -> Float[Array, "*layout"]:
     """The inverse of `slots_first`."""
     if samples.packing is not None:
         return values

@@ -1,4 +1,4 @@
-"""Samples of many rays in one buffer ("row") of fixed length, so that every shape is static.
+"""Samples of many rays in one buffer of fixed length, so that every shape is static.
 
 Most of the slots [K, R] are empty, and the field's cost is proportional to the number of evaluations: the
 buffer holds only the samples, and the field is evaluated there. Weights are computed in the slots, where
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """The layout of the samples of R rays in a buffer ("row") of N entries, ray after ray. A pytree.
+    """The layout of the samples of R rays in a buffer of N entries, ray after ray. A pytree.
 
     Attributes:
       ray: index of the ray that each entry belongs to.
@@ -35,23 +35,23 @@ class Packing:
     count: Int[Array, " R"]
     fits: Bool[Array, " R"]
 
-    def row(self, values: Float[Array, "K R"]) -> Float[Array, " N"]:
+    def to_buffer(self, values: Float[Array, "K R"]) -> Float[Array, " N"]:
         """Gather values from slots into the buffer; unused entries hold arbitrary values."""
         return values[jnp.clip(self.slot, 0, values.shape[0] - 1), self.ray]
 
-    def by_slot(self, row: Float[Array, " N"], slots: int) -> Float[Array, "K R"]:
-        """Scatter values from the buffer into slots, the inverse of `row`; 0 in empty slots."""
+    def to_slots(self, buffer: Float[Array, " N"], slots: int) -> Float[Array, "K R"]:
+        """Scatter values from the buffer into slots, the inverse of `to_buffer`; 0 in empty slots."""
         slot = jnp.arange(slots, dtype=jnp.int32)[:, None]
-        place = jnp.minimum(self.first[None, :] + slot, row.shape[0] - 1)
-        return jnp.where(slot < self.count[None, :], row[place], jnp.zeros((), row.dtype))
+        place = jnp.minimum(self.first[None, :] + slot, buffer.shape[0] - 1)
+        return jnp.where(slot < self.count[None, :], buffer[place], jnp.zeros((), buffer.dtype))
 
 
 def pack(count: Int[Array, " R"], length: int) -> Packing:
-    """Lay out samples in a row: the rays in their order, as many as fit with all their samples.
+    """Lay out samples in a buffer: the rays in their order, as many as fit with all their samples.
 
     Args:
       count: samples of each ray.
-      length: of the row, static.
+      length: of the buffer, static.
 
     >>> packing = pack(jnp.array([2, 1, 3]), length=5)
     >>> packing.ray.tolist(), packing.slot.tolist(), packing.fits.tolist()

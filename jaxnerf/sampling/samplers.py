@@ -20,7 +20,7 @@ from jaxnerf.sampling.traversal import march, most_samples
 
 # The paper's code gives the last sample an interval without end.
 _ENDLESS = 1e10
-# `max_steps` of a walk without a limit.
+# `max_steps` of a march without a limit.
 NO_LIMIT = 1 << 30
 
 
@@ -226,7 +226,7 @@ class OccupancySampler:
             jitter = intervals.uniform(
                 key.reshape(-1) if key.ndim else key, (count,), rays.near.dtype
             )
-        walk = march(
+        marched = march(
             self.occupancy,
             flat,
             jitter,
@@ -236,19 +236,19 @@ class OccupancySampler:
             compaction=self.compaction,
             max_optical_depth=self.max_optical_depth,
         )
-        packing = pack(walk.count, int(limited.mean_samples * count))
-        complete = packing.fits & ~(walk.truncated | walk.early_stopped)
+        packing = pack(marched.count, int(limited.mean_samples * count))
+        complete = packing.fits & ~(marched.truncated | marched.early_stopped)
         return Samples(
-            t=walk.t,
-            t0=walk.t0,
-            t1=walk.t1,
-            length=walk.length,
-            s0=walk.s0,
-            s1=walk.s1,
+            t=marched.t,
+            t0=marched.t0,
+            t1=marched.t1,
+            length=marched.length,
+            s0=marched.s0,
+            s1=marched.s1,
             complete=complete.reshape(shape),
             packing=packing,
-            truncated=walk.truncated.reshape(shape),
-            early_stopped=walk.early_stopped.reshape(shape),
+            truncated=marched.truncated.reshape(shape),
+            early_stopped=marched.early_stopped.reshape(shape),
         )
 
     def limited(self) -> "OccupancySampler":
@@ -261,11 +261,11 @@ class OccupancySampler:
             mean_samples=self.mean_samples or float(samples),
         )
 
-    def with_more_room(self) -> "OccupancySampler":
+    def with_larger_buffer(self) -> "OccupancySampler":
         """The sampler with a packed buffer four times as long."""
         return dataclasses.replace(self, mean_samples=4.0 * self.mean_samples)
 
-    def with_longer_walks(self) -> "OccupancySampler":
+    def with_larger_limits(self) -> "OccupancySampler":
         """The sampler with four times the samples and steps per ray, and without early stopping."""
         return dataclasses.replace(
             self,

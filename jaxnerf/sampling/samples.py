@@ -90,7 +90,7 @@ class Samples:
         if self.packing is None:
             return rays.at(self.t)
         origins, directions = (x.reshape(-1, 3) for x in (rays.origins, rays.directions))
-        t = self.packing.row(self.t)
+        t = self.packing.to_buffer(self.t)
         points = points_along(origins, directions, self.packing.ray, t)
         if not points.shape[0]:
             return points
@@ -106,7 +106,7 @@ class Samples:
         speed = jnp.linalg.norm(rays.directions, axis=-1)
         if self.packing is None:
             return self.t * speed[..., None]
-        return self.packing.row(self.t) * speed.reshape(-1)[self.packing.ray]
+        return self.packing.to_buffer(self.t) * speed.reshape(-1)[self.packing.ray]
 
     def view_directions(self, rays: Rays) -> Float[Array, "*answers 3"]:
         """The unit direction of the ray of each point at which the field is evaluated.

@@ -26,7 +26,7 @@ _HORIZON = 1e3
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class March:
-    """The samples of a walk, slots first: [K, R], front to back. A pytree.
+    """The samples of a march, slots first: [K, R], front to back. A pytree.
 
     Attributes:
       t: of each sample; anything in slots that are not used.
@@ -89,25 +89,24 @@ def march(
     occupancy = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, occupancy))
     cells = jnp.asarray(occupancy.cells.shape[0] if size is None else size, rays.near.dtype)
     bounded = dataclasses.replace(still, near=rays.near, far=rays.far)
-    walk = _walk(occupancy, bounded, samples_per_voxel, cells)
+    in_grid = _grid_rays(occupancy, bounded, samples_per_voxel, cells)
     jitter = jnp.broadcast_to(jnp.asarray(jitter, rays.near.dtype), rays.near.shape)
     limits = samples, max_steps, samples_per_voxel, max_optical_depth
-    moving, count, s, light = _look_along(
-        occupancy, _walk(occupancy, still, samples_per_voxel, cells), jitter, limits, compaction
-    )
-    s = s + (walk.begin - jax.lax.stop_gradient(walk.begin))[None, :]
-    s0 = s - jitter[None, :] * walk.step[None, :]
-    s1 = s0 + walk.step[None, :]
-    t, (begin, whole) = walk.t(s), (walk.begin[None, :], walk.whole[None, :])
+    fixed = _grid_rays(occupancy, still, samples_per_voxel, cells)
+    moving, count, s, light = _march_rays(occupancy, fixed, jitter, limits, compaction)
+    s = s + (in_grid.begin - jax.lax.stop_gradient(in_grid.begin))[None, :]
+    s0 = s - jitter[None, :] * in_grid.step[None, :]
+    s1 = s0 + in_grid.step[None, :]
+    t, (begin, whole) = in_grid.t(s), (in_grid.begin[None, :], in_grid.whole[None, :])
     speed = jnp.linalg.norm(rays.directions, axis=-1)
     stretch = speed / jax.lax.stop_gradient(speed)
     return March(
         t=t,
-        t0=walk.t(s0),
-        t1=walk.t(s1),
+        t0=in_grid.t(s0),
+        t1=in_grid.t(s1),
         s0=(s0 - begin) / whole,
         s1=(s1 - begin) / whole,
-        length=walk.world_length(t) * stretch[None, :],
+        length=in_grid.world_length(t) * stretch[None, :],
         count=count,
         truncated=moving,
         early_stopped=light <= _END,
@@ -128,11 +127,11 @@ def most_samples(occupancy: Occupancy, samples_per_voxel: int = 1) -> int:
     return math.ceil(2.0 * occupancy.cells.shape[0] * steps_a_cell) * samples_per_voxel + 1
 
 
-def _look_along(occupancy, walk, jitter, limits, compaction):
+def _march_rays(occupancy, rays, jitter, limits, compaction):
     """Where rays take samples.
 
     Args:
-      occupancy, walk, jitter, limits: as for `_look`, of all rays.
+      occupancy, rays, jitter, limits: as for `_advance`, of all rays.
       compaction: see `march`.
 
     Returns:
@@ -140,37 +139,37 @@ def _look_along(occupancy, walk, jitter, limits, compaction):
       [K, R]; and the logarithm of the light left on each ray.
     """
     samples, count = limits[0], jitter.shape[0]
-    inside = walk.begin + jitter * walk.step < walk.end
+    inside = rays.begin + jitter * rays.step < rays.end
     zeros = jnp.zeros(count, jitter.dtype)
     state = inside, jnp.zeros(count, jnp.int32), zeros, zeros
-    slots, looked = jnp.zeros(samples * count, jitter.dtype), 0
+    slots, iterations = jnp.zeros(samples * count, jitter.dtype), 0
     sizes = [max(count // part, min(count, 1)) for part in compaction]
     for number, enough in zip(sizes, [*sizes[1:], 0], strict=True):
         if number == count:
-            everything = walk, jitter, jnp.arange(count, dtype=jnp.int32), state, slots, looked
-            state, slots, looked = _look(occupancy, *everything, enough, limits)
+            everything = rays, jitter, jnp.arange(count, dtype=jnp.int32), state, slots, iterations
+            state, slots, iterations = _advance(occupancy, *everything, enough, limits)
             continue
         lane = _first(state[0] & (state[1] < samples), number)
         shift, theirs = jax.tree.map(lambda x, at=lane: x[at], (jitter, state))
         theirs = theirs[0] & (lane < count), *theirs[1:]
-        part = walk.of(lane), shift, lane, theirs, slots, looked
-        theirs, slots, looked = _look(occupancy, *part, enough, limits)
+        part = rays.of(lane), shift, lane, theirs, slots, iterations
+        theirs, slots, iterations = _advance(occupancy, *part, enough, limits)
         state = tuple(x.at[lane].set(y, mode="drop") for x, y in zip(state, theirs, strict=True))
     moving, taken, _, light = state
     return moving, taken, slots.reshape(samples, count), light
 
 
-def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
+def _advance(occupancy, rays, jitter, lane, state, slots, iterations, enough, limits):
     """Advance rays, one grid lookup for each per iteration, until at most `enough` are unfinished.
 
     Args:
       occupancy: the grid.
-      walk, jitter, state: of these rays. State is whether a ray is unfinished (evaluated once, since
+      rays, jitter, state: of these rays. State is whether a ray is unfinished (evaluated once, since
         rounding may give another result the next time), its number of samples, the index of its next
         step, and the logarithm of the transmittance.
       lane: the rays' indices among all rays.
       slots: s of the slots of all rays, flattened.
-      looked: the number of iterations so far.
+      iterations: the number of iterations so far.
       enough, limits: static; limits are the maxima of samples and steps, `samples_per_voxel`, and
         `max_optical_depth`.
     """
@@ -179,36 +178,36 @@ def _look(occupancy, walk, jitter, lane, state, slots, looked, enough, limits):
     count = slots.shape[0] // samples
     length = occupancy.step / samples_per_voxel
 
-    def look(carry):
-        (going, taken, number, light), slots, looked = carry
+    def advance(carry):
+        (going, taken, number, light), slots, iterations = carry
         live = going & (taken < samples)
-        s = walk.begin + (number + jitter) * walk.step
-        place = walk.place(s)
+        s = rays.begin + (number + jitter) * rays.step
+        place = rays.place(s)
         corner = jnp.floor(place)
         index = jnp.clip(corner, 0.0, size - 1.0).astype(jnp.int32)
         code = cells[(index[0] * size + index[1]) * size + index[2]].astype(s.dtype)
-        jump = walk.jump(place, corner, code) / walk.step
+        jump = rays.jump(place, corner, code) / rays.step
         hit = live & (code >= OCCUPIED)
         slot = jnp.where(hit, taken * count + lane, samples * count)
         slots = slots.at[slot].set(s, mode="drop", unique_indices=True)
         expected = jnp.exp2((code - OCCUPIED) / OCTAVES + SMALLEST)
-        depth = expected * (length / occupancy.cell) * walk.length(place)
+        depth = expected * (length / occupancy.cell) * rays.length(place)
         depth = jnp.minimum(depth, max_optical_depth / samples_per_voxel)
         ahead = jnp.where(hit, 1.0, jnp.maximum(jnp.ceil(jump), 1.0))
         taken = taken + hit.astype(jnp.int32)
         number = jnp.where(live, number + ahead, number)
         light = light - jnp.where(hit, depth, 0.0)
-        inside = walk.begin + (number + jitter) * walk.step < walk.end
+        inside = rays.begin + (number + jitter) * rays.step < rays.end
         going = going & (~live | (inside & (light > _END)))
-        return (going, taken, number, light), slots, looked + 1
+        return (going, taken, number, light), slots, iterations + 1
 
     def unfinished(carry):
-        (going, taken, *_), _, looked = carry
+        (going, taken, *_), _, iterations = carry
         live = going & (taken < samples)
         # As floats, whose sums are less to compile; whole numbers of rays are exact.
-        return (looked < max_steps) & (jnp.sum(live.astype(jnp.float32)) > enough)
+        return (iterations < max_steps) & (jnp.sum(live.astype(jnp.float32)) > enough)
 
-    return jax.lax.while_loop(unfinished, look, (state, slots, looked))
+    return jax.lax.while_loop(unfinished, advance, (state, slots, iterations))
 
 
 def _first(chosen: Bool[Array, " R"], number: int) -> Int[Array, " number"]:
@@ -224,7 +223,7 @@ def _first(chosen: Bool[Array, " R"], number: int) -> Int[Array, " number"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Walk:
+class _GridRays:
     """The geometry of rays in a grid, in a coordinate s along each ray in which steps are even.
 
     Attributes:
@@ -235,7 +234,7 @@ class _Walk:
       t: s of slots [K, R] -> t of the slots.
       world_length: t of slots [K, R] -> the length of a step there, in the world's unit.
       length: place -> the length by which the grid's density is multiplied there, in steps of the grid.
-      of: indices of rays -> the walk of these rays.
+      of: indices of rays -> the geometry of these rays.
     """
 
     begin: Array
@@ -246,7 +245,7 @@ class _Walk:
     t: Callable[[Array], Array]
     world_length: Callable[[Array], Array]
     length: Callable[[Array], Array | float]
-    of: Callable[[Array], "_Walk"]
+    of: Callable[[Array], "_GridRays"]
 
     @property
     def whole(self) -> Array:
@@ -254,17 +253,17 @@ class _Walk:
         return jnp.maximum(self.end - self.begin, self.step)
 
 
-def _walk(occupancy: Occupancy, rays: Rays, samples_per_voxel: int, size: Array) -> _Walk:
+def _grid_rays(occupancy: Occupancy, rays: Rays, samples_per_voxel: int, size: Array) -> _GridRays:
     """Through a grid, with so many samples in each of its steps."""
     length = occupancy.step / samples_per_voxel
     if isinstance(occupancy.space, SphereContraction):
-        return _bent(occupancy, occupancy.space, rays, length)
+        return _contracted_rays(occupancy, occupancy.space, rays, length)
     if isinstance(occupancy.space, NdcSpace):
-        return _in_cube(occupancy, occupancy.space, rays, length, size)
-    return _straight(occupancy, rays, length, size)
+        return _ndc_rays(occupancy, occupancy.space, rays, length, size)
+    return _straight_rays(occupancy, rays, length, size)
 
 
-def _straight(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _Walk:
+def _straight_rays(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _GridRays:
     """Through a cube where rays are straight, and s is t."""
     origin = (rays.origins - occupancy.origin[None, :]) / occupancy.cell
     start, direction = origin.T, (rays.directions / occupancy.cell).T
@@ -274,41 +273,45 @@ def _straight(occupancy: Occupancy, rays: Rays, length: Array, size: Array) -> _
     end = jnp.minimum(jnp.min(jnp.max(walls, axis=0), axis=0), rays.far)
     step = length / jnp.linalg.norm(rays.directions, axis=-1)
 
-    def walk(begin, end, step, start, direction, inverse):
+    def of_rays(begin, end, step, start, direction, inverse):
         def jump(place, corner, code):
             # Out of the cube of cells that are known to be empty, by its nearest wall.
             wall = jnp.where(inverse > 0.0, corner + code[None, :], corner + 1.0 - code[None, :])
             return _least((wall - place) * inverse)
 
         parts = begin, end, step, start, direction, inverse
-        return _Walk(
+        return _GridRays(
             begin, end, step, lambda s: start + s[None, :] * direction, jump, lambda slots: slots,
             world_length=lambda t: jnp.broadcast_to(length, t.shape),
             length=lambda place: 1.0,
-            of=lambda lane: walk(*(part[..., lane] for part in parts)),
+            of=lambda lane: of_rays(*(part[..., lane] for part in parts)),
         )  # fmt: skip
 
-    return walk(begin, end, step, start, direction, inverse)
+    return of_rays(begin, end, step, start, direction, inverse)
 
 
-def _in_cube(occupancy: Occupancy, ndc: NdcSpace, rays: Rays, length: Array, size: Array) -> _Walk:
+def _ndc_rays(
+    occupancy: Occupancy, ndc: NdcSpace, rays: Rays, length: Array, size: Array
+) -> _GridRays:
     """Through the cube of normalised device coordinates, where rays are straight too, and s is t."""
-    walk = _straight(occupancy, ndc.rays(rays), length, size)
+    straight = _straight_rays(occupancy, ndc.rays(rays), length, size)
     ahead = jnp.maximum(-rays.directions[..., 2], 1e-12)
     speed = jnp.linalg.norm(rays.directions, axis=-1)
     lengths = 2.0 * speed / (ahead * jnp.linalg.norm(ndc.rays(rays).directions, axis=-1))
     return dataclasses.replace(
-        walk,
+        straight,
         t=_on_rays(rays, lambda slot: ndc.t(rays, jnp.minimum(slot, 1.0 - 1.0 / _HORIZON))),
         world_length=jax.vmap(lambda t: ndc.world_length(rays, t, length)),
         length=lambda place: lengths,
-        of=lambda lane: _in_cube(
+        of=lambda lane: _ndc_rays(
             occupancy, ndc, jax.tree.map(lambda x: x[lane], rays), length, size
         ),
     )
 
 
-def _bent(occupancy: Occupancy, contraction: SphereContraction, rays: Rays, length: Array) -> _Walk:
+def _contracted_rays(
+    occupancy: Occupancy, contraction: SphereContraction, rays: Rays, length: Array
+) -> _GridRays:
     """Through contracted space, where s is the `RayArcLength`, which no point outruns."""
     along = arc_length(contraction, rays)
     horizon = along.middle + _HORIZON / along.scale
@@ -327,7 +330,7 @@ def _bent(occupancy: Occupancy, contraction: SphereContraction, rays: Rays, leng
         square = contraction.squared_distance(contracted)
         return jnp.maximum(1.0, square / along.fastest) / jnp.maximum(square, 1.0)
 
-    return _Walk(
+    return _GridRays(
         begin=along.length(rays.near),
         end=along.length(rays.far),
         step=jnp.broadcast_to(length, rays.near.shape),
@@ -336,7 +339,7 @@ def _bent(occupancy: Occupancy, contraction: SphereContraction, rays: Rays, leng
         t=_on_rays(rays, lambda s: jnp.minimum(along.t(s), horizon)),
         world_length=jax.vmap(lambda t: contraction.radius * along.world_length(t, length)),
         length=length_at,
-        of=lambda lane: _bent(
+        of=lambda lane: _contracted_rays(
             occupancy, contraction, jax.tree.map(lambda x: x[lane], rays), length
         ),
     )

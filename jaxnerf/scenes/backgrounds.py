@@ -23,7 +23,7 @@ def read_background(text: object) -> str:
         if text in _NAMED or text in _NOT_COLOURS:
             return text
         if re.fullmatch("#[0-9a-fA-F]{6}", text):
-            return name_of((int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)))
+            return name_of(levels_of(text))
     raise ValueError(
         f"{text!r} is not one of auto, white, black, random, nor a colour like #8090a0"
     )

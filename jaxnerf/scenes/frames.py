@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.paths import focus_point
 from jaxnerf.scenes import Similarity
+from jaxnerf.stances import focus_point, mean_axis
 
 Poses = Float[np.ndarray, "N 3 4"]
 
@@ -105,13 +105,6 @@ def _meeting(poses: np.ndarray) -> tuple[np.ndarray | None, float]:
         return None, 0.0
     point = mean + focus_point(np.concatenate([poses[:, :, :3], (positions - mean)[..., None]], -1))
     return point, float(np.mean(np.sum((positions - point) * back, axis=-1) > 0.0))
-
-
-def mean_axis(poses: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of one axis of the cameras, of length 1; the first camera's axis if the mean is 0."""
-    mean = poses[:, :, axis].mean(axis=0)
-    length = np.linalg.norm(mean)
-    return mean / length if length > 1e-6 else poses[0, :, axis] / np.linalg.norm(poses[0, :, axis])
 
 
 def across(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:

@@ -16,9 +16,9 @@ _PLANNED_FRACTION, _PLANNED_AT_LAST = 0.94, 0.96
 # At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
 # and a run that is cut off at its end has learned more than one that hardly took a step.
 _PAUSED_FRACTION = 0.5
-# The plan of the last stage is mended when this fraction is left of the time that was left for it: steps
+# The plan of the last stage is corrected when this fraction is left of the time that it began with: steps
 # become cheaper while a stage finds what is empty (a third fewer samples after 500 steps on lego).
-_MENDED_AT = 0.5
+_CORRECTED_AT = 0.5
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ class Plan:
 
     def __init__(self, schedule: Paced, pace: Pace, most: int):
         self.made, self._schedule, self._pace, self._most = 0, schedule, pace, most
-        self._at_last, self._mended_at = False, 0.0
+        self._at_last, self._corrected_at = False, 0.0
 
     def total(self, number: int, total: int, left: float) -> int | None:
         """The total of steps that fits, if it is time for a plan; all hosts find the same.
@@ -131,7 +131,7 @@ class Plan:
         else:
             seconds = self._schedule.step_cost * self._pace.undisturbed()
             fits = number + int(_PLANNED_AT_LAST * left / seconds)
-            self._mended_at = _MENDED_AT * left
+            self._corrected_at = _CORRECTED_AT * left
         self.made += 1
         return max(min(fits, self._most), number)
 
@@ -144,7 +144,7 @@ class Plan:
             if self._at_last:  # What was measured had the stage's compilation in it.
                 self._pace.forget()
             return False
-        return is_measured if self.made == 1 else self.made == 2 and left < self._mended_at
+        return is_measured if self.made == 1 else self.made == 2 and left < self._corrected_at
 
     def _of_all_stages(self, number: int, left: float) -> int:
         """The total of steps for which this many seconds are enough: the most of any schedule."""

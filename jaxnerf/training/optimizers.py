@@ -111,6 +111,11 @@ def _check_moments(config: Any) -> None:
     in_range(config, beta1=(0.0, 0.9999999), beta2=(0.0, 0.9999999))
 
 
+def progress_of(step: Int[Array, ""], total_steps: Int[Array, ""]) -> Float[Array, ""]:
+    """The fraction of the steps that is taken, in float32; of a total of 0 as of 1."""
+    return step.astype(jnp.float32) / jnp.maximum(total_steps, 1).astype(jnp.float32)
+
+
 def scale_by_progress(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Multiply updates by a schedule of step and total."""
 
@@ -154,11 +159,7 @@ def add_density_decay(rate: float, schedule: Schedule) -> optax.GradientTransfor
 def exponential_to(final: float) -> Schedule:
     """Exponential decay from 1 to a fraction of it at the last step."""
 
-    def schedule(step: Array, total_steps: Array) -> Array:
-        taken = step.astype(jnp.float32) / jnp.maximum(total_steps, 1).astype(jnp.float32)
-        return jnp.float32(final) ** taken
-
-    return schedule
+    return lambda step, total_steps: jnp.float32(final) ** progress_of(step, total_steps)
 
 
 def adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
@@ -223,5 +224,5 @@ def learning_rate(
     )
     delay_steps = jnp.minimum(float(config.delay_steps), 0.1 * total)
     ramp = jnp.sin(0.5 * jnp.pi * jnp.minimum((taken + 1e-9) / (delay_steps + 1e-9), 1.0))
-    rate = jnp.asarray(decay(jnp.minimum(taken / jnp.maximum(total, 1.0), 1.0)))
+    rate = jnp.asarray(decay(jnp.minimum(progress_of(step, total_steps), 1.0)))
     return rate * (config.delay_factor + (1.0 - config.delay_factor) * ramp)

@@ -26,7 +26,7 @@ class Strategy(Paced, Protocol):
         """Whether something is to be changed before a step of so many."""
         ...
 
-    def begins_anew(self, number: int, total: int) -> bool:
+    def resets_optimizer(self, number: int, total: int) -> bool:
         """Whether the change gives the parameters other shapes, which resets the optimizer's state."""
         ...
 
@@ -77,7 +77,7 @@ class Unchanged:
         """Never."""
         return False
 
-    def begins_anew(self, number: int, total: int) -> bool:
+    def resets_optimizer(self, number: int, total: int) -> bool:
         """Never."""
         return False
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxnerf.compositing import Compositing
-from jaxnerf.kernels.memory import delete, hand_back
+from jaxnerf.kernels.memory import delete, trim_heap
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
 from jaxnerf.training.losses import Loss
@@ -131,27 +131,27 @@ class Trainer:
         )
         if begins:  # return the memory that compilation has freed
             jax.block_until_ready(metrics)
-            hand_back()
+            trim_heap()
         return state, metrics
 
     def _changed(self, state: TrainState, number: int, total: int) -> TrainState:
-        moments, anew = state.optimizer, self.strategy.begins_anew(number, total)
+        moments, resets = state.optimizer, self.strategy.resets_optimizer(number, total)
         bare = local(dataclasses.replace(state, optimizer=None))
-        if anew:
+        if resets:
             self._scratch, moments = None, None
             delete(state.optimizer)  # free its memory before the new state is made
         changed = from_process_0(
-            self.strategy.change(bare, number, total), self._optimizer if anew else None
+            self.strategy.change(bare, number, total), self._optimizer if resets else None
         )
         self.strategy.changed(changed, jax.device_count())
-        if anew:
+        if resets:
             state = self._placed(changed)
         else:
             placed = sharding.replicate(changed, self._devices)
             state = dataclasses.replace(placed, optimizer=moments)
         jax.block_until_ready(state)
         del changed
-        hand_back()
+        trim_heap()
         return state
 
 

@@ -275,7 +275,7 @@ def test_fragments_are_what_a_slow_loop_integrates():
     fragments = fragments_of(tuple(parts))
     cut = fragments.depths(tuple(jnp.asarray(x, jnp.float32) for x in depths))
     for part in range(3):  # nothing is lost, and nothing counted twice
-        back = fragments.by_slot(part, cut[part], slots)
+        back = fragments.to_slots(part, cut[part], slots)
         np.testing.assert_allclose(back, depths[part], atol=1e-5)
     for ray in range(count):
         for t in random.uniform(0.0, 10.0, 20):

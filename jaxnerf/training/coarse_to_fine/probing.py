@@ -107,7 +107,7 @@ def _view(sampler, field, params, cameras, camera, middle, near):
     rays, occupancy = cast_rays(cameras[camera], middle, near), sampler.occupancy
     seen = render_rays(field, params, rays, sampler)
     packing = seen.samples.packing
-    weights = jnp.where(packing.used, packing.row(seen.weights), 0.0)
+    weights = jnp.where(packing.used, packing.to_buffer(seen.weights), 0.0)
     return weights, occupancy.place(seen.samples.positions(rays))
 
 

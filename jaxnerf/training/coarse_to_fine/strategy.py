@@ -101,16 +101,16 @@ class CoarseToFine:
     def is_due(self, number: int, total: int) -> bool:
         """Whether the occupancy is to be brought up to date, or a stage begins, before a step."""
         refreshes = number > 0 and number % self._stages.refresh_every == 0
-        return refreshes or self.begins_anew(number, total)
+        return refreshes or self.resets_optimizer(number, total)
 
-    def begins_anew(self, number: int, total: int) -> bool:
+    def resets_optimizer(self, number: int, total: int) -> bool:
         """Whether a stage begins before a step, with parameters of other shapes."""
         return self._stages.stage(number, total) > self._stage
 
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """What is due before a step. Takes and returns arrays of NumPy."""
         stages, config, near = self._stages, self._config, self._near
-        if self.begins_anew(number, total):
+        if self.resets_optimizer(number, total):
             self._stage = stages.stage(number, total)
             return grow(state, self._stage, self._split, stages, config, near)
         state = refresh(state, 0.3 * stages.empty_below)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnerf import Camera, ComposedField, OccupancySampler, Stratified, cast_rays, render_rays
-from jaxnerf.rendering.shading import slowed_near
+from jaxnerf.rendering.shading import scale_gradients_near
 from jaxnerf.sampling import Occupancy
 from jaxnerf.sampling.occupancy import encode
 
@@ -100,7 +100,7 @@ def test_answers_keep_their_precision_and_numbers_of_things_stay():
         "half": jnp.linspace(0.1, 0.7, 24).astype(jnp.bfloat16)[None],
         "label": jnp.arange(24)[None],
     }
-    slowed = jax.jit(lambda x: slowed_near(samples, rays, REACH, x))(answers)
+    slowed = jax.jit(lambda x: scale_gradients_near(samples, rays, REACH, x))(answers)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), slowed, answers)
 
 
