@@ -14,12 +14,13 @@ from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.scenes import Scene, load_scene
-from jaxnerf.scenes.brightness import uneven_brightness
+from jaxnerf.scenes.brightness import brightness_of
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.silhouettes import background_of, scene_cube
 from jaxnerf.stances import Capture, focus_point
 from jaxnerf.training.optimizers import Schedule, progress_of
+from jaxnerf.training.sharding import number_of_process_0
 
 # far of the paper's network in unbounded and forward-facing scenes, in radii of the contraction or
 # distances of the near plane.
@@ -35,6 +36,7 @@ _FOG_UNTIL = 0.5
 _SAME_PLACE = 1e-6
 # Settings of the section "scene" that decide how files are read.
 READING = ("downscale", "longest_side", "pixels", "hold_out_sector")
+COLOURS = "voxels.calibration.affine_colour"
 _STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
@@ -69,8 +71,11 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     needed: dict[str, Any] = {}
     if space != "bounded" and (is_new or "scene.space" in chosen):
         needed |= config.section.without_end
-    if is_new and config.method == "voxels" and uneven_brightness(scene):
-        needed["voxels.calibration.affine_colour"] = True
+    if config.method == "voxels" and (is_new or "scene.space" in chosen):
+        known = brightness_of(scene)
+        # Hosts' floats can differ in a last bit, and all hosts must train the same.
+        if number_of_process_0(float(known is not None and known.is_uneven)):
+            needed[COLOURS] = True
     if not _STAGES.isdisjoint(chosen):
         # There is a fraction for each resolution but the first: who names ones keeps the others.
         needed = {key: value for key, value in needed.items() if key not in _STAGES}

@@ -76,7 +76,7 @@ def tests(settings: dict) -> None:
     command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider"]
     # Without the suite's own options, whose plugins may be missing; not slow ones; and products of
     # matrices in full float32, which the tests' bounds are for.
-    command += ["-o", "addopts=", "-o", "filterwarnings=", "-m", "not slow", *files]
+    command += ["-o", "addopts=", "-o", "filterwarnings=", "-m", "not slow and not release", *files]
     command += ["-k", "choose or implementation"] * bool(settings["small"])
     environment = os.environ | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     counts, failures = {"passed": 0, "failed": 0, "skipped": 0, "error": 0}, []

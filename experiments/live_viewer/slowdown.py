@@ -31,15 +31,24 @@ FORMS = ("alone", "shown, nobody looks", "shown, a browser turns the camera")
 FIRST = 0.5
 
 
+def chromium() -> str:
+    """The path of a Chromium.
+
+    Raises:
+      SystemExit: there is none.
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        raise SystemExit("no Chromium is on the path")
+    return found
+
+
 def look(url: str, over: threading.Event, seen: list[int]) -> None:
     """Open the page in a browser and drag over it, to and fro, until training is over."""
     from playwright.sync_api import Error, sync_playwright
 
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found:
-        raise SystemExit("no Chromium is on the path")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_context(viewport={"width": 640, "height": 400}).new_page()
         try:
             page.goto(f"{url}?fixedDpr=1")
@@ -78,6 +87,8 @@ def train(form: str, steps: int, folder: Path) -> dict[str, Any]:
         over.set()
     if browser:
         browser.join()
+    if form == FORMS[2] and not moved[0]:
+        raise SystemExit("nobody looked: the browser did not open the page")
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -97,6 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    chromium()
     rows: dict[str, list[dict[str, Any]]] = {form: [] for form in FORMS}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):

@@ -74,12 +74,12 @@ def held_by_points(scene: Scene, config: Config) -> str:
 
 
 def own_colours(config: Config) -> str:
-    """That photographs have colours of their own, in a line that ends; else nothing."""
+    """A line if a correction of colour is learned for each photograph; else nothing."""
     if config.method != "voxels" or not config.voxels.calibration.affine_colour:
         return ""
     return (
-        "colours of each photograph's own are learned, since light or exposure differs "
-        "(--voxels.calibration.affine_colour=false leaves that out)\n"
+        "a correction of colours is learned for each photograph, as for light and exposures that differ "
+        "(voxels.calibration.affine_colour)\n"
     )
 
 

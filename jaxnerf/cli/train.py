@@ -321,7 +321,9 @@ def _finish(run, values: flags.FlagValues, trained: bool) -> None:
         if "test" in splits:
             scene = load_for(run.config, data, splits, values.allow_outside_paths)
             found = evaluation.evaluate_splits(run, scene, splits, run.config.evaluation.every)
-            if said := disagreement(found["test"]["psnr"], read_metrics(out)):
+            # Training is measured with each photograph's own colours, if it has them.
+            test = found["test"].get("psnr_colour_corrected", found["test"]["psnr"])
+            if said := disagreement(test, read_metrics(out)):
                 print(said)
             made += [f"{out}/results.json", *(f"{out}/{split}_preds/" for split in splits)]
         else:

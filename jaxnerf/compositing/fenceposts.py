@@ -82,6 +82,13 @@ def opacity_weights(opacity: Float[Array, "*batch S"]) -> Float[Array, "*batch S
     return opacity * jnp.concatenate([jnp.ones_like(opacity[:1]), left])
 
 
+@_per_ray("(s),(t)->(s)")
+def _optical_depths(
+    density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
+) -> Float[Array, "*batch S"]:
+    return density * _lengths(t)
+
+
 def surface_weights(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"], threshold: float = SURFACE
 ) -> Float[Array, "*batch S"]:
@@ -94,7 +101,7 @@ def surface_weights(
     >>> surface_weights(jnp.array([0.1, 9.0, 9.0]), jnp.arange(4.0)).tolist()
     [0.0, 1.0, 0.0]
     """
-    return first_opaque(density * _lengths(t), -1, threshold)
+    return first_opaque(_optical_depths(density, t), -1, threshold)
 
 
 @_per_ray("(s)->()")

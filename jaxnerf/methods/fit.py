@@ -25,7 +25,7 @@ from jaxnerf.runs.run import Run, run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import READING, adapt_to_scene, as_read, load_for, with_bounds
+from jaxnerf.spaces import COLOURS, READING, adapt_to_scene, as_read, load_for, with_bounds
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
@@ -221,6 +221,8 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
         kept["training.background"] = saved.training.background
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball
+    if COLOURS not in chosen:  # found from photographs too
+        kept[COLOURS] = saved.voxels.calibration.affine_colour
     return adapt_to_scene(override(config, kept), read_scene(out), chosen)
 
 

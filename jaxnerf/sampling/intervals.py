@@ -86,8 +86,8 @@ def stratified(
     """Distances that cover a ray from near to far, one from each stratum (NeRF, section 4).
 
     Args:
-      near, far: where the ray begins and ends. A ray that begins at 0, where there is no disparity, has
-        that of a thousandth of far there.
+      near, far: where the ray begins and ends, both finite. A ray that begins at 0, where there is no
+        disparity, has that of a thousandth of far there.
       count: how many distances (fenceposts: one more than intervals).
       key: None for even spacing from near to far, both included.
       spacing: even in "depth", or in "disparity" (1/t: dense near the camera).

@@ -3,124 +3,135 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxnerf.scenes import Scene
+from jaxnerf.scenes import CLEAR, Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 
 # Side, in pixels, of the square around a point whose mean is used; and the limits of usable 8-bit grey
 # values, which are neither dominated by noise nor clipped.
 _WINDOW, _DARKEST, _BRIGHTEST = 3, 13.0, 242.0
-# Largest number of sightings that are used.
-_ENOUGH_SIGHTINGS = 100_000
-# Least number of sightings from which a photograph's brightness is computed.
-_LEAST_SIGHTINGS = 20
-# Residual of the logarithm at which the weight of an observation is a half (highlights, wrong tracks);
-# and the number of iterations.
-_USUAL_ERROR, _ROUNDS = 0.1, 10
-# Least root mean square of the logarithms of brightness at which photographs differ. A phone's video of
-# one place has 0.06, and corrections of colour reduce its quality; at 0.15 and 0.21 they increase it
+# Largest number of points that are used, and of photographs of each.
+_MOST_POINTS, _MOST_VIEWS = 20_000, 8
+# Least number of points that two photographs must share to be compared.
+_LEAST_SHARED = 20
+# Least spread of the logarithm of brightness at which photographs differ. Captures in one light have 0.03
+# to 0.05, and corrections of colour reduce their quality; at 0.14 and 0.15 they increase it
 # (experiments/captures).
-_UNEVEN = 0.12
+_UNEVEN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Uneven:
-    """Photographs that differ in brightness.
+class Brightness:
+    """How the brightness of the same points differs between photographs.
 
     Attributes:
-      darkest, brightest: names of the photographs that show the same points darkest and brightest.
-      factor: the ratio of the grey values of the same points in these two.
+      spread: standard deviation of the logarithm of photographs' brightness, from those that share
+        points.
+      darkest, brightest: names of the two photographs that differ most.
+      factor: the ratio of their grey values of the same points.
     """
 
+    spread: float
     darkest: str
     brightest: str
     factor: float
 
-
-def uneven_brightness(scene: Scene) -> Uneven | None:
-    """The extremes of brightness, if the training photographs differ in it; see `brightness_of`."""
-    found = brightness_of(scene)
-    if found is None or not np.isfinite(found).any():
-        return None
-    if np.nanstd(np.log(found)) < _UNEVEN:
-        return None
-    names = scene.splits["train"].names
-    darkest, brightest = int(np.nanargmin(found)), int(np.nanargmax(found))
-    return Uneven(names[darkest], names[brightest], float(found[brightest] / found[darkest]))
+    @property
+    def is_uneven(self) -> bool:
+        """Whether a correction of colour for each photograph is worth its parameters."""
+        return self.spread >= _UNEVEN
 
 
-def brightness_of(scene: Scene) -> Float[np.ndarray, " N"] | None:
-    """The brightness of each training photograph, relative to others that show the same points.
+def brightness_of(scene: Scene) -> Brightness | None:
+    """Compare the grey values of the same points in the training photographs.
 
     Args:
       scene: a scene with photographs of the training split.
 
     Returns:
-      For each training photograph the factor by which the 8-bit grey values of points in it are larger
-      than in the photographs' geometric mean; NaN for photographs that show fewer than 20 points. None if
-      the scene's files have no points.
+      None if the scene has no points, or no two photographs share 20 of them.
     """
     split = scene.splits["train"]
     if scene.points is None or split.images is None:
         return None
     seen = sightings_of(scene.points, split.cameras, scene.tracks)
-    if len(seen) > _ENOUGH_SIGHTINGS:
-        chosen = np.random.default_rng(0).choice(len(seen), _ENOUGH_SIGHTINGS, replace=False)
-        seen = seen[np.sort(chosen)]
     assert seen.point is not None
-    value = _grey(split.images, np.asarray(split.cameras.size)[seen.camera], seen)
-    usable = (value >= _DARKEST) & (value <= _BRIGHTEST)
-    return relative_brightness(
-        seen.camera[usable], seen.point[usable], value[usable], len(split.cameras)
-    )
+    seen = seen[_some(seen.point)]
+    value, usable = _grey(split, seen)
+    seen, value = seen[usable], value[usable]
+    assert seen.point is not None
+    pairs, ratios = log_ratios(seen.camera, seen.point, np.log(value))
+    if not len(pairs):
+        return None
+    most = int(np.abs(ratios).argmax())
+    one, other = (split.names[number] for number in pairs[most])
+    dark, bright = (one, other) if ratios[most] > 0.0 else (other, one)
+    # The difference of two independent numbers has twice the variance of one.
+    spread = float(np.sqrt(0.5 * np.mean(ratios**2)))
+    return Brightness(spread, dark, bright, float(np.exp(np.abs(ratios[most]))))
 
 
-def _grey(images: np.ndarray, sizes: np.ndarray, seen: Sightings) -> np.ndarray:
-    """The mean grey value of the pixels around each sighting."""
-    pixel, total = np.floor(seen.pixel).astype(np.int64), np.zeros(len(seen))
-    for offset in np.ndindex(_WINDOW, _WINDOW):
-        column, row = np.clip(pixel + offset - _WINDOW // 2, 0, sizes - 1).T
-        total += images[seen.camera, row, column, :3].mean(axis=-1)
-    return total / _WINDOW**2
-
-
-def relative_brightness(
+def log_ratios(
     camera: Int[np.ndarray, " M"],
     point: Int[np.ndarray, " M"],
     value: Float[np.ndarray, " M"],
-    cameras: int,
-) -> Float[np.ndarray, " N"]:
-    """The brightness of photographs relative to their geometric mean, from the points that they share.
+) -> tuple[Int[np.ndarray, "P 2"], Float[np.ndarray, " P"]]:
+    """The difference between two photographs of the same points, for pairs that share at least 20.
 
-    Minimises the sum of w (log value - log factor of the camera - log brightness of the point)^2, where
-    the weights w = 1 / (1 + (error / 0.1)^2) and the factors are computed in turn (Cauchy's loss).
+    Medians over the points of a pair, so that highlights and wrong tracks do not matter. Differences are
+    not added up along chains of photographs: darker corners would accumulate along a path forward, and
+    photographs that share no points have no common scale.
 
     Args:
-      camera, point: camera and point of each observation.
-      value: grey value of each observation, more than 0.
-      cameras: number of cameras.
+      camera, point: camera and point of each sighting.
+      value: the logarithm of its grey value.
 
     Returns:
-      A factor for each camera; NaN for cameras with fewer than 20 observations.
+      (i, j) with i < j of each pair of cameras, and the median of the value in j less that in i.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.linalg import lsqr
+    order = np.lexsort((camera, point))
+    camera, point, value = camera[order], point[order], value[order]
+    parts = []
+    for apart in range(1, _MOST_VIEWS):
+        same = np.flatnonzero(point[apart:] == point[:-apart])
+        other = same + apart
+        parts.append((camera[same], camera[other], value[other] - value[same]))
+    i, j, change = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = np.lexsort((change, j, i))
+    i, j, change = i[order], j[order], change[order]
+    begins = np.flatnonzero(np.diff(i, prepend=-1) | np.diff(j, prepend=-1))
+    count = np.diff(begins, append=len(i))
+    middle = 0.5 * (change[begins + (count - 1) // 2] + change[begins + count // 2])
+    enough = count >= _LEAST_SHARED
+    return np.stack([i[begins], j[begins]], axis=-1)[enough], middle[enough]
 
-    point = np.unique(point, return_inverse=True)[1]
-    logarithm, count = np.log(value), len(value)
-    rows = np.tile(np.arange(count), 2)
-    columns = np.concatenate([camera, cameras + point])
-    points = int(point.max(initial=-1)) + 1
-    weight, solution = np.ones(count), np.zeros(cameras + points)
-    for _ in range(_ROUNDS):
-        root = np.sqrt(weight)
-        shape = (count, cameras + points)
-        system = coo_array((np.tile(root, 2), (rows, columns)), shape=shape).tocsr()
-        error = root * (logarithm - solution[camera] - solution[cameras + point])
-        solution = solution + lsqr(system, error)[0]
-        error = logarithm - solution[camera] - solution[cameras + point]
-        weight = 1.0 / (1.0 + (error / _USUAL_ERROR) ** 2)
-    known = np.bincount(camera, minlength=cameras) >= _LEAST_SIGHTINGS
-    found = np.where(known, solution[:cameras], np.nan)
-    return np.exp(found - np.nanmean(found)) if known.any() else found
+
+def _some(point: np.ndarray) -> np.ndarray:
+    """Rows of the sightings of at most so many points, in at most so many photographs each."""
+    random = np.random.default_rng(0)
+    rows = random.permutation(len(point))
+    numbers = np.unique(point)
+    if len(numbers) > _MOST_POINTS:
+        rows = rows[np.isin(point[rows], random.choice(numbers, _MOST_POINTS, replace=False))]
+    rows = rows[np.argsort(point[rows], kind="stable")]
+    begins = np.flatnonzero(np.diff(point[rows], prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(begins, np.diff(begins, append=len(rows)))
+    return rows[rank < _MOST_VIEWS]
+
+
+def _grey(split: Split, seen: Sightings) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
+    """The mean grey value of the pixels around each sighting, and whether it is usable."""
+    assert split.images is not None
+    sizes = np.asarray(split.cameras.size)[seen.camera]
+    pixel, total = np.floor(seen.pixel).astype(np.int64), np.zeros(len(seen))
+    usable = np.ones(len(seen), bool)
+    for offset in np.ndindex(_WINDOW, _WINDOW):
+        column, row = np.clip(pixel + offset - _WINDOW // 2, 0, sizes - 1).T
+        rgba = split.images[seen.camera, row, column]
+        total += rgba[:, :3].mean(axis=-1)
+        usable &= rgba[:, 3] >= CLEAR
+        if split.masks is not None:
+            usable &= split.masks[seen.camera, row, column]
+    value = total / _WINDOW**2
+    return value, usable & (value >= _DARKEST) & (value <= _BRIGHTEST)

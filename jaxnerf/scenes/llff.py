@@ -64,8 +64,10 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     model = matching_model(folder, rows, options.allow_outside_paths)
     views, notes = _views(folder, source, rows, model, options.allow_outside_paths)
     scene = _place(folder, views, rows[:, 15:])
-    left = wanted if wanted % factor == 0 else options.downscale
-    options = dataclasses.replace(options, downscale=max(left // factor, 1))
+    if wanted % factor == 0:
+        options = dataclasses.replace(options, downscale=wanted // factor, longest_side=0)
+    else:
+        options = dataclasses.replace(options, downscale=max(options.downscale // factor, 1))
     held_out = hold_out(views)
     splits = splits_of(folder, held_out, scene.to_user.inverse(), options)
     notes = [f"photographs from {source.name}", *scaled, *notes, *_describe_stray(rows[:, 15:])]

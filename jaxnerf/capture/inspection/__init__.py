@@ -17,7 +17,7 @@ from jaxnerf.capture.inspection.photographs import (
 from jaxnerf.capture.inspection.poses import judged
 from jaxnerf.capture.inspection.views import Views, views_of
 from jaxnerf.scenes import CLEAR, Scene, load_scene
-from jaxnerf.scenes.brightness import uneven_brightness
+from jaxnerf.scenes.brightness import brightness_of
 from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import NEAREST_PERCENTILE, STRAY, stray_photographs
@@ -147,14 +147,14 @@ def _stray_points(scene: Scene) -> list[str]:
 
 
 def _uneven(scene: Scene) -> list[str]:
-    """A warning of different exposures or changing light; see `uneven_brightness`."""
-    found = uneven_brightness(scene)
-    if found is None:
+    """A warning of different exposures or changing light; see `brightness_of`."""
+    found = brightness_of(scene)
+    if found is None or not found.is_uneven:
         return []
     return [
         f"{found.brightest} shows the same points {found.factor:.2g} times as bright as {found.darkest} "
-        "does: exposures differ, or the light has changed; the fast field learns colours of each "
-        "photograph's own then (--voxels.calibration.affine_colour)"
+        "does: exposures differ, or the light has changed; the fast field learns a correction of "
+        "colours for each photograph then (--voxels.calibration.affine_colour)"
     ]
 
 

@@ -25,7 +25,7 @@ from jaxnerf.training.state import Batch, TrainState
 # and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
 # 0.022 (resolution / 64)^3. Where the number of lattice points is chosen, 1.2 + 0.65 for each million of
 # them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
-# or fewer, and fields of fewer features, are misjudged). The last stage is measured, and mends the plan.
+# or fewer, and fields of fewer features, are misjudged). The last stage is measured, which corrects this.
 _LATER, _GROWTH, _SAMPLING, _A_MILLION = 0.2, 0.022, 0.5, 0.65
 # The fraction of a step's time that does not depend on the number of rays that share the sample buffer.
 _OF_ANY_BATCH = 0.85
