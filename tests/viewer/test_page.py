@@ -78,6 +78,7 @@ def test_the_far_side_of_a_scene_and_a_camera_inside_of_it(visit, tmp_path):
         assert decibels(draw(page, camera), run.render(camera).colour) > 40.0
 
 
+@pytest.mark.slow
 def test_a_page_of_a_run_that_was_trained_shows_what_the_run_does(visit, tmp_path):
     run = load_run(TRAINED)
     write_page(run, tmp_path / "scene.html")
