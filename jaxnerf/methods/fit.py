@@ -221,8 +221,9 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
         kept["training.background"] = saved.training.background
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball
-    if COLOURS not in chosen:  # found from photographs too
-        kept[COLOURS] = saved.voxels.calibration.affine_colour
+    found = config.scene.space == "auto" or "scene.space" in chosen
+    if found and COLOURS not in chosen and saved.voxels.calibration.affine_colour:
+        kept[COLOURS] = True  # found from photographs, of which it has none either
     return adapt_to_scene(override(config, kept), read_scene(out), chosen)
 
 

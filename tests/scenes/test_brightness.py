@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnerf.cameras import Camera, look_at_pose
-from jaxnerf.config import override
+from jaxnerf.config import ConfigError, override
 from jaxnerf.methods.fit import fit
 from jaxnerf.presets import preset
 from jaxnerf.scenes import Scene, Split
@@ -147,15 +147,37 @@ def test_photographs_that_differ_get_corrections_of_colour(levels, differ):
     assert found.voxels.calibration.affine_colour is differ
 
 
-def test_a_run_with_corrections_is_resumed_by_the_call_that_began_it(tmp_path):
+@pytest.mark.parametrize("named", [{}, {"scene__space": "bounded"}])
+def test_a_run_with_corrections_is_resumed_by_the_call_that_began_it(named, tmp_path):
     def trained(steps: int, resume: bool):
         return fit(
             "minute", a_scene([80, 100, 120]), tmp_path / "run", steps=steps, resume=resume,
             training__rays_per_batch=64, voxels__stages__resolutions=(8, 12),
-            voxels__stages__fractions=(0.5,),
+            voxels__stages__fractions=(0.5,), **named,
         )  # fmt: skip
 
     assert trained(2, resume=False).calibration is not None
     run = trained(4, resume=True)
     assert run.step == 4
     assert run.config.voxels.calibration.affine_colour
+
+
+def test_corrections_are_not_begun_or_dropped_in_the_middle_of_a_run(tmp_path):
+    small = {
+        "training.rays_per_batch": 64,
+        "voxels.stages.resolutions": (8, 12),
+        "voxels.stages.fractions": (0.5,),
+    }
+    config = override(preset("minute"), small)
+    for levels, wanted in (([100, 101, 102], True), ([80, 100, 120], False)):
+        out = tmp_path / str(wanted)
+        fit(config, a_scene(levels), out, steps=2)
+        with pytest.raises(ConfigError, match="affine_colour"):
+            fit(
+                config, a_scene(levels), out, steps=4, resume=True,
+                voxels__calibration__affine_colour=wanted,
+            )  # fmt: skip
+        if wanted:  # by a configuration as by name
+            asked = override(config, {COLOURS: True})
+            with pytest.raises(ConfigError, match="affine_colour"):
+                fit(asked, a_scene(levels), out, steps=4, resume=True)
