@@ -206,19 +206,21 @@ def where_reached(
       end: the answer where less is there.
       axis: along which the intervals of a ray lie.
     """
-    reached = jnp.cumsum(amounts, axis=axis)
-    if wanted.ndim:
-        wanted = jnp.expand_dims(wanted, axis)
-    place = jnp.expand_dims(jnp.argmax(reached >= wanted, axis=axis), axis)
+    # In one pass: cumulative sums, which XLA:CPU makes of windows, take up to four times as long.
+    columns = tuple(jnp.moveaxis(each, axis, 0) for each in (*bounds, amounts))
+    wanted = jnp.broadcast_to(wanted, columns[0].shape[1:])
 
-    def at(values: Array) -> Array:
-        return jnp.take_along_axis(values, place, axis=axis).reshape(end.shape)
+    def step(carry, interval):
+        (before, place), (begin, stop, amount) = carry, interval
+        after = before + amount
+        part = jnp.clip((wanted - before) / jnp.where(amount > 0.0, amount, 1.0), 0.0, 1.0)
+        crossing = begin + part * jnp.minimum(stop - begin, LONGEST)
+        is_here = (before < wanted) & (wanted <= after)
+        return (after, jnp.where(is_here, crossing, place)), None
 
-    own, begin = at(amounts), at(bounds[0])
-    over_it = at(reached - wanted)
-    part = jnp.clip(1.0 - over_it / jnp.where(own > 0.0, own, 1.0), 0.0, 1.0)
-    crossing = begin + part * jnp.minimum(at(bounds[1]) - begin, LONGEST)
-    return jnp.where(over_it >= 0.0, jnp.minimum(crossing, end), end)
+    start = jnp.zeros_like(wanted), jnp.full_like(wanted, jnp.inf)
+    (_, place), _ = jax.lax.scan(step, start, columns)
+    return jnp.minimum(place.reshape(end.shape), end)
 
 
 def deviation_of(

@@ -77,16 +77,20 @@ def first_opaque(
     depth: Float[Array, "*layout"], axis: int, threshold: float = SURFACE
 ) -> Float[Array, "*layout"]:
     """1 for the first sample whose opacity 1 - exp(-tau) reaches a threshold, 0 for the others."""
-    opaque = -jnp.expm1(-depth) >= threshold
-    return (opaque & (jnp.cumsum(opaque, axis=axis) == 1)).astype(depth.dtype)
+    return _only_greatest(-jnp.expm1(-depth) >= threshold, axis).astype(depth.dtype)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
 def densest(density: Float[Array, "*layout"], axis: int) -> Float[Array, "*layout"]:
     """1 for the densest sample, the first of equals, if it has any density; 0 for the others."""
-    place = jnp.expand_dims(jnp.argmax(density, axis=axis), axis)
-    number = jax.lax.broadcasted_iota(place.dtype, density.shape, axis % density.ndim)
-    return ((number == place) & (density > 0.0)).astype(density.dtype)
+    return _only_greatest(density, axis).astype(density.dtype)
+
+
+def _only_greatest(values: Array, axis: int) -> Array:
+    """True for the greatest value along an axis, the first of equals, if it is greater than 0."""
+    place = jnp.expand_dims(jnp.argmax(values, axis=axis), axis)
+    number = jax.lax.broadcasted_iota(place.dtype, values.shape, axis % values.ndim)
+    return (number == place) & (values > jnp.zeros((), values.dtype))
 
 
 @functools.partial(jax.jit, static_argnames="axis")

@@ -198,6 +198,7 @@ def test_real_scenes_raise_no_alarm(real_data):
     assert found.pointless is None
 
 
+@pytest.mark.slow
 def test_a_real_capture_whose_light_changed_is_named(real_data):
     """The sun lies on the sheet under the statuette in some of its photographs."""
     found = inspect(real_data / "statuette")

@@ -177,6 +177,7 @@ def test_all_that_leaves_agrees_in_the_frame_of_the_files(run, mesh, tmp_path):
             assert np.median(np.abs(colours - shown[nearest])) < 0.03, (name, other)
 
 
+@pytest.mark.slow
 def test_cameras_leave_where_they_stood(run, tmp_path):
     assert main(["export", str(run), "cameras", f"--out={tmp_path}/transforms.json"]) == 0
     frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]

@@ -87,6 +87,7 @@ def test_another_reader_draws_the_field_from_the_file(splats):
     assert np.median(np.abs(off)) < 0.002
 
 
+@pytest.mark.slow
 def test_colours_change_with_the_direction_as_the_field_does(splats):
     """A sheen of the direction's x is a harmonic of degree 1, which least squares finds."""
     made, _ = splats

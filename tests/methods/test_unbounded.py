@@ -56,6 +56,7 @@ def trained() -> Run:
     return run_of(Path("run"), config, scene, state)
 
 
+@pytest.mark.slow
 def test_the_ball_and_what_is_far_behind_it_are_where_they_are(trained):
     split = trained.scene.splits["train"]
     camera = split.cameras[3]
@@ -77,6 +78,7 @@ def test_the_ball_and_what_is_far_behind_it_are_where_they_are(trained):
     assert np.median(distance[behind]) > to_ball + RADIUS
 
 
+@pytest.mark.slow
 def test_surface_points_go_with_the_frame_of_the_files(trained):
     random = np.random.default_rng(0)
     turn = np.linalg.qr(random.normal(size=(3, 3)))[0]

@@ -36,6 +36,7 @@ from jaxnerf.sampling.occupancy import encode
 from jaxnerf.scenes import Similarity
 
 
+@pytest.mark.slow
 def test_a_depth_buffer_and_its_picture_stand_in_a_field_as_the_object_does():
     """The blue ball, opaque and before and behind the red cloud, as a field and as a buffer."""
     solid = dataclasses.replace(BLUE, density_inside=3000.0)

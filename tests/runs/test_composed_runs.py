@@ -144,6 +144,7 @@ def test_runs_that_cannot_be_composed_are_refused_in_one_line():
         compose([(HERE, np.zeros((4, 4)) + np.diag([0.0, 0.0, 0.0, 1.0]))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nerf", "minute", "hash_grid"])
 def test_runs_of_every_method_compose(method):
     """An untrained field that fogs its cube, before and behind the ball."""

@@ -147,6 +147,7 @@ def test_photographs_that_differ_get_corrections_of_colour(levels, differ):
     assert found.voxels.calibration.affine_colour is differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [{}, {"scene__space": "bounded"}])
 def test_a_run_with_corrections_is_resumed_by_the_call_that_began_it(named, tmp_path):
     def trained(steps: int, resume: bool):
@@ -162,6 +163,7 @@ def test_a_run_with_corrections_is_resumed_by_the_call_that_began_it(named, tmp_
     assert run.config.voxels.calibration.affine_colour
 
 
+@pytest.mark.slow
 def test_corrections_are_not_begun_or_dropped_in_the_middle_of_a_run(tmp_path):
     small = {
         "training.rays_per_batch": 64,

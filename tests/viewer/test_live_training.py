@@ -113,11 +113,13 @@ def test_training_that_is_watched_has_the_same_bits(alone, watched):
     assert watched.training.seconds > 0.0
 
 
+@pytest.mark.slow
 def test_nobody_looks_and_nothing_is_drawn(alone, watched):
     same(trained(watched.training.between), alone)
     assert (watched.shown, watched.training.seconds) == ([], 0.0)
 
 
+@pytest.mark.slow
 def test_a_pause_waits_shows_all_pixels_and_goes_on_to_the_same_bits(alone, watched):
     watched.painter.look(0, a_view(size=(160, 120)))
     seconds, log = [], []
@@ -143,6 +145,7 @@ def test_a_pause_waits_shows_all_pixels_and_goes_on_to_the_same_bits(alone, watc
     assert seconds[4] > 0.2, "a camera rests for so long before all pixels come"
 
 
+@pytest.mark.slow
 def test_a_paused_training_that_shall_end_ends(watched):
     config, scene = parts()
     watched.training.is_paused = True
@@ -151,6 +154,7 @@ def test_a_paused_training_that_shall_end_ends(watched):
     assert next(stops, None) is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [0, 1, 2])
 def test_a_box_of_the_users_frame_leaves_what_lies_in_it(alone, side):
     config, scene = parts()

@@ -65,6 +65,7 @@ def test_pictures_depths_and_normals_are_those_of_the_run(shown, visit, monkeypa
     assert np.mean(cosine > 0.9) > 0.9
 
 
+@pytest.mark.slow
 def test_the_far_side_of_a_scene_and_a_camera_inside_of_it(visit, tmp_path):
     """Rays that begin beyond the ball, beside the cube, and nearer than all photographs."""
     run = run_of("unbounded")

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pages import decibels, rest
 from viewer_factory import run_of
 
@@ -21,6 +22,7 @@ def program():
     return module
 
 
+@pytest.mark.slow
 def test_a_page_is_compared_with_its_run(visit, tmp_path):
     module, run = program(), run_of("bounded")
     write_page(run, tmp_path / "scene.html")
