@@ -17,7 +17,7 @@ from jaxnerf.scenes import Scene, load_scene
 from jaxnerf.scenes.brightness import brightness_of
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
-from jaxnerf.scenes.silhouettes import background_of, scene_cube
+from jaxnerf.scenes.silhouettes import background_of, scene_cube, stands_alone
 from jaxnerf.stances import Capture, focus_point
 from jaxnerf.training.optimizers import Schedule, progress_of
 from jaxnerf.training.sharding import number_of_process_0
@@ -54,7 +54,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     """
     space, is_new = config.scene.space, config.scene.space == "auto"
     if space == "auto":
-        space = "forward" if scene.ndc else "unbounded" if scene.unbounded else "bounded"
+        space = _space_that_suits(scene)
     if space == "forward" and scene.ndc is None:
         raise ConfigError("scene.space: the cameras do not all look the same way; not forward")
     check_apart(scene)
@@ -83,6 +83,16 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
     changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
+
+
+def _space_that_suits(scene: Scene) -> str:
+    """The space of a scene: that of its reader, but of an object that stands alone "bounded"."""
+    if scene.ndc:
+        return "forward"
+    if not scene.unbounded:
+        return "bounded"
+    is_alone = scene.splits["train"].images is not None and stands_alone(scene)
+    return "bounded" if number_of_process_0(float(is_alone)) else "unbounded"
 
 
 def load_for(

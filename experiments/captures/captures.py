@@ -26,6 +26,9 @@ CAPTURES = {
     "fern": ("nerf_llff_data/fern", 8),
     "room": ("room", 1),
     "terrace": ("terrace", 1),
+    "house": ("house", 1),
+    "table": ("table", 1),
+    "row": ("row", 1),
 }
 
 

@@ -1,11 +1,13 @@
-"""Two captures whose cameras stand inside of what they see, written as transforms.json.
+"""Captures of which all is known, written as transforms.json.
 
     python experiments/captures/make.py --out scenes
     python experiments/captures/make.py --out scenes_with_points --points
 
 A room: 72 cameras inside it look at its walls, a table and a ball, which lie from 0.5 to 6 units away. A
 terrace: 72 cameras on it look outwards, at railings near by, a ground that goes to the horizon, hills far
-away, and a sky. Each surface has the colours of its places, so that all pictures agree. With --points,
+away, and a sky. A model house on a table, seen by 49 cameras from one side: `house` before plain white,
+`table` on a white table top that ends in the dark. A row: 40 cameras along a line look across at a street
+front. Each surface has the colours of its places, so that all pictures agree. With --points,
 places of what each picture shows are written beside them, as structure from motion would leave them.
 """
 
@@ -18,7 +20,8 @@ from PIL import Image
 
 from jaxnerf.exports.ply import write_ply
 
-SIDE, FIELD_OF_VIEW, VIEWS = 160, 75.0, 72
+SIDE, VIEWS = 160, {"room": 72, "terrace": 72, "house": 49, "table": 49, "row": 40}
+FIELD_OF_VIEW = {"room": 75.0, "terrace": 75.0, "house": 40.0, "table": 40.0, "row": 60.0}
 POINTS_A_VIEW = 40
 FAR = 1e6
 
@@ -105,11 +108,82 @@ def terrace(view: View) -> None:
                  1.5, (0.6, 0.4, 0.3))  # fmt: skip
 
 
+def house(view: View) -> None:
+    """A model house, which is 1.2 by 0.9 units, before plain white."""
+    view.colour[:] = 1.0
+    view.box((-0.6, -0.45, 0), (0.6, 0.45, 0.5), 9.0, (0.7, 0.45, 0.35))
+    for k in range(8):  # a roof of steps
+        half, floor = 0.53 * (1.0 - k / 8.0), 0.5 + 0.05 * k
+        view.box((-0.68, -half, floor), (0.68, half, floor + 0.05), 14.0, (0.55, 0.2, 0.15))
+    view.box((0.25, 0.1, 0.5), (0.4, 0.25, 1.1), 20.0, (0.4, 0.3, 0.3))
+    for x in (-0.4, -0.05, 0.3):
+        view.box((x, -0.47, 0.15), (x + 0.16, -0.44, 0.38), 18.0, (0.3, 0.45, 0.6))
+    view.ball((0.85, -0.5, 0.2), 0.2, 16.0, (0.3, 0.5, 0.25))
+
+
+def table(view: View) -> None:
+    """The same on a white table top, brighter towards its middle, in a dark room."""
+    house(view)
+    missed = view.t == FAR
+    view.colour[missed] = 0.05
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = -view.origin[2] / view.directions[:, 2]
+        places = view.origin + t[:, None] * view.directions
+    away = np.hypot(places[:, 0], places[:, 1])
+    top = (t > 1e-6) & (t < view.t) & (np.abs(places[:, :2]) < 1.6).all(axis=-1)
+    view.colour[top] = (0.95 - 0.12 * away[top] ** 2)[:, None]
+    view.t[top] = t[top]
+
+
+def row(view: View) -> None:
+    """A street front of 16 units, 4 units away, with a pavement, and trees before it."""
+    view.colour[:] = pattern(
+        view.directions / np.linalg.norm(view.directions, axis=-1, keepdims=True), 3.0, (0.6, 0.7, 0.85)
+    )  # fmt: skip
+    view.ground(0.8, (0.45, 0.44, 0.42))
+    for k in range(8):
+        x, high = 2.0 * k - 8.0, 3.0 + 0.5 * np.sin(2.1 * k)
+        tint = (0.5 + 0.2 * np.sin(k), 0.45, 0.4 + 0.2 * np.cos(1.7 * k))
+        view.box((x, 4.0, 0), (x + 1.96, 7.0, high), 2.2, tint)
+        view.box((x + 0.7, 3.9, 0), (x + 1.3, 4.0, 1.1), 6.0, (0.3, 0.2, 0.15))
+    for k in range(6):
+        x = 2.7 * k - 6.5
+        view.box((x - 0.06, 2.4, 0), (x + 0.06, 2.52, 1.4), 9.0, (0.35, 0.25, 0.2))
+        view.ball((x, 2.46, 1.8), 0.5, 5.0, (0.3, 0.5, 0.25))
+
+
+SCENES = {"room": room, "terrace": terrace, "house": house, "table": table, "row": row}
+
+
+def look(eye: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Camera-to-world, with OpenGL axes, upright."""
+    back = back / np.linalg.norm(back)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(back, right), back, eye], axis=-1)
+    return pose
+
+
 def poses(name: str) -> list[np.ndarray]:
     """Camera-to-world, with OpenGL axes."""
-    random, found = np.random.default_rng(0), []
-    for k in range(VIEWS):
-        angle = 2.0 * np.pi * k / VIEWS * (1 if name == "room" else 3)
+    random, found, count = np.random.default_rng(0), [], VIEWS[name]
+    if name in ("house", "table"):
+        # Seven arcs of seven, of 110 degrees, from 12 to 54 degrees above.
+        for k in range(count):
+            turn, up = np.deg2rad([-145.0 + 110.0 * (k % 7) / 6.0, 12.0 + 7.0 * (k // 7)])
+            eye = np.array([np.cos(turn) * np.cos(up), np.sin(turn) * np.cos(up), np.sin(up)])
+            found.append(look(3.2 * eye + [0.0, 0.0, 0.35], eye + random.normal(0.0, 0.02, 3)))
+        return found
+    if name == "row":
+        for k in range(count):
+            eye = np.array([-6.0 + 12.0 * k / (count - 1), 0.0, 1.5]) + random.normal(0.0, 0.05, 3)
+            found.append(
+                look(eye, np.array([random.normal(0, 0.15), -1.0, random.normal(0, 0.05)]))
+            )
+        return found
+    for k in range(count):
+        angle = 2.0 * np.pi * k / count * (1 if name == "room" else 3)
         radius = random.uniform(1.2, 1.9) if name == "room" else random.uniform(0.5, 2.4)
         eye = np.array([radius * np.cos(angle), radius * np.sin(angle), random.uniform(1.2, 1.8)])
         if name == "room":  # across the room, at its middle or past it
@@ -117,25 +191,20 @@ def poses(name: str) -> list[np.ndarray]:
         else:
             turn = angle + random.uniform(-0.4, 0.4)
             back = -np.array([np.cos(turn), np.sin(turn), random.uniform(-0.25, 0.1)])
-        back /= np.linalg.norm(back)
-        right = np.cross([0.0, 0.0, 1.0], back)
-        right /= np.linalg.norm(right)
-        pose = np.eye(4)
-        pose[:3] = np.stack([right, np.cross(back, right), back, eye], axis=-1)
-        found.append(pose)
+        found.append(look(eye, back))
     return found
 
 
 def main() -> None:
-    """Write both; see the module."""
+    """Write them; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--points", action="store_true", help="write points of the surfaces too")
     options = parser.parse_args()
-    focal = 0.5 * SIDE / np.tan(0.5 * np.deg2rad(FIELD_OF_VIEW))
     fine = (np.arange(2 * SIDE) + 0.5) / 2.0 - 0.5 * SIDE
-    local = np.stack(np.broadcast_arrays(fine[None] / focal, -fine[:, None] / focal, -1.0), -1)
-    for name, scene in (("room", room), ("terrace", terrace)):
+    for name, scene in SCENES.items():
+        focal = 0.5 * SIDE / np.tan(0.5 * np.deg2rad(FIELD_OF_VIEW[name]))
+        local = np.stack(np.broadcast_arrays(fine[None] / focal, -fine[:, None] / focal, -1.0), -1)
         folder = options.out / name
         (folder / "images").mkdir(parents=True, exist_ok=True)
         frames, points, random = [], [], np.random.default_rng(1)

@@ -10,7 +10,7 @@ from jaxnerf.cli import common
 from jaxnerf.config import Config
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.scenes import Scene, describe
-from jaxnerf.scenes.silhouettes import plain_background
+from jaxnerf.scenes.silhouettes import PlainBackground, plain_background
 from jaxnerf.training.loop import Progress
 
 # The number of training's last reports whose median PSNR is compared with that of the test views; and
@@ -37,18 +37,31 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
 
 
 def behind(scene: Scene, config: Config) -> str:
-    """A line about the background along the borders of photographs without alpha, or nothing."""
-    split, background = scene.splits["train"], config.training.background
-    if config.scene.space == "forward" or split.has_alpha:
+    """Lines about the background along the borders of photographs, or nothing where that is clear."""
+    split, space = scene.splits["train"], config.scene.space
+    if space == "forward":
         return ""
-    plain = plain_background(split)
-    if config.scene.space == "unbounded":
+    plain = None if split.has_alpha else plain_background(split)
+    if space == "unbounded":
+        shown = (
+            "transparent" if split.has_alpha else plain and plain.is_even and f"plain {plain.name}"
+        )
         return (
-            f"the borders of the photographs are plain {plain.name}: --scene.space=bounded is for an "
-            "object that stands alone before it\n"
-            if plain and plain.is_even
+            f"the borders of the photographs are {shown}: --scene.space=bounded is for an object that "
+            "stands alone before it\n"
+            if shown
             else ""
         )
+    chosen = (
+        "bounded, as for an object that stands alone (--scene.space=unbounded for its surroundings too)\n"
+        if scene.unbounded
+        else ""
+    )
+    return chosen + ("" if split.has_alpha else _plain(plain, config.training.background))
+
+
+def _plain(plain: PlainBackground | None, background: str) -> str:
+    """A line about the background that was found, and the one that a configuration names."""
     if plain is None:
         return (
             "no plain background along the borders of the photographs: the scene is looked for in all of "

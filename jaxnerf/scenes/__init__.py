@@ -253,10 +253,7 @@ def _describe_alpha(scene: Scene) -> list[str]:
         total += int(np.count_nonzero(inside))
     if clear < LEAST_CLEAR * total or not total:
         return []
-    return [
-        f"alpha on {clear / total:.1%} of the pixels, taken for a transparent background"
-        + (" (--scene.space=bounded if the object stands alone)" if scene.unbounded else "")
-    ]
+    return [f"alpha on {clear / total:.1%} of the pixels, taken for a transparent background"]
 
 
 def demo_path() -> Path:

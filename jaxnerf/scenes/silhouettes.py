@@ -13,8 +13,10 @@ from jaxtyping import Bool, Float
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering.footprints import carve
 from jaxnerf.sampling.occupancy import dilate
-from jaxnerf.scenes import Split
+from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.backgrounds import levels_of, name_of
+from jaxnerf.scenes.frames import look_outwards
+from jaxnerf.scenes.in_view import cameras_that_see
 
 TILE = 8  # pixels
 # Cells along the cube in successive refinements, each of which tests only cells inside the previous hull.
@@ -33,6 +35,9 @@ _USUAL, _HELD, _BRIGHTER_INSIDE = 0.75, 0.95, 1.5
 # A background is common to all photographs if it covers a fifth of the margin in four of five of them: in
 # others the scene may fill the image.
 _SAME_MARGIN, _SAME_PICTURES = 0.2, 0.8
+# `stands_alone`: the fractions of the border and of each of its sides that must show the background, the
+# fraction of the photographs in which they must, and the fraction of the points in the cube.
+_BARE_BORDER, _BARE_SIDE, _ALONE_IN, _POINTS_INSIDE = 0.5, 0.125, 0.75, 0.9
 # The colour is computed from at most this many tiles, drawn at random.
 _MOST_TILES = 30_000
 
@@ -166,6 +171,41 @@ def background_of(split: Split) -> str:
     return "white" if plain is None else plain.name
 
 
+def stands_alone(scene: Scene) -> bool:
+    """Whether a scene's photographs to train on show an object alone before an empty background.
+
+    That is: the background is transparent, or of one even colour; it is seen along half of the borders,
+    and along a part of each side (a white sky does not reach the lower side); and most cameras look at
+    one place, around which nearly all points lie, if there are any. Nothing is known of the surroundings
+    then, so a field without an end could only put fog there.
+
+    Args:
+      scene: with the photographs to train on.
+    """
+    split = scene.splits["train"]
+    plain = None if split.has_alpha else plain_background(split)
+    if not split.has_alpha and not (plain and plain.is_even):
+        return False
+    if look_outwards(np.asarray(split.cameras.camera_to_world)):
+        return False
+    corner, side = scene_cube(split)
+    if np.mean(cameras_that_see(split.cameras, corner, side, scene.near, scene.far)) < 0.5:
+        return False
+    if scene.points is not None and len(scene.points):
+        inside = np.all((scene.points >= corner) & (scene.points <= corner + side), axis=-1)
+        if np.mean(inside) < _POINTS_INSIDE:
+            return False
+    bare, sides = ~silhouettes(split, background_of(split))[0], _sides(split)
+
+    def bare_fraction(tiles: np.ndarray) -> np.ndarray:
+        count = tiles.sum(axis=(-2, -1))
+        return np.where(count > 0, (tiles & bare).sum(axis=(-2, -1)) / np.maximum(count, 1), 1.0)
+
+    alone = bare_fraction(np.logical_or.reduce(sides)) >= _BARE_BORDER
+    alone &= bare_fraction(sides).min(axis=0) >= _BARE_SIDE
+    return bool(np.mean(alone) >= _ALONE_IN)
+
+
 def _commonest(colours: np.ndarray) -> tuple[int, int, int]:
     """The centre of the densest cluster of colours [N, 3].
 
@@ -237,14 +277,19 @@ def silhouettes(
 
 def _margins(split: Split) -> np.ndarray:
     """The tiles along the borders of each photograph of which all pixels are valid."""
+    return np.logical_or.reduce(_sides(split))
+
+
+def _sides(split: Split) -> np.ndarray:
+    """The same tiles, those of the upper, lower, left, and right side apart [4, N, rows, columns]."""
     assert split.images is not None
     count, height, width = split.images.shape[:3]
     _, row, column = np.indices((count, -(-height // TILE), -(-width // TILE)))
     last = -(-np.asarray(split.cameras.size) // TILE)[:, None, None] - 1
-    margin = (row == 0) | (column == 0) | (row == last[..., 1]) | (column == last[..., 0])
+    sides = np.stack([row == 0, row == last[..., 1], column == 0, column == last[..., 0]])
     if split.masks is not None:
-        margin &= ~tiles_of(~split.masks)
-    return margin
+        sides &= ~tiles_of(~split.masks)
+    return sides
 
 
 def tiles_of(

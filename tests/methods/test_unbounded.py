@@ -117,7 +117,10 @@ def test_a_frustum_holds_all_that_its_cameras_see():
 
 
 def test_longer_runs_have_a_finer_stage_which_a_user_s_stages_are_not():
-    capture, alone = scene_of(photographs(), unbounded=True), scene_of(photographs())
+    capture, alone = (
+        scene_of(with_surroundings(photographs()), unbounded=True),
+        scene_of(photographs()),
+    )
     long = preset("five_minutes")
     stages = adapt_to_scene(long, capture).voxels.stages
     before = long.voxels.stages
@@ -144,7 +147,7 @@ def test_longer_runs_have_a_finer_stage_which_a_user_s_stages_are_not():
 
 @pytest.mark.parametrize("ball", [0.5, 1.0])
 def test_the_ball_is_as_large_as_the_cameras_are_far_times_what_is_configured(ball):
-    scene = scene_of(photographs(), unbounded=True)
+    scene = scene_of(with_surroundings(photographs()), unbounded=True)
     space = space_of(adapt_to_scene(override(CONFIG, {"scene.ball": ball}), scene), scene)
     assert isinstance(space, SphereContraction)
     np.testing.assert_allclose(space.centre, 0.0, atol=1e-5)
@@ -191,7 +194,7 @@ def test_the_ball_suits_what_the_cameras_see(looks, points, ball):
 
 
 def test_gradients_near_cameras_are_whole_from_half_of_the_steps_on():
-    scene = scene_of(photographs(), unbounded=True)
+    scene = scene_of(with_surroundings(photographs()), unbounded=True)
     config = adapt_to_scene(override(CONFIG, {"scene.ball": 0.5}), scene)
     assert config.training.gradient_reach == 1.0
     reach = gradient_reach_of(override(config, {"training.gradient_reach": 0.4}), scene)
@@ -209,7 +212,10 @@ def test_gradients_near_cameras_are_whole_from_half_of_the_steps_on():
 
 
 def test_rays_of_captures_begin_at_near_and_the_fast_field_s_have_no_end():
-    capture, alone = scene_of(photographs(), unbounded=True), scene_of(photographs())
+    capture, alone = (
+        scene_of(with_surroundings(photographs()), unbounded=True),
+        scene_of(photographs()),
+    )
     assert bounds_of(adapt_to_scene(CONFIG, capture), capture) == (0.05, np.inf)
     assert bounds_of(adapt_to_scene(CONFIG, alone), alone) == (0.0, np.inf)
     named = override(CONFIG, {"scene.near": 0.05})
@@ -224,7 +230,7 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     assert adapt_to_scene(start, scene_of(split)) == override(
         start, {"scene.space": "bounded", "training.background": "white"}
     )
-    open_end = scene_of(split, unbounded=True)
+    open_end = scene_of(with_surroundings(split), unbounded=True)
     changed = adapt_to_scene(start, open_end)
     assert changed.voxels.optimizer.density_rate < start.voxels.optimizer.density_rate
     assert (start.voxels.optimizer.beta1, changed.voxels.optimizer.beta1) == (0.0, 0.9)

@@ -25,7 +25,13 @@ from jaxnerf.presets import preset
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Split, load_scene
-from jaxnerf.scenes.silhouettes import TILE, background_of, plain_background, silhouettes
+from jaxnerf.scenes.silhouettes import (
+    TILE,
+    background_of,
+    plain_background,
+    silhouettes,
+    stands_alone,
+)
 from jaxnerf.spaces import adapt_to_scene
 
 SIDE, COUNT = 96, 10
@@ -197,9 +203,11 @@ def test_what_suits_a_scene_lies_behind_it_unless_the_user_says_otherwise(demo):
     # Photographs with alpha are blended on white, whatever colour their empty pixels have.
     assert suited_background(demo.splits["train"]) == "white"
     assert suited_background(photographs(2)) == "white"
-    assert suited_background(green, unbounded=True) == "random"
-    assert suited_background(green, "auto", [key], unbounded=True) == "random"
-    assert suited_background(green, "black", [key], unbounded=True) == "black"
+    wall = discs((20, 160, 70), noise=3.0)
+    assert suited_background(wall, unbounded=True) == "random"
+    assert suited_background(wall, "auto", [key], unbounded=True) == "random"
+    assert suited_background(wall, "black", [key], unbounded=True) == "black"
+    assert suited_background(green, unbounded=True) == "#14a046"  # it stands alone
     # A run's scene has no photographs.
     blind = dataclasses.replace(green, images=None)
     assert suited_background(blind, "#14a046") == "#14a046"
@@ -254,34 +262,91 @@ def test_what_is_not_plain_and_what_has_alpha_is_told_from_it(tmp_path, capsys):
     assert read_config(tmp_path / "noise").training.background == "white"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.0, 3.0])
-def test_a_capture_before_an_even_background_is_said_to_be_one(noise, tmp_path, capsys):
-    """Of formats whose scenes have no end; a wall behind one is not even."""
-    folder = write_scene(tmp_path / "balls", 48, 48, train=9)
+def as_capture(folder, change=lambda image: image):
+    """A folder of balls, without test views and bounds, in a format whose scenes have no end."""
     (folder / "transforms_train.json").rename(folder / "transforms.json")
     for split in ("val", "test"):
         (folder / f"transforms_{split}.json").unlink()
-    random = np.random.default_rng(0)
     for file in folder.glob("train/*.png"):
-        grey = Image.new("RGBA", (48, 48), (128, 128, 128, 255))
-        grey.alpha_composite(Image.open(file))
-        pixels = np.asarray(grey.convert("RGB")) + random.normal(0.0, noise, (48, 48, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+        with Image.open(file) as image:
+            change(image.convert("RGBA")).save(file)
+    return folder
+
+
+def on_grey(noise: float, lower: bool = True):
+    """A change of a photograph: its background grey and noisy; below only if told so."""
+    random = np.random.default_rng(0)
+
+    def changed(image):
+        behind = np.full((*image.size[::-1], 4), 255, np.uint8)
+        behind[..., :3] = 128
+        if not lower:
+            behind[-20:, :, :3] = random.integers(0, 256, (20, image.width, 3))
+        grey = Image.fromarray(behind)
+        grey.alpha_composite(image)
+        pixels = np.asarray(grey.convert("RGB"))
+        pixels = pixels + random.normal(0.0, noise, pixels.shape)
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "alone"),
+    [
+        (on_grey(0.0), True),
+        (lambda image: image, True),  # transparent
+        (on_grey(3.0), False),  # a wall behind something is not even
+        (on_grey(0.0, lower=False), False),  # a sky does not reach the lower side
+    ],
+    ids=["grey", "transparent", "noisy", "sky"],
+)
+def test_a_capture_of_an_object_that_stands_alone_is_bounded(change, alone, tmp_path):
+    scene = load_scene(as_capture(write_scene(tmp_path / "balls", 96, 96, train=9), change))
+    assert scene.unbounded
+    assert stands_alone(scene) == alone
+    space = adapt_to_scene(preset("minute"), scene).scene.space
+    assert space == ("bounded" if alone else "unbounded")
+    chosen = override(preset("minute"), {"scene.space": "unbounded"})
+    assert adapt_to_scene(chosen, scene, ["scene.space"]).scene.space == "unbounded"
+
+
+def test_cameras_and_points_can_say_that_an_object_does_not_stand_alone(tmp_path):
+    """Which looks outwards, or has most of its points far away, shows more than a plain wall."""
+    folder = as_capture(write_scene(tmp_path / "balls", 96, 96, train=9), on_grey(0.0))
+    scene = load_scene(folder)
+    split = scene.splits["train"]
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    for scale, alone in ((0.01, True), (100.0, False)):
+        assert stands_alone(dataclasses.replace(scene, points=scale * points)) == alone
+    poses = np.array(split.cameras.camera_to_world)
+    poses[:, :, [0, 2]] *= -1.0
+    turned = dataclasses.replace(
+        split, cameras=dataclasses.replace(split.cameras, camera_to_world=poses)
+    )
+    assert not stands_alone(dataclasses.replace(scene, splits={"train": turned}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_what_a_capture_before_a_grey_background_is_taken_for_is_said(noise, tmp_path, capsys):
+    folder = as_capture(write_scene(tmp_path / "balls", 48, 48, train=9), on_grey(noise))
     train(folder, tmp_path / "run", "--max_steps=1", "--noevaluate")
-    said = "--scene.space=bounded is for an object that stands alone before it"
-    printed = capsys.readouterr().out
-    facts = inspect(folder).facts
+    printed, facts = capsys.readouterr().out, inspect(folder).facts
     if noise:
-        assert said not in printed
+        assert "stands alone" not in printed
         assert "background" not in facts
+        assert facts["space"] == "unbounded"
     else:
-        assert f"the borders of the photographs are plain #808080: {said}" in printed
-        assert facts["background"] == f"plain #808080; {said}"
+        assert "bounded, as for an object that stands alone" in printed
+        assert facts["background"] == "plain #808080"
+        assert facts["space"].startswith("bounded: an object that stands alone")
     short = ("--max_steps=1", "--noevaluate", "--scene.space=bounded")
     train(folder, tmp_path / "bounded", *short)
     assert "plain background: #" in capsys.readouterr().out
     assert read_config(tmp_path / "bounded").training.background.startswith("#")
+    train(folder, tmp_path / "whole", "--max_steps=1", "--noevaluate", "--scene.space=unbounded")
+    assert ("--scene.space=bounded is for an object" in capsys.readouterr().out) == (not noise)
 
 
 def test_a_colour_that_is_none_is_refused_in_one_line():

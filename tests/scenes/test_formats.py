@@ -301,7 +301,7 @@ def test_alpha_of_captures_is_said(tmp_path):
     scene = load_scene(write_colmap(tmp_path / "s"))
     clear = np.mean(scene.splits["train"].images[..., 3] < 128)
     assert clear > 0.5
-    assert "taken for a transparent background (--scene.space=bounded" in describe(scene)
+    assert "taken for a transparent background" in describe(scene)
     opaque = write_colmap(tmp_path / "opaque")
     for path in (opaque / "images").iterdir():
         with Image.open(path) as image:

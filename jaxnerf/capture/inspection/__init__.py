@@ -22,7 +22,7 @@ from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import NEAREST_PERCENTILE, STRAY, stray_photographs
 from jaxnerf.scenes.sightings import sightings_of
-from jaxnerf.scenes.silhouettes import plain_background, scene_cube
+from jaxnerf.scenes.silhouettes import plain_background, scene_cube, stands_alone
 from jaxnerf.scenes.views import LEAKED
 
 __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
@@ -173,15 +173,23 @@ def _misplaced(scene: Scene) -> list[str]:
 
 
 def _background(scene: Scene) -> dict[str, str]:
-    """A fact about the photographs' borders: for bounded scenes always, for others if they are plain."""
-    split = scene.splits["train"]
-    if scene.ndc is not None or split.has_alpha:
-        return {}
+    """Facts about what photographs show around an object, and the space that follows from it."""
+    split, facts = scene.splits["train"], {}
+    if scene.ndc is not None:
+        return facts
+    if scene.unbounded and stands_alone(scene):
+        facts["space"] = (
+            "bounded: an object that stands alone (--scene.space=unbounded for its surroundings too)"
+        )
+    if split.has_alpha:
+        return facts
     found = plain_background(split)
-    if scene.unbounded:
+    if facts or not scene.unbounded:
+        facts["background"] = "none that is plain" if found is None else f"plain {found.name}"
+    elif found and found.is_even:
         advice = "--scene.space=bounded is for an object that stands alone before it"
-        return {"background": f"plain {found.name}; {advice}"} if found and found.is_even else {}
-    return {"background": "none that is plain" if found is None else f"plain {found.name}"}
+        facts["background"] = f"plain {found.name}; {advice}"
+    return facts
 
 
 def _turned(scene: Scene, doubtful: bool) -> tuple[dict[str, str], list[str]]:
