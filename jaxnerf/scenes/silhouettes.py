@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxnerf.lenses import FLAT
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering.footprints import carve
 from jaxnerf.sampling.occupancy import dilate
@@ -38,6 +39,8 @@ _SAME_MARGIN, _SAME_PICTURES = 0.2, 0.8
 # `stands_alone`: the fractions of the border and of each of its sides that must show the background, the
 # fraction of the photographs in which they must, and the fraction of the points in the cube.
 _BARE_BORDER, _BARE_SIDE, _ALONE_IN, _POINTS_INSIDE = 0.5, 0.125, 0.75, 0.9
+# Tiles that fill so much of a rectangle, with at least so many on each side, are a photograph in a frame.
+_FILLED, _LEAST_TILES = 0.95, 8
 # The colour is computed from at most this many tiles, drawn at random.
 _MOST_TILES = 30_000
 
@@ -175,9 +178,10 @@ def stands_alone(scene: Scene) -> bool:
     """Whether a scene's photographs to train on show an object alone before an empty background.
 
     That is: the background is transparent, or of one even colour; it is seen along half of the borders,
-    and along a part of each side (a white sky does not reach the lower side); and most cameras look at
-    one place, around which nearly all points lie, if there are any. Nothing is known of the surroundings
-    then, so a field without an end could only put fog there.
+    and along a part of each side (a white sky does not reach the lower side), but is not a frame around a
+    photograph, as black bars are and what lies around the circle of a fisheye lens; and most cameras look
+    at one place, around which nearly all points lie, if there are any. Nothing is known of the
+    surroundings then, so a field without an end could only put fog there.
 
     Args:
       scene: with the photographs to train on.
@@ -186,7 +190,7 @@ def stands_alone(scene: Scene) -> bool:
     plain = None if split.has_alpha else plain_background(split)
     if not split.has_alpha and not (plain and plain.is_even):
         return False
-    if look_outwards(np.asarray(split.cameras.camera_to_world)):
+    if split.cameras.lens not in FLAT or look_outwards(np.asarray(split.cameras.camera_to_world)):
         return False
     corner, side = scene_cube(split)
     if np.mean(cameras_that_see(split.cameras, corner, side, scene.near, scene.far)) < 0.5:
@@ -203,7 +207,14 @@ def stands_alone(scene: Scene) -> bool:
 
     alone = bare_fraction(np.logical_or.reduce(sides)) >= _BARE_BORDER
     alone &= bare_fraction(sides).min(axis=0) >= _BARE_SIDE
+    alone &= [not _is_rectangle(~each) for each in bare]
     return bool(np.mean(alone) >= _ALONE_IN)
+
+
+def _is_rectangle(shown: Bool[np.ndarray, "rows columns"]) -> bool:
+    """Whether the tiles that are shown fill a rectangle."""
+    box = shown[np.ix_(shown.any(axis=1), shown.any(axis=0))]
+    return min(box.shape) >= _LEAST_TILES and bool(box.mean() > _FILLED)
 
 
 def _commonest(colours: np.ndarray) -> tuple[int, int, int]:

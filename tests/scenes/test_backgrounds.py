@@ -273,6 +273,14 @@ def as_capture(folder, change=lambda image: image):
     return folder
 
 
+def between_bars(image):
+    """A photograph of anything, with black bars at its left and right."""
+    pixels = np.zeros((*image.size[::-1], 3), np.uint8)
+    random = np.random.default_rng(0)
+    pixels[:, 16:-16] = random.integers(40, 256, pixels[:, 16:-16].shape)
+    return Image.fromarray(pixels)
+
+
 def on_grey(noise: float, lower: bool = True):
     """A change of a photograph: its background grey and noisy; below only if told so."""
     random = np.random.default_rng(0)
@@ -298,8 +306,9 @@ def on_grey(noise: float, lower: bool = True):
         (lambda image: image, True),  # transparent
         (on_grey(3.0), False),  # a wall behind something is not even
         (on_grey(0.0, lower=False), False),  # a sky does not reach the lower side
+        (between_bars, False),
     ],
-    ids=["grey", "transparent", "noisy", "sky"],
+    ids=["grey", "transparent", "noisy", "sky", "bars"],
 )
 def test_a_capture_of_an_object_that_stands_alone_is_bounded(change, alone, tmp_path):
     scene = load_scene(as_capture(write_scene(tmp_path / "balls", 96, 96, train=9), change))
@@ -309,6 +318,14 @@ def test_a_capture_of_an_object_that_stands_alone_is_bounded(change, alone, tmp_
     assert space == ("bounded" if alone else "unbounded")
     chosen = override(preset("minute"), {"scene.space": "unbounded"})
     assert adapt_to_scene(chosen, scene, ["scene.space"]).scene.space == "unbounded"
+
+
+def test_what_lies_around_the_circle_of_a_fisheye_lens_is_no_background(tmp_path):
+    folder = as_capture(write_scene(tmp_path / "balls", 96, 96, train=9), on_grey(0.0))
+    edit_json(folder / "transforms.json", lambda c: c.update(camera_model="OPENCV_FISHEYE"))
+    scene = load_scene(folder)
+    assert scene.splits["train"].cameras.lens == "fisheye"
+    assert not stands_alone(scene)
 
 
 def test_cameras_and_points_can_say_that_an_object_does_not_stand_alone(tmp_path):
