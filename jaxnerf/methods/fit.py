@@ -224,7 +224,10 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
     found = config.scene.space == "auto" or "scene.space" in chosen
     if found and COLOURS not in chosen and saved.voxels.calibration.affine_colour:
         kept[COLOURS] = True  # found from photographs, of which it has none either
-    return adapt_to_scene(override(config, kept), read_scene(out), chosen)
+    scene = read_scene(out)
+    if config.scene.space == "auto" and saved.scene.space == "bounded":
+        scene = dataclasses.replace(scene, unbounded=False)  # so have photographs shown
+    return adapt_to_scene(override(config, kept), scene, chosen)
 
 
 def follow(

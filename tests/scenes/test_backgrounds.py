@@ -320,6 +320,20 @@ def test_a_capture_of_an_object_that_stands_alone_is_bounded(change, alone, tmp_
     assert adapt_to_scene(chosen, scene, ["scene.space"]).scene.space == "unbounded"
 
 
+@pytest.mark.parametrize("space", ["auto", "unbounded"])
+def test_a_run_goes_on_in_the_space_that_its_photographs_chose(space, tmp_path):
+    """Also in one that was chosen by hand, or by an earlier version, for an object alone."""
+    folder = as_capture(write_scene(tmp_path / "balls", 48, 48, train=9), on_grey(0.0))
+    short = (*TINY, "--noevaluate", f"--out={tmp_path}/run")
+    first = ("--max_steps=1", f"--scene.space={space}")
+    assert main(["train", f"--data={folder}", *short, *first]) == 0
+    before = read_config(tmp_path / "run")
+    assert main(["train", f"--data={folder}", *short, "--resume", "--max_steps=2"]) == 0
+    after = read_config(tmp_path / "run")
+    assert after == override(before, {"training.steps": 2})
+    assert after.scene.space == ("bounded" if space == "auto" else "unbounded")
+
+
 def test_what_lies_around_the_circle_of_a_fisheye_lens_is_no_background(tmp_path):
     folder = as_capture(write_scene(tmp_path / "balls", 96, 96, train=9), on_grey(0.0))
     edit_json(folder / "transforms.json", lambda c: c.update(camera_model="OPENCV_FISHEYE"))
