@@ -234,7 +234,8 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     without a far, whose rays are bounded by the occupied cells, unless the user sets it.
 
     far: infinite for methods without a far. For the paper's network it is the scene's far, and in
-    unbounded and forward-facing scenes a distance beyond which nothing is resolved.
+    unbounded and forward-facing scenes a distance beyond which nothing is resolved. Of an object that
+    stands alone, whose capture names only a horizon, near and far are those of its cube.
     """
     space, near = space_of(config, scene), scene.near
     if space is not None and not config.scene.near:
@@ -246,9 +247,22 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
     if not config.section.has_far:
         return near if space is not None or config.scene.near else 0.0, math.inf
     if space is None:
-        return near, scene.far
+        if not scene.unbounded:
+            return near, scene.far
+        first, last = _around_cube(scene)
+        return near if config.scene.near else first, scene.far if config.scene.far else last
     unit = space.radius if isinstance(space, SphereContraction) else space.near
     return near, max(scene.far, _HORIZON * float(unit))
+
+
+def _around_cube(scene: Scene) -> tuple[float, float]:
+    """The depths between which all cameras have the cube of a bounded scene."""
+    split = scene.splits["train"]
+    corner, side = scene_cube(split)
+    positions = np.asarray(split.cameras.camera_to_world, np.float64)[:, :, 3]
+    away = np.linalg.norm(positions - (corner + 0.5 * side), axis=-1)
+    half = 0.5 * math.sqrt(3.0) * side
+    return max(scene.near, float(away.min()) - half), float(away.max()) + half
 
 
 def _reach(frustum: NdcSpace, cameras: Camera) -> float:

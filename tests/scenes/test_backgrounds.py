@@ -29,10 +29,11 @@ from jaxnerf.scenes.silhouettes import (
     TILE,
     background_of,
     plain_background,
+    scene_cube,
     silhouettes,
     stands_alone,
 )
-from jaxnerf.spaces import adapt_to_scene
+from jaxnerf.spaces import adapt_to_scene, bounds_of
 
 SIDE, COUNT = 96, 10
 # From the middle of a picture, in half its side.
@@ -318,6 +319,22 @@ def test_a_capture_of_an_object_that_stands_alone_is_bounded(change, alone, tmp_
     assert space == ("bounded" if alone else "unbounded")
     chosen = override(preset("minute"), {"scene.space": "unbounded"})
     assert adapt_to_scene(chosen, scene, ["scene.space"]).scene.space == "unbounded"
+
+
+def test_rays_of_the_network_end_where_the_cube_of_an_object_alone_does(tmp_path):
+    """Not at the horizon that its capture names, up to which 64 samples would show nothing."""
+    scene = load_scene(as_capture(write_scene(tmp_path / "balls", 96, 96, train=9), on_grey(0.0)))
+    config = adapt_to_scene(preset("nerf_small"), scene)
+    near, far = bounds_of(config, scene)
+    split = scene.splits["train"]
+    corner, side = scene_cube(split)
+    ends = corner + side * np.array(list(np.ndindex(2, 2, 2)))
+    positions = np.asarray(split.cameras.camera_to_world)[:, :, 3]
+    away = np.linalg.norm(ends[None] - positions[:, None], axis=-1)
+    assert scene.near <= near <= away.min()
+    assert away.max() <= far < 2.0 * away.max() < scene.far
+    named = override(config, {"scene.near": 0.3, "scene.far": 7.0})
+    assert bounds_of(named, dataclasses.replace(scene, near=0.3, far=7.0)) == (0.3, 7.0)
 
 
 @pytest.mark.parametrize("space", ["auto", "unbounded"])
