@@ -207,8 +207,9 @@ def where_reached(
       axis: along which the intervals of a ray lie.
     """
     # In one pass: cumulative sums, which XLA:CPU makes of windows, take up to four times as long.
-    columns = tuple(jnp.moveaxis(each, axis, 0) for each in (*bounds, amounts))
-    wanted = jnp.broadcast_to(wanted, columns[0].shape[1:])
+    dtype = jnp.result_type(*bounds, amounts)
+    columns = tuple(jnp.moveaxis(each, axis, 0).astype(dtype) for each in (*bounds, amounts))
+    wanted = jnp.broadcast_to(wanted, columns[0].shape[1:]).astype(dtype)
 
     def step(carry, interval):
         (before, place), (begin, stop, amount) = carry, interval

@@ -88,6 +88,8 @@ def densest(density: Float[Array, "*layout"], axis: int) -> Float[Array, "*layou
 
 def _only_greatest(values: Array, axis: int) -> Array:
     """True for the greatest value along an axis, the first of equals, if it is greater than 0."""
+    if not values.shape[axis]:
+        return jnp.zeros(values.shape, bool)
     place = jnp.expand_dims(jnp.argmax(values, axis=axis), axis)
     number = jax.lax.broadcasted_iota(place.dtype, values.shape, axis % values.ndim)
     return (number == place) & (values > jnp.zeros((), values.dtype))

@@ -39,10 +39,10 @@ _EVALUATIONS_ON_CPU = 1 << 14
 _EVALUATIONS_ON_ACCELERATOR = 1 << 18
 # Rays of a chunk at least, with an occupancy: steps of the march and calls of kernels are paid once a
 # chunk, and a volume of 512 cubed, with hundreds of samples a ray, is rendered in 5 to 14% less time
-# than by chunks of its samples' number alone.
-_FEWEST_MARCHED = 2_048
-# Where few rays are left, whose limits are raised, little of the chunk should be padding.
-_FEWEST_RENDERED_AGAIN = 64
+# than by chunks of its samples' number alone. But not more than so many times those samples.
+_FEWEST_MARCHED, _MOST_TIMES = 2_048, 4.0
+# Rays of a chunk in any case: not many, since where fewer are left the rest is padding.
+_FEWEST_RAYS = 64
 _PIXELS_AT_ONCE = 1 << 14
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
 _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.0
@@ -221,7 +221,8 @@ def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CP
         fewest = min(rays_that_fit(part, evaluations_on_cpu) for part in sampler.samplers)
         return max(fewest // len(sampler.samplers), 1)
     if isinstance(sampler, OccupancySampler):
-        return max(int(_SAMPLES_AT_ONCE / sampler.limited().mean_samples), _FEWEST_MARCHED)
+        rays = _SAMPLES_AT_ONCE / sampler.limited().mean_samples
+        return max(int(max(rays, min(_FEWEST_MARCHED, _MOST_TIMES * rays))), _FEWEST_RAYS)
     samples = _USUAL_SAMPLES
     if isinstance(sampler, Hierarchical | Stratified):
         samples = int(np.sum(sampler.samples))
@@ -302,7 +303,7 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
                 break
             sampler, size, is_stuck = (
                 _raised(OccupancySampler.with_larger_limits, sampler),
-                max(size // 4, _FEWEST_RENDERED_AGAIN),
+                max(size // 4, _FEWEST_RAYS),
                 True,
             )
         if is_stuck:

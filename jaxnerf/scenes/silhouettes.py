@@ -39,8 +39,8 @@ _SAME_MARGIN, _SAME_PICTURES = 0.2, 0.8
 # `stands_alone`: the fractions of the border and of each of its sides that must show the background, the
 # fraction of the photographs in which they must, and the fraction of the points in the cube.
 _BARE_BORDER, _BARE_SIDE, _ALONE_IN, _POINTS_INSIDE = 0.5, 0.125, 0.75, 0.9
-# Tiles that fill so much of a rectangle, with at least so many on each side, are a photograph in a frame.
-_FILLED, _LEAST_TILES = 0.95, 8
+# A photograph that shows so much of what is shown in any of them, in the mean, is one in a frame.
+_FRAMED = 0.9
 # The colour is computed from at most this many tiles, drawn at random.
 _MOST_TILES = 30_000
 
@@ -178,9 +178,9 @@ def stands_alone(scene: Scene) -> bool:
     """Whether a scene's photographs to train on show an object alone before an empty background.
 
     That is: the background is transparent, or of one even colour; it is seen along half of the borders,
-    and along a part of each side (a white sky does not reach the lower side), but is not a frame around a
-    photograph, as black bars are and what lies around the circle of a fisheye lens; and most cameras look
-    at one place, around which nearly all points lie, if there are any. Nothing is known of the
+    and along a part of each side (a white sky does not reach the lower side); it is not the same in all
+    photographs, as black bars are and what lies around the circle of a fisheye lens; and most cameras
+    look at one place, around which nearly all points lie, if there are any. Nothing is known of the
     surroundings then, so a field without an end could only put fog there.
 
     Args:
@@ -203,18 +203,14 @@ def stands_alone(scene: Scene) -> bool:
 
     def bare_fraction(tiles: np.ndarray) -> np.ndarray:
         count = tiles.sum(axis=(-2, -1))
-        return np.where(count > 0, (tiles & bare).sum(axis=(-2, -1)) / np.maximum(count, 1), 1.0)
+        # A side that is masked may show anything.
+        return (tiles & bare).sum(axis=(-2, -1)) / np.maximum(count, 1)
 
+    if np.mean(~bare) > _FRAMED * np.mean(~np.logical_and.reduce(bare)):
+        return False
     alone = bare_fraction(np.logical_or.reduce(sides)) >= _BARE_BORDER
     alone &= bare_fraction(sides).min(axis=0) >= _BARE_SIDE
-    alone &= [not _is_rectangle(~each) for each in bare]
     return bool(np.mean(alone) >= _ALONE_IN)
-
-
-def _is_rectangle(shown: Bool[np.ndarray, "rows columns"]) -> bool:
-    """Whether the tiles that are shown fill a rectangle."""
-    box = shown[np.ix_(shown.any(axis=1), shown.any(axis=0))]
-    return min(box.shape) >= _LEAST_TILES and bool(box.mean() > _FILLED)
 
 
 def _commonest(colours: np.ndarray) -> tuple[int, int, int]:

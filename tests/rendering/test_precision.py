@@ -183,3 +183,27 @@ def test_eight_scenes_trained_at_once_are_eight_trained_one_by_one():
     begun = [state.params.table for state in states()]
     moved = [float(jnp.abs(a.table - b).max()) for a, b in zip(alone, begun, strict=True)]
     assert min(moved) > 1e-2
+
+
+class Half:
+    """A ball whose density is of fewer bits than the rays."""
+
+    def init(self, key):
+        return {}
+
+    def density(self, params, positions):
+        inside = jnp.sum(positions**2, axis=-1) < 0.25
+        return jnp.where(inside, 2.0, 0.0).astype(jnp.bfloat16), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.ones_like(features)
+
+
+@pytest.mark.parametrize("compositing", ["volume", "surface", "maximum", "mean", "attenuation"])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_densities_may_have_fewer_bits_than_rays(sampler, compositing):
+    rays = cast_rays(CAMERA, jnp.asarray([[6.0, 6.0]], jnp.float32), 2.5, 5.5)
+    with jax.numpy_dtype_promotion("standard"):  # as users have it
+        seen = render_rays(Half(), {}, rays, sampler, compositing=compositing)
+    assert seen.depth_median.dtype == jnp.float32
+    assert 3.0 < float(seen.depth_median[0]) < 5.6

@@ -43,7 +43,6 @@ def results(tmp_path_factory):
     return [dict(np.load(folder / f"{name}_{number}.npz")) for _, number, name in runs]
 
 
-@pytest.mark.slow
 def test_two_processes_of_one_device_train_like_one_of_two(results):
     alone, first, second = results
     assert first["devices"] == alone["devices"] == 2
@@ -54,7 +53,6 @@ def test_two_processes_of_one_device_train_like_one_of_two(results):
     np.testing.assert_allclose(first["flat"], alone["flat"], atol=1e-3)
 
 
-@pytest.mark.slow
 def test_two_processes_that_would_decide_otherwise_grow_like_one(results):
     rows = [each["rows_decided"] for each in results]
     assert (rows[1] != rows[2]).any()

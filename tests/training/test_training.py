@@ -315,7 +315,6 @@ def test_interrupted_and_whole_runs_end_with_the_same_bits():
     )
 
 
-@pytest.mark.slow
 def test_killed_three_times_and_resumed_ends_with_the_same_bits(tmp_path):
     data = write_scene(tmp_path / "scene")
     steps = 600
