@@ -250,9 +250,8 @@ def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
         if not scene.unbounded:
             return near, scene.far
         first, last = _around_cube(scene)
-        return near if config.scene.near else first, scene.far if config.scene.far else min(
-            scene.far, last
-        )
+        far = scene.far if config.scene.far else min(scene.far, last)
+        return near if config.scene.near else first, far
     unit = space.radius if isinstance(space, SphereContraction) else space.near
     return near, max(scene.far, _HORIZON * float(unit))
 

@@ -226,7 +226,8 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
         kept[COLOURS] = True  # found from photographs, of which it has none either
     scene = read_scene(out)
     if config.scene.space == "auto" and saved.scene.space == "bounded":
-        scene = dataclasses.replace(scene, unbounded=False)  # so have photographs shown
+        # Its photographs may have shown an object alone, and the folder has none of them.
+        scene = dataclasses.replace(scene, unbounded=False)
     return adapt_to_scene(override(config, kept), scene, chosen)
 
 

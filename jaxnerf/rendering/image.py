@@ -39,7 +39,7 @@ _EVALUATIONS_ON_CPU = 1 << 14
 _EVALUATIONS_ON_ACCELERATOR = 1 << 18
 # Rays of a chunk at least, with an occupancy: steps of the march and calls of kernels are paid once a
 # chunk, and a volume of 512 cubed, with hundreds of samples a ray, is rendered in 5 to 14% less time
-# than by chunks of its samples' number alone. But not more than so many times those samples.
+# than by chunks of its samples' number alone. A chunk has at most so many times `_SAMPLES_AT_ONCE`.
 _FEWEST_MARCHED, _MOST_TIMES = 2_048, 4.0
 # Rays of a chunk in any case: not many, since where fewer are left the rest is padding.
 _FEWEST_RAYS = 64

@@ -39,7 +39,8 @@ _SAME_MARGIN, _SAME_PICTURES = 0.2, 0.8
 # `stands_alone`: the fractions of the border and of each of its sides that must show the background, the
 # fraction of the photographs in which they must, and the fraction of the points in the cube.
 _BARE_BORDER, _BARE_SIDE, _ALONE_IN, _POINTS_INSIDE = 0.5, 0.125, 0.75, 0.9
-# A photograph that shows so much of what is shown in any of them, in the mean, is one in a frame.
+# Photographs are in a frame if the mean area in front of the background is so much of the area that is in
+# front of it in any of them.
 _FRAMED = 0.9
 # The colour is computed from at most this many tiles, drawn at random.
 _MOST_TILES = 30_000
