@@ -1,12 +1,18 @@
 """Which cells of a cube hold something of a volume, from the least and the greatest value around each."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxnerf.fields.transfer import TransferFunction
 
-# Voxels along a side of the blocks whose least and greatest values are looked at.
-_BLOCK = 4
+# Positions are computed in float32 when the field is evaluated: by so much they may be off, in voxels.
+_ROUNDING = 1e-3
+# Axes that leave the lattice's by less than this, in voxels from the middle of the cube to a face,
+# count as parallel.
+_PARALLEL = 0.05
 # Cells whose places are computed at once.
 _AT_ONCE = 1 << 20
 
@@ -23,6 +29,10 @@ def cells_of(
 ) -> tuple[Float[np.ndarray, "M M M"], Float[np.ndarray, "M M M"]]:
     """Bounds of the density in each cell of a cube: not more than the least, nor less than the greatest.
 
+    The bounds are those of the voxels from which a cell's values are interpolated, exactly where the
+    axes of the lattice are parallel to the world's, in any order. Otherwise they are those of the box
+    around the cell on the lattice, and of some voxels more.
+
     Args:
       values: [X, Y, Z], of the voxels.
       transfer: from values to density; None where the values are densities.
@@ -30,63 +40,116 @@ def cells_of(
       origin, cell, count: the cube's first corner, the side of a cell, and cells along a side.
       nearest: whether values are not interpolated, so that fewer voxels matter to a place.
     """
-    low, high = _block_ranges(values)
+    inverse = np.linalg.inv(to_world[:3, :3])
+    # Half of the box around a cell on the lattice.
+    reach = np.abs(inverse).sum(axis=1) * (0.5 * cell) + _ROUNDING
+    from_middle = (np.arange(count) + 0.5 - 0.5 * count) * cell
+    middle = inverse @ (origin + 0.5 * count * cell - to_world[:3, 3])
+    along = np.abs(inverse).argmax(axis=1)
+    steps = inverse[np.arange(3), along]
+    drift = (np.abs(inverse).sum(axis=1) - np.abs(steps)) * (0.5 * count * cell)
+
+    def voxels_of(axis: int, centre: np.ndarray, more: float = 0.0) -> "_Voxels":
+        return _Voxels(centre, reach[axis] + more, values.shape[axis], nearest)
+
+    if len(set(along)) == 3 and drift.max() < _PARALLEL:
+        axes = [
+            voxels_of(axis, middle[axis] + steps[axis] * from_middle, drift[axis])
+            for axis in range(3)
+        ]
+        least, greatest = _ranges(values, [(each.first, each.last) for each in axes])
+        within = np.meshgrid(*(each.within for each in axes), indexing="ij", sparse=True)
+        touched = np.meshgrid(*(each.touched for each in axes), indexing="ij", sparse=True)
+        found = _densities(transfer, least, greatest, within, touched)
+        order = np.argsort(along)
+        return found[0].transpose(order), found[1].transpose(order)
+
+    # A range for each cell by a lookup among the ranges of windows that begin at every block.
+    block = max(int(cell * np.abs(inverse).sum(axis=1).min() / 2.0), 1)
+    window = np.floor(2.0 * reach).astype(int) + 2 + block
+    spans = [
+        (first := np.arange(0, side, block), np.minimum(first + size, side) - 1)
+        for side, size in zip(values.shape, window, strict=True)
+    ]
+    least, greatest = _ranges(values, spans)
+    found = np.empty((2, count, count, count), np.float32)
+    planes = max(_AT_ONCE // count**2, 1)
+    for begin in range(0, count, planes):
+        some = slice(begin, begin + planes)
+        places = np.meshgrid(from_middle[some], from_middle, from_middle, indexing="ij")
+        axes = [
+            voxels_of(a, middle[a] + sum(inverse[a, i] * places[i] for i in range(3)))
+            for a in range(3)
+        ]
+        index = tuple(each.first // block for each in axes)
+        within, touched = [each.within for each in axes], [each.touched for each in axes]
+        found[:, some] = _densities(transfer, least[index], greatest[index], within, touched)
+    return found[0], found[1]
+
+
+class _Voxels:
+    """The voxels along one axis of the lattice that matter to cells.
+
+    Attributes:
+      first, last: their indices; of a cell outside of the array those of a voxel at its face.
+      within, touched: whether all of a cell, and whether some of it, lies in the array.
+    """
+
+    first: Int[np.ndarray, "*cells"]
+    last: Int[np.ndarray, "*cells"]
+    within: Bool[np.ndarray, "*cells"]
+    touched: Bool[np.ndarray, "*cells"]
+
+    def __init__(self, centre: np.ndarray, reach: float, side: int, nearest: bool) -> None:
+        low, high = centre - reach, centre + reach
+        shift, more = (0.5, 0) if nearest else (0.0, 1)
+        self.first = np.clip(np.floor(low + shift), 0, side - 1).astype(int)
+        self.last = np.clip(np.floor(high + shift) + more, 0, side - 1).astype(int)
+        self.within = (low >= -0.5) & (high <= side - 0.5)
+        self.touched = (high >= -0.5) & (low <= side - 0.5)
+
+
+def _densities(
+    transfer: TransferFunction | None,
+    low: np.ndarray,
+    high: np.ndarray,
+    within: Any,
+    touched: Any,
+) -> Float[np.ndarray, "2 X Y Z"]:
+    """The least and the greatest density of cells, from the range of their values."""
+    low, high = low.astype(np.float32), high.astype(np.float32)
     if transfer is None:
         least, greatest = np.maximum(low, 0.0), np.maximum(high, 0.0)
     else:
         least, greatest = transfer.least(low, high), transfer.greatest(low, high)
-    inverse = np.linalg.inv(to_world[:3, :3])
-    # So far the box around a cell reaches on the lattice, and then the voxels that a place asks.
-    reach = np.abs(inverse).sum(axis=1) * (0.5 * cell) + (0.5 if nearest else 1.0) + 1e-3
-    window = np.floor(2.0 * reach / _BLOCK).astype(int) + 2
     # Outside of the array density is 0.
-    padding = [(int(size), int(size)) for size in window]
-    least = _sliding(np.pad(least, padding), window, np.minimum)
-    greatest = _sliding(np.pad(greatest, padding), window, np.maximum)
-    found = np.empty((2, count, count, count), np.float32)
-    planes = max(_AT_ONCE // count**2, 1)
-    axis = origin[:, None] + (np.arange(count) + 0.5) * cell
-    for begin in range(0, count, planes):
-        some = slice(begin, begin + planes)
-        points = np.stack(np.meshgrid(axis[0, some], axis[1], axis[2], indexing="ij"), axis=-1)
-        lattice = (points - to_world[:3, 3]) @ inverse.T
-        first = np.floor((lattice - reach) / _BLOCK).astype(int) + window
-        first = np.clip(first, 0, np.array(greatest.shape) - 1)
-        index = tuple(np.moveaxis(first, -1, 0))
-        found[0, some], found[1, some] = least[index], greatest[index]
-    return found[0], found[1]
+    for axis in range(3):
+        least = np.where(within[axis], least, 0.0)
+        greatest = np.where(touched[axis], greatest, 0.0)
+    return np.stack([least, greatest]).astype(np.float32)
 
 
-def _block_ranges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value of each block of voxels, as floating-point numbers."""
-    found = []
-    for best in (np.minimum, np.maximum):
-        reduced = values
+def _ranges(
+    values: np.ndarray, spans: list[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value of boxes of voxels.
+
+    Args:
+      values: [X, Y, Z].
+      spans: for each axis the first and the last index of each box.
+
+    Returns:
+      Two arrays of as many boxes along each axis, in the values' dtype.
+    """
+
+    def reduced(best: Callable[..., Any]) -> np.ndarray:
+        found = values
         # The slowest axis first, along which whole planes are compared.
-        for axis in range(3):
-            starts = np.arange(0, values.shape[axis], _BLOCK)
-            reduced = _of_blocks(reduced, axis, starts, best)
-        found.append(reduced.astype(np.float32))
-    return found[0], found[1]
+        for axis, (first, last) in enumerate(spans):
+            before, boxes = (slice(None),) * axis, []
+            for low, high in zip(first, last, strict=True):
+                boxes.append(best(found[(*before, slice(low, high + 1))], axis=axis))
+            found = np.stack(boxes, axis=axis)
+        return found
 
-
-def _of_blocks(values: np.ndarray, axis: int, starts: np.ndarray, best) -> np.ndarray:
-    """The best of each run of `_BLOCK` along an axis; the last run may be shorter."""
-    ends = values.shape[axis]
-    found = np.take(values, starts, axis=axis)
-    for offset in range(1, _BLOCK):
-        # Past the end, the last again: it is in the last run anyhow.
-        other = np.take(values, np.minimum(starts + offset, ends - 1), axis=axis)
-        best(found, other, out=found)
-    return found
-
-
-def _sliding(values: np.ndarray, window: np.ndarray, best) -> np.ndarray:
-    """The best of each window that begins at a place and does not reach beyond the end."""
-    for axis, size in enumerate(window):
-        length = values.shape[axis] - int(size) + 1
-        parts = [np.take(values, range(i, i + length), axis=axis) for i in range(int(size))]
-        values = parts[0]
-        for part in parts[1:]:
-            values = best(values, part)
-    return values
+    return reduced(np.min), reduced(np.max)
