@@ -36,6 +36,8 @@ class SceneConfig:
       near, far: the depths between which the scene lies, in the unit of its files; 0 for what the reader
         finds. Rays begin at near. The rays of the paper's network end at far; those of the other methods
         do not, and far is only the depth that images show where a ray meets nothing.
+      find_points: whether points of surfaces are found in the photographs of an unbounded or
+        forward-facing scene whose files have none (`jaxnerf.scenes.plane_sweep`).
       pixels: whether a pixel's ray passes through its "centre", or its upper left "corner" as in the
         paper's code (which costs half a dB).
       hold_out_sector: whether a tenth of the cameras, all from one side, is kept out of training and
@@ -48,6 +50,7 @@ class SceneConfig:
     ball: float = 0.0
     near: float = 0.0
     far: float = 0.0
+    find_points: bool = True
     pixels: Literal["centre", "corner"] = "centre"
     hold_out_sector: bool = False
 

@@ -17,10 +17,11 @@ from jaxnerf.scenes import Scene, load_scene
 from jaxnerf.scenes.brightness import brightness_of
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
+from jaxnerf.scenes.plane_sweep import with_found_points
 from jaxnerf.scenes.silhouettes import background_of, scene_cube, stands_alone
 from jaxnerf.stances import Capture, focus_point
 from jaxnerf.training.optimizers import Schedule, progress_of
-from jaxnerf.training.sharding import number_of_process_0
+from jaxnerf.training.sharding import broadcast_from_process_0, number_of_process_0
 
 # far of the paper's network in unbounded and forward-facing scenes, in radii of the contraction or
 # distances of the near plane.
@@ -116,6 +117,30 @@ def load_for(
     return with_bounds(config, scene)
 
 
+def with_points(config: Config, scene: Scene) -> Scene:
+    """A scene with points of surfaces found in its photographs, where a configuration wants them.
+
+    In bounded scenes silhouettes say where surfaces are, so none are looked for.
+
+    Args:
+      config: adapted to the scene or not.
+      scene: with photographs.
+    """
+    space = config.scene.space
+    if scene.points is not None or not config.scene.find_points or space == "bounded":
+        return scene
+    if space == "auto" and _space_that_suits(scene) == "bounded":
+        return scene
+    found = with_found_points(scene)
+    # Hosts' floats can differ in a last bit, and all hosts must train the same.
+    empty = np.zeros((0, 3)), np.zeros((0, 2), np.int64)
+    points, tracks = (found.points, found.tracks) if found.points_found else empty
+    points, tracks, near = broadcast_from_process_0((points, tracks, np.float64(found.near)))
+    if not len(points):
+        return scene
+    return dataclasses.replace(found, points=points, tracks=tracks, near=float(near))
+
+
 def as_read(config: Config, scene: Scene) -> Config:
     """A configuration that says how a scene was read, where that is known."""
     if scene.options is None:
@@ -164,20 +189,23 @@ def ball_of(scene: Scene) -> float:
     The ball is chosen to contain three quarters of the scene's points, counted as often as cameras see
     them. Its radius is between one and three times the cameras' distance. If no points are known, it is
     the largest for cameras that look outwards, which see nothing inside of the smallest ball, and the
-    smallest for others.
+    smallest for others. Of cameras that look outwards it is the largest too if points were found in
+    their photographs, where what is far away does not move enough to be found.
 
     Args:
       scene: with the cameras to train on.
     """
     cameras = scene.splits["train"].cameras
     poses = np.asarray(cameras.camera_to_world)
-    if scene.points is None or not len(scene.points):
+    points = np.zeros((0, 3)) if scene.points is None else scene.points
+    if not len(points) or scene.points_found:
         outward = Capture.of(poses).orbit in ("outward", "fan")
-        return _LARGEST_BALL if outward else 1.0
+        if outward or not len(points):
+            return _LARGEST_BALL if outward else 1.0
     centre = focus_point(poses)
-    away = np.linalg.norm(scene.points - centre, axis=-1)
+    away = np.linalg.norm(points - centre, axis=-1)
     few = np.unique(np.linspace(0, len(poses) - 1, _ASKED).round().astype(int))
-    shown = np.concatenate([away[_ahead(cameras[which], scene.points)] for which in few])
+    shown = np.concatenate([away[_ahead(cameras[which], points)] for which in few])
     held = np.percentile(shown, _WITHIN) if len(shown) else 0.0
     return float(np.clip(held / _camera_distance(poses, centre), 1.0, _LARGEST_BALL))
 

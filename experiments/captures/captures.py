@@ -29,6 +29,10 @@ CAPTURES = {
     "house": ("house", 1),
     "table": ("table", 1),
     "row": ("row", 1),
+    "drone": ("drone", 1),
+    "corridor": ("corridor", 1),
+    "yard": ("yard", 1),
+    "turntable": ("turntable", 1),
 }
 
 

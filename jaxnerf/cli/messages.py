@@ -77,13 +77,15 @@ def _plain(plain: PlainBackground | None, background: str) -> str:
 
 
 def held_by_points(scene: Scene, config: Config) -> str:
-    """A line about the depth loss of the reconstruction's points, or nothing."""
-    if config.method != "voxels" or scene.points is None or not config.voxels.depth_loss:
+    """A line about the points that are known, and their depth loss, or nothing."""
+    if scene.points is None:
         return ""
-    return (
-        f"{len(scene.points):,} points of the scene's files hold depths in the first half of training "
-        "(--voxels.depth_loss=0 leaves them out)\n"
-    )
+    known = f"{len(scene.points):,} points of the scene's files"
+    if scene.points_found:
+        known = f"{len(scene.points):,} points found in the photographs (--scene.find_points)"
+    if config.method != "voxels" or not config.voxels.depth_loss:
+        return f"{known}\n" if scene.points_found else ""
+    return f"{known} hold depths in the first half of training (--voxels.depth_loss=0 leaves them out)\n"
 
 
 def own_colours(config: Config) -> str:

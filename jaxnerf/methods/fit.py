@@ -25,7 +25,15 @@ from jaxnerf.runs.run import Run, run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import COLOURS, READING, adapt_to_scene, as_read, load_for, with_bounds
+from jaxnerf.spaces import (
+    COLOURS,
+    READING,
+    adapt_to_scene,
+    as_read,
+    load_for,
+    with_bounds,
+    with_points,
+)
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
@@ -80,8 +88,8 @@ def fit(
       report_every: steps.
       settings: of the configuration, with "__" for a dot. Of an own field: those of "occupancy";
         evaluation__chunk, evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass,
-        background, gradient_reach, seed; scene__space, ball, near, far. In a scene without an end they
-        stay as they are named here, where those of a configuration give way to what such a scene needs.
+        background, gradient_reach, seed; scene__space, ball, near, far, find_points. In a scene without
+        an end they stay as they are named here, where a configuration's give way to what it needs.
 
     Raises:
       SceneError, RunError, ConfigError, FitError: in one line what is wrong.
@@ -195,7 +203,9 @@ def prepare(
     scene = read()
     if out and resumes:
         folder.check_same_scene(out, read_scene(out), scene)
+        scene = with_points(config, scene)
     else:
+        scene = with_points(config, scene)
         config = adapt_to_scene(config, scene, chosen)
     trainer = method.trainer(config, scene)
     if out and jax.process_index() == 0:
@@ -219,6 +229,8 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
     kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.training.steps}
     if config.training.background == "auto":
         kept["training.background"] = saved.training.background
+    if "scene.find_points" not in chosen:
+        kept["scene.find_points"] = saved.scene.find_points
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball
     found = config.scene.space == "auto" or "scene.space" in chosen
@@ -316,7 +328,7 @@ def _as_loaded(scene: Scene, config: Config, named: dict[str, Any]) -> tuple[Sce
 _SETTINGS = frozenset(
     ["training.rays_per_batch", "training.rays_per_pass", "training.background", "training.seed"]
     + ["training.gradient_reach"]
-    + ["scene.space", "scene.ball", "scene.near", "scene.far"]
+    + ["scene.space", "scene.ball", "scene.near", "scene.far", "scene.find_points"]
     + ["evaluation.chunk", "evaluation.edge_supersampling"]
 )
 

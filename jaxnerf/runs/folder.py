@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnerf.config import Config, ConfigError, flatten, from_json, to_json
+from jaxnerf.config import Config, ConfigError, flatten, from_json, override, to_json
 from jaxnerf.runs.files import RunError, disk_errors, write_json, write_text
 from jaxnerf.runs.scene import scene_to_json
 from jaxnerf.scenes import Scene, SceneError
@@ -130,8 +130,10 @@ def read_config(folder: Path) -> Config:
         raise RunError(f"{folder}: not a run folder (no config.json)")
     try:
         text = path.read_text(encoding="utf-8")
-        config = from_json(text)
-        if "ball" not in json.loads(text).get("scene", {}) and config.scene.space != "bounded":
+        config, named = from_json(text), json.loads(text).get("scene", {})
+        if "find_points" not in named:  # so that an older run goes on as it began
+            config = override(config, {"scene.find_points": False})
+        if "ball" not in named and config.scene.space != "bounded":
             # The unit of density in unbounded spaces was another one, so that images would be wrong.
             raise ConfigError("of an older version, for a space without an end; train again")
         return config

@@ -179,6 +179,8 @@ class Scene:
       unbounded: whether photographs show the surroundings without a bound; far is then only a horizon.
       points: points on surfaces, in the scene's frame, without the points that are held out; None if the
         files have no points.
+      points_found: whether the points were found in the photographs (`jaxnerf.scenes.plane_sweep`), and
+        not read from files.
       tracks: pairs (camera of the training split, point) for which it is known that the camera sees the
         point; None if the files do not have this information.
       held_out: every 10th of the points, if there are at least 100.
@@ -196,6 +198,7 @@ class Scene:
     ndc: NdcFrame | None = None
     unbounded: bool = False
     points: Float[np.ndarray, "P 3"] | None = None
+    points_found: bool = False
     tracks: Int[np.ndarray, "T 2"] | None = None
     held_out: HeldOutPoints | None = None
     notes: tuple[str, ...] = ()

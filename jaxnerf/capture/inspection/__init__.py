@@ -21,6 +21,7 @@ from jaxnerf.scenes.brightness import brightness_of
 from jaxnerf.scenes.depths import MARGIN
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.llff import NEAREST_PERCENTILE, STRAY, stray_photographs
+from jaxnerf.scenes.plane_sweep import with_found_points
 from jaxnerf.scenes.sightings import sightings_of
 from jaxnerf.scenes.silhouettes import plain_background, scene_cube, stands_alone
 from jaxnerf.scenes.views import LEAKED
@@ -74,7 +75,9 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
     sharpness = relative_sharpness(views)
     blurred, twins, away = blurred_views(sharpness), alike_poses(views), looking_away(views)
     leaked = leaks(views)
-    facts = _facts(whole, views) | _notes(whole, leaked)
+    if scene.ndc or (scene.unbounded and not stands_alone(scene)):
+        scene = with_found_points(scene)
+    facts = _facts(whole, views) | _found(scene) | _notes(whole, leaked)
     facts |= {"sharpness": f"{len(blurred) or 'no'} photographs blurred"} | _background(scene)
     warnings = [
         *_named("blurred", views, blurred),
@@ -243,6 +246,18 @@ def _facts(scene: Scene, views: Views) -> dict[str, str]:
         points = scene.to_user.points(scene.all_points)
         facts["points"] = f"{len(points):,}, 98% in " + _box(np.percentile(points, [1, 99], axis=0))
     return facts
+
+
+def _found(scene: Scene) -> dict[str, str]:
+    """The points that were found in the photographs, and the near that is computed from them."""
+    if not scene.points_found or scene.points is None:
+        return {}
+    points, near = scene.to_user.points(scene.points), scene.near * scene.to_user.scale
+    return {
+        "points": f"{len(points):,} found in the photographs, 98% in "
+        + _box(np.percentile(points, [1, 99], axis=0))
+        + f"; rays begin at {near:.4g}"
+    }
 
 
 def _notes(scene: Scene, leaked: list[tuple[int, int]]) -> dict[str, str]:

@@ -1,0 +1,164 @@
+"""Points found in photographs, against the surfaces that were painted."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted_views import FOCAL, HEIGHT, WIDTH, arc, paint, poses, textures
+
+from jaxnerf.cameras import Camera, project
+from jaxnerf.config import Config, SceneConfig
+from jaxnerf.scenes import HeldOutPoints, Scene, Split, plane_sweep
+from jaxnerf.scenes.plane_sweep import FoundPoints, find_points, with_found_points
+from jaxnerf.spaces import ball_of, with_points
+
+FISHEYE = 260.0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_patches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plane_sweep, "_PATCHES", 900)
+        yield
+
+
+@functools.cache
+def painted(fisheye: float | None = None) -> Split:
+    views = poses(arc(9))
+    pictures = np.stack([paint(pose, textures(), fisheye) for pose in views])
+    alpha = np.full((*pictures.shape[:3], 1), 255, np.uint8)
+    focal = np.full((9, 2), FOCAL if fisheye is None else fisheye)
+    cameras = Camera(
+        views.astype(np.float32), focal.astype(np.float32),
+        np.full((9, 2), [WIDTH / 2, HEIGHT / 2], np.float32), np.zeros((9, 6), np.float32),
+        np.full((9, 2), [WIDTH, HEIGHT], np.int32), "pinhole" if fisheye is None else "fisheye",
+    )  # fmt: skip
+    names = tuple(f"{index:02d}.png" for index in range(9))
+    return Split(names, cameras, np.concatenate([pictures, alpha], axis=-1))
+
+
+@functools.cache
+def found_in(fisheye: float | None = None) -> FoundPoints:
+    found = find_points(painted(fisheye))
+    assert found is not None
+    return found
+
+
+def scene(split: Split, **what) -> Scene:
+    return Scene("box", Path("box"), "test", {"train": split}, 0.05, 1000.0, unbounded=True, **what)
+
+
+def away(points: np.ndarray) -> np.ndarray:
+    """The distance of points from the box or the floor, whichever is nearer."""
+    x, y, z = np.abs(points - [0.0, 0.0, 0.4]).T
+    outside = np.stack([x - 0.5, y - 0.5, z - 0.4], axis=-1)
+    to_box = np.linalg.norm(np.maximum(outside, 0.0), axis=-1) + np.minimum(
+        outside.max(axis=-1), 0.0
+    )
+    return np.minimum(np.abs(to_box), np.abs(points[:, 2]))
+
+
+@pytest.mark.parametrize("fisheye", [None, FISHEYE])
+def test_points_lie_on_the_surfaces_that_were_painted(fisheye):
+    found = found_in(fisheye)
+    assert len(found.positions) > 150
+    # The cameras are 4 from the origin.
+    wrong = away(found.positions)
+    assert np.median(wrong) < 0.015
+    assert np.mean(wrong < 0.05) > 0.93
+    # On the floor, on top of the box, and on its sides.
+    height = found.positions[:, 2]
+    for low, high in ((-0.05, 0.05), (0.1, 0.7), (0.75, 0.85)):
+        assert np.mean((height > low) & (height < high)) > 0.01
+    first = painted(fisheye).cameras.camera_to_world[found.tracks[: len(height), 0], :, 3]
+    distance = np.linalg.norm(found.positions - np.asarray(first), axis=-1)
+    assert (found.depths <= distance + 1e-3).all()
+    assert (found.depths > 0.75 * distance).all()
+
+
+def test_tracks_are_of_cameras_in_whose_pictures_points_lie():
+    split, found = painted(), found_in()
+    count = np.bincount(found.tracks[:, 1], minlength=len(found.positions))
+    assert count.min() >= 3
+    for index in range(len(split)):
+        seen = found.positions[found.tracks[found.tracks[:, 0] == index, 1]]
+        pixel, depth = (np.asarray(x) for x in project(split.cameras[index], seen))
+        assert (depth > 0.0).all()
+        assert (pixel >= 0.0).all()
+        assert (pixel < [WIDTH, HEIGHT]).all()
+
+
+def test_masked_pixels_and_padding_have_no_points():
+    whole = painted()
+    assert whole.images is not None
+    masks = np.zeros(whole.images.shape[:3], bool)
+    masks[:, :, : WIDTH // 2] = True
+    sizes = np.full((9, 2), [WIDTH, HEIGHT - 80], np.int32)
+    cameras = dataclasses.replace(whole.cameras, size=sizes)
+    found = find_points(dataclasses.replace(whole, masks=masks, cameras=cameras))
+    assert found is not None
+    for index in range(9):
+        seen = found.positions[found.tracks[found.tracks[:, 0] == index, 1]]
+        pixel = np.asarray(project(whole.cameras[index], seen)[0])
+        assert (pixel[:, 0] < WIDTH / 2).all()
+        assert (pixel[:, 1] < HEIGHT - 80).all()
+
+
+def test_where_photographs_do_not_agree_nothing_is_found():
+    split = painted()
+    assert split.images is not None
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, split.images.shape).astype(np.uint8)
+    noise[..., 3] = 255
+    even = np.full_like(split.images, 255)
+    mixed_up = split.images[[4, 0, 7, 2, 8, 5, 1, 6, 3]]
+    for images in (noise, even, mixed_up):
+        assert find_points(dataclasses.replace(split, images=images)) is None
+    clear = split.images.copy()
+    clear[..., 3] = 0
+    assert find_points(dataclasses.replace(split, images=clear)) is None
+
+
+@pytest.mark.parametrize("chosen", [[0], [0, 1], [0, 0, 0]])
+def test_two_places_are_not_enough(chosen):
+    split = painted()
+    assert split.images is not None
+    names = tuple(split.names[index] for index in chosen)
+    assert find_points(Split(names, split.cameras[np.array(chosen)], split.images[chosen])) is None
+
+
+def test_a_scene_gets_points_and_a_near_where_files_have_none():
+    found = with_found_points(scene(painted()))
+    assert found.points_found
+    assert found.points is not None
+    assert found.tracks is not None
+    assert found.held_out is None
+    # The nearest surface is 2.8 from the cameras.
+    assert 1.2 < found.near < 2.8
+    named = with_found_points(dataclasses.replace(scene(painted()), near=0.3))
+    assert named.near == 0.3
+    points = np.zeros((1, 3))
+    read = scene(painted(), points=points, held_out=HeldOutPoints(points))
+    assert with_found_points(read) is read
+
+
+def test_points_are_found_where_a_configuration_wants_them():
+    known = scene(painted())
+    assert with_points(Config(), known).points_found
+    for how in (SceneConfig(find_points=False), SceneConfig(space="bounded")):
+        assert with_points(Config(scene=how), known) is known
+
+
+def test_of_points_that_were_found_cameras_that_look_outwards_have_the_largest_ball():
+    turns = np.arange(12) * np.pi / 6.0
+    forward = np.stack([np.cos(turns), np.sin(turns), np.zeros(12)], axis=-1)
+    right = np.stack([np.sin(turns), -np.cos(turns), np.zeros(12)], axis=-1)
+    up = np.tile([0.0, 0.0, 1.0], (12, 1))
+    outward = np.stack([right, up, -forward, 0.5 * forward], axis=-1).astype(np.float32)
+    cameras = dataclasses.replace(painted().cameras[np.arange(12) % 9], camera_to_world=outward)
+    near = 0.9 * np.concatenate([forward, forward + 0.01])
+    split = Split(("",) * 12, cameras)
+    assert ball_of(scene(split, points=near, points_found=True)) == 3.0
+    assert ball_of(scene(split, points=near)) < 2.0
