@@ -117,10 +117,11 @@ def load_for(
     return with_bounds(config, scene)
 
 
-def with_points(config: Config, scene: Scene) -> Scene:
+def find_points_for(config: Config, scene: Scene) -> Scene:
     """A scene with points of surfaces found in its photographs, where a configuration wants them.
 
-    In bounded scenes silhouettes say where surfaces are, so none are looked for.
+    The scene's near is computed from them unless files or the configuration name it. In bounded scenes
+    silhouettes say where surfaces are, so none are looked for.
 
     Args:
       config: adapted to the scene or not.
@@ -138,7 +139,8 @@ def with_points(config: Config, scene: Scene) -> Scene:
     points, tracks, near = broadcast_from_process_0((points, tracks, np.float64(found.near)))
     if not len(points):
         return scene
-    return dataclasses.replace(found, points=points, tracks=tracks, near=float(near))
+    near = scene.near if config.scene.near else float(near)
+    return dataclasses.replace(scene, points=points, points_found=True, tracks=tracks, near=near)
 
 
 def as_read(config: Config, scene: Scene) -> Config:

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 
 from jaxnerf.fields.transfer import TransferFunction
 
-# Positions are computed in float32 when the field is evaluated: by so much they may be off, in voxels.
-_ROUNDING = 1e-3
+# Positions are computed in float32 when the field is evaluated: by so much they may be off, in voxels,
+# and relative to where the volume lies in the world.
+_ROUNDING, _EPSILON = 1e-3, 4.0 * 2.0**-23
 # Axes that leave the lattice's by less than this, in voxels from the middle of the cube to a face,
 # count as parallel.
 _PARALLEL = 0.05
@@ -43,6 +44,7 @@ def cells_of(
     inverse = np.linalg.inv(to_world[:3, :3])
     # Half of the box around a cell on the lattice.
     reach = np.abs(inverse).sum(axis=1) * (0.5 * cell) + _ROUNDING
+    reach += np.abs(inverse) @ np.maximum(np.abs(origin), np.abs(origin + count * cell)) * _EPSILON
     from_middle = (np.arange(count) + 0.5 - 0.5 * count) * cell
     middle = inverse @ (origin + 0.5 * count * cell - to_world[:3, 3])
     along = np.abs(inverse).argmax(axis=1)
@@ -142,14 +144,19 @@ def _ranges(
       Two arrays of as many boxes along each axis, in the values' dtype.
     """
 
+    # Boxes outside of a thin volume are all the same one, and are not to fill memory.
+    different = [np.unique(np.stack(span), axis=1, return_inverse=True) for span in spans]
+    everywhere = np.ix_(*(inverse.reshape(-1) for _, inverse in different))
+
     def reduced(best: Callable[..., Any]) -> np.ndarray:
         found = values
         # The slowest axis first, along which whole planes are compared.
-        for axis, (first, last) in enumerate(spans):
-            before, boxes = (slice(None),) * axis, []
-            for low, high in zip(first, last, strict=True):
-                boxes.append(best(found[(*before, slice(low, high + 1))], axis=axis))
+        for axis, (pairs, _) in enumerate(different):
+            before = (slice(None),) * axis
+            boxes = [
+                best(found[(*before, slice(low, high + 1))], axis=axis) for low, high in pairs.T
+            ]
             found = np.stack(boxes, axis=axis)
-        return found
+        return found[everywhere]
 
     return reduced(np.min), reduced(np.max)

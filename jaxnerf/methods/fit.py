@@ -30,9 +30,9 @@ from jaxnerf.spaces import (
     READING,
     adapt_to_scene,
     as_read,
+    find_points_for,
     load_for,
     with_bounds,
-    with_points,
 )
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
@@ -71,7 +71,7 @@ def fit(
       field: see `jaxnerf.Field`; or a preset's name, or a `jaxnerf.Config`, for what `jaxnerf train`
         trains.
       scene: its folder, which is read as the configuration says; None is the demo scene. Or a scene that
-        was loaded with its training photographs, and stays as it is.
+        was loaded with its training photographs, which is not read again.
       out: the run's folder, from which `jaxnerf.load_run(out)` renders, of an own field
         `jaxnerf.load_run(out, field=field)`; None keeps nothing.
       steps: of training; by default those of the configuration, 2,000 for an own field.
@@ -200,12 +200,12 @@ def prepare(
         restored = checkpoints.restore(config, method.state_like(config))
     elif out:
         folder.check_free(out, overwrite=overwrite, prefix=prefix)
-    scene = read()
+    scene = find_points_for(config, read())
     if out and resumes:
-        folder.check_same_scene(out, read_scene(out), scene)
-        scene = with_points(config, scene)
+        trained = read_scene(out)
+        folder.check_same_scene(out, trained, scene)
+        scene = dataclasses.replace(scene, near=trained.near)
     else:
-        scene = with_points(config, scene)
         config = adapt_to_scene(config, scene, chosen)
     trainer = method.trainer(config, scene)
     if out and jax.process_index() == 0:
@@ -229,7 +229,7 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
     kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.training.steps}
     if config.training.background == "auto":
         kept["training.background"] = saved.training.background
-    if "scene.find_points" not in chosen:
+    if config.scene.find_points and "scene.find_points" not in chosen:
         kept["scene.find_points"] = saved.scene.find_points
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball

@@ -15,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnerf.cameras import Camera, cast_rays, pixel_centres, project
+from jaxnerf.cameras import Camera, cast_rays, project
+from jaxnerf.lenses import FLAT
 from jaxnerf.rendering.chunks import in_chunks, replicated
-from jaxnerf.scenes import CLEAR, Scene, Split
+from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.frames import NEAR
+from jaxnerf.scenes.straight_views import Level, halved, straight_views
 
-# Photographs are looked at in this size at most, and at most so many of them, evenly spread.
-_LONGEST_SIDE, _MOST_VIEWS = 256, 120
+# At most so many photographs are looked at, evenly spread.
+_MOST_VIEWS = 120
 # Patches in all, and at least in each photograph; each is the best corner of a square of the photograph.
 _PATCHES, _FEWEST_PATCHES = 6000, 16
 # The other cameras of a patch by their distance, the nearest first: near ones look alike, far ones
@@ -29,8 +31,8 @@ _PATCHES, _FEWEST_PATCHES = 6000, 16
 # of what is usual between neighbours measure nothing.
 _OTHERS, _SAME_WAY, _TOO_NEAR = (0, 1, 2, 4, 7, 11), 0.5, 0.2
 _SAME_PLACE = 1e-6  # of the distance of the farthest two
-# Depths begin at so many distances of the nearest camera, grow by a factor, and end at so many distances
-# of the farthest of the others; there are at most so many.
+# Depths begin at so many of the usual distance to the nearest camera, grow by a factor, and end at so
+# many of that to the farthest of the others; there are at most so many.
 _FIRST, _FACTOR, _FARTHEST, _MOST_DEPTHS = 2.0, 1.045, 100.0, 192
 # Sides of patches, coarse and fine, in pixels of theirs.
 _COARSE, _FINE = 5, 7
@@ -45,9 +47,10 @@ _SEEN = 0.8
 _CORNER = 4.0
 # Fewer points are taken for chance.
 _FEWEST_POINTS = 64
-# near from the depths of points: this percentile, since some are wrong, less a margin for surfaces
-# without corners.
-_NEAREST, _MARGIN = 1.0, 1.5
+# near from the depths of the points that a camera sees, for cameras that see at least so many: this
+# percentile, since some are wrong, of the camera for which it is least, less a margin for surfaces
+# without corners. Not if it is within so many of the first depths that are tried.
+_ENOUGH, _NEAREST, _MARGIN, _CUT_OFF = 12, 5.0, 2.0, 1.3
 # Patches that are compared at once.
 _ROWS = 128
 
@@ -58,13 +61,15 @@ class FoundPoints:
 
     Attributes:
       positions: in the cameras' world.
-      tracks: pairs (camera, point) of the cameras that see a point; see `jaxnerf.scenes.Scene.tracks`.
-      depths: of each point from the camera in whose photograph it was found, as in `Sightings`.
+      tracks: pairs (camera, point) of the cameras that see a point, as `jaxnerf.scenes.Scene.tracks`;
+        first those of the cameras in whose photographs the points were found, one a point.
+      nearest: the depth that next to nothing is nearer than, along the axis of any camera; None if the
+        sweep cannot say: if points begin where it does, or if the lens sees more than it looks at.
     """
 
     positions: Float[np.ndarray, "P 3"]
     tracks: Int[np.ndarray, "T 2"]
-    depths: Float[np.ndarray, " P"]
+    nearest: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,21 +90,6 @@ class _Patches:
         return _Patches(self.camera[chosen], self.pixel[chosen], self.others[chosen])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Level:
-    """Brightness of all photographs at one size, which pixels are valid, and their side in pixels.
-
-    Attributes:
-      brightness: from 0 to 255.
-      valid: whether a pixel shows the scene.
-      spacing: the side of a pixel, in pixels of the small cameras.
-    """
-
-    brightness: Float[np.ndarray, "N h w"]
-    valid: Bool[np.ndarray, "N h w"]
-    spacing: float
-
-
 def with_found_points(scene: Scene) -> Scene:
     """Add points of surfaces to a scene whose files have none, and a near, if the files do not name it.
 
@@ -113,8 +103,9 @@ def with_found_points(scene: Scene) -> Scene:
     if found is None:
         return scene
     near = scene.near
-    if scene.unbounded and near == NEAR:
-        near = max(near, float(np.percentile(found.depths, _NEAREST)) / _MARGIN)
+    # What readers give where nothing is known.
+    if scene.unbounded and near == NEAR and found.nearest is not None:
+        near = min(max(near, found.nearest / _MARGIN), 0.5 * scene.far)
     return dataclasses.replace(
         scene, points=found.positions, points_found=True, tracks=found.tracks, near=near
     )
@@ -131,19 +122,24 @@ def find_points(split: Split) -> FoundPoints | None:
     Returns:
       The points; None if there are too few that at least three photographs agree on.
     """
-    assert split.images is not None
     kept = np.unique(np.linspace(0, len(split) - 1, _MOST_VIEWS).round().astype(int))
-    cameras, fine = _straight_views(split, kept)
-    others, distances = _others_of(np.asarray(cameras.camera_to_world, np.float64)[:, :3])
+    poses = np.asarray(split.cameras.camera_to_world, np.float64)[kept, :3]
+    # Far from the origin the differences between cameras would be lost in rounding.
+    middle = poses[:, :, 3].mean(axis=0)
+    poses[:, :, 3] -= middle
+    others, distances = _others_of(poses)
     if others.shape[1] < 2:
         return None
+    placed = dataclasses.replace(split.cameras[kept], camera_to_world=poses.astype(np.float32))
+    cameras, fine = straight_views(split, kept, placed)
     patches = _corners(fine, others)
     if len(patches.camera) < _FEWEST_POINTS:
         return None
     placed = replicated(jax.tree.map(jnp.asarray, cameras))
     t = _depths(distances)
+    first = float(t[0])
     likeness = _likeness(
-        _halved(fine), placed, patches, np.tile(t, (len(patches.camera), 1)), _COARSE
+        halved(fine), placed, patches, np.tile(t, (len(patches.camera), 1)), _COARSE
     )
     score = _of_two(likeness)
     best = score.argmax(axis=1)
@@ -162,12 +158,32 @@ def find_points(split: Split) -> FoundPoints | None:
     patches, depths, seen = patches[good], depths[good], seen[good]
     rays = cast_rays(jax.tree.map(lambda x: x[patches.camera], cameras), patches.pixel)
     positions = np.asarray(rays.origins) + depths[:, None] * np.asarray(rays.directions)
+    nearest = None
+    if split.cameras.lens in FLAT:
+        nearest = _nearest(positions, poses, patches, seen, first)
     point, column = np.nonzero(seen)
     tracks = np.concatenate([
         np.stack([kept[patches.camera], np.arange(len(depths))], axis=-1),
         np.stack([kept[patches.others[point, column]], point], axis=-1),
     ])  # fmt: skip
-    return FoundPoints(positions.astype(np.float64), tracks, depths)
+    return FoundPoints(positions.astype(np.float64) + middle, tracks, nearest)
+
+
+def _nearest(
+    positions: Float[np.ndarray, "P 3"],
+    poses: Float[np.ndarray, "N 3 4"],
+    patches: _Patches,
+    seen: Bool[np.ndarray, "P K"],
+    first: float,
+) -> float | None:
+    """See `FoundPoints`; first is the least depth that was tried."""
+    least = []
+    for camera, pose in enumerate(poses):
+        here = (patches.camera == camera) | (seen & (patches.others == camera)).any(axis=1)
+        if np.count_nonzero(here) >= _ENOUGH:
+            depths = (pose[:, 3] - positions[here]) @ pose[:, 2]
+            least.append(float(np.percentile(depths, _NEAREST)))
+    return min(least) if least and min(least) > _CUT_OFF * first else None
 
 
 def _others_of(poses: np.ndarray) -> tuple[Int[np.ndarray, "N K"], Float[np.ndarray, "N K"]]:
@@ -188,79 +204,14 @@ def _others_of(poses: np.ndarray) -> tuple[Int[np.ndarray, "N K"], Float[np.ndar
 def _depths(distances: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " D"]:
     """Depths at which patches are tried; what is nearer is hardly in the next camera's picture."""
     finite = np.where(np.isfinite(distances), distances, np.nan)
+    farthest = np.where(np.isfinite(distances), distances, 0.0).max(axis=1)
     first = _FIRST * np.nanmedian(finite[:, 0])
-    last = _FARTHEST * np.nanmedian(np.nanmax(finite, axis=1))
+    last = _FARTHEST * np.median(farthest[farthest > 0.0])
     count = min(math.ceil(math.log(last / first) / math.log(_FACTOR)), _MOST_DEPTHS)
     return (first * _FACTOR ** np.arange(max(count, 1))).astype(np.float32)
 
 
-def _straight_views(split: Split, kept: np.ndarray) -> tuple[Camera, _Level]:
-    """Pinhole cameras in the photographs' places, and what they would show, small.
-
-    A pinhole's picture is found several times as fast as one through a lens. Of a wide lens it has the
-    middle.
-    """
-    from jaxnerf.scenes.images import shrink, shrink_mask
-
-    assert split.images is not None
-    factor = math.ceil(max(split.images.shape[1:3]) / _LONGEST_SIDE)
-    cameras, brightness, valid = split.cameras[kept], [], []
-    sizes = np.asarray(cameras.size) // factor
-    for index, (width, height) in zip(kept, sizes, strict=True):
-        picture = shrink(split.images[index], factor).astype(np.float32)
-        brightness.append(picture[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))
-        inside = np.asarray(picture[..., 3] >= CLEAR)
-        inside[height:], inside[:, width:] = False, False
-        if split.masks is not None:
-            inside = inside & shrink_mask(split.masks[index], factor)
-        valid.append(np.asarray(inside))
-    focal, centre = (np.asarray(x) / factor for x in (cameras.focal, cameras.centre))
-    small = dataclasses.replace(cameras, focal=focal, centre=centre, size=sizes)
-    level = _Level(np.stack(brightness), np.stack(valid), 1.0)
-    if cameras.lens == "pinhole":
-        return small, level
-    return _straightened(small, level)
-
-
-def _straightened(cameras: Camera, level: _Level) -> tuple[Camera, _Level]:
-    """Pinhole cameras that see at most 90 degrees, and their pictures, from those through a lens."""
-    from scipy.ndimage import map_coordinates
-
-    height, width = level.valid.shape[1:]
-    focal = np.maximum(np.asarray(cameras.focal), 0.5 * max(height, width))
-    straight = dataclasses.replace(cameras, lens="pinhole", focal=focal)
-    pixels, brightness, valid = pixel_centres(width, height).reshape(-1, 2), [], []
-    for index in range(len(cameras)):
-        place = np.asarray(_through_lens(cameras[index], straight[index], pixels)) - 0.5
-        place = np.nan_to_num(place, nan=-9.0).clip(-9.0, max(height, width) + 9.0)[:, ::-1].T
-        for source, found in (
-            (level.brightness, brightness),
-            (level.valid.astype(np.float32), valid),
-        ):
-            picture = map_coordinates(source[index], place, order=1, mode="constant", cval=0.0)
-            found.append(picture.reshape(height, width).astype(np.float32))
-    return straight, _Level(np.stack(brightness), np.asarray(np.stack(valid) > 0.999), 1.0)
-
-
-@jax.jit
-def _through_lens(camera: Camera, straight: Camera, pixels: Array) -> Float[Array, "P 2"]:
-    """Where a camera shows what another one in its place shows at some pixels."""
-    rays = cast_rays(straight, pixels)
-    return project(camera, rays.origins + rays.directions)[0]
-
-
-def _halved(level: _Level) -> _Level:
-    height, width = (side // 2 for side in level.valid.shape[1:])
-    squares = (slice(None), slice(2 * height), slice(2 * width))
-    four = (len(level.valid), height, 2, width, 2)
-    return _Level(
-        level.brightness[squares].reshape(four).mean(axis=(2, 4)),
-        np.asarray(level.valid[squares].reshape(four).all(axis=(2, 4))),
-        2.0 * level.spacing,
-    )
-
-
-def _corners(level: _Level, others: Int[np.ndarray, "N K"]) -> _Patches:
+def _corners(level: Level, others: Int[np.ndarray, "N K"]) -> _Patches:
     """The best corner of each square of each photograph (Shi and Tomasi, 1994), where there is one."""
     from scipy.ndimage import minimum_filter, uniform_filter
 
@@ -292,7 +243,7 @@ def _corners(level: _Level, others: Int[np.ndarray, "N K"]) -> _Patches:
 
 
 def _likeness(
-    level: _Level, cameras: Camera, patches: _Patches, t: Float[np.ndarray, "P D"], side: int
+    level: Level, cameras: Camera, patches: _Patches, t: Float[np.ndarray, "P D"], side: int
 ) -> Float[np.ndarray, "P D K"]:
     """Correlation of patches with what others show where they would be at each depth; -1 if nothing."""
     # What is not valid, or beside what is not, is no number. The four pixels between whose middles a
@@ -342,7 +293,7 @@ def _compared(
 
     def of_patch(view, middle, theirs, depths):
         here = jax.tree.map(lambda leaf: leaf[view], cameras)
-        patch, _ = shown(view, middle[None] + spacing * jnp.stack([x, y], axis=-1))
+        patch, inside = shown(view, middle[None] + spacing * jnp.stack([x, y], axis=-1))
         # Between its middle and two points at its sides a patch is projected linearly.
         ends = jnp.array([[0.0, 0.0], [half, 0.0], [0.0, half]], pixel.dtype) * spacing
         rays = cast_rays(here, middle[None] + ends)
@@ -355,7 +306,7 @@ def _compared(
             places = places + y[:, None] * ((down - centre) / half)[None]
             found, whole = shown(other, places)
             correlation = jnp.sum(wanted * normalised(found))
-            good = whole & jnp.all(away > 0.0) & (other >= 0) & ~jnp.isnan(correlation)
+            good = inside & whole & jnp.all(away > 0.0) & (other >= 0) & ~jnp.isnan(correlation)
             return jnp.where(good, correlation, -1.0)
 
         by_camera = jax.vmap(in_view, in_axes=(0, None))

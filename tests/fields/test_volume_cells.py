@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -87,3 +88,15 @@ def test_where_axes_are_parallel_no_voxel_counts_that_is_not_read(name, nearest)
         np.testing.assert_allclose(least[index], seen.min() if whole else 0.0, rtol=1e-6)
         empty += greatest[index] == 0.0
     assert 0.05 < empty / count**3 < 0.95
+
+
+def test_a_thin_volume_takes_no_memory_for_the_cells_around_it():
+    values, count = np.zeros((3, 512, 512), np.uint8), 32
+    tracemalloc.start()
+    try:
+        cells_of(values, TABLE, UPRIGHT, np.array([-128.0, -0.25, -0.25]), 8.0, count)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The planes of as many cells along x would be 8.4 MB.
+    assert peak < 5e6

@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from painted_views import FOCAL, HEIGHT, WIDTH, arc, paint, poses, textures
 
+import jaxnerf
 from jaxnerf.cameras import Camera, project
-from jaxnerf.config import Config, SceneConfig
+from jaxnerf.config import Config, SceneConfig, to_json
+from jaxnerf.runs.folder import read_config
 from jaxnerf.scenes import HeldOutPoints, Scene, Split, plane_sweep
 from jaxnerf.scenes.plane_sweep import FoundPoints, find_points, with_found_points
-from jaxnerf.spaces import ball_of, with_points
+from jaxnerf.spaces import ball_of, find_points_for
 
 FISHEYE = 260.0
 
@@ -72,10 +75,7 @@ def test_points_lie_on_the_surfaces_that_were_painted(fisheye):
     height = found.positions[:, 2]
     for low, high in ((-0.05, 0.05), (0.1, 0.7), (0.75, 0.85)):
         assert np.mean((height > low) & (height < high)) > 0.01
-    first = painted(fisheye).cameras.camera_to_world[found.tracks[: len(height), 0], :, 3]
-    distance = np.linalg.norm(found.positions - np.asarray(first), axis=-1)
-    assert (found.depths <= distance + 1e-3).all()
-    assert (found.depths > 0.75 * distance).all()
+    assert (found.nearest is None) == (fisheye is not None)
 
 
 def test_tracks_are_of_cameras_in_whose_pictures_points_lie():
@@ -129,6 +129,26 @@ def test_two_places_are_not_enough(chosen):
     assert find_points(Split(names, split.cameras[np.array(chosen)], split.images[chosen])) is None
 
 
+def test_a_camera_that_nobody_stands_beside_does_not_matter():
+    split = painted()
+    turned = np.array(split.cameras.camera_to_world)
+    turned[4, :, [0, 2]] *= -1.0
+    alone = dataclasses.replace(split.cameras, camera_to_world=turned)
+    found = find_points(dataclasses.replace(split, cameras=alone))
+    assert found is not None
+    assert 4 not in found.tracks[:, 0]
+
+
+def test_far_from_the_origin_the_same_points_are_found():
+    split, far = painted(), np.array([3e6, -1e6, 2e5])
+    poses = np.array(split.cameras.camera_to_world, np.float64)
+    poses[:, :, 3] += far
+    moved = dataclasses.replace(split.cameras, camera_to_world=poses)
+    found = find_points(dataclasses.replace(split, cameras=moved))
+    assert found is not None
+    np.testing.assert_allclose(found.positions - far, found_in().positions, atol=1e-3)
+
+
 def test_a_scene_gets_points_and_a_near_where_files_have_none():
     found = with_found_points(scene(painted()))
     assert found.points_found
@@ -146,9 +166,11 @@ def test_a_scene_gets_points_and_a_near_where_files_have_none():
 
 def test_points_are_found_where_a_configuration_wants_them():
     known = scene(painted())
-    assert with_points(Config(), known).points_found
+    assert find_points_for(Config(), known).points_found
+    named = SceneConfig(near=known.near)
+    assert find_points_for(Config(scene=named), known).near == known.near
     for how in (SceneConfig(find_points=False), SceneConfig(space="bounded")):
-        assert with_points(Config(scene=how), known) is known
+        assert find_points_for(Config(scene=how), known) is known
 
 
 def test_of_points_that_were_found_cameras_that_look_outwards_have_the_largest_ball():
@@ -162,3 +184,25 @@ def test_of_points_that_were_found_cameras_that_look_outwards_have_the_largest_b
     split = Split(("",) * 12, cameras)
     assert ball_of(scene(split, points=near, points_found=True)) == 3.0
     assert ball_of(scene(split, points=near)) < 2.0
+
+
+def test_a_run_of_a_version_that_found_no_points_goes_on_without(tmp_path):
+    now = json.loads(to_json(Config()))
+    (tmp_path / "config.json").write_text(json.dumps(now))
+    assert read_config(tmp_path).scene.find_points
+    del now["scene"]["find_points"]
+    (tmp_path / "config.json").write_text(json.dumps(now))
+    assert not read_config(tmp_path).scene.find_points
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_points_of_the_run_that_it_goes_on_with(tmp_path):
+    how = {"training__rays_per_batch": 512, "voxels__stages__resolutions": "24,32"}
+    how |= {"voxels__stages__fractions": "0.4"}
+    begun = jaxnerf.fit("minute", scene(painted()), tmp_path / "run", steps=4, **how)
+    assert begun.scene.points_found
+    ended = jaxnerf.fit("minute", scene(painted()), tmp_path / "run", steps=6, resume=True, **how)
+    assert ended.step == 6
+    np.testing.assert_array_equal(ended.scene.points, begun.scene.points)
+    assert ended.scene.near == begun.scene.near == jaxnerf.load_run(tmp_path / "run").scene.near
+    assert ended.config.scene.ball == begun.config.scene.ball

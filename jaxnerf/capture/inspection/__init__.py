@@ -249,14 +249,14 @@ def _facts(scene: Scene, views: Views) -> dict[str, str]:
 
 
 def _found(scene: Scene) -> dict[str, str]:
-    """The points that were found in the photographs, and the near that is computed from them."""
+    """The points that were found in the photographs, and where rays begin by them."""
     if not scene.points_found or scene.points is None:
         return {}
     points, near = scene.to_user.points(scene.points), scene.near * scene.to_user.scale
     return {
         "points": f"{len(points):,} found in the photographs, 98% in "
         + _box(np.percentile(points, [1, 99], axis=0))
-        + f"; rays begin at {near:.4g}"
+        + (f"; rays begin at {near:.4g}" if scene.unbounded else "")
     }
 
 
