@@ -121,16 +121,19 @@ def find_points_for(config: Config, scene: Scene) -> Scene:
     """A scene with points of surfaces found in its photographs, where a configuration wants them.
 
     The scene's near is computed from them unless files or the configuration name it. In bounded scenes
-    silhouettes say where surfaces are, so none are looked for.
+    silhouettes say where surfaces are, so none are looked for, nor where the method has no use for them.
 
     Args:
       config: adapted to the scene or not.
       scene: with photographs.
     """
     space = config.scene.space
-    if scene.points is not None or not config.scene.find_points or space == "bounded":
+    if scene.points is not None or not config.scene.find_points:
         return scene
-    if space == "auto" and _space_that_suits(scene) == "bounded":
+    if space == "auto":
+        space = _space_that_suits(scene)
+    # A near is known in forward-facing scenes, and only the fast field has a use for depths.
+    if space == "bounded" or (space == "forward" and config.method != "voxels"):
         return scene
     found = with_found_points(scene)
     # Hosts' floats can differ in a last bit, and all hosts must train the same.

@@ -1,5 +1,6 @@
 """Which cells of a cube hold something of a volume, from the least and the greatest value around each."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,21 @@ _ROUNDING, _EPSILON = 1e-3, 4.0 * 2.0**-23
 _PARALLEL = 0.05
 # Cells whose places are computed at once.
 _AT_ONCE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Voxels:
+    """The voxels along one axis of the lattice that matter to cells.
+
+    Attributes:
+      first, last: their indices; of a cell outside of the array those of a voxel at its face.
+      within, touched: whether all of a cell, and whether some of it, lies in the array.
+    """
+
+    first: Int[np.ndarray, "*cells"]
+    last: Int[np.ndarray, "*cells"]
+    within: Bool[np.ndarray, "*cells"]
+    touched: Bool[np.ndarray, "*cells"]
 
 
 def cells_of(
@@ -51,8 +67,8 @@ def cells_of(
     steps = inverse[np.arange(3), along]
     drift = (np.abs(inverse).sum(axis=1) - np.abs(steps)) * (0.5 * count * cell)
 
-    def voxels_of(axis: int, centre: np.ndarray, more: float = 0.0) -> "_Voxels":
-        return _Voxels(centre, reach[axis] + more, values.shape[axis], nearest)
+    def voxels_of(axis: int, centre: np.ndarray, more: float = 0.0) -> _Voxels:
+        return _voxels_around(centre, reach[axis] + more, values.shape[axis], nearest)
 
     if len(set(along)) == 3 and drift.max() < _PARALLEL:
         axes = [
@@ -89,26 +105,23 @@ def cells_of(
     return found[0], found[1]
 
 
-class _Voxels:
-    """The voxels along one axis of the lattice that matter to cells.
+def _voxels_around(centre: np.ndarray, reach: float, side: int, nearest: bool) -> _Voxels:
+    """The voxels that matter to cells along an axis.
 
-    Attributes:
-      first, last: their indices; of a cell outside of the array those of a voxel at its face.
-      within, touched: whether all of a cell, and whether some of it, lies in the array.
+    Args:
+      centre: of the cells, on the lattice.
+      reach: half of a cell there.
+      side: voxels along the axis.
+      nearest: whether values are not interpolated.
     """
-
-    first: Int[np.ndarray, "*cells"]
-    last: Int[np.ndarray, "*cells"]
-    within: Bool[np.ndarray, "*cells"]
-    touched: Bool[np.ndarray, "*cells"]
-
-    def __init__(self, centre: np.ndarray, reach: float, side: int, nearest: bool) -> None:
-        low, high = centre - reach, centre + reach
-        shift, more = (0.5, 0) if nearest else (0.0, 1)
-        self.first = np.clip(np.floor(low + shift), 0, side - 1).astype(int)
-        self.last = np.clip(np.floor(high + shift) + more, 0, side - 1).astype(int)
-        self.within = (low >= -0.5) & (high <= side - 0.5)
-        self.touched = (high >= -0.5) & (low <= side - 0.5)
+    low, high = centre - reach, centre + reach
+    shift, more = (0.5, 0) if nearest else (0.0, 1)
+    return _Voxels(
+        first=np.clip(np.floor(low + shift), 0, side - 1).astype(int),
+        last=np.clip(np.floor(high + shift) + more, 0, side - 1).astype(int),
+        within=np.asarray((low >= -0.5) & (high <= side - 0.5)),
+        touched=np.asarray((high >= -0.5) & (low <= side - 0.5)),
+    )
 
 
 def _densities(

@@ -90,6 +90,7 @@ def _through_lens(camera: Camera, straight: Camera, pixels: Array) -> Float[Arra
 
 
 def halved(level: Level) -> Level:
+    """Pictures of half the size: means of four pixels, valid where all four are."""
     height, width = (side // 2 for side in level.valid.shape[1:])
     squares = (slice(None), slice(2 * height), slice(2 * width))
     four = (len(level.valid), height, 2, width, 2)

@@ -167,6 +167,8 @@ def test_a_scene_gets_points_and_a_near_where_files_have_none():
 def test_points_are_found_where_a_configuration_wants_them():
     known = scene(painted())
     assert find_points_for(Config(), known).points_found
+    forward = Config(method="nerf", scene=SceneConfig(space="forward"))
+    assert find_points_for(forward, known) is known
     named = SceneConfig(near=known.near)
     assert find_points_for(Config(scene=named), known).near == known.near
     for how in (SceneConfig(find_points=False), SceneConfig(space="bounded")):
