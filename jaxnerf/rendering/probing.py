@@ -274,7 +274,7 @@ def _empty(where: tuple[slice, ...], colours: bool) -> PointProperties:
 def grid_blocks(
     field: Field, params: Params, grid: Grid, *, occupancy: Occupancy | None = None
 ) -> GridBlocks:
-    """A field on a regular grid in its frame, block by block; opacities are of segments of a voxel's side.
+    """A field on a regular grid in its frame, block by block. Opacities are of segments one voxel long.
 
     Args:
       field, params, occupancy: as for `query`.
