@@ -85,8 +85,8 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_integer(
             side,
             None,
-            f"{side} in pixels of a panel, or of an eye's picture; by default {shape}. With another aspect "
-            "ratio than the camera's the picture shows more at two sides",
+            f"{side} in pixels of a panel, or of an eye's picture; by default {shape}. With another "
+            "aspect ratio than the camera's the picture shows more at two sides",
             flag_values=values,
             lower_bound=1,
             upper_bound=16_384,
