@@ -36,7 +36,7 @@ def optical_depth(
 def transmittance(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
 ) -> Float[Array, "*batch S+1"]:
-    """The share of light that reaches each fencepost: exp(-optical depth), 1 at the first."""
+    """The fraction of light that reaches each fencepost: exp(-optical depth), 1 at the first."""
     return jnp.exp(-optical_depth(density, t))
 
 
@@ -44,7 +44,7 @@ def transmittance(
 def opacities(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
 ) -> Float[Array, "*batch S"]:
-    """The share of light that each sample stops of what reaches it: alpha = 1 - exp(-s d)."""
+    """The fraction of light that each sample stops of what reaches it: alpha = 1 - exp(-s d)."""
     return -jnp.expm1(-density * _lengths(t))
 
 

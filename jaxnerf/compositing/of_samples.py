@@ -87,7 +87,7 @@ def weights_of(
 
 
 def transmittance_of(samples: Samples, density: Float[Array, "*answers"]) -> Float[Array, "*batch"]:
-    """The share of light that passes along each whole ray: exp of minus its optical depth.
+    """The fraction of light that passes along each whole ray: exp of minus its optical depth.
 
     Args:
       samples: dense or packed.

@@ -1,4 +1,4 @@
-"""Which cells of a cube hold something of a volume, from the least and the greatest value around each."""
+"""The occupied cells of a volume, from the least and the greatest value around each cell."""
 
 import dataclasses
 from collections.abc import Callable

@@ -114,9 +114,9 @@ class VoxelField:
         """A field with bricks for all lattice points in or on the boundary of given cells.
 
         Args:
-          cells: which of a cube's cells may hold something.
-          origin, cell: the corner of the cube, and the side of a cell.
-          spacing: the distance of lattice points.
+          cells: a mask of the cells of a cube that may be occupied.
+          origin, cell: the lowest corner of the cube, and the side of a cell.
+          spacing: the distance between lattice points.
           settings, view_dependence: see the attributes.
         """
         bricks, _ = brick_index(cells, cell / spacing)

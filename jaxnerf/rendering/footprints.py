@@ -36,15 +36,15 @@ def carve(
     """The visual hull: which balls no camera sees entirely outside of the silhouettes.
 
     Args:
-      centres, radius: of the balls.
+      centres, radius: centres of the balls, and their common radius.
       cameras: a batch.
-      tiles: which squares of each picture hold something.
+      tiles: the squares of each picture that the silhouette covers, at least in part.
       tile: side of a square in pixels.
-      witnesses: how many cameras must see a ball outside before it is believed to be.
+      witnesses: number of cameras that must see a ball outside of the silhouette for it to be excluded.
 
     Returns:
-      Whether each ball may hold something; True where no camera sees it, and of lenses that are not
-      flat, whose pictures stretch too unevenly to say.
+      A mask of the balls that may be occupied. It is True where no camera sees the ball, and for lenses
+      that are not flat, whose pictures stretch too unevenly to tell.
     """
     if cameras.lens not in FLAT or not len(centres):
         return np.ones(len(centres), bool)

@@ -27,7 +27,7 @@ class Light:
 
     Attributes:
       colour: on black.
-      through: the share of light that passes, exp of minus the optical depth of all parts.
+      through: the fraction of light that passes, exp of minus the optical depth of all parts.
       opacity, depth, depth_median, normals: as `jaxnerf.Rendering` has them.
       opacities: the opacity of each part, whose sum is the ray's.
       weights: of each part's samples.

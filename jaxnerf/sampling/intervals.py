@@ -243,9 +243,9 @@ def normalised(
     t: Float[Array, "*batch B"],
     spacing: Spacing = "depth",
 ) -> Float[Array, "*batch B"]:
-    """Distances as fractions of a ray's way, in the coordinate in which `stratified` spaces evenly.
+    """Distances normalised to [0, 1], in the coordinate in which `stratified` spaces evenly.
 
-    Of rays without an end, in the coordinate of `without_end`, where 1 is infinitely far.
+    Rays with an infinite far have the coordinate of `without_end`, in which 1 is infinitely far.
 
     >>> print(normalised(jnp.array(1.0), jnp.array(5.0), jnp.array([1.0, 2.0, 5.0])))
     [0.   0.25 1.  ]

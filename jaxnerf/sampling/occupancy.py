@@ -22,7 +22,7 @@ OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
 # Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
 OCTAVES, SMALLEST = 8.0, -10.0
-# Which cells hold something.
+# A mask of cells.
 Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
 
 
@@ -30,15 +30,15 @@ Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Occupancy:
-    """Which cells of a cube hold something. A pytree.
+    """The occupied cells of a cube, with the densities that are expected in them. A pytree.
 
     Attributes:
       cells: the module's code, by x, y, z.
       origin: the corner of the cube with the smallest coordinates.
       cell: the side of a cell.
-      step: the distance between samples along a ray, unless they are taken finer.
-      space: of a scene without an end, the space in which origin, cell and step are measured. None for a
-        cube in the world.
+      step: the distance between samples along a ray, for one sample per voxel.
+      space: in an unbounded or forward-facing scene, the space in which origin, cell and step are
+        measured; None for a cube in the world.
     """
 
     cells: UInt8[Array, "M M M"]
@@ -159,8 +159,8 @@ def encode(
     """The cells' code.
 
     Args:
-      occupied: which cells hold something.
-      density: expected in each or in all, per side of a cell; matters where occupied.
+      occupied: a mask of the occupied cells.
+      density: the density that is expected in each of them, or in all, per side of a cell.
     """
 
     def spread(step, carry):
@@ -175,7 +175,7 @@ def encode(
 
 @jax.jit
 def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
-    """The code of cells that hold something, in which a density per side of a cell is expected."""
+    """The code of occupied cells in which a density, per side of a cell, is expected."""
     level = OCTAVES * (jnp.log2(jnp.maximum(density, 1e-9)) - SMALLEST)
     return jnp.clip(jnp.round(level), 0.0, 127.0).astype(jnp.uint8) + jnp.uint8(OCCUPIED)
 
@@ -186,7 +186,7 @@ def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
 
 
 def occupied(occupancy: Occupancy) -> Cells:
-    """Which cells hold something; of NumPy if the code is."""
+    """A mask of the occupied cells; a NumPy array if the code is one."""
     return occupancy.cells >= OCCUPIED
 
 

@@ -128,7 +128,7 @@ def weighted(
 ) -> Float[Array, "count 2"]:
     """Pixels of one picture, drawn by a map: a mask, or how wrong each pixel was.
 
-    A pixel's probability is its weight's share of the sum of all; those of weight 0 are never drawn.
+    A pixel's probability is its weight divided by the sum of all; pixels of weight 0 are never drawn.
     With p a pixel's probability and N the number of pixels, the mean of a loss divided by N p is that of
     evenly drawn pixels: drawing by errors finds what is wrong sooner, and the division keeps its weight.
 
@@ -180,7 +180,7 @@ def weighted_of_cameras(
 def inverse_cdf(
     weights: Float[Array, " n"] | Float[Array, "count n"], u: Float[Array, " count"]
 ) -> Int[Array, " count"]:
-    """Numbers of weights at which their cumulative share passes u; never of a weight of 0.
+    """Numbers of weights at which their cumulative fraction passes u; never of a weight of 0.
 
     Args:
       weights: not negative, not all 0; of all draws, or of each.
