@@ -187,7 +187,7 @@ def evaluate_split(
         or camera 0 alone, if the first measurement took more than twice the seconds.
       seconds: time for all images; used with every=0 only.
       colour_corrected: whether to measure each image also after `corrected`.
-      lpips: from `lpips_metric`.
+      lpips: a metric from `lpips_metric`.
       progress: called with (images done, images in all, the last image's row).
 
     Returns:

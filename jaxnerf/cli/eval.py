@@ -114,7 +114,7 @@ def evaluate(
     """Measure a run on a split, write results.json and the images, and print the means.
 
     Args:
-      run: from `load_run`.
+      run: a run from `load_run`.
       scene: the scene with the photographs of the split.
       split: name of the split.
       every: as the flag; 0 for as many views as fit into the time that training took.

@@ -168,7 +168,7 @@ def path_cameras(run: Run, poses: np.ndarray, width: int = 0) -> Camera:
     """Cameras with given poses and the lens of the first training camera.
 
     Args:
-      run: from `load_run`.
+      run: a run from `load_run`.
       poses: [N, 3, 4].
       width: width of the images, whose aspect ratio is that of the photographs; 0 for the photographs'
         width.

@@ -73,7 +73,7 @@ def opacity_weights(opacity: Float[Array, "*batch S"]) -> Float[Array, "*batch S
     exception, and have the gradient of the formula.
 
     Args:
-      opacity: in [0, 1], front to back.
+      opacity: opacities in [0, 1], front to back.
 
     >>> opacity_weights(jnp.array([0.5, 0.5, 1.0, 0.3])).tolist()
     [0.5, 0.25, 0.25, 0.0]
@@ -127,8 +127,8 @@ def over(
     """Lay an accumulated (premultiplied) colour over a background.
 
     Args:
-      colour: from `accumulate`.
-      opacity: of the ray.
+      colour: a colour from `accumulate`.
+      opacity: the ray's opacity.
       background: a colour a ray, one colour for all, or one grey (1.0 is white, 0.0 black).
     """
     background = jnp.broadcast_to(jnp.asarray(background, colour.dtype), colour.shape)

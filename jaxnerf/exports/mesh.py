@@ -89,7 +89,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     the run's folder is needed, and differences of exposure that were learned are removed.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
       settings: settings of the export.
       report: receives messages and progress.

@@ -77,7 +77,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     Other programs read COLMAP's points under the names points3D.txt and points3D.bin.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
       settings: settings of the export.
       report: receives messages and progress.

@@ -104,7 +104,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     """Write a run's surfaces as Gaussians, and report the PSNR of their images against the field's.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, a .ply.
       settings: settings of the export.
       report: receives messages and progress.

@@ -38,7 +38,7 @@ def extract(
 
     Args:
       level: the function, of coordinates in voxels.
-      bricks: which cubes of `BRICK` voxels are sampled.
+      bricks: a mask of the cubes of `BRICK` voxels that are sampled.
       shape: voxels along each axis.
       progress: called with (blocks done, blocks in all).
 

@@ -92,7 +92,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     VDB has the sparse grids `density` and `color`, in linear RGB, with the names that Blender expects.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
       settings: settings of the export.
       report: receives messages and progress.

@@ -32,7 +32,7 @@ def brick_index(
     """Number the bricks that the corners of cells need.
 
     Args:
-      cells: which cells are occupied.
+      cells: a mask of the occupied cells.
       voxels_a_cell: the side of a cell in voxels.
 
     Returns:

@@ -35,7 +35,7 @@ class PlacedField(Wrapping):
 
     Attributes:
       field: asked in its own frame.
-      placement: from that frame to the world; differentiable.
+      placement: the similarity from that frame to the world; differentiable.
     """
 
     field: Any

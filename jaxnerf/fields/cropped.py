@@ -105,7 +105,7 @@ class CroppedField(Wrapping):
 
     Attributes:
       field: any.
-      regions: in the field's frame; at least one.
+      regions: regions in the field's frame; at least one.
       keep: what lies "inside" of any of them, or "outside" of all; static.
     """
 

@@ -36,7 +36,7 @@ class HashGridField:
     {"table": [rows, features], "density": layers, "colour": layers}, coarsest level first.
 
     Attributes:
-      levels: of the encoding.
+      levels: number of levels of the encoding.
       features: numbers a level.
       log2_rows: logarithm of the most rows of a level.
       coarsest, finest: cells along the cube on the first level and on the last.

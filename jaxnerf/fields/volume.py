@@ -88,7 +88,7 @@ class VolumeField:
           density: [X, Y, Z] of real numbers: densities in 1/length or, with a transfer function, values.
           colour: [X, Y, Z, 3], RGB in [0, 1] or unsigned integers, of which the greatest is 1. By default
             the transfer function's, or white.
-          transfer: from a value to density and colour.
+          transfer: the transfer function from a value to density and colour.
           to_world: [4, 4]; see the attributes. By default voxels are unit cubes, the first one around 0.
           interpolation: "trilinear" or "nearest".
 
@@ -202,7 +202,7 @@ class VolumeField:
         threshold of 0 nothing is lost. Not to be traced.
 
         Args:
-          params: of this field.
+          params: the field's parameters.
           threshold: density in 1/length, at least 0.
           cells: along each side of the cube around the volume; by default such that a cell is about four
             voxels wide, and 128 at most.

@@ -192,8 +192,8 @@ class VoxelField:
         The new field has view_dependence 1.
 
         Args:
-          params: of this field.
-          cells, origin, cell, spacing: of the new lattice, as in `on_lattice`.
+          params: the field's parameters.
+          cells, origin, cell, spacing: the new lattice, as in `on_lattice`.
         """
         after = VoxelField.on_lattice(cells, origin, cell, spacing, self.settings)
         before, own = float(self.spacing), np.asarray(self.origin)
@@ -225,7 +225,7 @@ class VoxelField:
         Inside the cells the field does not change. Outside, density falls to 0 within one voxel.
 
         Args:
-          params: of this field.
+          params: the field's parameters.
           cells, origin, cell: as in `on_lattice`.
         """
         spacing = float(self.spacing)

@@ -82,7 +82,7 @@ def fit(
       resume: go on from the last checkpoint in `out`, if there is one, to the same bits as without the
         interruption.
       overwrite: start anew where `out` holds a run.
-      checkpoint_seconds: between checkpoints.
+      checkpoint_seconds: time between checkpoints.
       report: called after the first step, every so many, and the last; where it returns True training
         stops, with a checkpoint.
       report_every: steps.
@@ -144,10 +144,10 @@ class Session:
 
     Attributes:
       config: adapted to the scene, as the run's folder has it.
-      scene: with photographs.
+      scene: the scene, with photographs.
       trainer: takes the steps.
       state: before the first step, or restored.
-      checkpoints: of the run's folder; None keeps nothing.
+      checkpoints: those of the run's folder; None if nothing is stored.
       budget: seconds that training may take; 0 for no limit.
       plans: whether the total of steps is still to be fixed, by what fits into the budget.
     """
@@ -177,14 +177,14 @@ def prepare(
     """Begin a run, or resume it, on all processes at once; nothing is written before all is read.
 
     Args:
-      config: what to train.
+      config: the configuration to train.
       read: gives the scene with its photographs.
       out, resume, overwrite: see `jaxnerf.fit`.
       method: that of the configuration, or of an own field.
       chosen: keys of the configuration that the user chose; see `jaxnerf.spaces.adapt_to_scene`.
       names_steps, names_seconds: whether the user says how long to train; else a resumed run takes the
         steps that were fixed before.
-      prefix: how names of arguments begin in messages: "--" of flags.
+      prefix: prefix of names of arguments in messages: "--" for flags.
 
     Raises:
       SceneError, RunError, ConfigError: in one line what is wrong.
@@ -254,7 +254,7 @@ def follow(
     """Train to the end, with checkpoints; returns the last state, as the devices have it.
 
     Args:
-      session: what to train.
+      session: a session from `prepare`.
       seconds_left: see `jaxnerf.training.loop.train`.
       checkpoint_seconds, report: see `jaxnerf.fit`; only a single process may be stopped by a report.
       hooks: `report_every` and `between`, see `jaxnerf.training.loop.train`.

@@ -91,7 +91,7 @@ def footprint(
     """Which squares of each picture may show one of some balls.
 
     Args:
-      centres, radius: of the balls.
+      centres, radius: centres of the balls, and their common radius.
       cameras: a batch.
       shape: (rows, columns) of squares that cover a picture.
       tile: side of a square in pixels.
@@ -186,10 +186,10 @@ def pixels_that_show(
     """Which pixels of a picture a field may be seen in, by squares; all where a sampler does not say.
 
     Args:
-      field: of any kind; of a `ComposedField` the parts' placements count.
+      field: a field of any kind; of a `ComposedField` the parts' placements are used.
       sampler: an `OccupancySampler`, or a `ComposedSampler` of such, says.
       camera: a single one, or a batch of one for each column, which sees everything.
-      width, height: of the picture.
+      width, height: size of the picture in pixels.
     """
     everything = np.ones((height, width), bool)
     if isinstance(sampler, ComposedSampler) and isinstance(field, ComposedField):

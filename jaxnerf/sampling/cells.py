@@ -16,10 +16,10 @@ class Cells:
     """Some cells of a cube, as an `Occupancy` has them.
 
     Attributes:
-      mask: which cells.
+      mask: a mask of these cells, by x, y, z.
       origin, cell: the corner of the cube, and the side of a cell, in the space.
-      space: of the cube; None is the world.
-      farthest: of an `NdcSpace`, the z in its cube up to which points are meant.
+      space: the cube's space; None for the world.
+      farthest: for an `NdcSpace`, the z in its cube up to which points are meant.
     """
 
     mask: Bool[np.ndarray, "X Y Z"]

@@ -18,7 +18,7 @@ def cropped_occupancy(occupancy: Occupancy, field: CroppedField) -> Occupancy:
     not known, so that no ray is ended by them. On the host.
 
     Args:
-      occupancy: of the whole field, in the frame of `field.regions`.
+      occupancy: the occupancy of the whole field, in the frame of `field.regions`.
       field: says what is kept.
     """
     code, cells = np.asarray(occupancy.cells), Cells.of(occupancy)

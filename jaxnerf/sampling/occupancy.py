@@ -59,7 +59,7 @@ class Occupancy:
         """An occupancy without densities: empty cells are skipped, but no ray is ended early.
 
         Args:
-          cells: by x, y, z.
+          cells: a mask of the occupied cells, by x, y, z.
           origin, cell, step, space: see the attributes.
         """
         code = encode(jnp.asarray(cells), 0.0)
@@ -79,7 +79,7 @@ class Occupancy:
         """An occupancy with densities, by which rays are ended early where no light is left.
 
         Args:
-          cells: which cells are occupied, indexed by x, y, z.
+          cells: a mask of the occupied cells, by x, y, z.
           density: the density in 1/length that each cell has at least.
           origin, cell, step, space: see the attributes.
         """
@@ -111,10 +111,10 @@ class Occupancy:
         Args:
           field, params: see `jaxnerf.Field`.
           origin, side: the cube's corner with the smallest coordinates, and its side.
-          cells: along each side.
+          cells: number of cells along each side.
           step: see the attributes; by default half of a cell.
           empty_below: opacity of a step below which a place counts as empty.
-          places: along each side of a cell at which density is evaluated.
+          places: number of positions along each side of a cell at which density is evaluated.
 
         >>> class Ball:
         ...     def density(self, params, positions):

@@ -20,7 +20,7 @@ def grid(width: int, height: int, stride: int = 1) -> Float[Array, "rows columns
     """The middles of squares of pixels that cover a picture, row by row from the top.
 
     Args:
-      width, height: of the picture.
+      width, height: size of the picture in pixels.
       stride: side of a square in pixels. What is left over at the right and at the bottom has none.
 
     Raises:
@@ -45,8 +45,8 @@ def uniform(
     """Random pixels of one picture, each as likely as any other.
 
     Args:
-      key: where the randomness comes from.
-      count: how many.
+      key: a PRNG key.
+      count: number of pixels.
       size: (width, height) of the picture; may be traced, so that pictures of all sizes share a program.
       centres: whether to take the pixels' centres, and not places anywhere in them.
     """
@@ -93,11 +93,11 @@ def patches(
     All places where a patch lies within the picture are as likely.
 
     Args:
-      key: where the randomness comes from.
-      count: how many patches.
+      key: a PRNG key.
+      count: number of patches.
       size: (width, height) of the picture.
-      side: of a patch, in pixels of the patch.
-      stride: how far apart these are in the picture: a wider view, seen more coarsely.
+      side: side of a patch, in pixels of the patch.
+      stride: distance of these in the picture; more than 1 for a wider and coarser view.
 
     Returns:
       The centres of each patch's pixels, row by row from its top.
@@ -184,7 +184,7 @@ def inverse_cdf(
 
     Args:
       weights: not negative, not all 0; of all draws, or of each.
-      u: in [0, 1), or 1 for the last weight that is not 0.
+      u: numbers in [0, 1), or 1 for the last weight that is not 0.
 
     >>> inverse_cdf(jnp.array([0.0, 1.0, 0.0, 3.0]), jnp.array([0.0, 0.2, 0.25, 1.0])).tolist()
     [1, 1, 3, 3]

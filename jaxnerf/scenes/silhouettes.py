@@ -185,7 +185,7 @@ def stands_alone(scene: Scene) -> bool:
     surroundings then, so an unbounded field could only put fog there.
 
     Args:
-      scene: with the photographs to train on.
+      scene: a scene with the photographs to train on.
     """
     split = scene.splits["train"]
     plain = None if split.has_alpha else plain_background(split)

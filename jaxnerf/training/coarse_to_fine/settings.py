@@ -152,7 +152,7 @@ class StageState:
 
     Attributes:
       stage: index of the current stage.
-      tiles: which tiles of the photographs show an occupied cell, as of the beginning of the stage.
+      tiles: a mask of the tiles that showed an occupied cell when the stage began.
       rays: number of rays in a batch.
     """
 

@@ -77,11 +77,11 @@ def first_state(
     foreground, a cube around the point that the cameras look at, about as large as they see whole.
 
     Args:
-      split: with photographs.
-      settings, stages, config: of the field, its stages, and training.
-      calibration: what photographs and cameras are off by, at first.
-      space: of the scene.
-      near: where rays begin.
+      split: a split with photographs.
+      settings, stages, config: settings of the field, of its stages, and of training.
+      calibration: the initial corrections of photographs and cameras; None for none.
+      space: the scene's space; None for the world.
+      near: t at which rays begin.
     """
     if space is None:
         astray = 0.0
