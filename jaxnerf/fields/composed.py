@@ -34,7 +34,7 @@ class PlacedField(Wrapping):
     are turned back into the inner field's frame.
 
     Attributes:
-      field: asked in its own frame.
+      field: the inner field, evaluated in its own frame.
       placement: the similarity from that frame to the world; differentiable.
     """
 
@@ -49,7 +49,7 @@ class PlacedField(Wrapping):
         return density / self.placement.scale.astype(density.dtype), features
 
     def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
-        """The inner field's, which is told the directions of its own frame."""
+        """The inner field's colour, for directions in its own frame."""
         return self.field.colour(params, features, self.placement.undo_turn(view_directions))
 
 

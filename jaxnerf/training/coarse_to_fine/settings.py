@@ -91,7 +91,7 @@ class CoarseToFineConfig:
     def sampler_for_pictures(self, occupancy: Occupancy) -> OccupancySampler:
         """The sampler of pictures: two samples per voxel, or as many as in training if that is more.
 
-        In unbounded scenes it is that of training: rays take many more samples there, and two per voxel
+        In unbounded scenes as many as in training: rays take many more samples there, and two per voxel
         cost twice the time for 0.02 dB.
         """
         unbounded = occupancy.space is not None
