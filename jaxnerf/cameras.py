@@ -65,7 +65,7 @@ class Camera:
 
         Args:
           eye, target: points in the world.
-          width, height: of the picture in pixels.
+          width, height: size of the picture in pixels.
           field_of_view: horizontal, in degrees.
           up: the world's direction that is upward in the picture; not the viewing direction.
         """
@@ -81,7 +81,7 @@ class Camera:
         Args:
           camera_to_world: [*batch, 3, 4], or of four rows.
           focal: focal length in pixels; or (f_x, f_y), of shape [2] or [*batch, 2].
-          width, height: of the picture in pixels.
+          width, height: size of the picture in pixels.
           centre: principal point (c_x, c_y) in pixels; by default the picture's middle.
         """
         traced = any(isinstance(each, jax.Array) for each in (camera_to_world, focal, centre))
@@ -151,8 +151,8 @@ class Rays:
     lenses (pinhole, opencv) they have depth 1, so that t is the depth; for all others length 1.
 
     Attributes:
-      origins: where the rays begin.
-      directions: along which t is measured, in units of their length.
+      origins: the points at which the rays begin.
+      directions: direction vectors, in units of whose length t is measured.
       view_directions: unit vectors, what a field is told of the direction.
       near, far: the range of t.
     """
@@ -175,7 +175,7 @@ class Rays:
 
         Args:
           origins: one for all rays, or one each.
-          directions: of any length but 0; view directions are the same at length 1.
+          directions: vectors of any length but 0; view directions are the same at length 1.
           near, far: the range of t, one for all or one a ray.
 
         >>> Rays.of(jnp.zeros(3), jnp.array([0.0, 0.0, 2.0]), far=3.0).view_directions.tolist()
@@ -211,7 +211,7 @@ def within_box(
     has no way left: its far is its near.
 
     Args:
-      rays: of any leading shape.
+      rays: rays of any leading shape.
       low, high: the box's corners with the smallest and the largest coordinates.
 
     >>> rays = cast_rays(Camera.look_at((0.0, -4.0, 0.0), width=2, height=2), jnp.array([1.0, 1.0]))
@@ -306,7 +306,7 @@ def to_ndc(
     disparity.
 
     Args:
-      rays: of cameras that all look roughly along -z; no direction's z may be 0.
+      rays: rays of cameras that all look roughly along -z; no direction's z may be 0.
       focal: (f_x, f_y) in pixels.
       size: (width, height) in pixels.
       near: the distance of the near plane, in the world's unit; nothing lies nearer.

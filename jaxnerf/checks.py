@@ -1,17 +1,17 @@
-"""What the classes of a configuration check of their own values, when they are made."""
+"""Checks of values, used by the classes of a configuration."""
 
 from typing import Any
 
 
 def positive(settings: Any, *names: str) -> None:
-    """Refuse values of 0 or less.
+    """Check that values are above 0.
 
     Args:
-      settings: with these attributes: numbers, or tuples of them.
-      names: of attributes.
+      settings: an object whose attributes are numbers, or tuples of numbers.
+      names: names of the attributes to check.
 
     Raises:
-      ValueError: the message begins with the attribute's name.
+      ValueError: a value is 0 or less; the message begins with the attribute's name.
     """
     for name in names:
         value = getattr(settings, name)
@@ -20,14 +20,14 @@ def positive(settings: Any, *names: str) -> None:
 
 
 def in_range(settings: Any, **limits: tuple[float | int, float | int]) -> None:
-    """Refuse values outside of a range.
+    """Check that values are in a range.
 
     Args:
-      settings: with these attributes: numbers, or tuples of them.
-      limits: the least and the greatest value of each.
+      settings: an object whose attributes are numbers, or tuples of numbers.
+      limits: the least and the greatest value of each attribute to check.
 
     Raises:
-      ValueError: the message begins with the attribute's name.
+      ValueError: a value is outside of its range; the message begins with the attribute's name.
     """
     for name, (least, most) in limits.items():
         value = getattr(settings, name)

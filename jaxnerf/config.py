@@ -90,13 +90,13 @@ class Config:
     Attributes:
       method: "voxels", the fast field; "nerf", the paper's network; "hash_grid"; or "own", a field that
         is given to `jaxnerf.fit`.
-      scene: how photographs are read.
+      scene: settings of reading photographs.
       voxels: the fast field.
       nerf: the paper's network.
       hash_grid: the hash grid.
       own: a field of one's own.
-      training: what all methods share.
-      evaluation: what happens at the end.
+      training: settings that all methods share.
+      evaluation: settings of what is measured and shown at the end.
     """
 
     method: Literal["voxels", "nerf", "hash_grid", "own"] = "nerf"
@@ -140,7 +140,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A configuration with some values replaced.
 
     Args:
-      config: what they replace.
+      config: the configuration.
       values: by dotted key; strings are parsed as the command line gives them ("64,128" is a tuple).
 
     Raises:

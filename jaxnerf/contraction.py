@@ -32,8 +32,8 @@ class SphereContraction:
     See `jaxnerf.encoding.contract` (mip-NeRF 360, eq. 10).
 
     Attributes:
-      centre: in the world.
-      radius: in the world's unit; lengths in contracted space are multiples of it.
+      centre: the ball's centre in the world.
+      radius: the ball's radius in the world's unit; lengths in contracted space are multiples of it.
     """
 
     centre: Float[Array, "3"]
@@ -78,7 +78,7 @@ class BoxSpace:
 
     Attributes:
       origin: the corner of the cube with the smallest coordinates, in the world.
-      side: of the cube, in the world's unit.
+      side: the cube's side, in the world's unit.
     """
 
     origin: Float[Array, "3"]
@@ -180,8 +180,8 @@ class NdcSpace:
         To first order: the step divided by the speed, in the cube, of a point that moves along the ray.
 
         Args:
-          rays: in the world.
-          t: where along them.
+          rays: rays in the world.
+          t: distances along them.
           step: its length in the cube.
         """
         level = jnp.maximum(-rays.directions[..., 2], 1e-12)
@@ -206,7 +206,7 @@ class RayArcLength:
 
     Attributes:
       middle: t of the point nearest to the centre.
-      scale: of u in units of t.
+      scale: du/dt, the length of a unit of t in radii.
       passing: b.
       even: the u up to which s is u.
     """

@@ -187,14 +187,14 @@ def evaluate_split(
         or camera 0 alone, if the first measurement took more than twice the seconds.
       seconds: time for all images; used with every=0 only.
       colour_corrected: whether to measure each image also after `corrected`.
-      lpips: from `lpips_metric`.
+      lpips: a metric from `lpips_metric`.
       progress: called with (images done, images in all, the last image's row).
 
     Returns:
       The contents of results.json: means over images of "psnr" (of unrounded values), "psnr_8bit" (of
       the saved images), "ssim" (unless its window is larger than the images, or dm-pix is not installed),
       "lpips" and "psnr_colour_corrected" (if they are measured); "images" with a row for each image (with
-      "counted", the share of valid pixels, if not all are), "protocol", and "render_seconds_per_image"
+      "counted", the fraction of valid pixels, if not all are), "protocol", and "render_seconds_per_image"
       (the median, which is not affected by compilation).
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -331,9 +331,9 @@ def depth_errors(
 
     Returns:
       The contents of results.json: for each kind of depth "median" and "within_5_percent", the median of
-      |depth / known - 1| and the share in which it is at most 0.05, both where opacity is more than 0.5;
-      "opaque", the share of observations where it is; and "protocol". "median" is infinite if opacity is
-      nowhere more than 0.5.
+      |depth / known - 1| and the fraction in which it is at most 0.05, both where opacity is more than
+      0.5; "opaque", the fraction of observations where it is; and "protocol". "median" is infinite if
+      opacity is nowhere more than 0.5.
     """
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for camera in np.unique(seen.camera):

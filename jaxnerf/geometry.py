@@ -61,7 +61,7 @@ class Placement:
     Attributes:
       rotation: orthonormal, of determinant 1.
       scale: more than 0; lengths of the world for one of the part.
-      translation: where the part's origin lies.
+      translation: position of the part's origin.
     """
 
     rotation: Float[Array, "3 3"]
@@ -110,8 +110,8 @@ class Placement:
         """The placement after a motion; differentiable where the motion is 0 too.
 
         Args:
-          turn: in the world, an axis times an angle in radians.
-          shift: in the world's unit.
+          turn: rotation in the world: an axis times an angle in radians.
+          shift: translation in the world's unit.
           growth: the logarithm of a scale.
           about: the point of the part whose place is moved by the shift alone; its origin by default.
         """

@@ -120,15 +120,18 @@ class NerfConfig:
     """The paper's network.
 
     Attributes:
-      field: its sizes.
-      separate_levels: a network of its own for each level of samples (the paper's coarse and fine),
-        or one for all.
-      samples, spacing, sample_at: see `jaxnerf.sampling.Hierarchical`.
-      compositing: see `jaxnerf.render_rays`.
-      density_noise: in training, the standard deviation of noise on the field's density before its
-        activation.
-      one_image_per_batch: draw each batch from one photograph, as in the paper, or from all.
-      coarse_loss: weight of the loss of every level but the last.
+      field: sizes of the network.
+      separate_levels: whether each level of samples has its own network (the paper's coarse and fine), or
+        one network serves all.
+      samples: number of samples per ray that each level adds, at least 2 each.
+      spacing: whether the intervals of the first level are even in "depth" or in "disparity".
+      sample_at: whether a sample is in the "middle" of its interval, or at its "start" as in the paper's
+        code.
+      compositing: the compositing mode; see `jaxnerf.render_rays`.
+      density_noise: standard deviation of the noise that is added to the density before its activation,
+        in training.
+      one_image_per_batch: whether each batch is drawn from one photograph, as in the paper, or from all.
+      coarse_loss: weight of the loss of each level but the last.
       optimizer: Adam's settings.
     """
 
@@ -157,18 +160,18 @@ class NerfConfig:
         return (self.field,) * (len(self.samples) if self.separate_levels else 1)
 
     def placed_fields(self, space: SphereContraction | NdcSpace | None) -> tuple[Any, ...]:
-        """The networks as fields of the world, with what disturbs their densities in training."""
+        """The networks as fields of the world, with the density noise of training."""
         placed = (WarpedField(field, space) if space else field for field in self.fields())
         noise = self.density_noise
         return tuple(NoisyField(field, None, noise) if noise else field for field in placed)
 
     def sampler(self, occupancy: Occupancy | None = None, *, first: bool = False) -> Hierarchical:
-        """The same for all rays, in training too."""
+        """The sampler of all rays, in training too; the arguments have no effect."""
         return Hierarchical(self.samples, self.spacing, self.sample_at)
 
 
 class _Occupied:
-    """What methods have in common whose rays skip empty space by an occupancy."""
+    """Shared by the methods whose rays skip empty space by an occupancy grid."""
 
     compositing: ClassVar[Compositing] = "volume"
     has_far: ClassVar[bool] = False
@@ -177,7 +180,7 @@ class _Occupied:
     occupancy: OccupancyConfig
 
     def sampler(self, occupancy: Occupancy | None, *, first: bool = False) -> Sampler:
-        """See the module; with the limits of training at first."""
+        """See the module; the first pass has the limits of training."""
         assert occupancy is not None
         return self.occupancy.sampler(occupancy) if first else OccupancySampler(occupancy)
 
@@ -187,8 +190,8 @@ class HashGridConfig(_Occupied):
     """The hash grid.
 
     Attributes:
-      field: its sizes.
-      occupancy: how its rays skip empty space.
+      field: sizes of the grid and its networks.
+      occupancy: the occupancy grid by which rays skip empty space.
       optimizer: Adam's settings.
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
       distortion_loss: weight of the distortion loss of mip-NeRF 360, in unbounded and forward-facing
@@ -207,7 +210,7 @@ class OwnConfig(_Occupied):
     """A field that is given to `jaxnerf.fit`.
 
     Attributes:
-      occupancy: how its rays skip empty space.
+      occupancy: the occupancy grid by which rays skip empty space.
     """
 
     occupancy: OccupancyConfig = OccupancyConfig()

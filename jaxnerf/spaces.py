@@ -125,7 +125,7 @@ def find_points_for(config: Config, scene: Scene) -> Scene:
 
     Args:
       config: adapted to the scene or not.
-      scene: with photographs.
+      scene: the scene, with photographs.
     """
     space = config.scene.space
     if scene.points is not None or not config.scene.find_points:
@@ -198,7 +198,7 @@ def ball_of(scene: Scene) -> float:
     their photographs, where what is far away does not move enough to be found.
 
     Args:
-      scene: with the cameras to train on.
+      scene: a scene with the cameras to train on.
     """
     cameras = scene.splits["train"].cameras
     poses = np.asarray(cameras.camera_to_world)
@@ -237,7 +237,7 @@ def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
 
     Args:
       config: adapted to the scene.
-      scene: with the cameras to train on.
+      scene: a scene with the cameras to train on.
 
     Returns:
       None if it would affect no sample: if it is 0, or is not beyond the near plane of NDC space.
@@ -317,7 +317,7 @@ def check_apart(scene: Scene) -> None:
     """Refuse to train on photographs from a single place, which say nothing of depth.
 
     Args:
-      scene: with the cameras to train on.
+      scene: a scene with the cameras to train on.
 
     Raises:
       ConfigError: there is one photograph only, or all cameras stand where the first does.
@@ -336,7 +336,7 @@ def check_in_view(scene: Scene) -> None:
     """Refuse to train a bounded scene whose box most cameras do not have before them.
 
     Args:
-      scene: with the cameras to train on.
+      scene: a scene with the cameras to train on.
 
     Raises:
       ConfigError: fewer than half see the box between near and far.

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from jaxnerf.cameras import look_at_pose
 
-# With 3 rows or 4.
+# Poses [R | position], with or without the fourth row 0, 0, 0, 1.
 Poses = Float[np.ndarray, "N rows 4"]
 Directions = Float[np.ndarray, "N 3"]
 Orbit = Literal["around", "swing", "outward", "fan", "spiral"]
@@ -22,7 +22,7 @@ _LEAST_TURN = 0.03
 # Smallest eigenvalue below which viewing axes are taken as parallel: they spread less than half a degree,
 # and the point nearest to all of them is not well defined.
 _SPREAD = 1e-4
-# Cameras look at a point if it is within 45 degrees of the viewing axis for at least this share of them.
+# Cameras look at a point if it is within 45 degrees of the viewing axis for at least this fraction.
 _OFF_AXIS, _MOST = np.cos(np.deg2rad(45.0)), 0.75
 # Cameras look outwards if the mean of the sines of their viewing axes' elevations (absolute values) is
 # below that of 45 degrees, and their azimuths have at least this range.

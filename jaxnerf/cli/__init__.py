@@ -9,12 +9,12 @@ from jaxnerf.cli.common import fail, report_errors
 
 VERBS = {
     "process": "find the cameras of photographs or a video, for train",
-    "check": "look for what would spoil training: poses, blur, missing files",
-    "train": "photographs in, a scene out",
+    "check": "look for problems that would spoil training: poses, blur, missing files",
+    "train": "train a scene on photographs",
     "eval": "measure a run on held-out photographs",
-    "render": "make a video, or numbered pictures, of a camera path through a run",
-    "view": "walk through a run in the browser",
-    "export": "a run as page, mesh, points, splats, volume or cameras, to send or for other programs",
+    "render": "render a camera path through a run, as a video or numbered pictures",
+    "view": "show a run in the browser",
+    "export": "write a run as page, mesh, points, splats, volume or cameras for other programs",
 }
 
 
@@ -27,7 +27,7 @@ def usage() -> str:
         "",
         *(f"  {verb:9}{purpose}" for verb, purpose in VERBS.items()),
         "",
-        "`jaxnerf train` alone trains on the demo scene. `jaxnerf VERB --help` says more.",
+        "`jaxnerf train` alone trains on the demo scene. `jaxnerf VERB --help` describes a verb.",
     ]
     return "\n".join(lines)
 

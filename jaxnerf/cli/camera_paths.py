@@ -34,59 +34,59 @@ def define_flags(values: flags.FlagValues) -> None:
         "orbit",
         "orbit, ellipse, spiral, cameras, cameras:LIST, or a JSON file of poses. LIST has numbers of "
         "training cameras or names of their photographs, for a smooth flight through them; without it "
-        "the pictures are those of all training cameras in turn",
+        "all training cameras are rendered in turn",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "frames",
         None,
-        "how many; 120 by default. For a FILE: a smooth flight of so many frames through its poses; "
-        "by default just its poses",
+        "number of frames; 120 by default. With a FILE: of a smooth flight through its poses; by default "
+        "its poses alone are rendered",
         flag_values=values,
         lower_bound=2,
     )
     flags.DEFINE_bool(
         "loop",
         None,
-        "whether a flight through cameras or the poses of a FILE returns to where it began",
+        "whether a flight through cameras or the poses of a FILE returns to its first pose",
         flag_values=values,
     )
     flags.DEFINE_list(
         "up",
         None,
-        "x,y,z: the direction that is upward, in the frame of the scene's files; by default as the "
-        "photographs were held",
+        "x,y,z: the upward direction in the frame of the scene's files; by default as the cameras were "
+        "held",
         flag_values=values,
     )
     flags.DEFINE_enum(
         "picture",
         None,
         PICTURES,
-        "camera: as the path's camera sees; panorama: all around, equirectangular; stereo: two eyes side "
-        "by side, the left one at the left; ods: omnidirectional stereo, two panoramas, the left eye's "
-        "above; vr180: stereo of half a panorama each. Panoramas stand upright, but for those at the "
-        "poses of a FILE (--level)",
+        "camera: the image of the path's camera; panorama: all directions, equirectangular; stereo: the "
+        "images of two eyes, the left eye's at the left; ods: omnidirectional stereo, two panoramas, the "
+        "left eye's above; vr180: stereo of half a panorama for each eye. Panoramas are upright, except "
+        "at the poses of a FILE (--level)",
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "level", None, "whether poses are turned upright where they stand", flag_values=values
+        "level", None, "whether poses are rotated upright in their positions", flag_values=values
     )
     flags.DEFINE_float(
         "eye_distance",
         None,
-        "between the eyes, in the unit of the scene's files; by default a thirtieth of the way to what "
-        "the cameras look at",
+        "distance between the eyes, in the unit of the scene's files; by default a thirtieth of the "
+        "distance to the point that the cameras look at",
         flag_values=values,
     )
     for side, shape in (
         ("width", "that of FILE or of the photographs"),
-        ("height", "what goes with the width"),
+        ("height", "the one with the same aspect ratio"),
     ):
         flags.DEFINE_integer(
             side,
             None,
-            f"in pixels, of a panel or of an eye's picture; by default {shape}. With another shape than "
-            "the camera's, more is seen and nothing less",
+            f"{side} in pixels of a panel, or of an eye's picture; by default {shape}. With another "
+            "aspect ratio than the camera's the picture shows more at two sides",
             flag_values=values,
             lower_bound=1,
             upper_bound=16_384,
@@ -94,8 +94,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "fov",
         None,
-        "degrees from the left to the right edge, through a lens without distortion; by default the "
-        "lens of FILE or of the first training camera",
+        "horizontal field of view in degrees, of a lens without distortion; by default the lens is that "
+        "of FILE or of the first training camera",
         flag_values=values,
     )
 

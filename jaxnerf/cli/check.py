@@ -14,13 +14,14 @@ from jaxnerf.scenes import SceneError
 _HELP = """
 usage: jaxnerf check DIR [flags]
 
-Reads all of a scene, its photographs too, and says what was found: sizes, lens, splits, masks, where the
-cameras stand; which photographs are blurred, stand at the same pose, look away, are in two splits or were
-not turned as their EXIF says; a plain background that is not white, depths that stray, a cube of training
-that cameras do not see; and whether poses and focal lengths agree with what the photographs show, by
-features that neighbouring ones share (pip install 'jaxnerf[check]'; without it this part is left out), in
-pixels of photographs shrunk to at most 800. A picture shows the cameras from above and from the side. The
-exit status is 1 where training would be pointless, with the reason in one line.
+Reads a scene with its photographs, and reports: sizes, lens, splits, masks and the arrangement of the
+cameras; photographs that are blurred, have equal poses, look away, are in two splits or were not
+rotated as their EXIF says; a plain background that is not white, bounds or points at wrong depths, and
+cameras that do not see the cube of training; and whether poses and focal lengths agree with the
+photographs. The latter is measured by features that neighbouring photographs share, in pixels of
+photographs shrunk to at most 800 (pip install 'jaxnerf[check]'; without it this part is left out). A
+picture shows the cameras from above and from the side. If training would be pointless, the exit status
+is 1, with the reason in one line.
 
 Example:
   jaxnerf check data/fox
@@ -32,7 +33,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "out",
         "check.png",
-        "the picture, a .png outside of the scene's folder; one that is there is replaced",
+        "file of the picture, a .png outside of the scene's folder; an existing file is replaced",
         flag_values=values,
     )
     common.define_scene_flags(values)

@@ -61,7 +61,7 @@ def parse(
 
     Args:
       values: the verb's flags.
-      arguments: from the command line, without the verb.
+      arguments: arguments of the command line, without the verb.
       text: the beginning of the help.
       positional: names of the arguments that are not flags.
 

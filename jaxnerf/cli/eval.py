@@ -26,8 +26,8 @@ usage: jaxnerf eval RUN [--data DIR] [--split NAME] [--every N] [--allow_outside
 Renders the test views of RUN's scene, and writes RUN/results.json (PSNR, SSIM and, with the extra
 `lpips`, LPIPS; for each image and in the mean, with the protocol they were measured under; and errors of
 depths at points that were kept out of training, where the scene has points) and the pictures
-RUN/test_preds/000.png and so on; those of another split have its name in theirs, as in
-RUN/results_val.json. Nothing of the training command needs to be repeated.
+RUN/test_preds/000.png and so on. Files of another split have its name, as RUN/results_val.json. The flags
+of training need not be repeated.
 """
 
 # The entries of the sector's results that are copied into results.json.
@@ -44,7 +44,7 @@ _AS_GIVEN = "as given; those of training photographs were refined (voxels.calibr
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string(
-        "data", None, "folder of the scene; by default where it was at training", flag_values=values
+        "data", None, "folder of the scene; by default that of training", flag_values=values
     )
     flags.DEFINE_string(
         "split",
@@ -114,7 +114,7 @@ def evaluate(
     """Measure a run on a split, write results.json and the images, and print the means.
 
     Args:
-      run: from `load_run`.
+      run: a run from `load_run`.
       scene: the scene with the photographs of the split.
       split: name of the split.
       every: as the flag; 0 for as many views as fit into the time that training took.

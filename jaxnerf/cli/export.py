@@ -28,12 +28,12 @@ KINDS = {
 _HELP = """
 usage: jaxnerf export RUN KIND --out FILE [flags]
 
-Writes what other programs read, from the run's folder alone, in the frame and unit of your own files.
-KIND is one of:
+Writes a run's scene in a format of other programs, from the run's folder alone, in the frame and unit of
+your own files. KIND is one of:
 
 {kinds}
 
-The end of FILE decides its format. The packages that this takes come with pip install 'jaxnerf[export]'.
+The suffix of FILE determines its format. Most formats need packages: pip install 'jaxnerf[export]'.
 
 Examples:
   jaxnerf export runs/lego page --out lego.html
@@ -59,7 +59,7 @@ class _Lines(Report):
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string("out", None, "the file that is written", flag_values=values)
+    flags.DEFINE_string("out", None, "the output file, or folder", flag_values=values)
     for name, (kinds, field, about, kind) in _settings().items():
         shown = ",".join(map(str, field)) if isinstance(field, tuple) else field
         default = f" (default {shown})" if shown not in ("", 0, False) else ""

@@ -17,16 +17,16 @@ from jaxnerf.scenes import SceneError
 _HELP = """
 usage: jaxnerf process --images DIR | --video FILE --out DIR [flags]
 
-Finds where photographs were taken, and with what lens, by structure from motion (COLMAP, on the CPU;
-pip install 'jaxnerf[process]'). The folder that comes out is what `jaxnerf train --data` wants:
+Finds the poses and the lens of photographs by structure from motion (COLMAP, on the CPU;
+pip install 'jaxnerf[process]'). It writes a folder for `jaxnerf train --data`:
 
   transforms.json    cameras, as nerfstudio and instant-ngp read them too
   images/            copies of the photographs, upright, or the sharpest frames of the video
   sparse/0/          COLMAP's model
   sparse_pc.ply      its points
 
-All of it is in one frame: what the cameras look at is in the origin, +z is upward, and the farthest
-camera is at distance 1, because photographs alone do not tell how large a scene is.
+All files are in one frame: the origin is the point that the cameras look at, +z is upward, and the
+farthest camera is at distance 1, since photographs alone do not determine the size of a scene.
 
 Examples:
   jaxnerf process --images holiday/statue --out statue
@@ -40,11 +40,11 @@ def _flags() -> flags.FlagValues:
     values, default = flags.FlagValues(), Settings()
     flags.DEFINE_string("images", None, "folder of PNG or JPEG photographs", flag_values=values)
     flags.DEFINE_string("video", None, "a video file", flag_values=values)
-    flags.DEFINE_string("out", None, "folder to make", flag_values=values)
+    flags.DEFINE_string("out", None, "folder of the scene, which is created", flag_values=values)
     flags.DEFINE_integer(
         "frames",
         100,
-        "how many to take from a video: the sharpest of each of so many even parts",
+        "number of frames to take from a video: the sharpest frame of each of this many equal parts",
         flag_values=values,
         lower_bound=3,
         upper_bound=5000,
@@ -74,7 +74,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "max_image_size",
         default.max_image_size,
-        "look for features in photographs shrunk to this longer side; 0 for no limit",
+        "longer side in pixels to which photographs are shrunk to find features; 0 for no limit",
         flag_values=values,
         lower_bound=0,
     )

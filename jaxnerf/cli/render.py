@@ -27,16 +27,16 @@ usage: jaxnerf render RUN [--path PATH] [--out video.mp4] [flags]
 
 Renders a camera path from the run's folder alone; the photographs are not needed. PATH is orbit, ellipse
 or spiral, cameras:0,5,9 for a flight through training cameras, or a FILE: JSON with poses in the frame of
-the scene's own files, laid out as NeRF's Blender transforms: {"frames": [{"transform_matrix":
-[[...], ...]}, ...]}; and if pictures should not be as those of the training cameras, with
-camera_angle_x, camera_angle_y, fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2 or camera_model for all or for
-a frame. Or it is nerfstudio's camera_path.json. What else would change the pictures is refused.
+the scene's own files, in the layout of NeRF's Blender transforms: {"frames": [{"transform_matrix":
+[[...], ...]}, ...]}. The lens is that of the first training camera unless FILE has camera_angle_x,
+camera_angle_y, fl_x, fl_y, cx, cy, w, h, k1 to k4, p1, p2 or camera_model, for all frames or for one.
+FILE can also be nerfstudio's camera_path.json. Other keys that would change the pictures are refused.
 
-VOLUME is a scanner's, .nii, .nii.gz, .nrrd, .npy or .npz, shown from an orbit or along a FILE of poses in
-its own frame.
+VOLUME is a scanner's volume, .nii, .nii.gz, .nrrd, .npy or .npz, rendered from an orbit or along a FILE
+of poses in its own frame.
 
-The suffix of the output decides its kind: .mp4, .gif or .webp; without one it is a folder of numbered
-PNGs. A path that was stopped goes on with the same command: frames that are there are kept.
+The suffix of the output determines its format: .mp4, .gif or .webp; without one it is a folder of
+numbered PNGs. To continue an interrupted rendering, repeat the command: existing frames are kept.
 
 Examples:
   jaxnerf render runs/lego --path orbit --out lego.mp4
@@ -67,45 +67,45 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "out",
         None,
-        "the video, or a folder of numbered PNGs; RUN/PATH.mp4 by default, with the endings by which "
-        "players know pictures for headsets: _360, _360_TB, _180_LR, _LR",
+        "the video, or a folder of numbered PNGs; RUN/PATH.mp4 by default, with the endings of names by "
+        "which players recognise videos for headsets: _360, _360_TB, _180_LR, _LR",
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "overwrite", False, "begin anew where frames of other settings are", flag_values=values
+        "overwrite", False, "replace frames that have other settings", flag_values=values
     )
     flags.DEFINE_float(
         "fps",
         None,
-        "frames a second; by default what FILE says, or 30",
+        "frames per second; by default those of FILE, or 30",
         flag_values=values,
         lower_bound=0.1,
     )
     flags.DEFINE_list(
-        "panels", ["rgb"], f"side by side: any of {','.join(_PANELS)}", flag_values=values
+        "panels", ["rgb"], f"images side by side: any of {','.join(_PANELS)}", flag_values=values
     )
-    flags.DEFINE_enum("bits", "8", ["8", "16"], "of a colour; 16 in PNGs", flag_values=values)
+    flags.DEFINE_enum("bits", "8", ["8", "16"], "bits per colour; 16 in PNGs", flag_values=values)
     flags.DEFINE_enum(
         "depth",
         None,
         ["exr", "png"],
-        "of a folder of PNGs: depth too, in the unit of the scene's files, as OpenEXR in floating point "
-        "or as PNG of 16 bits; 0 where nothing is",
+        "for a folder of PNGs: write depth too, in the unit of the scene's files, as OpenEXR in floating "
+        "point or as PNG of 16 bits; 0 where there is no surface",
         flag_values=values,
     )
     flags.DEFINE_float(
         "depth_level",
         None,
-        "what one level of a PNG of depth is, in the unit of the scene's files; by default the power of "
-        "ten that suits the scene, which is said",
+        "depth of one level of a PNG of depth, in the unit of the scene's files; by default the smallest "
+        "power of ten with which the scene fits into 16 bits, which is printed",
         flag_values=values,
         lower_bound=1e-12,
     )
     flags.DEFINE_integer(
         "supersampling",
         None,
-        "rays along a pixel's side, of which so many squared are averaged; by default one ray, and four "
-        "at edges if the run's configuration says so",
+        "number of rays along a pixel's side, whose square is the number of rays of a pixel; by default "
+        "one ray, and four at edges if the run's configuration has evaluation.edge_supersampling",
         flag_values=values,
         lower_bound=1,
         upper_bound=16,
@@ -113,7 +113,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "processes",
         1,
-        "how many share the frames, each with its part of the cores; accelerators are all used by one",
+        "number of processes that render frames, each on a part of the cores; one uses all accelerators",
         flag_values=values,
         lower_bound=1,
         upper_bound=256,
@@ -168,7 +168,7 @@ def path_cameras(run: Run, poses: np.ndarray, width: int = 0) -> Camera:
     """Cameras with given poses and the lens of the first training camera.
 
     Args:
-      run: from `load_run`.
+      run: a run from `load_run`.
       poses: [N, 3, 4].
       width: width of the images, whose aspect ratio is that of the photographs; 0 for the photographs'
         width.

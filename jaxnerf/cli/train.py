@@ -36,11 +36,11 @@ _HELP = """
 usage: jaxnerf train [--data DIR] [--out RUN] [--config PRESET] [flags]
 
 Trains a radiance field on the photographs in DIR (by default the demo scene that comes with jaxnerf),
-then measures it on the test views and renders a video around the scene. All of it is kept in RUN:
+then measures it on the test views and renders a video around the scene. It writes in RUN:
 
-  config.json, scene.json, checkpoints/    what eval and render need
-  metrics.jsonl, events.*                  how training went (the latter for TensorBoard)
-  results.json, test_preds/, orbit.mp4     what came out
+  config.json, scene.json, checkpoints/    the run, from which the other verbs work
+  metrics.jsonl, events.*                  metrics of training (the latter for TensorBoard)
+  results.json, test_preds/, orbit.mp4     measurements, test views and the video
 
 Examples:
   jaxnerf train
@@ -70,17 +70,17 @@ def _flags() -> flags.FlagValues:
         "max_seconds",
         None,
         "same as --training.max_seconds; 0 for no limit. Without --config it also chooses the settings: "
-        "those of minute, five_minutes and half_hour for their budgets, and between them what lies "
-        "between. Without it, --max_steps lifts the limit of the preset, and a resumed run takes the "
-        "steps that were fixed before",
+        "those of minute, five_minutes and half_hour for their budgets, and interpolated settings "
+        "between them. If it is not given, --max_steps removes the preset's limit, and a resumed run "
+        "keeps its number of steps",
         flag_values=values,
         lower_bound=0.0,
     )
     flags.DEFINE_integer(
         "max_steps", None, "same as --training.steps", flag_values=values, lower_bound=1
     )
-    flags.DEFINE_bool("resume", False, "go on with the run in RUN", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "start anew where RUN holds a run", flag_values=values)
+    flags.DEFINE_bool("resume", False, "continue the run in RUN", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace the run in RUN", flag_values=values)
     flags.DEFINE_bool(
         "evaluate",
         True,
@@ -93,8 +93,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_bool(
         "distributed",
         False,
-        "this is one process of several, on a cluster that JAX recognises (Slurm, TPU pods, ...) "
-        "or as the environment's JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say",
+        "train together with other processes, on a cluster that JAX recognises (Slurm, TPU pods, ...) "
+        "or as given by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment",
         flag_values=values,
     )
     watching.define_flags(values)

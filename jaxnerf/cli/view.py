@@ -21,12 +21,12 @@ from jaxnerf.viewer.server import HOST, PageServer
 _HELP = """
 usage: jaxnerf view RUN [--live] [--port 7007] [--noopen]
 
-Opens RUN in the browser, as the page that `jaxnerf export RUN page` writes, served to this machine alone
-until it is interrupted. From another machine: ssh -L 7007:127.0.0.1:7007 HOST.
+Shows RUN in the browser, as the page that `jaxnerf export RUN page` writes. The page is served to this
+machine alone until the command is interrupted. From another machine: ssh -L 7007:127.0.0.1:7007 HOST.
 
-What a page cannot hold (the paper's network, a hash grid) is rendered here, by the live viewer
-(pip install 'jaxnerf[view]'), which compares with photographs, crops, and changes the background. --live
-opens it for every field.
+Fields that a page cannot hold (the paper's network, a hash grid) are rendered on this machine by the live
+viewer (pip install 'jaxnerf[view]'), which also compares images with photographs, crops, and changes the
+background. --live opens it for every field.
 """
 
 
@@ -35,13 +35,13 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "port",
         7007,
-        "where to serve it; the next one that is free where it is taken, and 0 for any",
+        "port of the server; if it is taken, the next free one; 0 for any free port",
         flag_values=values,
         lower_bound=0,
         upper_bound=65535,
     )
     flags.DEFINE_bool("open", True, "open the browser", flag_values=values)
-    flags.DEFINE_bool("live", False, "render here, and not in the browser", flag_values=values)
+    flags.DEFINE_bool("live", False, "open the live viewer, not the page", flag_values=values)
     common.define_scene_flags(values)
     return values
 

@@ -26,22 +26,23 @@ def define_flags(values: flags.FlagValues) -> None:
         "compositing",
         None,
         get_args(Compositing),
-        "of a VOLUME, how light adds up: volume, as fog glows and hides (the default); surface, what is "
-        "half opaque first; maximum, the densest place; mean, all places mixed; attenuation, an X-ray",
+        "the compositing mode of a VOLUME: volume, emission and absorption (the default); surface, the "
+        "first sample that is half opaque; maximum, the densest sample; mean, the mean along the ray; "
+        "attenuation, an X-ray",
         flag_values=values,
     )
     flags.DEFINE_list(
         "window",
         None,
-        "LOW,HIGH: the values of a VOLUME between which density rises from nothing, and colour from dark "
-        "to bright; by default from percentiles of the values, which is said",
+        "LOW,HIGH: the values of a VOLUME between which density rises from 0, and colour from dark to "
+        "bright; by default from percentiles of the values, and printed",
         flag_values=values,
     )
     flags.DEFINE_float(
         "opacity",
         None,
-        "of a VOLUME, the share of light that a hundredth of its longest side stops where values are at "
-        "the window's end; by default 0.6, and 0.03 with mean and attenuation",
+        "opacity of a hundredth of the longest side of a VOLUME where values are at the window's end; by "
+        "default 0.6, and 0.03 with mean and attenuation",
         flag_values=values,
     )
 

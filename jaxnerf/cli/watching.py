@@ -17,14 +17,14 @@ def define_flags(values: flags.FlagValues) -> None:
         "view",
         False,
         "show training in the browser, at an address of this machine that is printed (pip install "
-        "'jaxnerf[view]'). Pictures take a quarter of the time while somebody looks, which is added to "
-        "--max_seconds; what is trained is the same",
+        "'jaxnerf[view]'). While a browser is connected, pictures take a quarter of the time, which is "
+        "added to --max_seconds; the trained parameters are the same",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "port",
         7007,
-        "for --view; the next one that is free where it is taken, and 0 for any",
+        "port for --view; if it is taken, the next free one; 0 for any free port",
         flag_values=values,
         lower_bound=0,
         upper_bound=65535,

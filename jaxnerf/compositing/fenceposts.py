@@ -36,7 +36,7 @@ def optical_depth(
 def transmittance(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
 ) -> Float[Array, "*batch S+1"]:
-    """The share of light that reaches each fencepost: exp(-optical depth), 1 at the first."""
+    """The fraction of light that reaches each fencepost: exp(-optical depth), 1 at the first."""
     return jnp.exp(-optical_depth(density, t))
 
 
@@ -44,7 +44,7 @@ def transmittance(
 def opacities(
     density: Float[Array, "*batch S"], t: Float[Array, "*batch S+1"]
 ) -> Float[Array, "*batch S"]:
-    """The share of light that each sample stops of what reaches it: alpha = 1 - exp(-s d)."""
+    """The fraction of light that each sample stops of what reaches it: alpha = 1 - exp(-s d)."""
     return -jnp.expm1(-density * _lengths(t))
 
 
@@ -73,7 +73,7 @@ def opacity_weights(opacity: Float[Array, "*batch S"]) -> Float[Array, "*batch S
     exception, and have the gradient of the formula.
 
     Args:
-      opacity: in [0, 1], front to back.
+      opacity: opacities in [0, 1], front to back.
 
     >>> opacity_weights(jnp.array([0.5, 0.5, 1.0, 0.3])).tolist()
     [0.5, 0.25, 0.25, 0.0]
@@ -127,8 +127,8 @@ def over(
     """Lay an accumulated (premultiplied) colour over a background.
 
     Args:
-      colour: from `accumulate`.
-      opacity: of the ray.
+      colour: a colour from `accumulate`.
+      opacity: the ray's opacity.
       background: a colour a ray, one colour for all, or one grey (1.0 is white, 0.0 black).
     """
     background = jnp.broadcast_to(jnp.asarray(background, colour.dtype), colour.shape)

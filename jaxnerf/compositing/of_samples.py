@@ -37,7 +37,7 @@ def optical_depths_of(
 
     Args:
       samples: dense or packed.
-      density: what a field answered at their positions.
+      density: the density of a field at their positions.
     """
     return to_layout(samples, density) * samples.length
 
@@ -67,8 +67,8 @@ def weights_of(
 
     Args:
       samples: dense or packed.
-      density: what a field answered at their positions.
-      compositing: which of these.
+      density: the density of a field at their positions.
+      compositing: one of these.
 
     Raises:
       ValueError: there is no such compositing.
@@ -87,11 +87,11 @@ def weights_of(
 
 
 def transmittance_of(samples: Samples, density: Float[Array, "*answers"]) -> Float[Array, "*batch"]:
-    """The share of light that passes along each whole ray: exp of minus its optical depth.
+    """The fraction of light that passes along each whole ray: exp of minus its optical depth.
 
     Args:
       samples: dense or packed.
-      density: what a field answered at their positions.
+      density: the density of a field at their positions.
     """
     depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
     total = jnp.sum(depth, axis=-1 if samples.packing is None else 0)
@@ -105,7 +105,7 @@ def greatest_density_of(
 
     Args:
       samples: dense or packed.
-      density: what a field answered at their positions.
+      density: the density of a field at their positions.
     """
     axis = -1 if samples.packing is None else 0
     greatest = jnp.max(to_layout(samples, density), axis=axis)
@@ -201,10 +201,10 @@ def where_reached(
 
     Args:
       bounds: t0 and t1 of the intervals.
-      amounts: in each.
-      wanted: of the sum; infinite where there is none.
+      amounts: the amount in each interval.
+      wanted: the value of the sum that is looked for; infinite to get `end`.
       end: the answer where less is there.
-      axis: along which the intervals of a ray lie.
+      axis: the axis of the intervals of a ray.
     """
     # In one pass: cumulative sums, which XLA:CPU makes of windows, take up to four times as long.
     dtype = jnp.result_type(*bounds, amounts)
@@ -235,7 +235,7 @@ def deviation_of(
 
     Args:
       samples, weights: as for `accumulated`.
-      depth: in units of the rays' directions, more than 0.
+      depth: the known depth, in units of the rays' directions, more than 0.
     """
     axis = -1 if samples.packing is None else 0
     flat = depth if samples.packing is None else depth.reshape(-1)

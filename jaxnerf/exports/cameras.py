@@ -44,9 +44,10 @@ def export(run: Run, out: Path, settings: Settings = Settings(), report: Report 
     """Write a run's cameras; training cameras with their refined poses.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: a transforms.json, or a folder for a COLMAP model.
-      settings, report: as in all exports.
+      settings: has no fields.
+      report: receives messages.
 
     Raises:
       SceneError, RunError: see `write_transforms` and `write_colmap`.

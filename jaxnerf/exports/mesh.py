@@ -23,11 +23,12 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.probing import Probe, finest_voxel
 from jaxnerf.runs.run import Run
 
-# In voxels: the truncation of distances, and the least distance from the views' depths within which a
-# surface is searched.
+# In voxels: the truncation of distances, and the smallest distance from the views' depths up to which the
+# surface is searched for.
 _TRUNCATION, _REACH = 5.0, 2.0
 # Margin of the box around the points that the views see, in voxels.
 _MARGIN = 3.0
+# Number of views from which on a fused distance is known.
 _LEAST_VIEWS = 1.0
 _LN2 = float(np.log(2.0))
 
@@ -40,16 +41,15 @@ class Settings:
       how: "tsdf", truncated signed distances fused from the median depths that the training cameras see;
         or "density", marching cubes on the density.
       resolution: voxels along the longest side of the box.
-      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default where the scene is.
-      faces: triangles at most; 0 for all that are found.
-      threshold: of the density, in 1/unit of your files; 0 for ln 2 a voxel of the field, which stops
-        half of the light.
-      floaters: connected parts with a smaller share of the largest one's triangles are left out.
-      views: training cameras that are looked from; 0 for all.
-      texture: texels along a side of a picture that has the colours, of an .obj and a .glb; 0 for
-        colours of vertices.
+      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default a box around the scene.
+      faces: number of triangles to which a finer mesh is decimated; 0 keeps all.
+      threshold: density at the surface with how=density, in 1/unit of your files; 0 chooses the density
+        at which a voxel of the field has an opacity of one half.
+      floaters: connected parts with fewer triangles than this fraction of the largest part's are removed.
+      views: number of training cameras from which the scene is rendered; 0 for all.
+      texture: texels along a side of the texture of an .obj or .glb; 0 for colours of vertices.
       metres: the length of your unit in metres, by which a GLB is scaled.
-      up: x,y,z, the direction that is up, for a GLB; by default that of the cameras.
+      up: x,y,z, the upward direction of a GLB; by default as the cameras were held.
     """
 
     how: Literal["tsdf", "density"] = "tsdf"
@@ -89,7 +89,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     the run's folder is needed, and differences of exposure that were learned are removed.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
       settings: settings of the export.
       report: receives messages and progress.
@@ -231,7 +231,7 @@ def _paint(run: Run, views: Views, voxel: float) -> Paint:
 
 
 def _root(run: Run, settings: Settings, origin: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
-    """From the coordinates of a mesh to glTF's: +y is up, and the unit is a metre."""
+    """The matrix from the coordinates of a mesh to glTF's, with +y up and metres as the unit."""
     poses = np.asarray(run.cameras().camera_to_world)
     up = np.asarray(settings.up, np.float64) if settings.up else up_of(poses)
     matrix = np.eye(4)

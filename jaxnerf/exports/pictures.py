@@ -52,7 +52,7 @@ def look_through(run: Shown, camera: Camera, look: Look) -> Rendering:
     """Render a camera of a path, for both eyes if there are two; in the user's frame and unit.
 
     Args:
-      run: from `jaxnerf.load_run`, or a volume.
+      run: a run from `jaxnerf.load_run`, or a volume.
       camera: a single camera; its position is the middle between the eyes.
       look: how the frames are rendered.
 
@@ -88,7 +88,7 @@ def panels_of(seen: Rendering, look: Look) -> Float[np.ndarray, "height width 3"
     """The frame of a rendering: the panels side by side, with values in [0, 1].
 
     Args:
-      seen: from `look_through`.
+      seen: a rendering from `look_through`.
       look: how the frames are rendered.
     """
     depth, opacity, normals = (
@@ -108,7 +108,7 @@ def surface_depth(seen: Rendering) -> Float[np.ndarray, "height width"]:
     Depths are along the axis for pinhole cameras, and along the ray for lenses that are not flat.
 
     Args:
-      seen: from `look_through`.
+      seen: a rendering from `look_through`.
     """
     return np.where(seen.opacity >= 0.5, seen.depth_median, 0.0).astype(np.float32)
 
@@ -120,7 +120,7 @@ def depth_range(run: Shown, camera: Camera) -> tuple[float, float]:
     small image of the camera.
 
     Args:
-      run: from `jaxnerf.load_run`, or a volume.
+      run: a run from `jaxnerf.load_run`, or a volume.
       camera: a single camera: the first of a path.
     """
     if isinstance(run, Scan):

@@ -35,10 +35,10 @@ class Settings:
     """How points are made.
 
     Attributes:
-      spacing: the side of cubes, in the unit of your files, in each of which points become one; 0 for a
-        512th of the box.
-      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default where the scene is.
-      views: training cameras that are looked from; 0 for all.
+      spacing: side of the cubes in each of which all points are averaged to one, in the unit of your
+        files; 0 for a 512th of the box's longest side.
+      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default a box around the scene.
+      views: number of training cameras from which the scene is rendered; 0 for all.
     """
 
     spacing: float = 0.0
@@ -77,7 +77,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     Other programs read COLMAP's points under the names points3D.txt and points3D.bin.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
       settings: settings of the export.
       report: receives messages and progress.

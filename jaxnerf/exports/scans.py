@@ -36,8 +36,8 @@ class Scan:
     """A volume and its display settings, rendered like a `jaxnerf.Run`, in its file's frame and unit.
 
     Attributes:
-      folder: its file.
-      field, params, occupancy: the volume.
+      folder: the volume's file.
+      field, params, occupancy: the volume as a field.
       compositing: the compositing mode; the background is white for "attenuation", else black.
       centre, radius: a ball around all occupied cells.
       step: 0, since the volume was not trained.

@@ -52,9 +52,9 @@ class Settings:
 
     Attributes:
       resolution: voxels along the longest side of the box.
-      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default where the scene is.
-      views: training cameras that are looked from; 0 for all.
-      sh_degree: of the spherical harmonics, from 0 to 3.
+      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default a box around the scene.
+      views: number of training cameras from which the scene is rendered; 0 for all.
+      sh_degree: degree of the spherical harmonics that are fitted, from 0 to 3.
     """
 
     resolution: int = 256
@@ -104,7 +104,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     """Write a run's surfaces as Gaussians, and report the PSNR of their images against the field's.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, a .ply.
       settings: settings of the export.
       report: receives messages and progress.

@@ -38,7 +38,7 @@ def extract(
 
     Args:
       level: the function, of coordinates in voxels.
-      bricks: which cubes of `BRICK` voxels are sampled.
+      bricks: a mask of the cubes of `BRICK` voxels that are sampled.
       shape: voxels along each axis.
       progress: called with (blocks done, blocks in all).
 
@@ -158,7 +158,11 @@ def grown(bricks: Bool[np.ndarray, "X Y Z"], by: int) -> Bool[np.ndarray, "X Y Z
 def without_floaters(
     vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], share: float
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"], int]:
-    """A mesh without small connected parts, whose faces are fewer than a share of the largest part's.
+    """A mesh without connected parts that have fewer faces than a fraction of the largest part's.
+
+    Args:
+      vertices, faces: the mesh.
+      share: the fraction.
 
     Returns:
       The remaining vertices and faces, and the number of parts that were removed.

@@ -208,7 +208,7 @@ def seen_colours(
     Args:
       views: a batch of cameras, their depths [V, H, W] and colours [V, H, W, 3] as in `Views`.
       reach: largest difference from a view's depth at which a point is on the view's surface.
-      points, normals: of the surface, relative to the views' origin.
+      points, normals: points of the surface, relative to the views' origin, and their unit normals.
 
     Returns:
       sRGB in [0, 1]; and the sum of the weights, 0 if no view sees the point.

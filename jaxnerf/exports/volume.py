@@ -30,7 +30,7 @@ BLOCK = 16
 _AT_ONCE = CHUNK // BLOCK**3
 # Largest number of voxels of a dense grid: 1.9 GB with their colours.
 _MOST_VOXELS = 1 << 28
-# Voxels with less opacity have no colour.
+# Voxels whose opacity is at most this have no colour.
 _LEAST_OPACITY = 1e-3
 # Number of training cameras, in whose directions the colours of a voxel are averaged.
 _DIRECTIONS = 6
@@ -42,8 +42,8 @@ class Settings:
 
     Attributes:
       resolution: voxels along the longest side of the box.
-      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default where the scene is.
-      occupied: whether an NPZ has only the blocks of 16 x 16 x 16 voxels that hold something.
+      box: x0,y0,z0,x1,y1,z1 in the frame and unit of your files; by default a box around the scene.
+      occupied: whether an NPZ has only the blocks of 16 x 16 x 16 voxels that are not empty.
     """
 
     resolution: int = 256
@@ -92,7 +92,7 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     VDB has the sparse grids `density` and `color`, in linear RGB, with the names that Blender expects.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       out: the file, whose suffix is one of `SUFFIXES`.
       settings: settings of the export.
       report: receives messages and progress.

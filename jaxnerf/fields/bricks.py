@@ -17,10 +17,10 @@ ROWS_AT_ONCE = 1 << 14
 
 
 def number_of_points(cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
-    """How many lattice points a field on these cells keeps.
+    """The number of lattice points that a field on these cells stores.
 
     Args:
-      cells: which of a cube's cells may hold something.
+      cells: a mask of the cells of a cube that may be occupied.
       voxels_a_cell: the side of a cell in voxels.
     """
     return ROWS * brick_index(cells, voxels_a_cell)[1]
@@ -32,7 +32,7 @@ def brick_index(
     """Number the bricks that the corners of cells need.
 
     Args:
-      cells: which cells are occupied.
+      cells: a mask of the occupied cells.
       voxels_a_cell: the side of a cell in voxels.
 
     Returns:

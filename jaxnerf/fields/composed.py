@@ -1,7 +1,7 @@
 """Fields placed in a world, and several of them as one.
 
 Light that passes through several media at once meets the sum of their densities, and of what is stopped
-each medium has the share that its density has of the sum (Max, "Optical models for direct volume
+each medium has the fraction that its density has of the sum (Max, "Optical models for direct volume
 rendering", 1995). So for densities s_i and colours c_i of P parts
 
     density = sum of s_i,    colour = sum of s_i c_i / sum of s_i
@@ -34,8 +34,8 @@ class PlacedField(Wrapping):
     are turned back into the inner field's frame.
 
     Attributes:
-      field: asked in its own frame.
-      placement: from that frame to the world; differentiable.
+      field: the inner field, evaluated in its own frame.
+      placement: the similarity from that frame to the world; differentiable.
     """
 
     field: Any
@@ -49,7 +49,7 @@ class PlacedField(Wrapping):
         return density / self.placement.scale.astype(density.dtype), features
 
     def colour(self, params: Params, features: Any, view_directions: Any) -> Any:
-        """The inner field's, which is told the directions of its own frame."""
+        """The inner field's colour, for directions in its own frame."""
         return self.field.colour(params, features, self.placement.undo_turn(view_directions))
 
 
@@ -61,7 +61,7 @@ class ComposedField:
 
     Its parameters are a tuple of one for each part. `jaxnerf.render_rays` accumulates each part along
     rays as it is rendered alone, so that a field that gives one colour a ray (`shading`) is
-    told its own features. A rendering's `extras` are {"parts": [*batch, P]}, the share of each part in
+    told its own features. A rendering's `extras` are {"parts": [*batch, P]}, the fraction of each part in
     the ray's opacity; the extras of parts are left out.
 
     Attributes:

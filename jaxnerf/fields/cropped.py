@@ -98,14 +98,14 @@ class Region:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CroppedField(Wrapping):
-    """A field that is nothing outside of some regions, or inside. Implements `Field`. A pytree.
+    """A field whose density is 0 outside of some regions, or inside. Implements `Field`. A pytree.
 
     Its parameters are the inner field's. Where rays are sampled by an occupancy, crop that too
     (`jaxnerf.sampling.cropping.cropped_occupancy`), else rays end in what was cut away.
 
     Attributes:
-      field: any.
-      regions: in the field's frame; at least one.
+      field: the inner field.
+      regions: regions in the field's frame; at least one.
       keep: what lies "inside" of any of them, or "outside" of all; static.
     """
 

@@ -29,21 +29,21 @@ _STEEPEST = 15.0
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class HashGridField:
-    """The field of the paper. Implements `jaxnerf.fields.Field`; the settings are its identity.
+    """instant-ngp's field. Implements `jaxnerf.fields.Field`; the settings are its identity.
 
     A level is a lattice over the cube. Where its (resolution + 1)^3 points are no more than
     2^log2_rows, each has a row of its own; elsewhere points share rows by a hash. Parameters are
     {"table": [rows, features], "density": layers, "colour": layers}, coarsest level first.
 
     Attributes:
-      levels: of the encoding.
-      features: numbers a level.
-      log2_rows: logarithm of the most rows of a level.
-      coarsest, finest: cells along the cube on the first level and on the last.
+      levels: number of levels of the encoding.
+      features: number of features per level.
+      log2_rows: logarithm to base 2 of the largest number of rows of a level.
+      coarsest, finest: number of cells along the cube's side on the first level and on the last.
       width: units in the hidden layers, one before density and two before colour.
       geometry: numbers handed to the colour's network beside the density's logarithm.
       sh_degree: degree of the spherical harmonics of the direction.
-      side: of the cube about the origin, in the positions' unit; 4 holds contracted space. Outside
+      side: side of the cube around the origin, in the positions' unit; 4 for contracted space. Outside
         the density is 0.
     """
 

@@ -30,7 +30,7 @@ class NerfField:
         which leaves about one run in ten empty for ever.
       colour_padding: colours range from -padding to 1 + padding, so that black and white are
         reached by a finite sigmoid; 0 in the paper.
-      dtype: of the matrix products, "float32", "bfloat16" or, with `jax_enable_x64`, "float64".
+      dtype: type of the matrix products, "float32", "bfloat16" or, with `jax_enable_x64`, "float64".
         Parameters of any precision are taken; outputs have that of the positions.
     """
 

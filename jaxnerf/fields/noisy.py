@@ -18,9 +18,9 @@ class NoisyField(Wrapping):
     """A field with Gaussian noise on its density. Implements `jaxnerf.fields.Field`. A pytree.
 
     Attributes:
-      field: whose `density` takes a keyword `noise [...]`, added before the activation.
-      key: of the noise, the same each time that the field is evaluated; or one for each entry of the
-        positions' first dimensions. None for no noise.
+      field: a field whose `density` takes a keyword `noise [...]`, added before the activation.
+      key: PRNG key of the noise, the same each time that the field is evaluated; or one for each entry of
+        the positions' first dimensions. None for no noise.
       deviation: the standard deviation of the noise; static.
     """
 

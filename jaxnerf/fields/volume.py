@@ -26,11 +26,11 @@ _LEAST_DETERMINANT = 1e-6
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VolumeParams:
-    """What a `VolumeField` learns: all of it that is of floating-point numbers. A pytree.
+    """The parameters of a `VolumeField`: all its arrays of floating-point numbers. A pytree.
 
     Attributes:
-      values: of the voxels; None where they are integers, which no gradient can move.
-      colours: of the voxels, in [0, 1]; None where they are integers, or there are none.
+      values: values of the voxels; None if they are integers, which have no gradient.
+      colours: colours of the voxels, in [0, 1]; None if they are integers, or if there are none.
       transfer: the transfer function, or None.
     """
 
@@ -56,7 +56,7 @@ class VolumeField:
     Attributes:
       to_world: the matrix that takes an index (i, j, k, 1) to the world. A leaf, in which density and
         colour are differentiable.
-      values, colours: of the voxels, where they are integers (`VolumeParams` has those that learn).
+      values, colours: those of the voxels if they are integers; others are in `VolumeParams`.
       transfer: the transfer function that `init` begins with.
       shape, interpolation, dtype, colour_dtype: static; colour_dtype is "" where voxels have no colours.
     """
@@ -88,7 +88,7 @@ class VolumeField:
           density: [X, Y, Z] of real numbers: densities in 1/length or, with a transfer function, values.
           colour: [X, Y, Z, 3], RGB in [0, 1] or unsigned integers, of which the greatest is 1. By default
             the transfer function's, or white.
-          transfer: from a value to density and colour.
+          transfer: the transfer function from a value to density and colour.
           to_world: [4, 4]; see the attributes. By default voxels are unit cubes, the first one around 0.
           interpolation: "trilinear" or "nearest".
 
@@ -194,19 +194,19 @@ class VolumeField:
         cells: int | None = None,
         step: float | None = None,
     ) -> Occupancy:
-        """The occupancy that samplers skip empty space by, made from the array.
+        """The occupancy by which samplers skip empty space, computed from the array.
 
-        A cell is occupied if the density of any place in it can be above a threshold: the transfer
-        function is looked at from the least to the greatest value of all voxels around. What it says of
-        the density, by which rays are ended, is the least that any place in the cell has. With a
-        threshold of 0 nothing is lost. Not to be traced.
+        A cell is occupied if the density at any position in it can be above a threshold: the transfer
+        function is evaluated from the least to the greatest value of all voxels around. The density that
+        is expected in a cell, by which rays are ended early, is the least in it. With a threshold of 0
+        no density is lost. It cannot be traced.
 
         Args:
-          params: of this field.
+          params: the field's parameters.
           threshold: density in 1/length, at least 0.
-          cells: along each side of the cube around the volume; by default such that a cell is about four
-            voxels wide, and 128 at most.
-          step: the distance of samples along a ray; by default the shortest side of a voxel.
+          cells: number of cells along each side of the cube around the volume; by default such that a
+            cell is about four voxels wide, and 128 at most.
+          step: the distance between samples along a ray; by default the shortest side of a voxel.
 
         Raises:
           TypeError: the volume is being traced.

@@ -1,4 +1,4 @@
-"""Which cells of a cube hold something of a volume, from the least and the greatest value around each."""
+"""The occupied cells of a volume, from the least and the greatest value around each cell."""
 
 import dataclasses
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def cells_of(
 
     Args:
       values: [X, Y, Z], of the voxels.
-      transfer: from values to density; None where the values are densities.
+      transfer: the transfer function from values to density; None if the values are densities.
       to_world: the matrix of the voxels.
       origin, cell, count: the cube's first corner, the side of a cell, and cells along a side.
       nearest: whether values are not interpolated, so that fewer voxels matter to a place.
@@ -109,7 +109,7 @@ def _voxels_around(centre: np.ndarray, reach: float, side: int, nearest: bool) -
     """The voxels that matter to cells along an axis.
 
     Args:
-      centre: of the cells, on the lattice.
+      centre: the cells' centres, on the lattice.
       reach: half of a cell there.
       side: voxels along the axis.
       nearest: whether values are not interpolated.

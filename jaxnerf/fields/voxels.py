@@ -114,9 +114,9 @@ class VoxelField:
         """A field with bricks for all lattice points in or on the boundary of given cells.
 
         Args:
-          cells: which of a cube's cells may hold something.
-          origin, cell: the corner of the cube, and the side of a cell.
-          spacing: the distance of lattice points.
+          cells: a mask of the cells of a cube that may be occupied.
+          origin, cell: the lowest corner of the cube, and the side of a cell.
+          spacing: the distance between lattice points.
           settings, view_dependence: see the attributes.
         """
         bricks, _ = brick_index(cells, cell / spacing)
@@ -192,8 +192,8 @@ class VoxelField:
         The new field has view_dependence 1.
 
         Args:
-          params: of this field.
-          cells, origin, cell, spacing: of the new lattice, as in `on_lattice`.
+          params: the field's parameters.
+          cells, origin, cell, spacing: the new lattice, as in `on_lattice`.
         """
         after = VoxelField.on_lattice(cells, origin, cell, spacing, self.settings)
         before, own = float(self.spacing), np.asarray(self.origin)
@@ -225,7 +225,7 @@ class VoxelField:
         Inside the cells the field does not change. Outside, density falls to 0 within one voxel.
 
         Args:
-          params: of this field.
+          params: the field's parameters.
           cells, origin, cell: as in `on_lattice`.
         """
         spacing = float(self.spacing)

@@ -57,9 +57,9 @@ def march_distortion(
     come in order: cumulative sums, which XLA:CPU makes of windows, take five times as long.
 
     Args:
-      weights: of the samples, front to back.
+      weights: weights of the samples, front to back.
       middle: s in the middle of each sample's interval, ascending where there is weight.
-      width: of the intervals in s.
+      width: widths of the intervals in s.
 
     >>> w, s = jnp.array([[0.5], [0.5]]), jnp.array([[1.0], [3.0]])
     >>> march_distortion(w, s, jnp.full((2, 1), 0.6)).round(4).tolist()

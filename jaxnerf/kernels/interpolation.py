@@ -63,7 +63,7 @@ def trilinear_corners(
     is the caller's business: at its last point the corners above, of weight 0, lie outside.
 
     Args:
-      positions: in units of the lattice's spacing.
+      positions: positions in units of the lattice's spacing.
 
     >>> corners, weights = trilinear_corners(jnp.array([[2.25, 0.0, -1.0]]))
     >>> corners[4, 0].tolist(), weights[:, 0].tolist()

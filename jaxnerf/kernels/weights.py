@@ -26,7 +26,7 @@ def sums_before(values: Float[Array, "*layout"], axis: int = -1) -> Float[Array,
 
     Args:
       values: finite.
-      axis: along which to add.
+      axis: the axis of the sum.
 
     >>> sums_before(jnp.array([1.0, 2.0, 1e30])).tolist()
     [0.0, 1.0, 3.0]

@@ -20,7 +20,7 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
 
     Args:
       config: adapted to the scene (`jaxnerf.spaces.adapt_to_scene`).
-      scene: with photographs.
+      scene: the scene, with photographs.
 
     Raises:
       ConfigError: the method is that of `jaxnerf.fit`.
@@ -33,7 +33,7 @@ def first_state(config: Config, scene: Scene) -> TrainState:
 
     Args:
       config: adapted to the scene.
-      scene: with photographs.
+      scene: the scene, with photographs.
 
     Raises:
       ConfigError: the method is that of `jaxnerf.fit`.

@@ -74,19 +74,20 @@ def fit(
         was loaded with its training photographs, which is not read again.
       out: the run's folder, from which `jaxnerf.load_run(out)` renders, of an own field
         `jaxnerf.load_run(out, field=field)`; None keeps nothing.
-      steps: of training; by default those of the configuration, 2,000 for an own field.
-      seconds: from this call on, of which as many steps are made as fit, at most `steps`. By default the
-        budget of the configuration where `steps` are not given, none for an own field.
-      loss: (rendering, target) -> a number, or a number and a dict of metrics. Of an own field only.
-      optimizer: any of optax, of an own field only; None is Adam at 1e-2, which decays to a tenth.
-      resume: go on from the last checkpoint in `out`, if there is one, to the same bits as without the
-        interruption.
-      overwrite: start anew where `out` holds a run.
-      checkpoint_seconds: between checkpoints.
-      report: called after the first step, every so many, and the last; where it returns True training
-        stops, with a checkpoint.
-      report_every: steps.
-      settings: of the configuration, with "__" for a dot. Of an own field: those of "occupancy";
+      steps: number of training steps; by default that of the configuration, 2,000 for an own field.
+      seconds: time budget from this call on: as many steps are made as fit, at most `steps`. By default
+        that of the configuration if `steps` is not given, none for an own field.
+      loss: (rendering, target) -> a number, or a number and a dict of metrics. For an own field only.
+      optimizer: an optimizer of optax, for an own field only; None is Adam with a learning rate of 1e-2
+        that decays to a tenth.
+      resume: whether to continue from the last checkpoint in `out`, if there is one, to the same bits as
+        without the interruption.
+      overwrite: whether to replace a run in `out`.
+      checkpoint_seconds: time between checkpoints.
+      report: called after the first step, every `report_every` steps, and after the last; if it returns
+        True, training stops with a checkpoint.
+      report_every: number of steps between reports.
+      settings: keys of the configuration, with "__" for a dot. For an own field: those of "occupancy";
         evaluation__chunk, evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass,
         background, gradient_reach, seed; scene__space, ball, near, far, find_points. In a scene without
         an end they stay as they are named here, where a configuration's give way to what it needs.
@@ -144,10 +145,10 @@ class Session:
 
     Attributes:
       config: adapted to the scene, as the run's folder has it.
-      scene: with photographs.
+      scene: the scene, with photographs.
       trainer: takes the steps.
       state: before the first step, or restored.
-      checkpoints: of the run's folder; None keeps nothing.
+      checkpoints: those of the run's folder; None if nothing is stored.
       budget: seconds that training may take; 0 for no limit.
       plans: whether the total of steps is still to be fixed, by what fits into the budget.
     """
@@ -177,14 +178,14 @@ def prepare(
     """Begin a run, or resume it, on all processes at once; nothing is written before all is read.
 
     Args:
-      config: what to train.
+      config: the configuration to train.
       read: gives the scene with its photographs.
       out, resume, overwrite: see `jaxnerf.fit`.
       method: that of the configuration, or of an own field.
       chosen: keys of the configuration that the user chose; see `jaxnerf.spaces.adapt_to_scene`.
       names_steps, names_seconds: whether the user says how long to train; else a resumed run takes the
         steps that were fixed before.
-      prefix: how names of arguments begin in messages: "--" of flags.
+      prefix: prefix of names of arguments in messages: "--" for flags.
 
     Raises:
       SceneError, RunError, ConfigError: in one line what is wrong.
@@ -254,7 +255,7 @@ def follow(
     """Train to the end, with checkpoints; returns the last state, as the devices have it.
 
     Args:
-      session: what to train.
+      session: a session from `prepare`.
       seconds_left: see `jaxnerf.training.loop.train`.
       checkpoint_seconds, report: see `jaxnerf.fit`; only a single process may be stopped by a report.
       hooks: `report_every` and `between`, see `jaxnerf.training.loop.train`.

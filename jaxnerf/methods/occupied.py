@@ -32,7 +32,7 @@ def trainer(
 
     Args:
       config: adapted to the scene.
-      scene: with photographs.
+      scene: the scene, with photographs.
       loss, optimizer, by_rows, divergence_hint: see `jaxnerf.training.trainer.Trainer`.
     """
     split, (near, far) = scene.splits["train"], bounds_of(config, scene)
@@ -61,9 +61,9 @@ def first_state(
 
     Args:
       config: adapted to the scene.
-      scene: with photographs.
+      scene: the scene, with photographs.
       field: the one that is trained.
-      optimizer: of its parameters.
+      optimizer: the optimizer of its parameters.
     """
     training, settings = config.training, _section(config).occupancy
     space = space_of(config, scene)

@@ -52,7 +52,7 @@ def trainer_on(
     """The trainer of the fast field on photographs.
 
     Args:
-      split: with photographs.
+      split: a split with photographs.
       config: its sections voxels and training.
       near: t at which rays begin.
       unbounded: whether the scene is unbounded or forward-facing, for which the distortion loss is used.

@@ -1,4 +1,4 @@
-"""Functions of many rows, called on some at a time: one compiled program serves any number of them."""
+"""Calls of compiled functions on arrays of any number of rows, in chunks of one size."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Rows of a call.
+# Rows of a chunk, and the fewest.
 CHUNK = 1 << 16
 _FEWEST = 1 << 8
 
@@ -14,16 +14,17 @@ _FEWEST = 1 << 8
 def in_chunks(
     function: Any, *arrays: np.ndarray, on_one: bool = False, rows_at_once: int = CHUNK
 ) -> Any:
-    """A compiled function of arrays with one leading dimension, called on some rows at a time.
+    """Call a compiled function on chunks of rows, and concatenate the results as NumPy arrays.
 
-    The devices share the rows of a call. What else the function is given should be `replicated`.
+    The rows of a chunk are divided among the devices. Other arrays that the function uses should be
+    `replicated`. The last chunk is padded with zeros.
 
     Args:
-      function: of as many arrays.
-      arrays: with as many rows.
-      on_one: whether the first device does it all. For what holds a linear solver, since XLA does not
-        divide those: it gathers all rows on each device, and on a CPU that can wait for ever.
-      rows_at_once: in a call, a power of two.
+      function: function of as many arrays [rows_at_once, ...] that returns a pytree of such arrays.
+      arrays: arrays with the same number of rows.
+      on_one: whether only the first device is used. It is needed for linear solvers: XLA does not divide
+        them but gathers all rows on every device, which can deadlock on a CPU.
+      rows_at_once: rows of a chunk, a power of two.
     """
     count, parts = len(arrays[0]), []
     shared = None if on_one else NamedSharding(_devices(), PartitionSpec("rows"))
@@ -37,16 +38,16 @@ def in_chunks(
 
 
 def rows_for(count: int, most: int = CHUNK) -> int:
-    """The power of two of rows that so many are called in, at most as many as named."""
+    """The size of chunks for a number of rows: a power of two from 256 to `most`."""
     return min(max(1 << max(count - 1, 1).bit_length(), _FEWEST), 1 << (most.bit_length() - 1))
 
 
 def replicated(tree: Any) -> Any:
-    """Arrays on each of the devices that `in_chunks` uses."""
+    """Copies of arrays on all devices that `in_chunks` uses."""
     return jax.device_put(tree, NamedSharding(_devices(), PartitionSpec()))
 
 
 def _devices() -> Mesh:
-    """As many local devices as divide `CHUNK`."""
+    """The local devices, of which as many are used as the largest power of two."""
     devices = jax.local_devices()
     return Mesh(np.asarray(devices[: 1 << (len(devices).bit_length() - 1)]), ("rows",))

@@ -36,15 +36,15 @@ def carve(
     """The visual hull: which balls no camera sees entirely outside of the silhouettes.
 
     Args:
-      centres, radius: of the balls.
+      centres, radius: centres of the balls, and their common radius.
       cameras: a batch.
-      tiles: which squares of each picture hold something.
+      tiles: the squares of each picture that the silhouette covers, at least in part.
       tile: side of a square in pixels.
-      witnesses: how many cameras must see a ball outside before it is believed to be.
+      witnesses: number of cameras that must see a ball outside of the silhouette for it to be excluded.
 
     Returns:
-      Whether each ball may hold something; True where no camera sees it, and of lenses that are not
-      flat, whose pictures stretch too unevenly to say.
+      A mask of the balls that may be occupied. It is True where no camera sees the ball, and for lenses
+      that are not flat, whose pictures stretch too unevenly to tell.
     """
     if cameras.lens not in FLAT or not len(centres):
         return np.ones(len(centres), bool)
@@ -91,7 +91,7 @@ def footprint(
     """Which squares of each picture may show one of some balls.
 
     Args:
-      centres, radius: of the balls.
+      centres, radius: centres of the balls, and their common radius.
       cameras: a batch.
       shape: (rows, columns) of squares that cover a picture.
       tile: side of a square in pixels.
@@ -186,10 +186,10 @@ def pixels_that_show(
     """Which pixels of a picture a field may be seen in, by squares; all where a sampler does not say.
 
     Args:
-      field: of any kind; of a `ComposedField` the parts' placements count.
+      field: a field of any kind; of a `ComposedField` the parts' placements are used.
       sampler: an `OccupancySampler`, or a `ComposedSampler` of such, says.
       camera: a single one, or a batch of one for each column, which sees everything.
-      width, height: of the picture.
+      width, height: size of the picture in pixels.
     """
     everything = np.ones((height, width), bool)
     if isinstance(sampler, ComposedSampler) and isinstance(field, ComposedField):

@@ -93,7 +93,7 @@ def render_image(
       field, params, extras, normals, compositing: as for `render_rays`.
       camera: a single one, of any size; or a batch of as many as the picture has columns, each of which
         sees its own (`jaxnerf.stereo.omnidirectional_eye`).
-      sampler: of the first pass; rays that it leaves incomplete are rendered again with larger limits.
+      sampler: the sampler of the first pass; incomplete rays are rendered again with larger limits.
       near, far: the range of t; far may have a value per pixel. With the depth buffer of a rasterised
         image as far and the image itself as background, rasterised objects and the field occlude each
         other correctly.
@@ -104,7 +104,7 @@ def render_image(
         0.35 dB more on lego, in twice the time, with 0.1. Depths, normals and extras stay those of the
         middle ray. 0 for none.
       chunk: rays at a time on each device; memory grows with it. 0 is what suits the device.
-      devices: on which to render; all local ones by default.
+      devices: the devices on which to render; all local ones by default.
       progress: called with (rays done, rays in all) after each chunk.
 
     Returns:

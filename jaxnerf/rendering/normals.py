@@ -30,10 +30,10 @@ def normals_of_depth(
 
     Args:
       depth: t along each pixel's ray, the median depth.
-      opacity: of each pixel; from a half on it shows a surface.
-      origins, directions: of the rays.
+      opacity: opacity of each pixel; from a half on the pixel shows a surface.
+      origins, directions: those of the rays.
       gradients: normals of pixels that show no surface, and of those at its edges.
-      reach: how many pixels beside one others are compared.
+      reach: distance in pixels within which neighbours are compared.
     """
     shown = (opacity >= _SURFACE) & np.isfinite(depth)
     t = np.where(shown, depth, 0.0).astype(np.float64)
@@ -76,8 +76,8 @@ def pixels_apart(
 
     Args:
       sampler: an `OccupancySampler` of a space that is not contracted says how fine the field is.
-      focal: in pixels.
-      depth, opacity: of the picture.
+      focal: focal length in pixels.
+      depth, opacity: the picture's depth and opacity.
     """
     shown = depth[(opacity >= _SURFACE) & np.isfinite(depth)]
     if not isinstance(sampler, OccupancySampler) or not len(shown):

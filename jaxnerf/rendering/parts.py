@@ -26,11 +26,11 @@ class Light:
     """What rays see of the parts of a composed field, without a background.
 
     Attributes:
-      colour: on black.
-      through: the share of light that passes, exp of minus the optical depth of all parts.
+      colour: the colour on black.
+      through: the fraction of light that passes, exp of minus the optical depth of all parts.
       opacity, depth, depth_median, normals: as `jaxnerf.Rendering` has them.
       opacities: the opacity of each part, whose sum is the ray's.
-      weights: of each part's samples.
+      weights: weights of each part's samples.
     """
 
     colour: Float[Array, "*batch 3"]
@@ -66,7 +66,7 @@ def light_of_parts(
 
     Args:
       field, params, rays, compositing, normals: as for `jaxnerf.render_rays`.
-      samples: of the rays.
+      samples: samples of the rays.
     """
     shared = isinstance(samples, Samples)
     parts = (samples,) * len(field.fields) if isinstance(samples, Samples) else samples.parts

@@ -20,11 +20,11 @@ from jaxnerf.sampling.cells import Cells
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.occupancy import OCCUPIED
 
-# Voxels along a side of what of a grid is in memory at once.
+# Voxels along a side of a block of a grid. One block is evaluated at a time.
 BLOCK = 64
-# From where a point is looked at that nobody says how: along the axes, both ways.
+# Viewing directions whose colours are averaged if no directions are given: both ways along the axes.
 _ALL_AROUND = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
-# Of the opacity of the cell that is most opaque: less is fog.
+# Cells with less than this fraction of the opacity of the most opaque cell are fog.
 _FOG = 0.1
 
 
@@ -32,13 +32,13 @@ _FOG = 0.1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PointProperties:
-    """What a field holds at points. A pytree of arrays with the points' leading shape.
+    """A field's values at points. A pytree of arrays with the points' leading shape.
 
     Attributes:
-      density: in 1/length of the points' unit.
-      opacity: the share of light that is stopped on the length that was asked for.
-      colour: RGB in [0, 1]; None where it was not asked for.
-      features: whatever the field's density leaves for its colour; None of a grid.
+      density: density, in 1/length in the points' unit.
+      opacity: opacity, in [0, 1], of a segment of the requested length with this density.
+      colour: RGB in [0, 1]; None if it was not requested.
+      features: the features that the field's `density` returns for its `colour`; None on a grid.
     """
 
     density: Float[Array | np.ndarray, "*batch"]
@@ -51,13 +51,13 @@ class PointProperties:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hits:
-    """Where rays first meet something. A pytree of arrays with the rays' leading shape.
+    """The first surface points on rays. A pytree of arrays with the rays' leading shape.
 
     Attributes:
-      hit: whether half of a ray's light is stopped before its end.
-      points: where that is; not a number on other rays.
-      distance: the length of the way there; infinite on other rays.
-      normal: the unit normal of what is seen, which points towards the camera; zero on other rays.
+      hit: whether the ray's opacity reaches one half.
+      points: the point at which it does; NaN for other rays.
+      distance: distance of this point from the ray's origin; infinite for other rays.
+      normal: unit normal of the surface, pointing out of it (`Rendering.normals`); 0 for other rays.
     """
 
     hit: Bool[Array | np.ndarray, "*batch"]
@@ -76,18 +76,19 @@ def query(
     length: Float[Array, ""] | float = 1.0,
     colours: bool = True,
 ) -> PointProperties:
-    """What a field holds at points of its frame.
+    """Evaluate a field at points of its frame.
 
     Pure: works under jit, vmap, grad, for any leading shape.
 
     Args:
-      field, params: any field.
-      points: where it is evaluated.
-      directions: along which colours are seen, of any length but 0, which leave the eye; by default
-        colours are the mean over the six directions along the axes.
-      occupancy: of the cells that pictures sample; elsewhere there is nothing then.
-      length: on which opacity is told: 1 - exp(-density * length).
-      colours: whether to ask for colours.
+      field, params: any field and its parameters.
+      points: points in the field's frame.
+      directions: viewing directions, from the eye to the points, of any length but 0; by default colours
+        are means over the six directions along the axes.
+      occupancy: the occupancy grid with which images are sampled, outside of whose occupied cells density
+        is 0; None for density everywhere.
+      length: length of the segment in `PointProperties.opacity`: 1 - exp(-density * length).
+      colours: whether to evaluate colours.
     """
     density, features = density_at(field, params, occupancy, points)
     opacity = -jnp.expm1(-density * jnp.asarray(length, density.dtype))
@@ -107,14 +108,13 @@ def query(
 def density_at(
     field: Any, params: Params, occupancy: Occupancy | None, positions: Float[Array, "*batch 3"]
 ) -> tuple[Float[Array, "*batch"], Any]:
-    """What pictures show of a field at points: its density, none where no cell is occupied; its features.
+    """A field's density, 0 outside of occupied cells as in images, and its features.
 
     Pure. Everything is in the field's own frame.
 
     Args:
-      field, params: see `jaxnerf.fields.Field`.
-      occupancy: of the cells that pictures sample; None if they sample all of space.
-      positions: of the points.
+      field, params, occupancy: as for `query`.
+      positions: the points.
     """
     density, features = field.density(params, positions)
     if occupancy is not None:
@@ -140,7 +140,7 @@ def first_hit(
     sampler: Sampler = Hierarchical(),
     key: Keys | None = None,
 ) -> Hits:
-    """Where rays first meet something: where half of their light has been stopped.
+    """The first surface points on rays: the points at which their opacity reaches one half.
 
     Pure: works under jit, vmap, grad, for any leading shape.
 
@@ -162,11 +162,11 @@ def first_hit(
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A part of a grid.
+    """A block of a grid.
 
     Attributes:
-      where: of the whole grid's voxels, as an index of arrays.
-      properties: at their middles [x, y, z, ...].
+      where: the block's voxels, as an index into arrays of the whole grid.
+      properties: the field at the centres of these voxels, [x, y, z, ...].
     """
 
     where: tuple[slice, slice, slice]
@@ -175,12 +175,14 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class GridBlocks:
-    """A field on a regular grid, block by block: iterate over it, or have it written to arrays.
+    """A field on a regular grid, block by block: iterate over the blocks, or `write` them to arrays.
 
     Attributes:
-      grid: the voxels; `grid.affine` takes an index to the middle of a voxel.
-      ask: points [N, 3] in the grid's frame, in float64, and whether colours are wanted -> what is there.
-      balls: middles and radii of balls outside of which there is nothing; None where that is not known.
+      grid: the grid; `grid.affine` maps the index of a voxel to its centre.
+      ask: a function of points [N, 3] in the grid's frame, in float64, and of whether to evaluate
+        colours, that returns the `PointProperties` of the points.
+      balls: centres [B, 3] and radii [B] of balls outside of which density is 0; None if no such balls
+        are known.
       colours: whether blocks have colours.
     """
 
@@ -191,7 +193,7 @@ class GridBlocks:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """How many voxels the whole grid has along each axis."""
+        """The number of voxels of the whole grid along each axis."""
         return self.grid.shape
 
     def __len__(self) -> int:
@@ -212,14 +214,14 @@ class GridBlocks:
         opacity: np.ndarray | None = None,
         colour: np.ndarray | None = None,
     ) -> None:
-        """Fill arrays of the caller's: of any floating-point type, for instance `numpy.memmap`.
+        """Write the field into arrays of any floating-point type, for instance of `numpy.memmap`.
 
         Args:
-          density, opacity: of the grid's shape.
-          colour: of the shape and 3; not asked for where it is not given.
+          density, opacity: arrays of the grid's shape.
+          colour: array of the grid's shape and 3; colours are evaluated only if it is given.
 
         Raises:
-          ValueError: an array has another shape, or none is given.
+          ValueError: an array does not have its shape, or no array is given.
         """
         wanted = {"density": density, "opacity": opacity, "colour": colour}
         arrays = {name: array for name, array in wanted.items() if array is not None}
@@ -243,7 +245,7 @@ class GridBlocks:
         return jax.tree.map(lambda x: x.reshape(*points.shape[:3], *x.shape[1:]), found)
 
     def _full(self) -> Bool[np.ndarray, "X Y Z"]:
-        """Which blocks a ball reaches into."""
+        """A mask of the blocks that intersect the bounding box of a ball."""
         shape = tuple(-(-side // BLOCK) for side in self.shape)
         if self.balls is None:
             return np.ones(shape, bool)
@@ -272,7 +274,7 @@ def _empty(where: tuple[slice, ...], colours: bool) -> PointProperties:
 def grid_blocks(
     field: Field, params: Params, grid: Grid, *, occupancy: Occupancy | None = None
 ) -> GridBlocks:
-    """A field on a regular grid of its frame, block by block; opacities are those of a voxel.
+    """A field on a regular grid in its frame, block by block. Opacities are of segments one voxel long.
 
     Args:
       field, params, occupancy: as for `query`.
@@ -288,11 +290,11 @@ def grid_blocks(
 def asked_in_chunks(
     field: Any, params: Params, occupancy: Occupancy | None, length: float
 ) -> Callable[..., PointProperties]:
-    """`query` for any number of points, by a program that is compiled once.
+    """`query` for any number of points, with one compiled program.
 
     Returns:
-      A function of points [N, 3] and directions [N, 3] or None, in float32, and whether colours are
-      wanted; what it gives are NumPy arrays.
+      A function of points [N, 3] and directions [N, 3] or None, both in float32, and of whether to
+      evaluate colours, that returns `PointProperties` of NumPy arrays.
     """
     arrays, kind = split_field(field)
     constant = replicated((arrays, params, occupancy, np.float32(length)))
@@ -321,19 +323,19 @@ def cells_that_hold(
     occupancy: Occupancy | None = None,
     least_share: float = 0.01,
 ) -> Cells:
-    """Those of some cells that hold something, without what floats apart.
+    """The cells in which a field has a surface, without fog and floaters.
 
-    A cell holds something if the mean of its opacity at eight points is a tenth, at least, of that of the
-    most opaque cell: fog does not. Groups of such cells that touch (across corners too) are left out if
-    their opacities sum up to less than a share of the largest group's.
+    The opacity of a cell is its mean at eight points, for segments of the cell's side. Cells with less
+    than a tenth of the opacity of the most opaque cell are fog. Groups of other cells that touch (also
+    across corners) are floaters if the sum of their opacities is less than a fraction of the largest.
 
     Args:
       field, params, occupancy: as for `query`.
-      cells: where to look, at least one.
-      least_share: of the largest group's sum.
+      cells: the cells to examine, at least one.
+      least_share: the fraction of the largest sum.
 
     Returns:
-      The cells; none where all of space is empty.
+      The cells with a surface; none of them if the field is empty.
     """
     from scipy import ndimage
 

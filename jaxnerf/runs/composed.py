@@ -67,7 +67,7 @@ class ComposedRun:
     ) -> Rendering:
         """Render the image of a camera in the composition's frame; see `jaxnerf.Run.render`.
 
-        `extras["parts"]` of the result is each part's share of the opacity [height, width, P].
+        `extras["parts"]` of the result is each part's fraction of the opacity [height, width, P].
         """
         sampler, camera = self.sampler_for(camera), self.in_working_frame(camera)
         ends = np.inf if far is None else np.asarray(far, np.float64) / self.frame.scale

@@ -209,8 +209,8 @@ class Run:
         forward-facing one only what lies up to its far.
 
         Args:
-          least_share: groups of cells are ignored if the sum of their opacities is less than this share
-            of the largest group's.
+          least_share: groups of cells are ignored if the sum of their opacities is less than this
+            fraction of the largest group's.
 
         Raises:
           RunError: the scene is empty.

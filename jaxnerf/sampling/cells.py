@@ -16,10 +16,10 @@ class Cells:
     """Some cells of a cube, as an `Occupancy` has them.
 
     Attributes:
-      mask: which cells.
+      mask: a mask of these cells, by x, y, z.
       origin, cell: the corner of the cube, and the side of a cell, in the space.
-      space: of the cube; None is the world.
-      farthest: of an `NdcSpace`, the z in its cube up to which points are meant.
+      space: the cube's space; None for the world.
+      farthest: for an `NdcSpace`, the z in its cube up to which points are meant.
     """
 
     mask: Bool[np.ndarray, "X Y Z"]
@@ -70,10 +70,10 @@ class Cells:
         return self.cell / np.asarray(self.space.rate(jnp.asarray(points, jnp.float32)))
 
     def in_the_middle(self) -> "Cells":
-        """Of a space without an end, those cells in the part that pictures look at.
+        """The cells in the part of the space that pictures look at; all cells of a bounded scene.
 
-        Of contracted space those in the ball that keeps its shape, of a forward-facing scene those up to
-        `farthest` in the frustum's own picture.
+        In contracted space they are those in the uncontracted ball, in NDC space those in the view
+        frustum up to `farthest`.
         """
         if self.space is None:
             return self

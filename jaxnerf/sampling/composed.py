@@ -137,7 +137,7 @@ class ProposedBy:
 
     Attributes:
       sampler: for instance `Hierarchical`.
-      fields, params: of all levels, in the frame of the rays.
+      fields, params: fields of all levels, in the frame of the rays, and their parameters.
     """
 
     sampler: Any

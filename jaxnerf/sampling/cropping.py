@@ -18,7 +18,7 @@ def cropped_occupancy(occupancy: Occupancy, field: CroppedField) -> Occupancy:
     not known, so that no ray is ended by them. On the host.
 
     Args:
-      occupancy: of the whole field, in the frame of `field.regions`.
+      occupancy: the occupancy of the whole field, in the frame of `field.regions`.
       field: says what is kept.
     """
     code, cells = np.asarray(occupancy.cells), Cells.of(occupancy)
@@ -31,7 +31,7 @@ def cropped_occupancy(occupancy: Occupancy, field: CroppedField) -> Occupancy:
 
 
 def _kept(field: CroppedField, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Which cells may hold something that is kept, and which are kept as a whole."""
+    """Masks of the cells of which a part may be kept, and of those that are kept as a whole."""
     middles, reach = cells.balls()
     touching, inside = np.zeros(len(reach), bool), np.zeros(len(reach), bool)
     for region in field.regions:

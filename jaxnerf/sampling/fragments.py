@@ -26,9 +26,9 @@ class Fragments:
     """How rays fall into fragments. A pytree; M fragments of each of R rays, P parts.
 
     Attributes:
-      t0, t1: of each fragment, front to back.
-      slots: of each part, in which of its slots each fragment lies; any where the fraction is 0.
-      fractions: of each part, how much of that slot's interval a fragment is.
+      t0, t1: begin and end of each fragment, front to back.
+      slots: for each part, the slot in which each fragment lies; arbitrary where the fraction is 0.
+      fractions: for each part, the fraction of this slot's interval that a fragment is.
     """
 
     t0: Float[Array, "M R"]

@@ -59,8 +59,8 @@ def unit_strata(
 
     Args:
       batch: the leading shape; each row is drawn independently.
-      count: how many numbers in a row, at least 2.
-      key: where the randomness comes from; None gives the even spacing i / (count - 1) itself.
+      count: number of values in a row, at least 2.
+      key: a PRNG key; None for the even spacing i / (count - 1) itself.
 
     >>> unit_strata((), 5).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -88,7 +88,7 @@ def stratified(
     Args:
       near, far: where the ray begins and ends, both finite. A ray that begins at 0, where there is no
         disparity, has that of a thousandth of far there.
-      count: how many distances (fenceposts: one more than intervals).
+      count: number of distances (fenceposts: one more than intervals).
       key: None for even spacing from near to far, both included.
       spacing: even in "depth", or in "disparity" (1/t: dense near the camera).
 
@@ -156,8 +156,8 @@ def hierarchical(
 
     Args:
       t: fenceposts.
-      weights: of the intervals, not negative, on any scale.
-      count: how many distances to draw.
+      weights: weights of the intervals, not negative, on any scale.
+      count: number of distances to draw.
       key: None takes the quantiles 0, 1/(count-1), ..., 1.
       padding: added to every weight, so that a ray that saw nothing is sampled evenly.
 
@@ -243,9 +243,9 @@ def normalised(
     t: Float[Array, "*batch B"],
     spacing: Spacing = "depth",
 ) -> Float[Array, "*batch B"]:
-    """Distances as fractions of a ray's way, in the coordinate in which `stratified` spaces evenly.
+    """Distances normalised to [0, 1], in the coordinate in which `stratified` spaces evenly.
 
-    Of rays without an end, in the coordinate of `without_end`, where 1 is infinitely far.
+    Rays with an infinite far have the coordinate of `without_end`, in which 1 is infinitely far.
 
     >>> print(normalised(jnp.array(1.0), jnp.array(5.0), jnp.array([1.0, 2.0, 5.0])))
     [0.   0.25 1.  ]

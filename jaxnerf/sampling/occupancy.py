@@ -22,7 +22,7 @@ OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
 # Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
 OCTAVES, SMALLEST = 8.0, -10.0
-# Which cells hold something.
+# A mask of cells.
 Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
 
 
@@ -30,15 +30,15 @@ Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Occupancy:
-    """Which cells of a cube hold something. A pytree.
+    """The occupied cells of a cube, with the densities that are expected in them. A pytree.
 
     Attributes:
       cells: the module's code, by x, y, z.
       origin: the corner of the cube with the smallest coordinates.
       cell: the side of a cell.
-      step: the distance between samples along a ray, unless they are taken finer.
-      space: of a scene without an end, the space in which origin, cell and step are measured. None for a
-        cube in the world.
+      step: the distance between samples along a ray, for one sample per voxel.
+      space: in an unbounded or forward-facing scene, the space in which origin, cell and step are
+        measured; None for a cube in the world.
     """
 
     cells: UInt8[Array, "M M M"]
@@ -59,7 +59,7 @@ class Occupancy:
         """An occupancy without densities: empty cells are skipped, but no ray is ended early.
 
         Args:
-          cells: by x, y, z.
+          cells: a mask of the occupied cells, by x, y, z.
           origin, cell, step, space: see the attributes.
         """
         code = encode(jnp.asarray(cells), 0.0)
@@ -79,7 +79,7 @@ class Occupancy:
         """An occupancy with densities, by which rays are ended early where no light is left.
 
         Args:
-          cells: which cells are occupied, indexed by x, y, z.
+          cells: a mask of the occupied cells, by x, y, z.
           density: the density in 1/length that each cell has at least.
           origin, cell, step, space: see the attributes.
         """
@@ -111,10 +111,10 @@ class Occupancy:
         Args:
           field, params: see `jaxnerf.Field`.
           origin, side: the cube's corner with the smallest coordinates, and its side.
-          cells: along each side.
+          cells: number of cells along each side.
           step: see the attributes; by default half of a cell.
           empty_below: opacity of a step below which a place counts as empty.
-          places: along each side of a cell at which density is evaluated.
+          places: number of positions along each side of a cell at which density is evaluated.
 
         >>> class Ball:
         ...     def density(self, params, positions):
@@ -159,8 +159,8 @@ def encode(
     """The cells' code.
 
     Args:
-      occupied: which cells hold something.
-      density: expected in each or in all, per side of a cell; matters where occupied.
+      occupied: a mask of the occupied cells.
+      density: the density that is expected in each of them, or in all, per side of a cell.
     """
 
     def spread(step, carry):
@@ -175,7 +175,7 @@ def encode(
 
 @jax.jit
 def code_of(density: Float[Array, "*cells"] | float) -> UInt8[Array, "*cells"]:
-    """The code of cells that hold something, in which a density per side of a cell is expected."""
+    """The code of occupied cells in which a density, per side of a cell, is expected."""
     level = OCTAVES * (jnp.log2(jnp.maximum(density, 1e-9)) - SMALLEST)
     return jnp.clip(jnp.round(level), 0.0, 127.0).astype(jnp.uint8) + jnp.uint8(OCCUPIED)
 
@@ -186,7 +186,7 @@ def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
 
 
 def occupied(occupancy: Occupancy) -> Cells:
-    """Which cells hold something; of NumPy if the code is."""
+    """A mask of the occupied cells; a NumPy array if the code is one."""
     return occupancy.cells >= OCCUPIED
 
 

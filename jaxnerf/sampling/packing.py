@@ -53,7 +53,7 @@ def pack(count: Int[Array, " R"], length: int) -> Packing:
 
     Args:
       count: samples of each ray.
-      length: of the buffer, static.
+      length: length of the buffer, static.
 
     >>> packing = pack(jnp.array([2, 1, 3]), length=5)
     >>> packing.ray.tolist(), packing.slot.tolist(), packing.fits.tolist()

@@ -20,7 +20,7 @@ def grid(width: int, height: int, stride: int = 1) -> Float[Array, "rows columns
     """The middles of squares of pixels that cover a picture, row by row from the top.
 
     Args:
-      width, height: of the picture.
+      width, height: size of the picture in pixels.
       stride: side of a square in pixels. What is left over at the right and at the bottom has none.
 
     Raises:
@@ -45,8 +45,8 @@ def uniform(
     """Random pixels of one picture, each as likely as any other.
 
     Args:
-      key: where the randomness comes from.
-      count: how many.
+      key: a PRNG key.
+      count: number of pixels.
       size: (width, height) of the picture; may be traced, so that pictures of all sizes share a program.
       centres: whether to take the pixels' centres, and not places anywhere in them.
     """
@@ -93,11 +93,11 @@ def patches(
     All places where a patch lies within the picture are as likely.
 
     Args:
-      key: where the randomness comes from.
-      count: how many patches.
+      key: a PRNG key.
+      count: number of patches.
       size: (width, height) of the picture.
-      side: of a patch, in pixels of the patch.
-      stride: how far apart these are in the picture: a wider view, seen more coarsely.
+      side: side of a patch, in pixels of the patch.
+      stride: distance of these in the picture; more than 1 for a wider and coarser view.
 
     Returns:
       The centres of each patch's pixels, row by row from its top.
@@ -128,7 +128,7 @@ def weighted(
 ) -> Float[Array, "count 2"]:
     """Pixels of one picture, drawn by a map: a mask, or how wrong each pixel was.
 
-    A pixel's probability is its weight's share of the sum of all; those of weight 0 are never drawn.
+    A pixel's probability is its weight divided by the sum of all; pixels of weight 0 are never drawn.
     With p a pixel's probability and N the number of pixels, the mean of a loss divided by N p is that of
     evenly drawn pixels: drawing by errors finds what is wrong sooner, and the division keeps its weight.
 
@@ -180,11 +180,11 @@ def weighted_of_cameras(
 def inverse_cdf(
     weights: Float[Array, " n"] | Float[Array, "count n"], u: Float[Array, " count"]
 ) -> Int[Array, " count"]:
-    """Numbers of weights at which their cumulative share passes u; never of a weight of 0.
+    """Numbers of weights at which their cumulative fraction passes u; never of a weight of 0.
 
     Args:
       weights: not negative, not all 0; of all draws, or of each.
-      u: in [0, 1), or 1 for the last weight that is not 0.
+      u: numbers in [0, 1), or 1 for the last weight that is not 0.
 
     >>> inverse_cdf(jnp.array([0.0, 1.0, 0.0, 3.0]), jnp.array([0.0, 0.2, 0.25, 1.0])).tolist()
     [1, 1, 3, 3]

@@ -55,7 +55,7 @@ class Stratified:
     limit of many samples, but a far that fits the scene needs fewer.
 
     Attributes:
-      samples: of each ray, at least 2.
+      samples: number of samples of each ray, at least 2.
       spacing: intervals even in "depth" or in "disparity".
       sample_at: where in its interval a sample asks the field: in the "middle", or, as in the paper's
         code, at the "start", with a last interval without end.

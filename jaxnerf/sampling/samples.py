@@ -42,7 +42,7 @@ class Samples:
     """Samples along rays; see the module's contract. A pytree.
 
     Attributes:
-      t: where the field is evaluated, between t0 and t1.
+      t: distance at which the field is evaluated, between t0 and t1.
       t0, t1: the interval of each sample.
       length: the interval's length in the world's unit, by which density is multiplied. With even steps
         in contracted space it is the step divided by the contraction's rate at the sample.
@@ -153,7 +153,7 @@ def dense_samples(
     """Samples of all intervals between fenceposts.
 
     Args:
-      rays: with the fenceposts' leading shape.
+      rays: rays with the fenceposts' leading shape.
       t: fenceposts, ascending.
       s: the same in the sampler's coordinate; by default as far between the first and the last t.
       at_start: whether the field is evaluated where an interval begins, and not in its middle.

@@ -29,10 +29,10 @@ class March:
     """The samples of a march, slots first: [K, R], front to back. A pytree.
 
     Attributes:
-      t: of each sample; anything in slots that are not used.
+      t: distance of each sample; arbitrary in slots that are not used.
       t0, t1: its interval.
       s0, s1: the same along the ray's way through the grid, which begins at 0 and ends at 1.
-      length: of the interval in the world.
+      length: length of the interval in the world.
       count: samples of each ray, which fill its first slots.
       truncated: whether a ray ran out of slots or steps before its end.
       early_stopped: whether a ray ends where the grid expects next to no light to be left.

@@ -43,8 +43,8 @@ _READERS = {
 }
 # Number of files that are named in the message when no reader recognises a folder.
 _NAMED = 5
-# Pixels with alpha below CLEAR are transparent. Photographs of which more than the share LEAST_CLEAR of
-# the pixels is transparent have an alpha channel that separates the scene from its background.
+# Pixels with alpha below CLEAR are transparent. Photographs of which more than the fraction LEAST_CLEAR
+# of the pixels is transparent have an alpha channel that separates the scene from its background.
 CLEAR, LEAST_CLEAR = 128, 0.01
 
 

@@ -15,7 +15,7 @@ _PERCENTILES, MARGIN = (0.1, 99.9), 1.25
 # At most about _ENOUGH_POINTS points are projected. A camera whose lens is not flat is assumed to see
 # what is within about 45 degrees of its axis: the cosine is _ASIDE.
 _ENOUGH_POINTS, _ASIDE = 10_000, 0.7
-# If cameras see at most this share of the points, these are taken to be of another scene.
+# If cameras see at most this fraction of the points, these are taken to be of another scene.
 _LEAST_SEEN = 0.1
 # Without points the scene is assumed to be a ball whose radius is _BALL times the cameras' median
 # distance from its centre: this gives the near of 2 and far of 6 of NeRF's synthetic scenes, whose

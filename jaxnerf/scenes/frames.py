@@ -97,7 +97,7 @@ def look_outwards(poses: Poses) -> bool:
 
 
 def _meeting(poses: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """The point nearest to all viewing axes, or None, and the share of cameras that have it in front."""
+    """The point nearest to all viewing axes, or None, and the fraction of cameras that face it."""
     positions, back = poses[:, :, 3], poses[:, :, 2]
     across = np.eye(3) - np.mean(back[:, :, None] * back[:, None, :], axis=0)
     mean = positions.mean(axis=0)

@@ -32,7 +32,7 @@ _MAX_PIXELS_A_BYTE, _HARMLESS = 10_000, 16_777_216
 # The formats that are read. Pillow can read more, some of them by running other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _KINDS = "PNG, JPEG, WebP or TIFF"
-# Least share of valid pixels that a mask may leave: training draws pixels at random until one is valid.
+# Least fraction of valid pixels in a mask, since training draws pixels at random until one is valid.
 _LEAST_COUNTED = 1e-3
 _ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 # End marks that complete files have among their last _LAST_BYTES bytes.

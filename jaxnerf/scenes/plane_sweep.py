@@ -60,7 +60,7 @@ class FoundPoints:
     """Points of surfaces.
 
     Attributes:
-      positions: in the cameras' world.
+      positions: positions in the cameras' world.
       tracks: pairs (camera, point) of the cameras that see a point, as `jaxnerf.scenes.Scene.tracks`;
         first those of the cameras in whose photographs the points were found, one a point.
       nearest: the depth that next to nothing is nearer than, along the axis of any camera; None if the
@@ -77,9 +77,9 @@ class _Patches:
     """Squares of photographs, and the cameras that they are compared with.
 
     Attributes:
-      camera: of the photograph.
-      pixel: the middle.
-      others: cameras; -1 for none.
+      camera: index of the photograph's camera.
+      pixel: position of the square's middle, (x, y).
+      others: indices of the cameras that a square is compared with; -1 for none.
     """
 
     camera: Int[np.ndarray, " P"]
@@ -94,7 +94,7 @@ def with_found_points(scene: Scene) -> Scene:
     """Add points of surfaces to a scene whose files have none, and a near, if the files do not name it.
 
     Args:
-      scene: with photographs of the training split.
+      scene: a scene with photographs of the training split.
 
     Returns:
       The scene; as it was, if it has points or none are found.
@@ -118,7 +118,7 @@ def find_points(split: Split) -> FoundPoints | None:
     where silhouettes stand before something far, down to 72% (experiments/captures).
 
     Args:
-      split: with photographs.
+      split: a split with photographs.
 
     Returns:
       The points; None if there are too few that at least three photographs agree on.

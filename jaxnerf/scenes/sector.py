@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from jaxnerf.scenes.frames import Poses, across, look_outwards, looked_at
 from jaxnerf.stances import mean_axis
 
-# The split's name, its share of the cameras, and the least number of cameras from which it is taken.
+# The split's name, its fraction of the cameras, and the least number of cameras from which it is taken.
 SECTOR, SHARE, LEAST = "sector", 0.1, 20
 # Cameras surround the scene if no angle between neighbouring directions is as large as this.
 _OPENING = math.radians(120.0)

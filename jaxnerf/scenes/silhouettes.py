@@ -182,10 +182,10 @@ def stands_alone(scene: Scene) -> bool:
     and along a part of each side (a white sky does not reach the lower side); it is not the same in all
     photographs, as black bars are and what lies around the circle of a fisheye lens; and most cameras
     look at one place, around which nearly all points lie, if there are any. Nothing is known of the
-    surroundings then, so a field without an end could only put fog there.
+    surroundings then, so an unbounded field could only put fog there.
 
     Args:
-      scene: with the photographs to train on.
+      scene: a scene with the photographs to train on.
     """
     split = scene.splits["train"]
     plain = None if split.has_alpha else plain_background(split)

@@ -153,7 +153,7 @@ def usable_tiles(
     """The tiles in which a block of pixels that all count can be drawn.
 
     Args:
-      split: with photographs.
+      split: a split with photographs.
       tiles: (camera, row, column) of each tile, with a pixel that counts.
       block: side of a square in pixels, a power of 2.
 
@@ -180,7 +180,7 @@ def usable_sightings(split: Split, sightings: Sightings, block: int) -> Sighting
     """The points around which all pixels of a square count; None if there are none.
 
     Args:
-      split: with photographs.
+      split: a split with photographs.
       sightings: points that they show.
       block: side of a square in pixels.
     """

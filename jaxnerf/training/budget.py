@@ -120,9 +120,9 @@ class Plan:
         """The total of steps that fits, if it is time for a plan; all hosts find the same.
 
         Args:
-          number: of steps taken.
-          total: of the last plan.
-          left: seconds.
+          number: number of steps taken.
+          total: total of the last plan.
+          left: seconds that are left.
         """
         if not self._is_due(number, total, left):
             return None

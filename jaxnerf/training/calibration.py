@@ -136,9 +136,9 @@ def first_calibration(
     """The calibration before training, without any correction; None if nothing is to be learned.
 
     Args:
-      cameras: of the training photographs.
-      config: which are learned.
-      space: of the scene.
+      cameras: cameras of the training photographs.
+      config: settings that say which corrections are learned.
+      space: the scene's space; None for the world.
     """
     if not (config.affine_colour or config.refine_poses):
         return None
@@ -175,9 +175,9 @@ def step_calibration(
 
     Args:
       calibration: before.
-      gradients: of `Calibration.learned`.
+      gradients: gradients with respect to `Calibration.learned`.
       cameras: the training cameras as given.
-      rates: of learning, for colours and motions.
+      rates: learning rates of colours and motions.
     """
     updates: Any
     with jax.numpy_dtype_promotion("standard"):  # see `sharding.update`
@@ -199,8 +199,8 @@ def without_common(motions: Float[Array, "N 6"], arms: Float[Array, "N 3"]) -> F
     """Motions without what turns, shifts or scales all cameras as one, to first order.
 
     Args:
-      motions: of cameras.
-      arms: where they stand, from the pivot in units.
+      motions: motions of cameras.
+      arms: the cameras' positions relative to the pivot, in units.
     """
     motions = motions - jnp.mean(motions, axis=0, keepdims=True)
     away = arms - jnp.mean(arms, axis=0, keepdims=True)

@@ -96,10 +96,10 @@ def full_occupancy(
     Those are all cells of a space, if one is given; else what silhouettes leave of a cube.
 
     Args:
-      split: with photographs.
-      config: its settings.
-      background: behind the scene; see `TrainingConfig`.
-      space: of the grid.
+      split: a split with photographs.
+      config: settings of the occupancy.
+      background: colour behind the scene; see `TrainingConfig`.
+      space: the grid's space; None for the world.
     """
     if space is None:
         origin, side, mask = possible_cells(split, config.cells, background, 0.0)

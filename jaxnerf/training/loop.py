@@ -46,9 +46,9 @@ class Steps(Protocol):
     """What the loop asks of a `jaxnerf.training.trainer.Trainer`; see there.
 
     Attributes:
-      config: what all methods share.
-      divergence_hint: what to do when training diverges.
-      strategy: how the cost of steps changes.
+      config: the settings that all methods share.
+      divergence_hint: advice for the error when training diverges.
+      strategy: the relative costs of steps.
     """
 
     config: TrainingConfig
@@ -83,7 +83,7 @@ def train(
 
     Args:
       state: before the first step or restored, on the host.
-      trainer: what a step is.
+      trainer: takes the steps.
       seconds_left: the time that is left; training stops when it is less than that of a few steps.
       plan: whether to estimate the total of steps that fits into the time, at most the state's total.
       report_every: steps between reports, which are also made after the first and the last step.

@@ -114,7 +114,7 @@ def proposal_error(rendering: Rendering) -> Float[Array, "*batch"]:
     the interval. It trains the earlier levels only: the last level's weights have no gradient.
 
     Args:
-      rendering: of dense samples, with proposals (`jaxnerf.render_rays(..., proposals=True)`).
+      rendering: a rendering of dense samples with proposals (`jaxnerf.render_rays(..., proposals=True)`).
 
     Raises:
       ValueError: the samples are packed, there are no proposals, or parts of a composition have samples

@@ -30,7 +30,7 @@ class FieldOptimizerConfig:
       learning_rate: initial learning rate.
       final_fraction: the learning rate at the last step, as a fraction of the initial one; the decay is
         exponential.
-      beta1, beta2, epsilon: of Adam.
+      beta1, beta2, epsilon: Adam's parameters.
     """
 
     learning_rate: float = 1e-2
@@ -62,7 +62,7 @@ class VoxelOptimizerConfig:
         moved by this fraction towards the mean of its six neighbours. The weight decays with the learning
         rates, falls to 0 in the first half of the steps, and is reduced in proportion when there are more
         than 40 photographs. For unbounded scenes, parts of which few photographs show; 0 disables it.
-      beta1, beta2, epsilon: of Adam.
+      beta1, beta2, epsilon: Adam's parameters.
     """
 
     density_rate: float = 0.7
@@ -90,7 +90,7 @@ class NetworkOptimizerConfig:
         decay between them.
       delay_steps, delay_factor: warm-up: the learning rate is multiplied by a factor that rises from
         delay_factor to 1 in the first delay_steps steps (at most a tenth of the run).
-      beta1, beta2, epsilon: of Adam.
+      beta1, beta2, epsilon: Adam's parameters.
     """
 
     learning_rate: float = 5e-4

@@ -133,8 +133,8 @@ def local_part(batch: Any, devices: Sequence[Any] | None = None) -> Any:
     """This host's part of a global batch, with a leading dimension of its devices.
 
     Args:
-      batch: of all hosts.
-      devices: of all hosts; all there are by default.
+      batch: the batch of all hosts.
+      devices: devices of all hosts; by default all.
 
     Raises:
       ValueError: the batch does not divide into equal parts.
@@ -267,9 +267,9 @@ def gathered(parts: Any, like: Any, axis_name: str | None = AXIS) -> Any:
     """The whole arrays on each device, from all devices' parts; the inverse of `own`.
 
     Args:
-      parts: of the devices.
-      like: arrays in the shapes of the whole.
-      axis_name: of the devices.
+      parts: the devices' parts.
+      like: arrays in the shapes of the whole arrays.
+      axis_name: name of the axis of devices.
     """
 
     def joined(x: Array, whole: Array) -> Array:
@@ -293,11 +293,11 @@ def update(
     Args:
       optimizer: on several devices it must treat all rows of a long array alike and by themselves, as
         Adam does; a norm over all of them would be of this device's rows.
-      gradients: this device's part of the mean.
-      opt_state: this device's part.
-      params: whole.
-      axis_name: of the devices.
-      extra: what the optimizer is told, if it takes extra arguments.
+      gradients: this device's part of the mean gradients.
+      opt_state: this device's part of the optimizer's state.
+      params: the whole parameters.
+      axis_name: name of the axis of devices.
+      extra: extra arguments of the optimizer, if it takes any.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     mine = own(params, axis_name)
@@ -343,8 +343,8 @@ def whole(tree: Any, like: Any) -> Any:
     """The inverse of `divided`, as NumPy arrays; arrays that are whole stay as they are.
 
     Args:
-      tree: of `divided`, or of a mapped step. Of several hosts all must call this.
-      like: arrays or shapes of the whole.
+      tree: result of `divided`, or of a mapped step. All hosts must call this.
+      like: the whole arrays, or their shapes.
     """
 
     def joined(x: Any, expected: Any) -> np.ndarray:

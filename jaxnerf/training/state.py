@@ -122,10 +122,10 @@ def begin(
 
     Args:
       field: a field, or a tuple of one for each level of the sampler.
-      params: of the field.
+      params: the field's parameters.
       sampler: places samples.
       optimizer: that will take the steps.
-      total_steps: of the schedules.
+      total_steps: number of steps of the schedules.
     """
     steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(total_steps)}
     return TrainState(

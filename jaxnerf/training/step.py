@@ -67,7 +67,7 @@ def train_step(
         that is not part of the loss.
       calibrate: the update of the state's calibration, if it has one.
       gradient_reach: (step, total_steps) -> that of `jaxnerf.render_rays`.
-      axis_name: of the devices; None for a single one.
+      axis_name: name of the axis of devices; None for a single device.
 
     Returns:
       The next state, and metrics: "loss", "gradient_norm", "rays" (number in the global batch), "samples"

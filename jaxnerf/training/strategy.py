@@ -55,7 +55,7 @@ class Unchanged:
         """Prepare.
 
         Args:
-          split: with photographs.
+          split: a split with photographs.
           config: the settings.
           one_image: whether the rays of a batch are all from one photograph.
         """

@@ -29,10 +29,10 @@ class Trainer:
     """Takes steps of `jaxnerf.training.train_step` on all devices of all hosts.
 
     Attributes:
-      config: what all methods share.
-      strategy: what happens between steps.
+      config: the settings that all methods share.
+      strategy: changes the state between steps, and draws batches.
       one_step: the step of one device, which is mapped.
-      divergence_hint: what to do when training diverges, for the error's message.
+      divergence_hint: advice for the error when training diverges.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Trainer:
         """Prepare.
 
         Args:
-          split: with photographs.
+          split: a split with photographs.
           config, strategy, divergence_hint: see the attributes.
           loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
             gradient_reach: as for `train_step`.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
             long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
             at no norm of all of them.
-          learning_rate: that the optimizer follows, to be reported.
+          learning_rate: the schedule that the optimizer follows, to be reported.
         """
         self.config, self.strategy, self.divergence_hint = config, strategy, divergence_hint
         self._split, self._optimizer = split, optimizer
@@ -163,7 +163,7 @@ def axes_on(devices: int, by_rows: bool = True) -> TrainState | None:
     table at each step (37 instead of 29 ms with 1.6 million rows of the fast field).
 
     Args:
-      devices: how many take a step together.
+      devices: number of devices that take a step together.
       by_rows: as for `Trainer`.
     """
     return AXES if by_rows and devices > 1 else None

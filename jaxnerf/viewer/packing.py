@@ -63,7 +63,7 @@ def pack_table(bricks: Int[np.ndarray, "X Y Z"], table: Float[np.ndarray, "V C"]
     """Remove bricks without visible density, and quantise the values of the others.
 
     Args:
-      bricks, table: of a `VoxelField` and its parameters.
+      bricks, table: those of a `VoxelField` and its parameters.
     """
     count = int(bricks.max())
     points = np.asarray(table[: BRICK**3 * (count + 1)]).reshape(count + 1, BRICK**3, -1)

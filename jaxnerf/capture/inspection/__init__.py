@@ -31,7 +31,7 @@ __all__ = ["LONGEST_SIDE", "Inspection", "inspect"]
 # Photographs are compared at this longer side, in pixels: poses and sharpness need not be better.
 LONGEST_SIDE = 800
 _LEAST_VIEWS = 3
-# Largest share of cameras that do not see the box of training without a warning.
+# Largest fraction of cameras that do not see the box of training without a warning.
 _MISSING = 0.1
 
 

@@ -18,15 +18,15 @@ from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file
 from jaxnerf.scenes.picture_files import spellings
 
-# A photograph is blurred if its variance of the Laplacian is less than the share _BLURRED of the median
-# of its _NEIGHBOURS neighbours', and the logarithm of this ratio is more than _UNUSUAL standard
+# A photograph is blurred if its variance of the Laplacian is less than the fraction _BLURRED of the
+# median of its _NEIGHBOURS neighbours', and the logarithm of this ratio is more than _UNUSUAL standard
 # deviations (estimated robustly) below the median.
 _NEIGHBOURS, _BLURRED, _UNUSUAL = 6, 0.4, 4.0
 # Largest difference of equal poses, as a fraction of the cameras' extent and in radians.
 _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
 # A jump between consecutive photographs is a rotation of more than _JUMP degrees and _USUAL_TURNS times
 # the median one, with a movement of more than _JUMP_AWAY of the cameras' extent. Jumps are reported if
-# there are at least _FEWEST photographs and at most the share _FEW_JUMPS of them jumps.
+# there are at least _FEWEST photographs and at most the fraction _FEW_JUMPS of them jumps.
 _JUMP, _USUAL_TURNS, _JUMP_AWAY, _FEWEST, _FEW_JUMPS = 60.0, 6.0, 0.5, 12, 0.1
 # Folders in which readers look for photographs that are named without a folder.
 _ROOTS = ("", "images", "input", "image", "rgb")

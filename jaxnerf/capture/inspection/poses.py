@@ -26,14 +26,14 @@ from jaxnerf.scenes import SceneError
 # angle in degrees.
 _PAIRS, _LEAST_APART, _MOST_ANGLE = 8, 0.03, 50.0
 # The limit of small epipolar errors, and the median above which poses are wrong and not only inaccurate,
-# in pixels; the share of small errors below which poses are inaccurate, and the share that another
+# in pixels; the fraction of small errors below which poses are inaccurate, and the fraction that another
 # convention of poses must reach to be reported.
 SMALL, _LARGE = 2.0, 8.0
 _INACCURATE, _FITS = 0.7, 0.7
 _LEAST_PAIRS = 2
 # A focal length contradicts the matches if with another one the ratio of a pair's median error to that
 # with the given focal length is below _BETTER in the median over at least _LEAST_FOCAL_PAIRS pairs, and
-# below _BETTER_PAIR in the share _MOST_PAIRS of the pairs. _LEAST_ERROR is added to errors as their
+# below _BETTER_PAIR in the fraction _MOST_PAIRS of the pairs. _LEAST_ERROR is added to errors as their
 # noise, in pixels. Differences of less than a tenth are not reported.
 _LEAST_FOCAL_PAIRS, _BETTER, _BETTER_PAIR, _MOST_PAIRS = 4, 0.8, 0.95, 0.75
 _LEAST_ERROR, _OTHER_FOCAL = 0.05, math.log(1.1)
@@ -50,7 +50,7 @@ class Agreement:
     Attributes:
       pairs, matches: the numbers of pairs of views and of matches.
       median: median of the epipolar errors, in pixels.
-      small: the share of errors below `SMALL`, in the median over pairs.
+      small: the fraction of errors below `SMALL`, in the median over pairs.
       mistake: the convention that the poses seem to have instead of camera-to-world with OpenGL axes, or
         None.
       focal: a factor of the focal lengths with which poses and photographs agree better than with the
@@ -139,7 +139,7 @@ def _zoomed(seen: Sight, factor: float) -> Sight:
 def _errors(
     pairs: list[tuple[int, int, Sight, Sight]], poses: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """All epipolar errors, and the median over pairs of the share of small errors."""
+    """All epipolar errors, and the median over pairs of the fraction of small errors."""
     errors = [epipolar_errors(s, t, poses[[one, other]]) for one, other, s, t in pairs]
     return np.concatenate(errors), float(np.median([np.mean(each < SMALL) for each in errors]))
 

@@ -122,11 +122,11 @@ def count_samples(
     """How many samples rays of given cameras, through given places in their pictures, take.
 
     Args:
-      sampler: of the rays.
+      sampler: the sampler of the rays.
       cameras, camera, middle: as in `jaxnerf.training.state.Batch`.
       largest: the cells along each side of the largest grid that is expected: what counts for it serves
         all smaller ones, and is compiled once.
-      near: where rays begin.
+      near: t at which rays begin.
     """
     occupancy = sampler.occupancy
     size = occupancy.cells.shape[0]

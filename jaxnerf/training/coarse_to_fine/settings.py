@@ -89,10 +89,10 @@ class CoarseToFineConfig:
         )
 
     def sampler_for_pictures(self, occupancy: Occupancy) -> OccupancySampler:
-        """How pictures' rays are sampled: twice a step, or as often as in training if that is more.
+        """The sampler of pictures: two samples per voxel, or as many as in training if that is more.
 
-        In a scene without an end rays take many more samples, and two a step cost twice the time for
-        0.02 dB.
+        In unbounded scenes as many as in training: rays take many more samples there, and two per voxel
+        cost twice the time for 0.02 dB.
         """
         unbounded = occupancy.space is not None
         finer = self.samples_per_voxel if unbounded else max(2, self.samples_per_voxel)
@@ -152,7 +152,7 @@ class StageState:
 
     Attributes:
       stage: index of the current stage.
-      tiles: which tiles of the photographs show an occupied cell, as of the beginning of the stage.
+      tiles: a mask of the tiles that showed an occupied cell when the stage began.
       rays: number of rays in a batch.
     """
 

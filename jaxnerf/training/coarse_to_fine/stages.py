@@ -77,11 +77,11 @@ def first_state(
     foreground, a cube around the point that the cameras look at, about as large as they see whole.
 
     Args:
-      split: with photographs.
-      settings, stages, config: of the field, its stages, and training.
-      calibration: what photographs and cameras are off by, at first.
-      space: of the scene.
-      near: where rays begin.
+      split: a split with photographs.
+      settings, stages, config: settings of the field, of its stages, and of training.
+      calibration: the initial corrections of photographs and cameras; None for none.
+      space: the scene's space; None for the world.
+      near: t at which rays begin.
     """
     if space is None:
         astray = 0.0
@@ -223,9 +223,10 @@ def _lattice_of_stage(
     """The cells of a stage's cube, its corner, and the sides of a cell and of a voxel.
 
     Args:
-      old: of as many cells along a side as `stages.cells_of` says, with the voxels of the stage before.
-      cells: (x, y, z) of those of it that hold something.
-      stage, total: which, of a run of so many steps.
+      old: the occupancy, with as many cells along a side as `stages.cells_of` says, and the voxels of the
+        stage before.
+      cells: indices (x, y, z) of its occupied cells.
+      stage, total: index of the stage, and the total of steps of the run.
     """
     size = old.cells.shape[0]
     mask = _mask(cells, size)
@@ -250,13 +251,13 @@ def _voxels_of_points(
     points: int,
     voxels: tuple[float, float, float],
 ) -> int:
-    """How many voxels along the side of a cube make a lattice of so many points where cells are.
+    """The number of voxels along a cube's side with which the lattice has a number of points.
 
     Args:
-      cells: that hold something.
-      cell: the side of one, as a fraction of the cube's.
-      points: of the lattice.
-      voxels: along the side: at least, expected, and at most.
+      cells: a mask of the occupied cells.
+      cell: side of a cell, as a fraction of the cube's side.
+      points: number of lattice points.
+      voxels: the smallest, the expected and the largest number of voxels.
     """
     least, found, most = voxels
     for _ in range(3):  # points grow with the square or somewhat faster: what is there is surfaces

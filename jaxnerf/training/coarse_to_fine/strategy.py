@@ -53,9 +53,9 @@ class CoarseToFine:
         """Prepare.
 
         Args:
-          split: with photographs.
+          split: a split with photographs.
           stages, config: the settings.
-          near: where rays begin.
+          near: t at which rays begin.
           unbounded: whether the scene has no end.
           sightings: points of known depth in the photographs; the weight of their depths falls to 0.
         """

@@ -22,7 +22,7 @@ def live_view(
     """The live viewer of a run of any field, for the duration of the context; its `url` is its address.
 
     Args:
-      run: from `jaxnerf.load_run`.
+      run: a run from `jaxnerf.load_run`.
       port: the port, or the next free one if it is in use; 0 for any.
       photographs: the training split with images, which are then shown too.
 

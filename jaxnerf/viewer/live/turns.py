@@ -1,15 +1,15 @@
 """Sharing of the devices between training and the images of the live viewer; never both at once.
 
 Training lends the devices between two steps, in its own thread, and waits until they are returned. Images
-take a fixed share of the time, whatever their size: after t seconds of images, training runs for at least
-3 t.
+take a fixed fraction of the time, whatever their size: after t seconds of images, training runs for at
+least 3 t.
 """
 
 import threading
 import time
 from collections.abc import Callable
 
-# Largest share of the time that images take while there are clients.
+# Largest fraction of the time that images take while there are clients.
 SHARE = 0.25
 # Seconds for which devices are lent at a time; they are returned at the end of the current chunk of rays.
 _LENT = 0.1
@@ -51,7 +51,7 @@ class Turns:
         """For training, with idle devices: lend them if it is time; returns the seconds that it took.
 
         Args:
-          always: whether to lend them even if the share of images is used up, since training is paused.
+          always: whether to lend them even if the time of images is used up, since training is paused.
           wait: largest number of seconds to wait for a request.
         """
         begun = self._clock()
