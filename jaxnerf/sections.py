@@ -50,6 +50,9 @@ class VoxelsConfig:
       opacity_loss: weight of the squared error of opacity, where photographs have alpha.
       distortion_loss: weight of the distortion loss of mip-NeRF 360, in unbounded and forward-facing
         scenes. It prevents floaters close to the cameras.
+      transmittance_loss: weight of the squared transmittance of whole rays, in unbounded and
+        forward-facing scenes whose photographs have no alpha: something is seen in each pixel. A larger
+        weight fills the sky of outdoor scenes with fog, without any walls remain a little transparent.
       depth_loss: initial weight of the depth loss on rays to points of structure from motion
         (`jaxnerf.compositing.deviation_of`); it falls to 0 in the first half of the steps. 0 disables it.
     """
@@ -60,6 +63,7 @@ class VoxelsConfig:
     calibration: CalibrationConfig = CalibrationConfig()
     opacity_loss: float = 0.1
     distortion_loss: float = 0.01
+    transmittance_loss: float = 0.003
     depth_loss: float = 0.2
 
     compositing: ClassVar[Compositing] = "volume"
@@ -91,7 +95,6 @@ class VoxelsConfig:
             "voxels.optimizer.beta1": 0.9,
             "voxels.stages.samples_per_voxel": 1,
             "voxels.stages.most_cells": 256,
-            "training.background": "random",
             "training.gradient_reach": 1.0,
             "evaluation.edge_supersampling": 0.0,
         }

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.scenes import Scene, load_scene
+from jaxnerf.scenes import Scene, Split, load_scene
+from jaxnerf.scenes.backgrounds import mean_colour_of
 from jaxnerf.scenes.brightness import brightness_of
 from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
@@ -67,7 +68,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     split = scene.splits["train"]
     if config.training.background == "auto" and split.images is not None:
         chosen = set(chosen) - {"training.background"}
-        changes["training.background"] = background_of(split) if space == "bounded" else "white"
+        changes["training.background"] = _background_of(config.method, space, split)
     # A configuration that names its space is that of a run, unless the user names it now.
     needed: dict[str, Any] = {}
     if space != "bounded" and (is_new or "scene.space" in chosen):
@@ -84,6 +85,21 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
     changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
+
+
+def _background_of(method: str, space: str, split: Split) -> str:
+    """The background of a scene whose configuration leaves it to the scene.
+
+    An unbounded scene fills its photographs, so nothing is seen of a background but where density is
+    missing: early in training, and for ever where no photograph looks. The fast field has the mean colour
+    of the photographs there. Against white or random colours it would gain most by density everywhere,
+    close to the cameras too, which stays as fog (experiments/captures).
+    """
+    if space == "bounded":
+        return background_of(split)
+    if method != "voxels":
+        return "white"
+    return "random" if split.has_alpha else mean_colour_of(split)
 
 
 def _space_that_suits(scene: Scene) -> str:

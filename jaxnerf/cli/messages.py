@@ -28,6 +28,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
     return (
         f"{describe(scene)}\n"
         f"{behind(scene, config)}"
+        f"{where_nothing_is_seen(config)}"
         f"{held_by_points(scene, config)}"
         f"{own_colours(config)}"
         f"{region(scene, getattr(state.sampler, 'occupancy', None))}"
@@ -74,6 +75,13 @@ def _plain(plain: PlainBackground | None, background: str) -> str:
         f"training.background is {background}, but the borders of the photographs are plain "
         f"{plain.name}: --training.background={plain.name} is probably meant\n"
     )
+
+
+def where_nothing_is_seen(config: Config) -> str:
+    """A line about the colour of what no photograph shows, in scenes that fill their photographs."""
+    if config.scene.space == "bounded" or not config.training.background.startswith("#"):
+        return ""
+    return f"{config.training.background} where no photograph looks (--training.background)\n"
 
 
 def held_by_points(scene: Scene, config: Config) -> str:

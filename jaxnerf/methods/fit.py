@@ -43,6 +43,7 @@ from jaxnerf.training.trainer import Trainer
 
 _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
+_TRANSMITTANCE = "voxels.transmittance_loss"
 
 
 def fit(
@@ -232,6 +233,8 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
         kept["training.background"] = saved.training.background
     if config.scene.find_points and "scene.find_points" not in chosen:
         kept["scene.find_points"] = saved.scene.find_points
+    if _TRANSMITTANCE not in chosen:
+        kept[_TRANSMITTANCE] = saved.voxels.transmittance_loss
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball
     found = config.scene.space == "auto" or "scene.space" in chosen

@@ -55,7 +55,8 @@ def trainer_on(
       split: a split with photographs.
       config: its sections voxels and training.
       near: t at which rays begin.
-      unbounded: whether the scene is unbounded or forward-facing, for which the distortion loss is used.
+      unbounded: whether the scene is unbounded or forward-facing, for which the losses of distortion and
+        transmittance are used.
       sightings: points of known depth in the photographs.
       gradient_reach: see `jaxnerf.training.train_step`.
     """
@@ -84,6 +85,7 @@ def trainer_on(
         loss=PhotometricLoss(
             opacity=voxels.opacity_loss,
             distortion=voxels.distortion_loss if unbounded else 0.0,
+            transmittance=voxels.transmittance_loss if unbounded else 0.0,
             depth=voxels.depth_loss if sightings is not None else 0.0,
         ),
         optimizer=optimizer(config),

@@ -130,9 +130,13 @@ def read_config(folder: Path) -> Config:
         raise RunError(f"{folder}: not a run folder (no config.json)")
     try:
         text = path.read_text(encoding="utf-8")
-        config, named = from_json(text), json.loads(text).get("scene", {})
-        if "find_points" not in named:  # so that an older run goes on as it began
+        config, sections = from_json(text), json.loads(text)
+        named = sections.get("scene", {})
+        # So that an older run goes on as it began.
+        if "find_points" not in named:
             config = override(config, {"scene.find_points": False})
+        if "transmittance_loss" not in sections.get("voxels", {}):
+            config = override(config, {"voxels.transmittance_loss": 0.0})
         if "ball" not in named and config.scene.space != "bounded":
             # The unit of density in unbounded spaces was another one, so that images would be wrong.
             raise ConfigError("of an older version, for a space without an end; train again")

@@ -3,11 +3,17 @@
 import re
 from typing import Annotated
 
+import numpy as np
+
+from jaxnerf.scenes import Split
+
 # The type of a background in a configuration; the second argument is the type's name in the help.
 Background = Annotated[str, "auto|white|black|random|#RRGGBB"]
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 _NOT_COLOURS = ("auto", "random")
+# A mean colour is that of about so many pixels along the longer side of each photograph.
+_PIXELS = 128
 
 
 def read_background(text: object) -> str:
@@ -55,6 +61,29 @@ def colour_of(background: str) -> tuple[float, float, float]:
     """
     red, green, blue = levels_of(background)
     return red / 255.0, green / 255.0, blue / 255.0
+
+
+def mean_colour_of(split: Split) -> str:
+    """The name of the mean sRGB colour of photographs' valid pixels, with alpha as weight.
+
+    Args:
+      split: a split with photographs. White if none of its pixels is valid.
+    """
+    assert split.images is not None
+    stride = max(max(split.images.shape[1:3]) // _PIXELS, 1)
+    some = np.s_[stride // 2 :: stride, stride // 2 :: stride]
+    total = np.zeros(4, np.int64)  # exact, so that all hosts find the same
+    for index, image in enumerate(split.images):
+        # Beyond the edges of a smaller photograph alpha is 0.
+        weight = image[some][..., 3].astype(np.int64)
+        if split.masks is not None:
+            weight = weight * split.masks[index][some]
+        total[:3] += np.einsum("hw,hwc->c", weight, image[some][..., :3].astype(np.int64))
+        total[3] += weight.sum()
+    if not total[3]:
+        return "white"
+    red, green, blue = (int(level) for level in np.rint(total[:3] / total[3]))
+    return name_of((red, green, blue))
 
 
 def describe_colour(background: tuple[float, float, float] | float) -> str | float:

@@ -24,6 +24,8 @@ class PhotometricLoss:
     Attributes:
       proposals: weight of the squared error of each level of sampling before the last (NeRF, eq. 6).
       opacity: weight of the squared error of opacity, where photographs have alpha.
+      transmittance: weight of the squared transmittance of whole rays, where photographs have no alpha;
+        for scenes that fill their photographs.
       distortion: weight of the distortion loss (mip-NeRF 360, eq. 15); not for a composed field whose
         parts have samples of their own.
       depth: weight of the deviation of the ray's termination from known points
@@ -32,6 +34,7 @@ class PhotometricLoss:
 
     proposals: float = 0.0
     opacity: float = 0.0
+    transmittance: float = 0.0
     distortion: float = 0.0
     depth: float = 0.0
 
@@ -51,6 +54,9 @@ class PhotometricLoss:
         if self.opacity and target.alpha is not None:
             error = (rendering.opacity - target.alpha) ** 2
             loss = loss + self.opacity * mean_over_rays(rendering, error)
+        if self.transmittance and target.alpha is None:
+            left = (1.0 - rendering.opacity) ** 2
+            loss = loss + self.transmittance * mean_over_rays(rendering, left)
         if self.distortion:
             spread = distortion_of(*_of_rays(rendering, "PhotometricLoss.distortion"))
             loss = loss + self.distortion * mean_over_rays(rendering, spread)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ball import photographs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scene_factory import (
     TINY,
@@ -24,6 +26,7 @@ from jaxnerf.presets import preset
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Split, load_scene
+from jaxnerf.scenes.backgrounds import levels_of, mean_colour_of
 from jaxnerf.scenes.silhouettes import (
     TILE,
     background_of,
@@ -185,8 +188,10 @@ def test_the_demo_scene_without_alpha_has_the_silhouettes_that_it_has_with_alpha
     assert (expected & ~shown).sum() < 0.005 * expected.sum()
 
 
-def suited_background(split: Split, background: str = "auto", chosen=(), **scene) -> str:
-    start = override(preset("minute"), {"training.background": background})
+def suited_background(
+    split: Split, background: str = "auto", chosen=(), start: str = "minute", **scene
+) -> str:
+    start = override(preset(start), {"training.background": background})
     scene = Scene("discs", Path("discs"), "blender", {"train": split}, 2.0, 6.0, **scene)
     return adapt_to_scene(start, scene, chosen).training.background
 
@@ -201,13 +206,53 @@ def test_what_suits_a_scene_lies_behind_it_unless_the_user_says_otherwise(demo):
     # Photographs with alpha are blended on white, whatever colour their empty pixels have.
     assert suited_background(demo.splits["train"]) == "white"
     assert suited_background(photographs(2)) == "white"
-    # The same disc in all of them may be the circle of a lens.
-    assert suited_background(green, unbounded=True) == "random"
-    assert suited_background(green, "auto", [key], unbounded=True) == "random"
+    # The same disc in all of them may be the circle of a lens. Of a scene that fills its photographs
+    # nothing is plain: their mean colour.
+    mean = green.images[..., :3].reshape(-1, 3).astype(float).mean(axis=0)
+    named = "#{:02x}{:02x}{:02x}".format(*(int(level) for level in mean.round()))
+    assert suited_background(green, unbounded=True) == named
+    assert suited_background(green, "auto", [key], unbounded=True) == named
+    known = override(preset("minute"), {"scene.space": "unbounded"})
+    scene = Scene("ball", Path("ball"), "blender", {"train": photographs(2)}, 2.0, 6.0)
+    assert adapt_to_scene(known, scene).training.background == "random"  # since it has alpha
+    for method in ("nerf", "hash_grid"):
+        name = {"nerf": "white", "hash_grid": "random"}[method]
+        assert suited_background(green, start=method, unbounded=True) == name
     assert suited_background(green, "black", [key], unbounded=True) == "black"
     # A run's scene has no photographs.
     blind = dataclasses.replace(green, images=None)
     assert suited_background(blind, "#14a046") == "#14a046"
+
+
+@settings(max_examples=4)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_a_mean_colour_is_that_of_the_valid_pixels_of_all_photographs(seed, masked):
+    random = np.random.default_rng(seed)
+    split = discs((20, 160, 70), count=3)
+    split.images[..., :3] = random.integers(0, 256, split.images[..., :3].shape)
+    split.images[1, :, 60:] = 0  # a narrower photograph
+    masks = random.random(split.images.shape[:3]) < 0.5 if masked else None
+    whole = np.ones(split.images.shape[:3], bool) if masks is None else masks
+    sums, count = np.zeros(3), 0
+    for image, valid in zip(split.images, whole, strict=True):
+        for row, here in zip(image, valid, strict=True):
+            for pixel, counts in zip(row, here, strict=True):
+                if counts and pixel[3]:
+                    sums, count = sums + pixel[:3], count + 1
+    expected = "#{:02x}{:02x}{:02x}".format(*(int(level) for level in np.rint(sums / count)))
+    assert mean_colour_of(dataclasses.replace(split, masks=masks)) == expected
+
+
+def test_a_mean_colour_of_large_photographs_is_that_of_some_pixels_and_of_none_white():
+    split = discs((20, 160, 70), count=2)
+    large = np.repeat(np.repeat(split.images, 8, axis=1), 8, axis=2)
+    mean, found = (
+        levels_of(mean_colour_of(dataclasses.replace(split, images=images)))
+        for images in (split.images, large)
+    )
+    np.testing.assert_allclose(found, mean, atol=4)
+    nothing = np.zeros(split.images.shape[:3], bool)
+    assert mean_colour_of(dataclasses.replace(split, masks=nothing)) == "white"
 
 
 def train(folder, run, *flags) -> None:

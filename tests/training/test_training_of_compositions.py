@@ -65,6 +65,18 @@ def test_losses_of_half_of_a_field_twice_are_those_of_the_field(kind):
     assert np.abs(found - without).min() > 1e-3
 
 
+def test_the_loss_of_transmittance_is_its_mean_square_where_photographs_have_no_alpha():
+    sampler, _ = SAMPLERS["shared"]
+    seen = render_rays(TWICE, HALF, RAYS, sampler)
+    opaque = dataclasses.replace(TARGET, alpha=None)
+    weighted = PhotometricLoss(transmittance=0.5)
+    added = weighted(seen, opaque)[0] - PhotometricLoss()(seen, opaque)[0]
+    left = 1.0 - np.asarray(seen.opacity, np.float64)
+    assert left.max() > 0.1
+    np.testing.assert_allclose(added, 0.5 * np.mean(left**2), rtol=1e-5)
+    np.testing.assert_array_equal(weighted(seen, TARGET)[0], PhotometricLoss()(seen, TARGET)[0])
+
+
 def test_proposals_of_a_composition_are_those_of_the_field():
     sampler, thin = Hierarchical((16, 24)), jnp.float32(0.3)  # a level that allows too little
 
