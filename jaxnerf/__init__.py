@@ -4,6 +4,7 @@ import warnings
 
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config, ConfigError
+from jaxnerf.config.presets import preset
 from jaxnerf.contraction import SphereContraction
 from jaxnerf.errors import Error
 from jaxnerf.fields import Field
@@ -18,7 +19,6 @@ from jaxnerf.fields.warped import WarpedField
 from jaxnerf.geometry import Placement
 from jaxnerf.kernels import compiler
 from jaxnerf.methods.fit import fit
-from jaxnerf.presets import preset
 from jaxnerf.rendering import (
     Box,
     Grid,

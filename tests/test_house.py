@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxnerf"
 # also one another.
 ORDER = [
     ("errors",),
-    ("checks", "earlier_versions", "runs.files", "geometry"),
+    ("runs.files", "geometry"),
     ("kernels",),
     ("distortion",),
     ("lenses",),
@@ -23,9 +23,7 @@ ORDER = [
     ("scenes",),
     ("training",),
     ("evaluation",),
-    ("sections",),
     ("config",),
-    ("presets", "spaces"),
     ("runs",),
     ("methods",),
     ("capture", "exports"),

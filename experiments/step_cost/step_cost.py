@@ -29,9 +29,9 @@ import numpy as np
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
+from jaxnerf.config.presets import preset
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.methods import nerf
-from jaxnerf.presets import preset
 from jaxnerf.scenes import Split
 
 

@@ -19,10 +19,10 @@ import jax
 from absl import flags
 
 from jaxnerf.config import Config, ConfigError, describe, flatten, named_settings, override
-from jaxnerf.earlier_versions import key_today
+from jaxnerf.config.earlier_versions import key_today
+from jaxnerf.config.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 from jaxnerf.errors import Error
 from jaxnerf.kernels.memory import keep_freed
-from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 
 
 @dataclasses.dataclass

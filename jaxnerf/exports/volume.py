@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxnerf.checks import in_range
+from jaxnerf.errors import in_range
 from jaxnerf.exports.colours import linear_levels
 from jaxnerf.exports.files import Report, package, whole_file
 from jaxnerf.exports.grids import box_of

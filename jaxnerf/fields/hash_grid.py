@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import Params, dense, in_precision
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 

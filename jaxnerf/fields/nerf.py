@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxnerf.checks import positive
+from jaxnerf.errors import positive
 from jaxnerf.fields import Params
 
 

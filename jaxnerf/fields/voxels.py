@@ -19,8 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import dense, in_precision
 from jaxnerf.fields.bricks import (
     BRICK,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf.config import Config
-from jaxnerf.earlier_versions import names_as_stored
+from jaxnerf.config.earlier_versions import names_as_stored
 from jaxnerf.runs.files import KEPT, RunError, disk_errors, first_line
 from jaxnerf.training.state import TrainState
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.config import Config
+from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.fields import Field
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering import (
@@ -32,7 +33,6 @@ from jaxnerf.runs.structure import structure_of
 from jaxnerf.sampling import Occupancy, Sampler
 from jaxnerf.scenes import Scene, Similarity
 from jaxnerf.scenes.backgrounds import colour_of
-from jaxnerf.spaces import bounds_of
 from jaxnerf.training.calibration import Calibration
 from jaxnerf.training.state import TrainState
 

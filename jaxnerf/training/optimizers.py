@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxnerf.checks import in_range, positive
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields.voxels import VoxelParams, decay_density
 
 # (step, total_steps) -> a factor.

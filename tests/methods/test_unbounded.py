@@ -12,17 +12,17 @@ from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 from jaxnerf.cameras import Camera, cast_rays, look_at_pose
 from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
+from jaxnerf.config.adaptation import adapt_to_scene, bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.presets import preset
+from jaxnerf.config.sections import VoxelsConfig
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.methods import first_state, trainer_of
-from jaxnerf.presets import preset
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import Run, run_of
 from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
-from jaxnerf.sections import VoxelsConfig
-from jaxnerf.spaces import adapt_to_scene, bounds_of, gradient_reach_of, space_of
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig

@@ -17,7 +17,7 @@ from jaxnerf import (
     render_image,
     render_rays,
 )
-from jaxnerf.presets import preset
+from jaxnerf.config.presets import preset
 from jaxnerf.sampling.intervals import without_end
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.training.optimizers import NetworkOptimizerConfig, learning_rate

@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 from jaxnerf import Camera, Part, Region, Run, cast_rays, compose, preset
 from jaxnerf.cameras import pixel_centres
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
 from jaxnerf.methods import first_state
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import run_of
 from jaxnerf.scenes import Similarity
-from jaxnerf.spaces import adapt_to_scene
 
 OTHER_FRAME = Similarity(0.4, np.eye(3), np.array([1.0, 2.0, 3.0]))
 

@@ -18,11 +18,11 @@ from scene_factory import TINY, write_scene
 
 from jaxnerf import Camera, Config, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
+from jaxnerf.config.sections import NerfConfig
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.methods import nerf
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Split
-from jaxnerf.sections import NerfConfig
 from jaxnerf.training import PhotometricLoss, TrainState, begin, train_step
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.loop import FitError, train

@@ -7,7 +7,7 @@ from typing import no_type_check
 import jax
 from jaxtyping import Array, Bool, Int
 
-from jaxnerf.checks import in_range, positive
+from jaxnerf.errors import in_range, positive
 from jaxnerf.sampling import Occupancy, OccupancySampler
 
 # The most voxels along a side, since cells are numbered by int32; and the factor by which the number of

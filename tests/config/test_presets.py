@@ -10,9 +10,9 @@ from ball import photographs
 
 from jaxnerf.cli import common, train
 from jaxnerf.config import flatten, override, to_json
-from jaxnerf.presets import describe_seconds, for_seconds, preset
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import describe_seconds, for_seconds, preset
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import adapt_to_scene
 
 NAMES = ("minute", "five_minutes", "half_hour")
 BUDGETS = [*np.geomspace(20.0, 4000.0, 200), 60.0, 90.0, 150.0, 300.0, 1800.0]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest, override
+from jaxnerf.config.sections import NerfConfig, VoxelsConfig
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.sections import NerfConfig, VoxelsConfig
 from jaxnerf.training.coarse_to_fine.settings import POINTS_OF_A_SCENE, CoarseToFineConfig
 from jaxnerf.training.optimizers import NetworkOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
