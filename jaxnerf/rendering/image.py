@@ -18,7 +18,8 @@ from jaxnerf.fields import Field, Params, join_field, split_field
 from jaxnerf.rendering.footprints import pixels_that_show
 from jaxnerf.rendering.limits import fitted, that_see
 from jaxnerf.rendering.normals import normals_of_depth, pixels_apart
-from jaxnerf.rendering.rays import Rendering, render_rays
+from jaxnerf.rendering.rays import render_rays
+from jaxnerf.rendering.result import Rendering
 from jaxnerf.sampling import (
     ComposedSampler,
     Hierarchical,
