@@ -277,7 +277,8 @@ def _flags_help(values: flags.FlagValues) -> str:
         if has_config and name in keys:
             continue
         flag = values[name]
-        default = "" if flag.value in (None, False, "") else f" (default {flag.value})"
+        shown = ",".join(flag.value) if isinstance(flag.value, list) else flag.value
+        default = "" if shown in (None, False, "") else f" (default {shown})"
         lines += _entry(f"--{'[no]' if flag.boolean else ''}{name}", f"{flag.help}{default}")
     if has_config:
         lines += ["", "Presets for --config:"]

@@ -78,7 +78,9 @@ def render_rays(
     """
     # A loaded run has NumPy arrays, which cannot be indexed by traced arrays.
     field, params, rays, sampler = jax.tree.map(
-        _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
+        lambda leaf: jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf,
+        (field, params, rays, sampler),
+        is_leaf=lambda x: x is None,
     )
     if compositing in comp.TO_THE_END:
         to_the_end = functools.partial(dataclasses.replace, max_optical_depth=0.0)
@@ -101,10 +103,6 @@ def render_rays(
     else:
         last = _shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
     return dataclasses.replace(last, proposals=earlier)
-
-
-def _as_jax(leaf: Any) -> Any:
-    return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
 
 
 def _shaded(

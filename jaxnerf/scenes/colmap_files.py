@@ -268,7 +268,8 @@ def _images_txt(path: Path) -> Iterator[tuple[int, ModelImage]]:
             words, seen = line.split(maxsplit=9), features.split()
             number, camera, name = int(words[0]), int(words[8]), words[9]
             pose = [float(word) for word in words[1:8]]
-            places = np.array([[float(x), float(y)] for x, y in _couples(seen)]).reshape(-1, 2)
+            pairs = zip(seen[0::3], seen[1::3], strict=False)
+            places = np.array([[float(x), float(y)] for x, y in pairs]).reshape(-1, 2)
             points = np.array([int(word) for word in seen[2::3]], np.int64)
             if len(seen) % 3:
                 raise ValueError
@@ -278,10 +279,6 @@ def _images_txt(path: Path) -> Iterator[tuple[int, ModelImage]]:
                 "next line X Y POINT3D_ID of each feature"
             ) from None
         yield number, _image(path, where, name, camera, pose, places, points)
-
-
-def _couples(words: list[str]) -> Iterator[tuple[str, str]]:
-    return zip(words[0::3], words[1::3], strict=False)
 
 
 def _image(
