@@ -73,7 +73,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             scene=SceneConfig(longest_side=256),
             nerf=NerfConfig(
-                field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_degree=8),
+                field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_octaves=8),
                 separate_levels=False,
                 samples=(32, 32),
                 optimizer=NetworkOptimizerConfig(4e-3, 2e-4, delay_steps=100),
