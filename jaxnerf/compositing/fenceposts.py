@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnerf.kernels.weights import SURFACE, emission_absorption, first_opaque
-from jaxnerf.sampling.samples import ENDLESS, LONGEST
+from jaxnerf.sampling.samples import LONGEST, UNBOUNDED
 
 
 def _per_ray(signature: str):
@@ -148,7 +148,7 @@ def expected_depth(
     2.0
     """
     lengths = jnp.diff(t)
-    centres = jnp.where(lengths > ENDLESS, t[:-1], t[:-1] + 0.5 * lengths)
+    centres = jnp.where(lengths > UNBOUNDED, t[:-1], t[:-1] + 0.5 * lengths)
     total = jnp.sum(weights)
     # Scaled first: the derivative of a quotient divides by the square, which underflows.
     shares = weights / jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
@@ -177,7 +177,7 @@ def median_depth(
 
 def _end(t: Float[Array, " B"]) -> Float[Array, ""]:
     """Where the last interval of finite length ends."""
-    return jnp.where(t[-1] - t[-2] > ENDLESS, t[-2], t[-1])
+    return jnp.where(t[-1] - t[-2] > UNBOUNDED, t[-2], t[-1])
 
 
 def normals(

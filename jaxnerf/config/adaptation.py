@@ -42,7 +42,7 @@ _STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
 def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """Replace "auto" settings by those of a scene, and add the method's `without_end` if it is unbounded.
+    """Replace "auto" settings by those of a scene; if it is unbounded, add the `unbounded_settings` too.
 
     Args:
       config: a preset, perhaps with settings changed by the user.
@@ -71,7 +71,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     # A configuration that names its space is that of a run, unless the user names it now.
     needed: dict[str, Any] = {}
     if space != "bounded" and (is_new or "scene.space" in chosen):
-        needed |= config.section.without_end
+        needed |= config.section.unbounded_settings
     if config.method == "voxels" and (is_new or "scene.space" in chosen):
         known = brightness_of(scene)
         # Hosts' floats can differ in a last bit, and all hosts must train the same.

@@ -7,7 +7,8 @@ Besides its settings, a section says how images are rendered with the method:
   on the number of samples that are enough for most rays.
 - `compositing`: the compositing mode.
 - `has_far`: whether rays end at the scene's far.
-- `without_end`: values of other settings that this method needs in unbounded and forward-facing scenes.
+- `unbounded_settings`: values of other settings that the method needs in unbounded and forward-facing
+  scenes.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ class VoxelsConfig:
     has_far: ClassVar[bool] = False
 
     @property
-    def without_end(self) -> dict[str, Any]:
+    def unbounded_settings(self) -> dict[str, Any]:
         """Settings for unbounded and forward-facing scenes; see the module.
 
         Early in training, density close to the cameras explains photographs without a plain background as
@@ -147,7 +148,7 @@ class NerfConfig:
     optimizer: NetworkOptimizerConfig = NetworkOptimizerConfig()
 
     has_far: ClassVar[bool] = True
-    without_end: ClassVar[Mapping[str, Any]] = {"nerf.spacing": "disparity"}
+    unbounded_settings: ClassVar[Mapping[str, Any]] = {"nerf.spacing": "disparity"}
 
     def __post_init__(self) -> None:
         try:
@@ -175,7 +176,7 @@ class _Occupied:
 
     compositing: ClassVar[Compositing] = "volume"
     has_far: ClassVar[bool] = False
-    without_end: ClassVar[Mapping[str, Any]] = {"training.background": "random"}
+    unbounded_settings: ClassVar[Mapping[str, Any]] = {"training.background": "random"}
 
     occupancy: OccupancyConfig
 

@@ -63,9 +63,10 @@ def fit(
 ) -> Run:
     """Train on photographs: a field of one's own, or what a preset or a configuration says.
 
-    A field with `init`, `density` and `colour` needs no more; an occupancy skips empty space. In a scene
-    without an end it is evaluated in contracted space (a ball of radius 2) or in normalised device
-    coordinates (a cube from -1 to 1), else in the scene's own frame; see `jaxnerf.scenes.Scene`.
+    A field with `init`, `density` and `colour` needs no more; an occupancy skips empty space. In an
+    unbounded scene the field is evaluated in contracted space (a ball of radius 2), in a forward-facing
+    one in normalised device coordinates (a cube from -1 to 1), and otherwise in the scene's own frame;
+    see `jaxnerf.scenes.Scene`.
 
     Args:
       field: see `jaxnerf.Field`; or a preset's name, or a `jaxnerf.Config`, for what `jaxnerf train`

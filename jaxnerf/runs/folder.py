@@ -135,7 +135,7 @@ def read_config(folder: Path) -> Config:
             config = override(config, {"scene.find_points": False})
         if "ball" not in named and config.scene.space != "bounded":
             # The unit of density in unbounded spaces was another one, so that images would be wrong.
-            raise ConfigError("of an older version, for a space without an end; train again")
+            raise ConfigError("of an older version, for an unbounded space; train again")
         return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None

@@ -1,4 +1,4 @@
-"""Scenes without an end: what is chosen for them, and that they are learned with their distances."""
+"""Unbounded scenes: what is chosen for them, and that they are learned with their distances."""
 
 import dataclasses
 import json
@@ -306,7 +306,7 @@ def test_where_the_field_is_is_told_in_the_frame_of_the_files():
 
 @pytest.mark.parametrize("space", ["unbounded", "forward", "bounded"])
 def test_a_run_whose_densities_meant_something_else_is_refused(tmp_path, space):
-    """Of before `scene.ball`: in spaces without an end its pictures would be silently wrong."""
+    """Of before `scene.ball`: in unbounded spaces its pictures would be silently wrong."""
     values = json.loads(to_json(override(CONFIG, {"scene.space": space})))
     del values["scene"]["ball"]
     (tmp_path / "config.json").write_text(json.dumps(values))

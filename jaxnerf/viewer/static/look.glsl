@@ -135,7 +135,7 @@ vec3 colour_of_depth(float depth) {
   return mix(stops[below], stops[below + 1], closeness - float(below)) / 255.0;
 }
 
-// A depth in 24 bits, finer where it is near; 1 is without an end.
+// A depth in 24 bits, finer where it is near; 1 is infinite.
 vec3 bits_of_depth(float depth) {
   float share = depth < 0.0 ? 1.0 : depth / (depth + u_unit);
   float whole = floor(min(share, 1.0) * 16777215.0 + 0.5);
