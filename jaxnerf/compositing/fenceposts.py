@@ -151,9 +151,9 @@ def expected_depth(
     centres = jnp.where(lengths > UNBOUNDED, t[:-1], t[:-1] + 0.5 * lengths)
     total = jnp.sum(weights)
     # Scaled first: the derivative of a quotient divides by the square, which underflows.
-    shares = weights / jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
+    fractions = weights / jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
     # A sum of products: accelerators would round a product of vectors to bfloat16.
-    mean = jnp.sum(shares * centres) / jnp.where(total > 0.0, jnp.sum(shares), 1.0)
+    mean = jnp.sum(fractions * centres) / jnp.where(total > 0.0, jnp.sum(fractions), 1.0)
     return jnp.where(total > 0.0, jnp.clip(mean, t[0], _end(t)), _end(t))
 
 

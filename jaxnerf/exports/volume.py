@@ -113,10 +113,10 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     if not len(volume.blocks):
         raise RunError(f"{run.folder}: nothing is in the box that is looked at")
     write(volume, out)
-    share = len(volume.blocks) / np.prod([-(-side // BLOCK) for side in grid.shape])
+    occupied = len(volume.blocks) / np.prod([-(-side // BLOCK) for side in grid.shape])
     report.say(
         f"{' x '.join(map(str, grid.shape))} voxels of {grid.voxel:.4g} in the unit of your files, "
-        f"{share:.1%} of them in blocks that hold something"
+        f"{occupied:.1%} of them in blocks that are not empty"
     )
     return volume
 

@@ -151,7 +151,7 @@ def hierarchical(
     """Draw distances where the weights are (NeRF, section 5.2: inverse transform sampling).
 
     The density drawn from is constant within an interval and proportional to its weight. The
-    draws are stratified (one from each of `count` equal shares of the weight), ascending, and carry
+    draws are stratified (one from each of `count` equal parts of the weight), ascending, and carry
     no gradient: what is learned is the field, not the places where it was asked.
 
     Args:
@@ -179,7 +179,7 @@ def hierarchical(
     if key is None:
         u = unit_strata(shape[:-1], count, dtype=t.dtype)
     else:
-        # Not `unit_strata`: its half-width ends would be drawn from twice as often as their share.
+        # Not `unit_strata`: its half-width ends would be drawn from twice as often as they should be.
         index = jnp.broadcast_to(jnp.arange(count, dtype=t.dtype), shape)
         u = (index + uniform(key, shape, t.dtype)) / count
     return invert_cdf(t, cdf, u)

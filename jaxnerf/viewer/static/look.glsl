@@ -137,8 +137,8 @@ vec3 colour_of_depth(float depth) {
 
 // A depth in 24 bits, finer where it is near; 1 is infinite.
 vec3 bits_of_depth(float depth) {
-  float share = depth < 0.0 ? 1.0 : depth / (depth + u_unit);
-  float whole = floor(min(share, 1.0) * 16777215.0 + 0.5);
+  float fraction = depth < 0.0 ? 1.0 : depth / (depth + u_unit);
+  float whole = floor(min(fraction, 1.0) * 16777215.0 + 0.5);
   float high = floor(whole / 65536.0), middle = floor((whole - 65536.0 * high) / 256.0);
   return vec3(high, middle, whole - 65536.0 * high - 256.0 * middle) / 255.0;
 }
