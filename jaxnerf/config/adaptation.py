@@ -48,7 +48,8 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
       config: a preset, perhaps with settings changed by the user.
       scene: the scene to train on. Without photographs, a background of "auto" is kept.
       chosen: keys of settings that the user chose, which are not changed. If they include resolutions,
-        settings that would change these (`voxels_for_steps`, `points`) are set to 0 unless chosen too.
+        settings that would change these (`voxels_for_steps`, `target_vertices`) are set to 0 unless
+        chosen too.
 
     Raises:
       ConfigError: the scene cannot be trained on in the chosen space.
@@ -81,7 +82,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         # There is a fraction for each resolution but the first: who names ones keeps the others.
         needed = {key: value for key, value in needed.items() if key not in _STAGES}
     if "voxels.stages.resolutions" in chosen:
-        needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
+        needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.target_vertices": 0}
     changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
 

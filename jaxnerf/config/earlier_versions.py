@@ -41,6 +41,7 @@ _RENAMED: dict[str, str | None] = {
 }
 # Renamed since then.
 _RENAMED_SINCE = {
+    "voxels.stages.points": "voxels.stages.target_vertices",
     "nerf.field.position_degree": "nerf.field.position_octaves",
     "nerf.field.direction_degree": "nerf.field.direction_octaves",
 }

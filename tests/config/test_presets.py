@@ -34,7 +34,9 @@ def test_more_seconds_never_choose_less():
     for config in chosen:
         assert override(config, {}) == config  # which checks that values fit one another
     keys = [f"voxels.field.{name}" for name in ("features", "width", "sh_degree")]
-    keys += [f"voxels.stages.{name}" for name in ("points", "samples_per_voxel", "unseen_below")]
+    keys += [
+        f"voxels.stages.{name}" for name in ("target_vertices", "samples_per_voxel", "unseen_below")
+    ]
     flat = [flatten(config) for config in chosen]
     for key in keys:
         values = [each[key] for each in flat]

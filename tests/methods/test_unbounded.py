@@ -245,14 +245,15 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     fine, bounded = preset("five_minutes"), scene_of(split)
     short = dataclasses.replace(fine.voxels.stages, resolutions=(64, 128, 200))
     short = dataclasses.replace(fine, voxels=dataclasses.replace(fine.voxels, stages=short))
-    assert short.voxels.stages.points > adapt_to_scene(short, open_end).voxels.stages.points == 0
+    adapted = adapt_to_scene(short, open_end).voxels.stages
+    assert short.voxels.stages.target_vertices > adapted.target_vertices == 0
     assert adapt_to_scene(fine, bounded).voxels == fine.voxels
     named = adapt_to_scene(fine, bounded, ["voxels.stages.resolutions"]).voxels.stages
-    assert named.points == named.voxels_for_steps == 0
+    assert named.target_vertices == named.voxels_for_steps == 0
     both = adapt_to_scene(
-        fine, bounded, ["voxels.stages.resolutions", "voxels.stages.points"]
+        fine, bounded, ["voxels.stages.resolutions", "voxels.stages.target_vertices"]
     ).voxels.stages
-    assert (both.points, both.voxels_for_steps) == (fine.voxels.stages.points, 0)
+    assert (both.target_vertices, both.voxels_for_steps) == (fine.voxels.stages.target_vertices, 0)
     # What a run was trained with is not changed when it goes on.
     saved = override(changed, {"voxels.field.initial_opacity": 0.05})
     assert flatten(adapt_to_scene(saved, open_end)) == flatten(saved)

@@ -39,6 +39,8 @@ def test_old_names_of_settings_are_read_and_unknown_ones_are_not(tmp_path):
     part = {"method": "voxels", "voxels": {"features": 7}, "training": {"adam_beta1": 0.5}}
     read = from_json(json.dumps(part)).voxels
     assert (read.field.features, read.optimizer.beta1) == (7, 0.5)
+    part = {"voxels": {"stages": {"points": 7}}}
+    assert from_json(json.dumps(part)).voxels.stages.target_vertices == 7
     part = {"field": {"direction_degree": 3}, "nerf": {"field": {"position_degree": 5}}}
     read = from_json(json.dumps(part)).nerf.field
     assert (read.position_octaves, read.direction_octaves) == (5, 3)

@@ -77,7 +77,7 @@ def as_rays(rays: dict) -> Rays:
 
 
 def slow_march(density, origin, cell, step, start, direction, near, far, jitter, finer=1, most=2.0):
-    """Samples t of a ray, one lattice point after the other; and whether rounding may decide.
+    """Samples t of a ray, one lattice vertex after the other; and whether rounding may decide.
 
     `density` is what is expected in each cell per side of a cell, 0 where it is empty.
     """

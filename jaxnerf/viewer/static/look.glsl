@@ -1,5 +1,5 @@
-// What a pixel sees. The field is a lattice of points in bricks of 4 x 4 x 4, each in the atlas with the
-// first points of the bricks behind it, so that the hardware interpolates.
+// What a pixel sees. The field is a lattice of vertices in bricks of 4 x 4 x 4, each in the atlas with the
+// first vertices of the bricks behind it, so that the hardware interpolates.
 
 uniform highp usampler3D u_bricks;  // of each brick its place in the atlas, and whether there is one
 uniform highp sampler3D u_density, u_features;
