@@ -1,9 +1,11 @@
 """jaxnerf: radiance fields in pure JAX, as functions that compose."""
 
 import warnings
+from typing import TYPE_CHECKING, Any
 
 from jaxnerf.cameras import Camera, Rays, cast_rays, project
 from jaxnerf.config import Config, ConfigError
+from jaxnerf.config.presets import preset
 from jaxnerf.contraction import SphereContraction
 from jaxnerf.errors import Error
 from jaxnerf.fields import Field
@@ -17,8 +19,6 @@ from jaxnerf.fields.voxels import VoxelField
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.geometry import Placement
 from jaxnerf.kernels import compiler
-from jaxnerf.methods.fit import fit
-from jaxnerf.presets import preset
 from jaxnerf.rendering import (
     Box,
     Grid,
@@ -42,7 +42,10 @@ from jaxnerf.sampling import (
     Stratified,
 )
 from jaxnerf.scenes import Scene, SceneError, load_scene
-from jaxnerf.training.loop import FitError
+
+if TYPE_CHECKING:
+    from jaxnerf.methods.fit import fit
+    from jaxnerf.training.loop import FitError
 
 if _danger := compiler.protect():
     warnings.warn(_danger, RuntimeWarning, stacklevel=2)
@@ -96,3 +99,20 @@ __all__ = [
     "render_image",
     "render_rays",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the trainer when a name needs it: runs are opened, rendered and exported without it."""
+    if name == "fit":
+        from jaxnerf.methods.fit import fit
+
+        return fit
+    if name == "FitError":
+        from jaxnerf.training.loop import FitError
+
+        return FitError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

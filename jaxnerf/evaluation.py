@@ -21,8 +21,8 @@ from jaxnerf.scenes.sightings import Sightings
 
 _SSIM = {"window": "Gaussian", "size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03, "borders": "valid"}
 _MASKED = (
-    "psnr over the pixels that count ('counted' is their share), ssim the mean of its map over them; for "
-    "ssim and lpips the rendering's other pixels are replaced by the photograph's"
+    "psnr over the pixels that count ('counted' is their fraction), ssim the mean of its map over them; "
+    "for ssim and lpips the rendering's other pixels are replaced by the photograph's"
 )
 
 _CORRECTED = (
@@ -39,7 +39,7 @@ _DEPTHS = {
     "points": "every 10th of the scene's reconstruction, kept out of training, where photographs of the "
     "split show them (by the reconstruction's tracks; without any, where no other point is before them)",
     "error": "|depth / known depth - 1| of the ray through the point's place in the picture, where "
-    "opacity is more than 0.5 ('opaque' is the share of the sightings)",
+    "opacity is more than 0.5 ('opaque' is the fraction of the sightings)",
     "mean": "the mean depth of the light that a ray stops",
     "half": "the depth where half of the light is stopped",
     "surface": "the depth of the first sample whose opacity is at least 0.5",

@@ -5,9 +5,9 @@ import numpy as np
 from jaxnerf.fields.bricks import ROWS, parts_of_lattice
 
 
-def lattice_points(bricks) -> np.ndarray:
+def lattice_vertices(bricks) -> np.ndarray:
     """The lattice coordinates [V, 3] of every row of the table; those of the first 64 mean nothing."""
     nothing = np.zeros((ROWS, 3), np.float32)
     return np.concatenate(
-        [nothing, *(points for _, points in parts_of_lattice(np.asarray(bricks)))]
+        [nothing, *(vertices for _, vertices in parts_of_lattice(np.asarray(bricks)))]
     )

@@ -140,7 +140,7 @@ def test_no_density_or_length_makes_weights_negative_more_than_1_or_undefined(
 
 
 @pytest.mark.parametrize("last", [1e10, jnp.inf])
-def test_an_endless_interval_takes_what_is_left_where_there_is_density(last):
+def test_an_unbounded_interval_takes_what_is_left_where_there_is_density(last):
     t = jnp.array([0.0, 1.0, last])
     left = math.exp(-0.5)
     np.testing.assert_allclose(
@@ -241,9 +241,9 @@ def test_median_depth_of_a_slab_lies_ln_2_mean_free_paths_in(density):
     sigma = np.where(t[:-1] >= 5.0, density, 0.0)
     found = median_depth(_array(sigma), _array(t))
     np.testing.assert_allclose(found, 5.0 + math.log(2) / density, rtol=1e-6)
-    endless = median_depth(_array([0.0, density]), _array([0.0, 5.0, 1e10]))
+    unbounded = median_depth(_array([0.0, density]), _array([0.0, 5.0, 1e10]))
     # The last interval has no end to interpolate towards; samples there count at its start.
-    assert endless == 5.0
+    assert unbounded == 5.0
 
 
 @pytest.mark.parametrize("seed", range(4))

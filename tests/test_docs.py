@@ -14,7 +14,7 @@ from documents import blocks, commands, run_python
 import jaxnerf
 from jaxnerf.cli import VERBS, common, main
 from jaxnerf.config import Config, flatten
-from jaxnerf.presets import PRESETS
+from jaxnerf.config.presets import PRESETS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {str(path.relative_to(DOCS).with_suffix("")): path for path in sorted(DOCS.rglob("*.md"))}
@@ -27,8 +27,8 @@ MODULES = (
     "jaxnerf.sampling", "jaxnerf.sampling.intervals", "jaxnerf.sampling.pixels", "jaxnerf.fields",
     "jaxnerf.contraction",
     "jaxnerf.encoding", "jaxnerf.compositing", "jaxnerf.rendering", "jaxnerf.training",
-    "jaxnerf.training.losses", "jaxnerf.training.optimizers", "jaxnerf.methods", "jaxnerf.spaces",
-    "jaxnerf.scenes", "jaxnerf.evaluation", "jaxnerf.exports.cameras",
+    "jaxnerf.training.losses", "jaxnerf.training.optimizers", "jaxnerf.methods",
+    "jaxnerf.config.adaptation", "jaxnerf.scenes", "jaxnerf.evaluation", "jaxnerf.exports.cameras",
     "jaxnerf.exports.mesh", "jaxnerf.exports.points", "jaxnerf.exports.splats",
     "jaxnerf.exports.volume", "jaxnerf.exports.video", "jaxnerf.kernels", "jaxnerf.capture.inspection",
 )  # fmt: skip

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxnerf"
 # also one another.
 ORDER = [
     ("errors",),
-    ("checks", "earlier_versions", "runs.files", "geometry"),
+    ("runs.files", "geometry"),
     ("kernels",),
     ("distortion",),
     ("lenses",),
@@ -23,9 +23,7 @@ ORDER = [
     ("scenes",),
     ("training",),
     ("evaluation",),
-    ("sections",),
     ("config",),
-    ("presets", "spaces"),
     ("runs",),
     ("methods",),
     ("capture", "exports"),
@@ -116,6 +114,19 @@ def test_packages_that_only_some_may_know():
             assert training <= {f"jaxnerf.training.{value}" for value in values}, name
         if folder == "fields":
             assert "jaxnerf.cameras" not in top, name
+
+
+def test_what_opens_and_exports_runs_imports_without_the_trainer():
+    """Each folder in a process of its own."""
+    trainer = {"training.step", "training.trainer", "training.loop", "methods"}
+    for folder in ("capture", "exports", "runs", "viewer"):
+        names = [name for name in MODULES if name.split(".")[0] == folder]
+        code = "import sys\n" + "\n".join(f"import jaxnerf.{name}" for name in names)
+        code += f"\nprint([n for n in {sorted(trainer)} if f'jaxnerf.{{n}}' in sys.modules])"
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert found.stdout.strip() == "[]", folder
 
 
 def test_files_are_short():

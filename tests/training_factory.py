@@ -1,11 +1,11 @@
 """Configurations, trainers and states for tests of the fast field, from the parts that they vary."""
 
 from jaxnerf import Config
+from jaxnerf.config.sections import VoxelsConfig
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.methods import voxels
 from jaxnerf.scenes import Split
-from jaxnerf.sections import VoxelsConfig
 from jaxnerf.training.calibration import CalibrationConfig, first_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, stages
 from jaxnerf.training.optimizers import VoxelOptimizerConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from lattice import lattice_points
+from lattice import lattice_vertices
 
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.config import Config, override
@@ -105,7 +105,7 @@ def _filled(kind: str, space, count: int) -> tuple:
     cells = cells & (np.abs(outside(middles + origin)) < 2.5 * cell)
     voxels = VoxelField.on_lattice(cells, origin, cell, cell, _SETTINGS[kind], 0.8)
     first = voxels.init(jax.random.key(3))
-    places = lattice_points(voxels.bricks) * cell + origin
+    places = lattice_vertices(voxels.bricks) * cell + origin
     table = np.array(first.table)
     waves = np.arange(1, 1 + voxels.settings.features)
     table[: len(places), 1:] = 1.5 * np.sin(

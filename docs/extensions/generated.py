@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from jaxnerf.cli import main
 from jaxnerf.cli.common import _config_help
 from jaxnerf.config import Config, flatten
-from jaxnerf.presets import PRESETS
+from jaxnerf.config.presets import PRESETS
 
 README = Path(__file__).parents[2] / "README.md"
 _MARKER = re.compile(r"<!-- generated: (\w+) ?([^>]*?) -->")

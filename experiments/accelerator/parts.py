@@ -104,7 +104,7 @@ def steps(settings: dict) -> None:
     import jax.numpy as jnp
     from step_cost.step_cost import evaluations_a_ray, step_products, step_timer
 
-    from jaxnerf.presets import preset
+    from jaxnerf.config.presets import preset
 
     small = settings["small"]
     side, repeats = (256, 3) if small else (8192, 20)
@@ -150,10 +150,10 @@ def steps(settings: dict) -> None:
 def fast_field_step(settings: dict) -> dict[str, Any]:
     """The median time of the fast field's steps in the last stage of a short run."""
     from jaxnerf.config import override
+    from jaxnerf.config.adaptation import adapt_to_scene
+    from jaxnerf.config.presets import preset
     from jaxnerf.methods import first_state, trainer_of
-    from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
-    from jaxnerf.spaces import adapt_to_scene
     from jaxnerf.training import loop
 
     count = 24 if settings["small"] else 600
@@ -209,10 +209,10 @@ def train(settings: dict, name: str, flags: list[str], views: int) -> None:
     """Train a run by the command, and measure some test views, spread evenly."""
     from jaxnerf.cli import main
     from jaxnerf.cli.eval import evaluate
+    from jaxnerf.config.adaptation import load_for
     from jaxnerf.runs.metrics import read_metrics
     from jaxnerf.runs.run import load_run
     from jaxnerf.scenes import demo_path
-    from jaxnerf.spaces import load_for
 
     data = Path(settings["data"]) if settings["data"] else demo_path()
     out = Path(settings["work"]) / name

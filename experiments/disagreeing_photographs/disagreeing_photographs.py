@@ -26,12 +26,12 @@ import numpy as np
 from jaxnerf import Camera, load_scene
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.methods import first_state, trainer_of
-from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import loop
 from jaxnerf.training.trainer import local
 

@@ -27,16 +27,16 @@ from PIL import Image
 from jaxnerf import Run, Scene, load_run, load_scene
 from jaxnerf.cli.common import prepare_cpu, use_compilation_cache
 from jaxnerf.compositing import unit
+from jaxnerf.config.adaptation import adapt_to_scene, load_for
+from jaxnerf.config.presets import preset, with_settings
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fields import Params
 from jaxnerf.fields.wrapping import Wrapping
 from jaxnerf.methods import first_state, state_like, trainer_of
-from jaxnerf.presets import preset, with_settings
 from jaxnerf.rendering import Rendering
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.folder import create_folder
 from jaxnerf.scenes import Split
-from jaxnerf.spaces import adapt_to_scene, load_for
 from jaxnerf.training import Batch, PhotometricLoss, Target, mean_over_rays
 from jaxnerf.training.loop import train
 

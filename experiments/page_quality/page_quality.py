@@ -24,9 +24,9 @@ import numpy as np
 
 from jaxnerf import Camera, load_run
 from jaxnerf.cli.common import prepare_cpu, use_compilation_cache
+from jaxnerf.config.adaptation import load_for
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.runs.run import Run
-from jaxnerf.spaces import load_for
 
 HERE = Path(__file__).parent
 SMALL = (200, 150)

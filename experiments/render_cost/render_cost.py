@@ -78,8 +78,8 @@ def intervals(rays: Rays):
     near, far = rays.near[:, None], rays.far[:, None]
     with_end = jnp.where(u < 1.0, near + u * (far - near), far)
     unit = jnp.where(near > 0.0, near, 1.0)
-    endless = near + unit * (1.0 / (1.0 - u * (1.0 - 1e-4)) - 1.0)
-    t = jnp.where(jnp.isinf(far), endless, with_end)
+    unbounded = near + unit * (1.0 / (1.0 - u * (1.0 - 1e-4)) - 1.0)
+    t = jnp.where(jnp.isinf(far), unbounded, with_end)
     return t[:, :-1], t[:, 1:]
 
 

@@ -29,8 +29,8 @@ from jaxnerf import render_rays
 from jaxnerf.cameras import cast_rays
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
+from jaxnerf.config.presets import preset
 from jaxnerf.methods import voxels
-from jaxnerf.presets import preset
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene
 from jaxnerf.training import sharding

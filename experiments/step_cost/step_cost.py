@@ -29,16 +29,16 @@ import numpy as np
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config import Config
+from jaxnerf.config.presets import preset
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.methods import nerf
-from jaxnerf.presets import preset
 from jaxnerf.scenes import Split
 
 
 def layer_sizes(field: NerfField) -> list[tuple[int, int]]:
     """(inputs, outputs) of every matrix product of one evaluation, in order."""
-    position = 3 * (1 + 2 * field.position_degree)
-    direction = 3 * (1 + 2 * field.direction_degree)
+    position = 3 * (1 + 2 * field.position_octaves)
+    direction = 3 * (1 + 2 * field.direction_octaves)
     sizes, inputs = [], position
     for index in range(1, field.depth + 1):
         sizes.append((inputs, field.width))

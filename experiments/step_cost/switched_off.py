@@ -41,10 +41,10 @@ def seconds_of_a_step(name: str, steps: int) -> tuple[float, float]:
     Of a run's last third, where the field grows; of one step again and again else.
     """
     from jaxnerf.cli.common import prepare_cpu
+    from jaxnerf.config.adaptation import adapt_to_scene
+    from jaxnerf.config.presets import preset
     from jaxnerf.methods import first_state, trainer_of
-    from jaxnerf.presets import preset
     from jaxnerf.scenes import load_scene
-    from jaxnerf.spaces import adapt_to_scene
     from jaxnerf.training.loop import train
 
     config = preset(name)

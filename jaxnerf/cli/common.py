@@ -19,10 +19,10 @@ import jax
 from absl import flags
 
 from jaxnerf.config import Config, ConfigError, describe, flatten, named_settings, override
-from jaxnerf.earlier_versions import key_today
+from jaxnerf.config.earlier_versions import key_today
+from jaxnerf.config.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 from jaxnerf.errors import Error
 from jaxnerf.kernels.memory import keep_freed
-from jaxnerf.presets import DEFAULT_PRESET, PRESETS, preset, with_settings
 
 
 @dataclasses.dataclass
@@ -277,7 +277,8 @@ def _flags_help(values: flags.FlagValues) -> str:
         if has_config and name in keys:
             continue
         flag = values[name]
-        default = "" if flag.value in (None, False, "") else f" (default {flag.value})"
+        shown = ",".join(flag.value) if isinstance(flag.value, list) else flag.value
+        default = "" if shown in (None, False, "") else f" (default {shown})"
         lines += _entry(f"--{'[no]' if flag.boolean else ''}{name}", f"{flag.help}{default}")
     if has_config:
         lines += ["", "Presets for --config:"]

@@ -10,6 +10,7 @@ from absl import flags
 from jaxnerf import evaluation
 from jaxnerf.cameras import Camera
 from jaxnerf.cli import common
+from jaxnerf.config.adaptation import load_for
 from jaxnerf.runs.files import disk_errors, write_json
 from jaxnerf.runs.folder import check_same_scene
 from jaxnerf.runs.metrics import read_metrics
@@ -18,7 +19,6 @@ from jaxnerf.scenes import Scene, describe
 from jaxnerf.scenes.held_out import LEAST as LEAST_POINTS
 from jaxnerf.scenes.held_out import held_out_sightings
 from jaxnerf.scenes.sector import SECTOR
-from jaxnerf.spaces import load_for
 
 _HELP = """
 usage: jaxnerf eval RUN [--data DIR] [--split NAME] [--every N] [--allow_outside_paths]

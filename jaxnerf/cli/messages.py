@@ -136,19 +136,19 @@ def status(progress: Progress, quality: float, config: Config, seconds_left: flo
 
 
 def how_fine(config: Config, total: int) -> str:
-    """A message if a run of so many steps has fewer voxels or points than its configuration names."""
+    """A message if a run of so many steps has fewer voxels or vertices than its configuration names."""
     if config.method != "voxels":
         return ""
     stages = config.voxels.stages
     last = len(stages.resolutions) - 1
-    points = stages.points_of(last, total)
-    if 0 < points < stages.points:
+    vertices = stages.vertices_of(last, total)
+    if 0 < vertices < stages.target_vertices:
         return (
-            f"about {points:,} lattice points in the end, not {stages.points:,}, which {total} steps do "
-            "not fill (--voxels.stages.voxels_for_steps=0 to have them nevertheless)"
+            f"about {vertices:,} lattice vertices in the end, not {stages.target_vertices:,}, which "
+            f"{total} steps do not fill (--voxels.stages.voxels_for_steps=0 to have them nevertheless)"
         )
     voxels, named = stages.voxels(last, total), stages.resolutions[-1]
-    if points or voxels == named:
+    if vertices or voxels == named:
         return ""
     return (
         f"{voxels} voxels along a side in the end, not {named}, which {total} steps do not fill "

@@ -10,7 +10,7 @@ from absl import flags
 
 from jaxnerf.cameras import Camera
 from jaxnerf.cli import camera_paths, common, volumes
-from jaxnerf.cli.shares import render_in_processes
+from jaxnerf.cli.render_processes import render_in_processes
 from jaxnerf.exports import depth, video
 from jaxnerf.exports.frames import Frames, assemble, begin, remove, render_frames
 from jaxnerf.exports.pictures import Eyes, Look, Shown, depth_range, frame_size

@@ -18,17 +18,17 @@ from jaxnerf.cli import common, render, watching
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
 from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.config.adaptation import load_for
+from jaxnerf.config.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
 from jaxnerf.methods.fit import Session, follow, prepare
 from jaxnerf.paths import orbit_note, orbit_of
-from jaxnerf.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.metrics import MetricsLog, read_metrics
 from jaxnerf.runs.run import run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.scenes import demo_path
-from jaxnerf.spaces import load_for
 from jaxnerf.training.loop import Progress
 from jaxnerf.training.state import TrainState
 

@@ -9,11 +9,11 @@ from absl import flags
 
 from jaxnerf.cli import common
 from jaxnerf.config import ConfigError
+from jaxnerf.config.adaptation import load_for
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import check_same_scene
 from jaxnerf.runs.run import Run, load_run
 from jaxnerf.scenes import SceneError, Split
-from jaxnerf.spaces import load_for
 from jaxnerf.viewer.contents import holds
 from jaxnerf.viewer.page import page
 from jaxnerf.viewer.server import HOST, PageServer

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnerf.kernels.weights import SURFACE, emission_absorption, first_opaque
-from jaxnerf.sampling.samples import ENDLESS, LONGEST
+from jaxnerf.sampling.samples import LONGEST, UNBOUNDED
 
 
 def _per_ray(signature: str):
@@ -148,12 +148,12 @@ def expected_depth(
     2.0
     """
     lengths = jnp.diff(t)
-    centres = jnp.where(lengths > ENDLESS, t[:-1], t[:-1] + 0.5 * lengths)
+    centres = jnp.where(lengths > UNBOUNDED, t[:-1], t[:-1] + 0.5 * lengths)
     total = jnp.sum(weights)
     # Scaled first: the derivative of a quotient divides by the square, which underflows.
-    shares = weights / jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
+    fractions = weights / jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
     # A sum of products: accelerators would round a product of vectors to bfloat16.
-    mean = jnp.sum(shares * centres) / jnp.where(total > 0.0, jnp.sum(shares), 1.0)
+    mean = jnp.sum(fractions * centres) / jnp.where(total > 0.0, jnp.sum(fractions), 1.0)
     return jnp.where(total > 0.0, jnp.clip(mean, t[0], _end(t)), _end(t))
 
 
@@ -177,7 +177,7 @@ def median_depth(
 
 def _end(t: Float[Array, " B"]) -> Float[Array, ""]:
     """Where the last interval of finite length ends."""
-    return jnp.where(t[-1] - t[-2] > ENDLESS, t[-2], t[-1])
+    return jnp.where(t[-1] - t[-2] > UNBOUNDED, t[-2], t[-1])
 
 
 def normals(

@@ -175,11 +175,14 @@ def settings_of(frames: Frames, run: Shown) -> dict[str, Any]:
         key: np.asarray(getattr(frames.cameras, key)).tolist()
         for key in ("camera_to_world", "focal", "centre", "distortion", "size")
     }
+    of_scan = {}
+    if isinstance(run, Scan):
+        of_scan = {"volume": _digest(run.field), "compositing": run.compositing}
     known = {
         "run": run.folder.name,
         "step": run.step,
         "weights": _digest((run.params, run.occupancy)),
-        **(_of_scan(run) if isinstance(run, Scan) else {}),
+        **of_scan,
         "frames": len(frames),
         "width": int(size[0]),
         "height": int(size[1]),
@@ -191,10 +194,6 @@ def settings_of(frames: Frames, run: Shown) -> dict[str, Any]:
         "cameras": cameras,
     }
     return json.loads(json.dumps(known))  # tuples are lists in the file
-
-
-def _of_scan(scan: Scan) -> dict[str, Any]:
-    return {"volume": _digest(scan.field), "compositing": scan.compositing}
 
 
 def _change(before: dict[str, Any], now: dict[str, Any]) -> str:

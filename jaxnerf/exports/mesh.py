@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxnerf.checks import in_range
+from jaxnerf.errors import in_range
 from jaxnerf.exports import surfaces
 from jaxnerf.exports.files import Report, package
 from jaxnerf.exports.grids import box_of

@@ -116,7 +116,9 @@ def _glb(mesh: Mesh, root: Any) -> bytes:
         )
 
     scene = trimesh.Scene()
-    body = _body(mesh, mesh.vertices, _linear(mesh.colours), material)
+    # At vertices glTF has linear RGB.
+    colours = np.rint(255.0 * linear_levels()).astype(np.uint8)[mesh.colours]
+    body = _body(mesh, mesh.vertices, colours, material)
     scene.add_geometry(body, node_name="scene", geom_name="scene", transform=root)
     finish = _with_material if mesh.texture is None else None
     return scene.export(file_type="glb", include_normals=True, tree_postprocessor=finish)
@@ -150,8 +152,3 @@ def _with_material(tree: dict[str, Any]) -> None:
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive["material"] = 0
-
-
-def _linear(colours: UInt8[np.ndarray, "V 3"]) -> UInt8[np.ndarray, "V 3"]:
-    """8-bit linear RGB, which glTF has at vertices, from 8-bit sRGB."""
-    return np.rint(255.0 * linear_levels()).astype(np.uint8)[colours]

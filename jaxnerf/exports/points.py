@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxnerf.checks import in_range
+from jaxnerf.errors import in_range
 from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.exports.grids import box_of
 from jaxnerf.exports.ply import coloured_points, write_ply

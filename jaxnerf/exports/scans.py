@@ -175,9 +175,9 @@ def _transfer(
     longest = float(np.max(lengths * found.values.shape))
     said = f"window {low:.6g},{high:.6g}" + (" (--window)" if window is None else "")
     if compositing in OPACITY:
-        share = OPACITY[compositing] if opacity is None else opacity
-        density = -math.log1p(-share) * 100.0 / longest
-        said += f", opacity {share:g} a hundredth of the longest side"
+        each = OPACITY[compositing] if opacity is None else opacity
+        density = -math.log1p(-each) * 100.0 / longest
+        said += f", opacity {each:g} a hundredth of the longest side"
         said += " (--opacity)" if opacity is None else ""
     else:
         # A surface is where a voxel's opacity is a half: in the middle of the window.

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnerf.cameras import Camera
-from jaxnerf.checks import in_range
 from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.errors import in_range
 from jaxnerf.evaluation import psnr
 from jaxnerf.exports.files import Report, whole_file
 from jaxnerf.exports.grids import box_of

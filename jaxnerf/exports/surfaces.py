@@ -156,13 +156,13 @@ def grown(bricks: Bool[np.ndarray, "X Y Z"], by: int) -> Bool[np.ndarray, "X Y Z
 
 
 def without_floaters(
-    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], share: float
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], fraction: float
 ) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"], int]:
     """A mesh without connected parts that have fewer faces than a fraction of the largest part's.
 
     Args:
       vertices, faces: the mesh.
-      share: the fraction.
+      fraction: the fraction.
 
     Returns:
       The remaining vertices and faces, and the number of parts that were removed.
@@ -176,7 +176,7 @@ def without_floaters(
     graph = sparse.coo_matrix((ones, tuple(pairs.T)), shape=(len(vertices),) * 2)
     _, part = sparse.csgraph.connected_components(graph, directed=False)
     counts = np.bincount(part[faces[:, 0]], minlength=part.max() + 1)
-    large = counts >= max(1.0, share * counts.max())
+    large = counts >= max(1.0, fraction * counts.max())
     removed = int(np.count_nonzero((counts > 0) & ~large))
     return *used_only(vertices, faces[large[part[faces[:, 0]]]]), removed
 

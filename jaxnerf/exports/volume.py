@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxnerf.checks import in_range
+from jaxnerf.errors import in_range
 from jaxnerf.exports.colours import linear_levels
 from jaxnerf.exports.files import Report, package, whole_file
 from jaxnerf.exports.grids import box_of
@@ -113,10 +113,10 @@ def export(run: Run, out: Path, settings: Settings, report: Report = Report()) -
     if not len(volume.blocks):
         raise RunError(f"{run.folder}: nothing is in the box that is looked at")
     write(volume, out)
-    share = len(volume.blocks) / np.prod([-(-side // BLOCK) for side in grid.shape])
+    occupied = len(volume.blocks) / np.prod([-(-side // BLOCK) for side in grid.shape])
     report.say(
         f"{' x '.join(map(str, grid.shape))} voxels of {grid.voxel:.4g} in the unit of your files, "
-        f"{share:.1%} of them in blocks that hold something"
+        f"{occupied:.1%} of them in blocks that are not empty"
     )
     return volume
 

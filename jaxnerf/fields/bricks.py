@@ -1,4 +1,4 @@
-"""The lattice of sparse voxels: bricks of 4 x 4 x 4 lattice points, numbered where the scene may be."""
+"""The lattice of sparse voxels: bricks of 4 x 4 x 4 lattice vertices, numbered where the scene may be."""
 
 import math
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ ROWS = BRICK**3
 ROWS_AT_ONCE = 1 << 14
 
 
-def number_of_points(cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
-    """The number of lattice points that a field on these cells stores.
+def num_vertices(cells: Bool[np.ndarray, "M M M"], voxels_a_cell: float) -> int:
+    """The number of lattice vertices that a field on these cells stores.
 
     Args:
       cells: a mask of the cells of a cube that may be occupied.
@@ -41,7 +41,7 @@ def brick_index(
     parts = max(math.ceil(voxels_a_cell / BRICK), 1)  # or bricks inside of a cell are missed
     cells = cells.repeat(parts, 0).repeat(parts, 1).repeat(parts, 2)
     voxels_a_cell /= parts
-    # One more lattice point than voxels, and one that a position on the last wall asks for.
+    # One more lattice vertex than voxels, and one that a position on the last wall asks for.
     side = (int(np.ceil(cells.shape[0] * voxels_a_cell)) + 2 + BRICK - 1) // BRICK + 1
     index = np.arange(cells.shape[0])
     first = np.floor(index * voxels_a_cell).astype(int) // BRICK
@@ -73,8 +73,8 @@ def parts_of_lattice(
     places = np.argwhere(bricks > 0).astype(np.float32) * BRICK
     at_once = ROWS_AT_ONCE // ROWS
     for start in range(0, len(places), at_once):
-        points = places[start : start + at_once, None] + inside[None]
-        yield (1 + start) * ROWS, points.reshape(-1, 3)
+        vertices = places[start : start + at_once, None] + inside[None]
+        yield (1 + start) * ROWS, vertices.reshape(-1, 3)
 
 
 def padded_rows(bricks: int) -> int:
@@ -84,7 +84,7 @@ def padded_rows(bricks: int) -> int:
 
 
 def corner_rows(bricks: Array, lattice: Array) -> Array:
-    """The table rows [8, N] of the lattice points around positions; rows of brick 0 outside.
+    """The table rows [8, N] of the lattice vertices around positions; rows of brick 0 outside.
 
     As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
     and do it again for each of a row's numbers: 1.1 ms instead of 4.9 for 32,768 positions.

@@ -113,10 +113,10 @@ class ComposedField:
         """The mean of the parts' colours, by their densities; of all alike where there is none."""
         densities = jnp.stack([density for density, _ in features])
         total = jnp.sum(densities, axis=0)
-        shares = densities / jnp.where(total > 0.0, total, 1.0)[None]
-        shares = jnp.where((total > 0.0)[None], shares, 1.0 / len(features))
+        fractions = densities / jnp.where(total > 0.0, total, 1.0)[None]
+        fractions = jnp.where((total > 0.0)[None], fractions, 1.0 / len(features))
         mean = jnp.zeros((*total.shape, 3), total.dtype)
-        parts = zip(self.fields, params, features, shares, strict=True)
-        for field, own, (_, left), share in parts:
-            mean = mean + share[..., None] * field.colour(own, left, view_directions)
+        parts = zip(self.fields, params, features, fractions, strict=True)
+        for field, own, (_, left), fraction in parts:
+            mean = mean + fraction[..., None] * field.colour(own, left, view_directions)
         return mean

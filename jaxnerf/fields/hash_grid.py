@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import Params, dense, in_precision
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 
@@ -31,8 +31,8 @@ _STEEPEST = 15.0
 class HashGridField:
     """instant-ngp's field. Implements `jaxnerf.fields.Field`; the settings are its identity.
 
-    A level is a lattice over the cube. Where its (resolution + 1)^3 points are no more than
-    2^log2_rows, each has a row of its own; elsewhere points share rows by a hash. Parameters are
+    A level is a lattice over the cube. Where its (resolution + 1)^3 vertices are no more than
+    2^log2_rows, each has a row of its own; elsewhere vertices share rows by a hash. Parameters are
     {"table": [rows, features], "density": layers, "colour": layers}, coarsest level first.
 
     Attributes:
@@ -121,7 +121,7 @@ def level_rows(field: HashGridField) -> tuple[int, ...]:
 
 
 def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array, "8 L N"]:
-    """Rows of the table of the lattice points around positions, on each level.
+    """Rows of the table of the lattice vertices around positions, on each level.
 
     As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
     and do it again for each of a row's numbers.
@@ -136,7 +136,7 @@ def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array,
     starts = (np.cumsum(counts) - counts).astype(np.int32)[:, None]
     stored = (cells.astype(np.int64) + 1) ** 3 <= 1 << field.log2_rows
     lower = jnp.floor(_lattice(field, unit)).astype(jnp.int32)
-    points = (cells + 1).astype(np.uint32)
+    vertices = (cells + 1).astype(np.uint32)
 
     def rows(_, digits):
         corners = [
@@ -144,7 +144,7 @@ def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array,
             for axis in range(3)
         ]
         x, y, z = corners
-        counted = (x * points + y) * points + z
+        counted = (x * vertices + y) * vertices + z
         u, v, w = (at * jnp.uint32(prime) for at, prime in zip(corners, _PRIMES, strict=True))
         hashed = (u ^ v ^ w) & jnp.uint32((1 << field.log2_rows) - 1)
         return None, jnp.where(stored, counted, hashed).astype(jnp.int32) + starts

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxnerf.checks import positive
+from jaxnerf.errors import positive
 from jaxnerf.fields import Params
 
 
@@ -25,7 +25,8 @@ class NerfField:
       width: units in each of them, and in the bottleneck after them.
       skip_after: after this many layers the encoded position is concatenated again; 0 for never.
       view_depth, view_width: layers and units of the branch that sees the direction.
-      position_degree, direction_degree: octaves of the positional encodings.
+      position_octaves, direction_octaves: numbers of octaves in the positional encodings of positions and
+        viewing directions.
       density_activation: "softplus" of (x - 1), whose gradient never dies; or the paper's "relu",
         which leaves about one run in ten empty for ever.
       colour_padding: colours range from -padding to 1 + padding, so that black and white are
@@ -39,8 +40,8 @@ class NerfField:
     skip_after: int = 5
     view_depth: int = 1
     view_width: int = 128
-    position_degree: int = 10
-    direction_degree: int = 4
+    position_octaves: int = 10
+    direction_octaves: int = 4
     density_activation: Literal["softplus", "relu"] = "softplus"
     colour_padding: float = 0.001
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

@@ -27,7 +27,7 @@ class NerfLayers(nn.Module):
         return nn.Dense(width, kernel_init=_XAVIER, dtype=jnp.dtype(self.settings.dtype))
 
     def trunk(self, positions):
-        encoded = positional_encoding(positions, self.settings.position_degree)
+        encoded = positional_encoding(positions, self.settings.position_octaves)
         hidden = encoded
         for index, layer in enumerate(self.layers, start=1):
             hidden = nn.relu(layer(hidden))
@@ -37,7 +37,7 @@ class NerfLayers(nn.Module):
         return raw, self.bottleneck(hidden)
 
     def branch(self, features, view_directions):
-        encoded = positional_encoding(view_directions, self.settings.direction_degree)
+        encoded = positional_encoding(view_directions, self.settings.direction_octaves)
         hidden = jnp.concatenate([features, encoded.astype(features.dtype)], axis=-1)
         for layer in self.view_layers:
             hidden = nn.relu(layer(hidden))

@@ -390,8 +390,6 @@ def _checked_matrix(to_world: Any) -> Any:
         raise ValueError("to_world: the matrix is singular")
     if not (np.isfinite(numbers).all() and np.allclose(numbers[3], (0.0, 0.0, 0.0, 1.0))):
         raise ValueError("to_world: the last row must be 0, 0, 0, 1, and all numbers finite")
-    return matrix if isinstance(matrix, jax.Array) else _canonical(matrix)
-
-
-def _canonical(matrix: np.ndarray) -> np.ndarray:
+    if isinstance(matrix, jax.Array):
+        return matrix
     return matrix.astype(jax.dtypes.canonicalize_dtype(np.float64))

@@ -1,6 +1,6 @@
 """The fast field: sparse voxels, with a small network for view dependence.
 
-The field is a lattice of points, stored in bricks of 4 x 4 x 4 points where the scene may be. Each point
+The field is a lattice, stored in bricks of 4 x 4 x 4 vertices where the scene may be. Each vertex
 has a density logit and features, of which the first three are the logits of a colour; both are
 interpolated trilinearly. By default features are accumulated along each ray first, and the network is
 evaluated once per ray (deferred shading: Hedman et al., "Baking Neural Radiance Fields", ICCV 2021,
@@ -19,8 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxnerf.checks import in_range, positive
 from jaxnerf.encoding import spherical_harmonics
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import dense, in_precision
 from jaxnerf.fields.bricks import (
     BRICK,
@@ -47,7 +47,7 @@ class VoxelParams:
     """The parameters of a `VoxelField`. A pytree.
 
     Attributes:
-      table: a row (density logit, features) for each lattice point, 64 rows per brick. The first 64 rows
+      table: a row (density logit, features) for each lattice vertex, 64 rows per brick. The first 64 rows
         are brick 0, which stands for space without bricks and has no density.
       network: weights and biases of the layers of the colour network.
     """
@@ -61,7 +61,7 @@ class VoxelSettings:
     """The sizes of a `VoxelField`.
 
     Attributes:
-      features: number of features of a lattice point, besides its density; at least 3. The first three
+      features: number of features of a lattice vertex, besides its density; at least 3. The first three
         are the logits of a colour, to which the output of the network is added.
       width: units in each of the network's two hidden layers.
       sh_degree: degree of the spherical harmonics that encode the view direction.
@@ -88,8 +88,8 @@ class VoxelField:
 
     Attributes:
       bricks: for each position of a brick in space, its index in the table; 0 where there is none.
-      origin: position of the first lattice point.
-      spacing: distance between lattice points, the side of a voxel; a scalar array.
+      origin: position of the first lattice vertex.
+      spacing: distance between lattice vertices, the side of a voxel; a scalar array.
       view_dependence: factor of the encoded direction in the network's input, a scalar array. The first
         stage of training uses 0: view-dependent colours hinder the learning of geometry there.
       settings: sizes; static.
@@ -111,12 +111,12 @@ class VoxelField:
         settings: VoxelSettings = VoxelSettings(),
         view_dependence: float = 1.0,
     ) -> "VoxelField":
-        """A field with bricks for all lattice points in or on the boundary of given cells.
+        """A field with bricks for all lattice vertices in or on the boundary of given cells.
 
         Args:
           cells: a mask of the cells of a cube that may be occupied.
           origin, cell: the lowest corner of the cube, and the side of a cell.
-          spacing: the distance between lattice points.
+          spacing: the distance between lattice vertices.
           settings, view_dependence: see the attributes.
         """
         bricks, _ = brick_index(cells, cell / spacing)
@@ -201,12 +201,12 @@ class VoxelField:
         rows = padded_rows(int(np.max(after.bricks)))
         values = np.zeros((rows, params.table.shape[-1]), np.float32)
         lattice = np.zeros((min(rows, ROWS_AT_ONCE), 3), np.float32)
-        # In parts: the corner rows of all new points at once would be a run's peak of memory.
-        for start, points in parts_of_lattice(np.asarray(after.bricks)):
-            world = points * np.float32(spacing) + np.asarray(origin, np.float32)
-            lattice[: len(points)] = (world - own) / np.float32(before)
+        # In parts: the corner rows of all new vertices at once would be a run's peak of memory.
+        for start, vertices in parts_of_lattice(np.asarray(after.bricks)):
+            world = vertices * np.float32(spacing) + np.asarray(origin, np.float32)
+            lattice[: len(vertices)] = (world - own) / np.float32(before)
             found = np.asarray(_resample(*here, lattice))
-            values[start : start + len(points)] = found[: len(points)]
+            values[start : start + len(vertices)] = found[: len(vertices)]
         # Density is softplus(logit) / spacing, so with another spacing it has another logit.
         opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (spacing / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
@@ -233,17 +233,17 @@ class VoxelField:
         for _ in range(int(np.ceil(spacing / cell - 1e-4))):
             reached = dilate(reached)
         table = np.array(params.table)
-        for start, points in parts_of_lattice(np.asarray(self.bricks)):
-            world = points * np.float32(spacing)
+        for start, vertices in parts_of_lattice(np.asarray(self.bricks)):
+            world = vertices * np.float32(spacing)
             world += np.asarray(self.origin) - np.asarray(origin, np.float32)
             index = np.floor(world / np.float32(cell)).astype(np.int32)
             x, y, z = np.clip(index, 0, cells.shape[0] - 1).T
-            table[start : start + len(points)][~reached[x, y, z], 0] = _NOTHING
+            table[start : start + len(vertices)][~reached[x, y, z], 0] = _NOTHING
         return dataclasses.replace(params, table=jnp.asarray(table))
 
 
 def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> VoxelParams:
-    """Smooth parameters: move the values at each lattice point towards the mean of its six neighbours.
+    """Smooth parameters: move the values at each lattice vertex towards the mean of its six neighbours.
 
     A step of diffusion without flux across the boundary of the lattice. Where many rays sample the field,
     their gradients outweigh it. Where few photographs see a place, it spreads what only one of them

@@ -96,7 +96,7 @@ def weighted_rows(
     """`interpolation.weighted_rows`: for each of N positions, the weighted sum of C rows.
 
     Args:
-      table: a row of F features for each lattice point, in the weights' dtype.
+      table: a row of F features for each lattice vertex, in the weights' dtype.
       rows: numbers of rows, from 0 to V - 1; what others give is undefined.
       weights: need not sum to 1.
       implementation: "xla" or "pallas", which on a TPU is "xla" too; None takes what `choose` says.

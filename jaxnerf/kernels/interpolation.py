@@ -40,7 +40,7 @@ def weighted_rows(
     corners; that of the weights costs a second gather, which is dropped where nobody asks for it.
 
     Args:
-      table: a row of F features for each lattice point, in the weights' dtype.
+      table: a row of F features for each lattice vertex, in the weights' dtype.
       rows: numbers of rows, from 0 to V - 1; what others give is undefined.
       weights: need not sum to 1.
       implementation: as in `jaxnerf.kernels.weighted_rows`.
@@ -55,10 +55,10 @@ def weighted_rows(
 def trilinear_corners(
     positions: Float[Array, "N 3"],
 ) -> tuple[Int32[Array, "8 N 3"], Float[Array, "8 N"]]:
-    """The eight lattice points around each position, and their trilinear weights.
+    """The eight lattice vertices around each position, and their trilinear weights.
 
     Corner c lies at floor(position) plus the binary digits of c, x first: corner 4 is (1, 0, 0). The
-    weights sum to one, and at a lattice point corner 0 has weight 1 and the others 0. They carry the
+    weights sum to one, and at a lattice vertex corner 0 has weight 1 and the others 0. They carry the
     gradient to the positions, which is that of the cell above at a cell's face. The lattice's extent
     is the caller's business: at its last point the corners above, of weight 0, lie outside.
 

@@ -19,7 +19,7 @@ def trainer_of(config: Config, scene: Scene) -> Trainer:
     """The `Trainer` of a configuration's method, on a scene's photographs.
 
     Args:
-      config: adapted to the scene (`jaxnerf.spaces.adapt_to_scene`).
+      config: adapted to the scene (`jaxnerf.config.adaptation.adapt_to_scene`).
       scene: the scene, with photographs.
 
     Raises:

@@ -15,17 +15,7 @@ import numpy as np
 import optax
 
 from jaxnerf.config import Config, ConfigError, override
-from jaxnerf.fields import Field
-from jaxnerf.methods import first_state, occupied, state_like, trainer_of
-from jaxnerf.presets import preset, with_settings
-from jaxnerf.runs import folder
-from jaxnerf.runs.checkpoints import Checkpoints
-from jaxnerf.runs.files import RunError
-from jaxnerf.runs.run import Run, run_of
-from jaxnerf.runs.scene import read_scene
-from jaxnerf.runs.structure import structure_of
-from jaxnerf.scenes import Scene
-from jaxnerf.spaces import (
+from jaxnerf.config.adaptation import (
     COLOURS,
     READING,
     adapt_to_scene,
@@ -34,6 +24,16 @@ from jaxnerf.spaces import (
     load_for,
     with_bounds,
 )
+from jaxnerf.config.presets import preset, with_settings
+from jaxnerf.fields import Field
+from jaxnerf.methods import first_state, occupied, state_like, trainer_of
+from jaxnerf.runs import folder
+from jaxnerf.runs.checkpoints import Checkpoints
+from jaxnerf.runs.files import RunError
+from jaxnerf.runs.run import Run, run_of
+from jaxnerf.runs.scene import read_scene
+from jaxnerf.runs.structure import structure_of
+from jaxnerf.scenes import Scene
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
@@ -64,9 +64,10 @@ def fit(
 ) -> Run:
     """Train on photographs: a field of one's own, or what a preset or a configuration says.
 
-    A field with `init`, `density` and `colour` needs no more; an occupancy skips empty space. In a scene
-    without an end it is evaluated in contracted space (a ball of radius 2) or in normalised device
-    coordinates (a cube from -1 to 1), else in the scene's own frame; see `jaxnerf.scenes.Scene`.
+    A field with `init`, `density` and `colour` needs no more; an occupancy skips empty space. In an
+    unbounded scene the field is evaluated in contracted space (a ball of radius 2), in a forward-facing
+    one in normalised device coordinates (a cube from -1 to 1), and otherwise in the scene's own frame;
+    see `jaxnerf.scenes.Scene`.
 
     Args:
       field: see `jaxnerf.Field`; or a preset's name, or a `jaxnerf.Config`, for what `jaxnerf train`
@@ -183,7 +184,8 @@ def prepare(
       read: gives the scene with its photographs.
       out, resume, overwrite: see `jaxnerf.fit`.
       method: that of the configuration, or of an own field.
-      chosen: keys of the configuration that the user chose; see `jaxnerf.spaces.adapt_to_scene`.
+      chosen: keys of the configuration that the user chose; see
+        `jaxnerf.config.adaptation.adapt_to_scene`.
       names_steps, names_seconds: whether the user says how long to train; else a resumed run takes the
         steps that were fixed before.
       prefix: prefix of names of arguments in messages: "--" for flags.

@@ -3,9 +3,9 @@
 import optax
 
 from jaxnerf.config import Config
+from jaxnerf.config.adaptation import space_of
 from jaxnerf.methods import occupied
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import space_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.optimizers import field_optimizer
 from jaxnerf.training.trainer import Trainer

@@ -6,10 +6,10 @@ import jax
 import optax
 
 from jaxnerf.config import Config
+from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.rendering import rays_that_fit
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState, begin
 from jaxnerf.training.optimizers import Schedule, learning_rate, network_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0

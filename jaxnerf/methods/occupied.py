@@ -6,12 +6,12 @@ import jax
 import optax
 
 from jaxnerf.config import Config
+from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.sections import HashGridConfig, OwnConfig
 from jaxnerf.contraction import BoxSpace
 from jaxnerf.fields import Field, as_pytree
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.scenes import Scene
-from jaxnerf.sections import HashGridConfig, OwnConfig
-from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import TrainState, begin
 from jaxnerf.training.keep_occupancy import KeepOccupancy, full_occupancy
 from jaxnerf.training.losses import Loss

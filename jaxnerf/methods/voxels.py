@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxnerf.config import Config
+from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
 from jaxnerf.fields.voxels import smoothed
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
-from jaxnerf.spaces import bounds_of, gradient_reach_of, space_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFine, stages

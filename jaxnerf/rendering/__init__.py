@@ -12,7 +12,8 @@ from jaxnerf.rendering.probing import (
     grid_blocks,
     query,
 )
-from jaxnerf.rendering.rays import Rendering, render_rays
+from jaxnerf.rendering.rays import render_rays
+from jaxnerf.rendering.result import Rendering
 
 __all__ = [
     "Block",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-_MOST = 4096  # voxels along a side, so that indices of lattice points fit into 64 bits
+_MOST = 4096  # voxels along a side, so that indices of lattice vertices fit into 64 bits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -164,7 +164,7 @@ def tiles_that_show(
       tile: side of a square in pixels.
 
     Returns:
-      The squares; all of them in a scene without an end, which fills its pictures.
+      The squares; all of them in an unbounded scene, which fills its pictures.
     """
     shape = (-(-size[1] // tile), -(-size[0] // tile))
     if occupancy.space is not None:

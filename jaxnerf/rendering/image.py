@@ -18,7 +18,8 @@ from jaxnerf.fields import Field, Params, join_field, split_field
 from jaxnerf.rendering.footprints import pixels_that_show
 from jaxnerf.rendering.limits import fitted, that_see
 from jaxnerf.rendering.normals import normals_of_depth, pixels_apart
-from jaxnerf.rendering.rays import Rendering, render_rays
+from jaxnerf.rendering.rays import render_rays
+from jaxnerf.rendering.result import Rendering
 from jaxnerf.sampling import (
     ComposedSampler,
     Hierarchical,
@@ -178,8 +179,8 @@ def render_places(
       field, params, camera, sampler, near, far, compositing, chunk: as for `render_image`.
 
     Returns:
-      A `Rendering` of NumPy arrays with leading shape (R,), on black; without an end, depths of rays
-      that meet nothing are not finite.
+      A `Rendering` of NumPy arrays with leading shape (R,), on black; if far is infinite,
+      depths of rays that meet nothing are not finite.
     """
     mesh, behind = Mesh(np.asarray(jax.local_devices()), ("rays",)), np.zeros((1, 1, 3), np.float32)
     static, ends = (None, False, compositing), np.full((1, 1), far, np.float32)

@@ -1,6 +1,7 @@
 """Rays through several fields at once: each has its own samples, and all occlude one another."""
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,11 +9,12 @@ from jaxtyping import Array, Float
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
-from jaxnerf.compositing.of_samples import to_layout, where_reached
+from jaxnerf.compositing.of_samples import check_compositing, to_layout, where_reached
 from jaxnerf.fields import Params
 from jaxnerf.fields.composed import ComposedField
 from jaxnerf.kernels.weights import densest, first_opaque, mean_transmittance, sums_before
-from jaxnerf.rendering.shading import accumulated_colour, evaluated
+from jaxnerf.rendering.result import Rendering
+from jaxnerf.rendering.shading import accumulated_colour, behind, evaluated
 from jaxnerf.sampling.composed import ComposedSamples
 from jaxnerf.sampling.fragments import Fragments, fragments_of, from_slots, slots_first
 from jaxnerf.sampling.samples import LONGEST, Samples
@@ -21,38 +23,19 @@ from jaxnerf.sampling.samples import LONGEST, Samples
 Parts = tuple[Float[Array, "M R"], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Light:
-    """What rays see of the parts of a composed field, without a background.
-
-    Attributes:
-      colour: the colour on black.
-      through: the fraction of light that passes, exp of minus the optical depth of all parts.
-      opacity, depth, depth_median, normals: as `jaxnerf.Rendering` has them.
-      opacities: the opacity of each part, whose sum is the ray's.
-      weights: weights of each part's samples.
-    """
-
-    colour: Float[Array, "*batch 3"]
-    through: Float[Array, "*batch"]
-    opacity: Float[Array, "*batch"]
-    depth: Float[Array, "*batch"]
-    depth_median: Float[Array, "*batch"]
-    normals: Float[Array, "*batch 3"] | None
-    opacities: Float[Array, "*batch P"]
-    weights: tuple[Array, ...]
-
-
-def light_of_parts(
+def composed(
     field: ComposedField,
     params: Params,
     rays: Rays,
     samples: Samples | ComposedSamples,
-    compositing: Compositing = "volume",
+    background: Any = 1.0,
     *,
+    extras: Callable[[Params, Any], Any] | None = None,
     normals: bool = False,
-) -> Light:
-    """What rays see by samples of each part, or by samples that all parts share.
+    compositing: Compositing = "volume",
+    gradient_reach: Any = None,
+) -> Rendering:
+    """Render rays by samples of each part of a composed field, or by samples that all parts share.
 
     In each fragment of a ray (`jaxnerf.sampling.fragments`) let s_i be the density of part i and s their
     sum, tau_i and tau optical depths, and T the light that reaches it. A fragment has the weight that
@@ -65,9 +48,21 @@ def light_of_parts(
       they were cut, are opaque together.
 
     Args:
-      field, params, rays, compositing, normals: as for `jaxnerf.render_rays`.
+      field, params, rays, background, normals, compositing: as for `jaxnerf.render_rays`.
       samples: samples of the rays.
+      extras, gradient_reach: refused.
+
+    Returns:
+      The rendering; `extras["parts"]` is the opacity of each part [*batch, P], whose sum is the ray's.
+
+    Raises:
+      ValueError: extras or slower gradients are asked for, or there is no such compositing mode.
     """
+    if extras is not None:
+        raise ValueError("extras: those of a composed field are the opacities of its parts")
+    if gradient_reach is not None:
+        raise ValueError("gradient_reach: has no effect on a composed field; train its parts alone")
+    check_compositing(compositing)
     shared = isinstance(samples, Samples)
     parts = (samples,) * len(field.fields) if isinstance(samples, Samples) else samples.parts
     asked = [
@@ -112,14 +107,19 @@ def light_of_parts(
     stacked = jnp.stack(opacities, axis=-1)
     opacity = jnp.sum(stacked, axis=-1)
     depth = jnp.where(opacity > 0.0, along / jnp.where(opacity > 0.0, opacity, 1.0), nothing)
-    return Light(
+    if compositing == "attenuation":
+        opacity, colour = 1.0 - through, behind(through, background)
+    else:
+        colour = comp.over(colour, opacity, background)
+    return Rendering(
         colour=colour,
-        through=through,
-        opacity=1.0 - through if compositing == "attenuation" else opacity,
+        opacity=opacity,
         depth=depth,
         depth_median=median,
+        distance=depth * jnp.linalg.norm(rays.directions, axis=-1),
         normals=comp.unit(normal) if normals else None,
-        opacities=stacked,
+        extras={"parts": stacked},
+        samples=samples,
         weights=weights,
     )
 

@@ -321,7 +321,7 @@ def cells_that_hold(
     cells: Cells,
     *,
     occupancy: Occupancy | None = None,
-    least_share: float = 0.01,
+    least_fraction: float = 0.01,
 ) -> Cells:
     """The cells in which a field has a surface, without fog and floaters.
 
@@ -332,7 +332,7 @@ def cells_that_hold(
     Args:
       field, params, occupancy: as for `query`.
       cells: the cells to examine, at least one.
-      least_share: the fraction of the largest sum.
+      least_fraction: the fraction of the largest sum.
 
     Returns:
       The cells with a surface; none of them if the field is empty.
@@ -354,4 +354,4 @@ def cells_that_hold(
     groups, count = labelled
     sums = np.bincount(groups.reshape(-1), opacity.reshape(-1), count + 1)
     sums[0] = 0.0
-    return dataclasses.replace(cells, mask=held & (sums >= least_share * sums.max())[groups])
+    return dataclasses.replace(cells, mask=held & (sums >= least_fraction * sums.max())[groups])

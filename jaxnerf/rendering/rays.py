@@ -3,85 +3,24 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxnerf import compositing as comp
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing import Compositing
-from jaxnerf.compositing.of_samples import check_compositing
 from jaxnerf.fields import Field, Params
 from jaxnerf.fields.composed import ComposedField
-from jaxnerf.rendering.parts import light_of_parts
-from jaxnerf.rendering.shading import accumulated_colour, evaluated, scale_gradients_near
-from jaxnerf.sampling import (
-    ComposedSamples,
-    Hierarchical,
-    Sampler,
-    Samples,
-)
+from jaxnerf.rendering.parts import composed
+from jaxnerf.rendering.result import Rendering
+from jaxnerf.rendering.shading import accumulated_colour, behind, evaluated, scale_gradients_near
+from jaxnerf.sampling import Hierarchical, Sampler, Samples
 from jaxnerf.sampling.composed import map_occupancy_samplers
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
-
-# The least transmittance that makes a difference in an 8-bit image.
-_LEAST_LIGHT = 1 / 255
-
-
-@no_type_check
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rendering:
-    """The rendered colour, opacity and depth of rays. A pytree of arrays with the rays' leading shape.
-
-    Attributes:
-      colour: RGB in [0, 1], over the background.
-      opacity: the sum of the weights, in [0, 1].
-      depth: the expected t of the ray's termination (for a pinhole camera the depth along its axis).
-      depth_median: the t at which the opacity accumulated so far is one half; with the compositing modes
-        "maximum" and "mean", at which half of the total weight is accumulated.
-      distance: the expected depth as a length in the world.
-      normals: unit vectors in the world, or zero; None unless requested. `render_rays` takes them from
-        the gradient of density, `render_image` with "volume" compositing from the median depths
-        (`jaxnerf.rendering.normals`).
-      extras: the field's `extras`, accumulated along rays as colours are, but without a background: a
-        pytree of [*batch, ...]; None if the field has none.
-      samples, weights: the samples (`jaxnerf.Samples`) and their weights; None in an image. With a
-        composed field `weights` is a tuple with an array per part, and `samples` may be
-        `jaxnerf.sampling.ComposedSamples`.
-      proposals: the renderings of the levels of sampling before the last; empty unless requested.
-    """
-
-    colour: Float[Array, "*batch 3"]
-    opacity: Float[Array, "*batch"]
-    depth: Float[Array, "*batch"]
-    depth_median: Float[Array, "*batch"]
-    distance: Float[Array, "*batch"]
-    normals: Float[Array, "*batch 3"] | None = None
-    extras: Any = None
-    samples: Any = None
-    weights: Any = None
-    proposals: "tuple[Rendering, ...]" = ()
-
-    @property
-    def is_dark(self) -> Bool[Array, "*batch"]:
-        """Whether a ray's transmittance is too low to make a difference in an 8-bit image."""
-        return 1.0 - self.opacity <= _LEAST_LIGHT
-
-    @property
-    def is_complete(self) -> Bool[Array, "*batch"]:
-        """Whether a ray was rendered to its end, or ended early with no visible light left (`is_dark`).
-
-        True for every ray of an image.
-        """
-        samples: Samples | None = self.samples
-        if samples is None:
-            return jnp.ones(self.opacity.shape, bool)
-        dark = samples.fits & samples.early_stopped & ~samples.truncated & self.is_dark
-        return samples.complete | dark
 
 
 def render_rays(
@@ -139,15 +78,17 @@ def render_rays(
     """
     # A loaded run has NumPy arrays, which cannot be indexed by traced arrays.
     field, params, rays, sampler = jax.tree.map(
-        _as_jax, (field, params, rays, sampler), is_leaf=lambda x: x is None
+        lambda leaf: jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf,
+        (field, params, rays, sampler),
+        is_leaf=lambda x: x is None,
     )
     if compositing in comp.TO_THE_END:
         to_the_end = functools.partial(dataclasses.replace, max_optical_depth=0.0)
         sampler = map_occupancy_samplers(to_the_end, sampler)
     samples = sampler(field, params, rays, key)
-    proposed = () if isinstance(samples, ComposedSamples) else samples.proposals
+    proposed = getattr(samples, "proposals", ())  # `ComposedSamples` have none
     fields, all_params = levels_of(field, params, 1 + len(proposed))
-    how = {
+    how: dict[str, Any] = {
         "extras": extras, "normals": normals, "compositing": compositing,
         "gradient_reach": gradient_reach,
     }  # fmt: skip
@@ -157,13 +98,11 @@ def render_rays(
             _shaded(each, own, rays, found.samples, background, found, **how)
             for each, own, found in zip(fields[:-1], all_params[:-1], proposed, strict=True)
         )
-    shaded: Any = _composed if isinstance(fields[-1], ComposedField) else _shaded
-    last = shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
+    if isinstance(fields[-1], ComposedField):
+        last = composed(fields[-1], all_params[-1], rays, samples, background, **how)
+    else:
+        last = _shaded(fields[-1], all_params[-1], rays, samples, background, None, **how)
     return dataclasses.replace(last, proposals=earlier)
-
-
-def _as_jax(leaf: Any) -> Any:
-    return jnp.asarray(leaf) if hasattr(leaf, "__array__") else leaf
 
 
 def _shaded(
@@ -194,7 +133,7 @@ def _shaded(
     if compositing == "attenuation":
         # Not by the sum of the weights, in which little light would be lost to rounding.
         through = comp.transmittance_of(samples, density)
-        opacity, colour = 1.0 - through, _behind(through, background)
+        opacity, colour = 1.0 - through, behind(through, background)
     else:
         opacity = comp.opacity_of(samples, weights)
         emitted = accumulated_colour(field, params, rays, samples, weights, opacity, features)
@@ -218,49 +157,3 @@ def _shaded(
         samples=samples,
         weights=weights,
     )
-
-
-def _composed(
-    field: ComposedField,
-    params: Params,
-    rays: Rays,
-    samples: Samples | ComposedSamples,
-    background: Any,
-    found: Any,
-    *,
-    extras: Callable[[Params, Any], Any] | None,
-    normals: bool,
-    compositing: Compositing,
-    gradient_reach: Any,
-) -> Rendering:
-    """As `_shaded`, for a composed field.
-
-    Raises:
-      ValueError: it is asked for extras or for slower gradients.
-    """
-    if extras is not None:
-        raise ValueError("extras: those of a composed field are the opacities of its parts")
-    if gradient_reach is not None:
-        raise ValueError("gradient_reach: has no effect on a composed field; train its parts alone")
-    check_compositing(compositing)
-    light = light_of_parts(field, params, rays, samples, compositing, normals=normals)
-    colour = comp.over(light.colour, light.opacity, background)
-    if compositing == "attenuation":
-        colour = _behind(light.through, background)
-    return Rendering(
-        colour=colour,
-        opacity=light.opacity,
-        depth=light.depth,
-        depth_median=light.depth_median,
-        distance=light.depth * jnp.linalg.norm(rays.directions, axis=-1),
-        normals=light.normals,
-        extras={"parts": light.opacities},
-        samples=samples,
-        weights=light.weights,
-    )
-
-
-def _behind(through: Array, background: Any) -> Array:
-    """The background's colour times the transmittance."""
-    background = jnp.asarray(background, through.dtype)
-    return through[..., None] * jnp.broadcast_to(background, (*through.shape, 3))

@@ -82,3 +82,9 @@ def scale_gradients_near(
         return fixed + factor * (values - fixed)
 
     return jax.tree.map(slowed, answers)
+
+
+def behind(through: Float[Array, "*batch"], background: Any) -> Float[Array, "*batch 3"]:
+    """The background's colour times the transmittance."""
+    background = jnp.asarray(background, through.dtype)
+    return through[..., None] * jnp.broadcast_to(background, (*through.shape, 3))

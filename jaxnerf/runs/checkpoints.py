@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnerf.config import Config
-from jaxnerf.earlier_versions import names_as_stored
+from jaxnerf.config.earlier_versions import names_as_stored
 from jaxnerf.runs.files import KEPT, RunError, disk_errors, first_line
 from jaxnerf.training.state import TrainState
 
@@ -80,7 +80,7 @@ class Checkpoints:
             raise RunError(self._damaged(step, error)) from None
         if "optimizer.mu.0.layers_0.kernel" in kept and config.scene.space != "bounded":
             raise RunError(
-                f"{where}/{step}: of an older version, for a space without an end; train again"
+                f"{where}/{step}: of an older version, for an unbounded space; train again"
             )
         for name, leaf in names:
             found = metadata.get(name)

@@ -146,8 +146,8 @@ def compose(parts: Sequence[Part | tuple[Any, ...] | Run]) -> ComposedRun:
     ]
     if len(unbounded) > 1:
         raise RunError(
-            f"compose: {unbounded[0]} and {unbounded[1]} both have no end and would fill the same space; "
-            "crop one of them"
+            f"compose: {unbounded[0]} and {unbounded[1]} are both unbounded and would fill the same "
+            "space; crop one of them"
         )
     for part in known[1:]:
         how, other = known[0].run.config.section.compositing, part.run.config.section.compositing

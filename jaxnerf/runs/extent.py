@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxnerf.config.adaptation import space_of
 from jaxnerf.contraction import NdcSpace
 from jaxnerf.sampling.cells import Cells
 from jaxnerf.scenes.silhouettes import scene_cube
-from jaxnerf.spaces import space_of
 
 
 def scene_cells(run: Any, count: int) -> Cells:

@@ -139,7 +139,7 @@ def read_config(folder: Path) -> Config:
             config = override(config, {"voxels.transmittance_loss": 0.0})
         if "ball" not in named and config.scene.space != "bounded":
             # The unit of density in unbounded spaces was another one, so that images would be wrong.
-            raise ConfigError("of an older version, for a space without an end; train again")
+            raise ConfigError("of an older version, for an unbounded space; train again")
         return config
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path}: {error}") from None

@@ -118,7 +118,7 @@ def grid(run: Any, resolution: int, box: Any, colours: bool) -> GridBlocks:
     )
 
 
-def bounding_box(run: Any, least_share: float = 0.01) -> Box:
+def bounding_box(run: Any, least_fraction: float = 0.01) -> Box:
     """See `jaxnerf.Run.bounding_box`."""
     field, params = run.field, run.params
     if isinstance(field, tuple):
@@ -126,7 +126,7 @@ def bounding_box(run: Any, least_share: float = 0.01) -> Box:
     cells = scene_cells(run, _CELLS)
     if cells.mask.any():
         cells = probing.cells_that_hold(
-            field, params, cells, occupancy=run.occupancy, least_share=least_share
+            field, params, cells, occupancy=run.occupancy, least_fraction=least_fraction
         )
     if not cells.mask.any():
         raise RunError(f"{run.folder}: the scene holds nothing that has a box")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Camera, Rays, cast_rays
 from jaxnerf.compositing import Compositing
 from jaxnerf.config import Config
+from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.fields import Field
 from jaxnerf.paths import focus_point
 from jaxnerf.rendering import (
@@ -32,7 +33,6 @@ from jaxnerf.runs.structure import structure_of
 from jaxnerf.sampling import Occupancy, Sampler
 from jaxnerf.scenes import Scene, Similarity
 from jaxnerf.scenes.backgrounds import colour_of
-from jaxnerf.spaces import bounds_of
 from jaxnerf.training.calibration import Calibration
 from jaxnerf.training.state import TrainState
 
@@ -200,7 +200,7 @@ class Run:
         """
         return probing.first_hit(self, seen_by, pixels)
 
-    def bounding_box(self, *, least_share: float = 0.01) -> Box:
+    def bounding_box(self, *, least_fraction: float = 0.01) -> Box:
         """The bounding box of the scene's content, along the axes of the user's frame.
 
         The opacity of cells is evaluated: those of the occupancy grid, or of the cube or space in which
@@ -209,13 +209,13 @@ class Run:
         forward-facing one only what lies up to its far.
 
         Args:
-          least_share: groups of cells are ignored if the sum of their opacities is less than this
+          least_fraction: groups of cells are ignored if the sum of their opacities is less than this
             fraction of the largest group's.
 
         Raises:
           RunError: the scene is empty.
         """
-        return probing.bounding_box(self, least_share)
+        return probing.bounding_box(self, least_fraction)
 
     @property
     def sampler(self) -> Sampler:

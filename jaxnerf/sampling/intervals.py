@@ -116,7 +116,7 @@ def _strata_of(near: Array, count: int, key: Keys | None) -> Array:
     return unit_strata((1,) * near.ndim, count, None, near.dtype)
 
 
-def without_end(
+def unbounded(
     near: Float[Array, "*batch"], count: int, key: Keys | None = None
 ) -> Float[Array, "*batch count"]:
     """Distances on rays with an infinite far: even in disparity, from near to 10,001 times near.
@@ -126,7 +126,7 @@ def without_end(
     Args:
       near, count, key: as for `stratified`.
 
-    >>> without_end(jnp.array(0.0), 5).tolist()
+    >>> unbounded(jnp.array(0.0), 5).tolist()
     [0.0, 0.333, 1.00, 3.00, 10000.0]
     """
     u, unit = _strata_of(near, count, key), jnp.where(near > 0.0, near, 1.0)
@@ -151,7 +151,7 @@ def hierarchical(
     """Draw distances where the weights are (NeRF, section 5.2: inverse transform sampling).
 
     The density drawn from is constant within an interval and proportional to its weight. The
-    draws are stratified (one from each of `count` equal shares of the weight), ascending, and carry
+    draws are stratified (one from each of `count` equal parts of the weight), ascending, and carry
     no gradient: what is learned is the field, not the places where it was asked.
 
     Args:
@@ -179,7 +179,7 @@ def hierarchical(
     if key is None:
         u = unit_strata(shape[:-1], count, dtype=t.dtype)
     else:
-        # Not `unit_strata`: its half-width ends would be drawn from twice as often as their share.
+        # Not `unit_strata`: its half-width ends would be drawn from twice as often as they should be.
         index = jnp.broadcast_to(jnp.arange(count, dtype=t.dtype), shape)
         u = (index + uniform(key, shape, t.dtype)) / count
     return invert_cdf(t, cdf, u)
@@ -245,13 +245,13 @@ def normalised(
 ) -> Float[Array, "*batch B"]:
     """Distances normalised to [0, 1], in the coordinate in which `stratified` spaces evenly.
 
-    Rays with an infinite far have the coordinate of `without_end`, in which 1 is infinitely far.
+    Rays with an infinite far have the coordinate of `unbounded`, in which 1 is infinitely far.
 
     >>> print(normalised(jnp.array(1.0), jnp.array(5.0), jnp.array([1.0, 2.0, 5.0])))
     [0.   0.25 1.  ]
     """
-    endless = jnp.isinf(far)[..., None]
-    near, far = near[..., None], jnp.where(endless, near[..., None] + 1.0, far[..., None])
+    is_unbounded = jnp.isinf(far)[..., None]
+    near, far = near[..., None], jnp.where(is_unbounded, near[..., None] + 1.0, far[..., None])
     way = jnp.where(far > near, far - near, 1.0)
     even = (t - near) / way
     if spacing == "disparity":
@@ -260,4 +260,4 @@ def normalised(
         even = jnp.maximum(t - begin, 0.0) / way * far / jnp.where(t > 0.0, t, 1.0)
     unit = jnp.where(near > 0.0, near, 1.0)
     ahead = jnp.maximum(t - near, 0.0)
-    return jnp.where(endless, ahead / (ahead + unit), even)
+    return jnp.where(is_unbounded, ahead / (ahead + unit), even)

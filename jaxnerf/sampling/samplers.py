@@ -18,8 +18,8 @@ from jaxnerf.sampling.packing import pack
 from jaxnerf.sampling.samples import Proposal, Samples, dense_samples
 from jaxnerf.sampling.traversal import march, most_samples
 
-# The paper's code gives the last sample an interval without end.
-_ENDLESS = 1e10
+# Length of the last interval in the paper's code, which counts as unbounded.
+_LAST_LENGTH = 1e10
 # `max_steps` of a march without a limit.
 NO_LIMIT = 1 << 30
 
@@ -51,14 +51,14 @@ class Sampler(Protocol):
 class Stratified:
     """One sample from each of even intervals from near to far (NeRF, section 4). Dense.
 
-    Rays without an end are sampled evenly in disparity, as `intervals.without_end` says: right in the
+    Rays with an infinite far are sampled evenly in disparity, as `intervals.unbounded` says: right in the
     limit of many samples, but a far that fits the scene needs fewer.
 
     Attributes:
       samples: number of samples of each ray, at least 2.
       spacing: intervals even in "depth" or in "disparity".
       sample_at: where in its interval a sample asks the field: in the "middle", or, as in the paper's
-        code, at the "start", with a last interval without end.
+        code, at the "start", with an unbounded last interval.
     """
 
     samples: int = 64
@@ -74,14 +74,14 @@ class Stratified:
         middle = self.sample_at == "middle"
         # Fenceposts bound intervals, one more than there are; samples at starts are fenceposts.
         count = self.samples + (1 if middle else 0)
-        endless = jnp.isinf(rays.far)
-        far = jnp.where(endless, rays.near + 1.0, rays.far)
+        unbounded = jnp.isinf(rays.far)
+        far = jnp.where(unbounded, rays.near + 1.0, rays.far)
         t = intervals.stratified(rays.near, far, count, key, self.spacing)
-        t = jnp.where(endless[..., None], intervals.without_end(rays.near, count, key), t)
+        t = jnp.where(unbounded[..., None], intervals.unbounded(rays.near, count, key), t)
         if middle and key is not None:
             # The intervals' ends are drawn but for the outer two: the whole ray is looked at.
             t = t.at[..., 0].set(rays.near)
-            t = t.at[..., -1].set(jnp.where(endless, t[..., -1], rays.far))
+            t = t.at[..., -1].set(jnp.where(unbounded, t[..., -1], rays.far))
         return _between(rays, t, self.spacing, self.sample_at)
 
 
@@ -173,10 +173,10 @@ def levels_of(
 
 
 def _between(rays: Rays, t: Array, spacing: intervals.Spacing, sample_at: str) -> Samples:
-    """Samples of the intervals between fenceposts; if they are at starts, the last has no end."""
+    """Samples of the intervals between fenceposts; if they are at starts, the last is unbounded."""
     s = intervals.normalised(rays.near, rays.far, t, spacing)
     if sample_at == "start":
-        t = jnp.concatenate([t, t[..., -1:] + _ENDLESS], axis=-1)
+        t = jnp.concatenate([t, t[..., -1:] + _LAST_LENGTH], axis=-1)
         s = jnp.concatenate([s, jnp.ones_like(s[..., -1:])], axis=-1)
     return dense_samples(rays, t, s, at_start=sample_at == "start")
 

@@ -31,8 +31,8 @@ from jaxnerf.sampling.packing import Packing
 
 # Lengths of intervals are clipped to this: a density of 0 times an infinite length would be NaN.
 LONGEST = 1e30
-# Longer intervals count as infinite: the paper's code gives the last interval a length of 1e10.
-ENDLESS = 1e9
+# Longer intervals count as unbounded: the paper's code gives the last interval a length of 1e10.
+UNBOUNDED = 1e9
 
 
 @no_type_check
@@ -124,7 +124,7 @@ class Samples:
         if self.packing is not None:
             return rays.far
         last0, last1 = self.t0[..., -1], self.t1[..., -1]
-        return jnp.where(last1 - last0 > ENDLESS, last0, last1)
+        return jnp.where(last1 - last0 > UNBOUNDED, last0, last1)
 
 
 @no_type_check

@@ -217,7 +217,8 @@ def _files(project: _Project, root: str) -> dict[int, Path]:
         for name in _spelled(PurePosixPath(image.name), root):
             path = project.path(number, root, name)
             # A file with the exact name of another photograph of the model belongs to that one.
-            if (name == PurePosixPath(image.name) or name not in exact) and _is_picture(path):
+            is_free = name == PurePosixPath(image.name) or name not in exact
+            if is_free and is_file(path) and not path.is_dir():
                 found[number] = path
                 break
     return found
@@ -230,10 +231,6 @@ def _spelled(name: PurePosixPath, root: str) -> Iterator[PurePosixPath]:
     yield from spellings(name)
     if len(name.parts) > 1 and name.parts[0] in _ROOTS and root != ".":
         yield from spellings(PurePosixPath(*name.parts[1:]))
-
-
-def _is_picture(path: Path) -> bool:
-    return is_file(path) and not path.is_dir()
 
 
 def _mask_file(project: _Project, number: int, root: str) -> Path | None:

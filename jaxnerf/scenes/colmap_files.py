@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.colmap_cameras import MODELS, intrinsics
-from jaxnerf.scenes.json_files import is_file
+from jaxnerf.scenes.json_files import is_file, read_bytes
 
 _MAX_BYTES = 2_000_000_000
 _MAX_SIDE = 1_000_000
@@ -140,7 +140,7 @@ class _Bytes:
     """The unread rest of a binary file."""
 
     def __init__(self, path: Path):
-        self.path, self.data, self.offset = path, _contents(path), 0
+        self.path, self.data, self.offset = path, read_bytes(path, _MAX_BYTES), 0
 
     def take(self, layout: str, what: str) -> tuple:
         try:
@@ -174,20 +174,9 @@ class _Bytes:
             )
 
 
-def _contents(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise SceneError(f"{path}: not a file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise SceneError(f"{path}: more than {_MAX_BYTES:,} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def _lines(path: Path) -> list[str]:
     """The lines of a text in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
-    contents = _contents(path)
+    contents = read_bytes(path, _MAX_BYTES)
     is_wide = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return contents.decode("utf-16" if is_wide else "utf-8-sig").split("\n")
@@ -279,7 +268,8 @@ def _images_txt(path: Path) -> Iterator[tuple[int, ModelImage]]:
             words, seen = line.split(maxsplit=9), features.split()
             number, camera, name = int(words[0]), int(words[8]), words[9]
             pose = [float(word) for word in words[1:8]]
-            places = np.array([[float(x), float(y)] for x, y in _couples(seen)]).reshape(-1, 2)
+            pairs = zip(seen[0::3], seen[1::3], strict=False)
+            places = np.array([[float(x), float(y)] for x, y in pairs]).reshape(-1, 2)
             points = np.array([int(word) for word in seen[2::3]], np.int64)
             if len(seen) % 3:
                 raise ValueError
@@ -289,10 +279,6 @@ def _images_txt(path: Path) -> Iterator[tuple[int, ModelImage]]:
                 "next line X Y POINT3D_ID of each feature"
             ) from None
         yield number, _image(path, where, name, camera, pose, places, points)
-
-
-def _couples(words: list[str]) -> Iterator[tuple[str, str]]:
-    return zip(words[0::3], words[1::3], strict=False)
 
 
 def _image(

@@ -26,8 +26,8 @@ def cameras_that_see(
     poses = np.asarray(cameras.camera_to_world, np.float64)
     if cameras.lens not in FLAT:
         return np.ones(len(poses), bool)
-    share = (np.arange(_RAYS) + 0.5) / _RAYS
-    inside = np.stack(np.meshgrid(share, share), axis=-1).reshape(1, -1, 2)
+    fractions = (np.arange(_RAYS) + 0.5) / _RAYS
+    inside = np.stack(np.meshgrid(fractions, fractions), axis=-1).reshape(1, -1, 2)
     pixels = inside * np.asarray(cameras.size, np.float64)[:, None]
     centre, focal = (np.asarray(x, np.float64)[:, None] for x in (cameras.centre, cameras.focal))
     flat = (pixels - centre) / focal * [1.0, -1.0]

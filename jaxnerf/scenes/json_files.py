@@ -33,6 +33,22 @@ def load_json(path: Path) -> dict[str, Any]:
     return object_of(path, data)
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """All bytes of a file, if it has no more than a number of them.
+
+    Raises:
+      SceneError: the file is missing, too large, or cannot be read.
+    """
+    try:
+        if not path.is_file():
+            raise SceneError(f"{path}: not a file")
+        if path.stat().st_size > most:
+            raise SceneError(f"{path}: more than {most:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def object_of(where: Path | str, data: bytes) -> dict[str, Any]:
     """The object in the bytes of a JSON file; see `load_json`.
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.json_files import read_bytes
 
 _MAX_BYTES = 100_000_000
 _MAX_HEADER = 20_000
@@ -67,16 +68,9 @@ class NumpyZip:
 
     def __init__(self, path: Path):
         self.path = path
+        contents = read_bytes(path, _MAX_BYTES)
         try:
-            if not path.is_file():
-                raise SceneError(f"{path}: not a file")
-            if path.stat().st_size > _MAX_BYTES:
-                raise SceneError(f"{path}: more than {_MAX_BYTES:,} bytes")
-            self._zip = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
-        except OSError as error:
-            raise SceneError(f"{path}: cannot be read: {error.strerror}") from None
-        except SceneError:
-            raise
+            self._zip = zipfile.ZipFile(io.BytesIO(contents))
         except Exception:  # zipfile raises various exceptions for damaged files
             raise SceneError(f"{path}: not an .npz file, or damaged") from None
         self.names = {name.removesuffix(".npy"): name for name in self._zip.namelist()}

@@ -13,7 +13,7 @@ from jaxnerf.scenes.frames import Poses, across, look_outwards, looked_at
 from jaxnerf.stances import mean_axis
 
 # The split's name, its fraction of the cameras, and the least number of cameras from which it is taken.
-SECTOR, SHARE, LEAST = "sector", 0.1, 20
+SECTOR, FRACTION, LEAST = "sector", 0.1, 20
 # Cameras surround the scene if no angle between neighbouring directions is as large as this.
 _OPENING = math.radians(120.0)
 
@@ -32,7 +32,7 @@ def in_sector(poses: Poses) -> Bool[np.ndarray, " N"]:
       poses: camera-to-world, in the order of the photographs' names.
     """
     poses = np.asarray(poses, np.float64)
-    count, chosen = round(SHARE * len(poses)), np.zeros(len(poses), bool)
+    count, chosen = round(FRACTION * len(poses)), np.zeros(len(poses), bool)
     point = looked_at(poses)
     if point is not None:
         directions = poses[:, :, 3] - point

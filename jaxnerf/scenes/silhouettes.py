@@ -163,8 +163,8 @@ def plain_background(split: Split) -> PlainBackground | None:
     if usual > _ROUNDING:
         tolerance = min(round(_BRIGHTER_INSIDE * int(most)), _MOST_NOISE)
     bare, count = off <= tolerance, np.bincount(camera.ravel())
-    share = np.bincount(camera.ravel(), bare)[count > 0] / count[count > 0]
-    if np.mean(bare) < _BARE_MARGIN or np.mean(share >= _SAME_MARGIN) < _SAME_PICTURES:
+    fractions = np.bincount(camera.ravel(), bare)[count > 0] / count[count > 0]
+    if np.mean(bare) < _BARE_MARGIN or np.mean(fractions >= _SAME_MARGIN) < _SAME_PICTURES:
         return None
     return PlainBackground(levels, tolerance)
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnerf.checks import in_range, positive
 from jaxnerf.contraction import NdcSpace, SphereContraction
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import join_field, split_field
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.sampling import Occupancy, OccupancySampler

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxnerf.checks import in_range, positive
+from jaxnerf.errors import in_range, positive
 from jaxnerf.fields.voxels import VoxelParams, decay_density
 
 # (step, total_steps) -> a factor.
@@ -58,7 +58,7 @@ class VoxelOptimizerConfig:
         exponential.
       density_decay: decoupled decay of the density logits in each step, as a fraction of their learning
         rate. It removes density that no photograph supports. For bounded scenes; 0 disables it.
-      smoothing: initial weight of a diffusion step on the lattice: every 20 steps each lattice point is
+      smoothing: initial weight of a diffusion step on the lattice: every 20 steps each lattice vertex is
         moved by this fraction towards the mean of its six neighbours. The weight decays with the learning
         rates, falls to 0 in the first half of the steps, and is reduced in proportion when there are more
         than 40 photographs. For unbounded scenes, parts of which few photographs show; 0 disables it.

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from jaxnerf.checks import in_range, positive
+from jaxnerf.errors import in_range, positive
 from jaxnerf.scenes.backgrounds import Background
 
 

@@ -301,20 +301,18 @@ def update(
     """
     optimizer = optax.with_extra_args_support(optimizer)
     mine = own(params, axis_name)
-    # With the leading dimension that the state has outside of the mapped step: from arrays without it
-    # XLA:CPU makes the updates and the new state apart, and copies the old one for that.
-    lifted = _one_more if axis_name is not None else (lambda tree: tree)
+    given = gradients, opt_state, mine
+    if axis_name is not None:
+        # With the leading dimension that the state has outside of the mapped step: from arrays without it
+        # XLA:CPU makes the updates and the new state apart, and copies the old one for that.
+        given = jax.tree.map(lambda x: x[None] if x.ndim else x, given)
     # Optax raises a float to the power of an integer, which strict users' settings refuse.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        updates, after = optimizer.update(*lifted((gradients, opt_state, mine)), **extra)
+        updates, after = optimizer.update(*given, **extra)
     updates, after = jax.tree.map(
         lambda x, like: x.reshape(like.shape), (updates, after), (gradients, opt_state)
     )
     return gathered(jax.tree.map(jnp.add, mine, updates), params, axis_name), after
-
-
-def _one_more(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[None] if x.ndim else x, tree)
 
 
 def written_over(scratch: Any, value: Array, gradients: Any) -> tuple[Array, Any]:

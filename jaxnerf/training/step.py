@@ -122,7 +122,8 @@ def step_with_gradients(
             )
             found = loss(rendering, batch.target())
             value, reported = found if isinstance(found, tuple) else (found, {})
-            return value, jax.tree.map(_as_float, reported) | _counts(rendering)
+            reported = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), reported)
+            return value, reported | _counts(rendering)
 
         return jax.value_and_grad(total, has_aux=True)((state.params, learned))
 
@@ -237,10 +238,6 @@ def _disturbed(field: Any, keys: Array | None) -> Any:
     if isinstance(field, tuple):
         return tuple(of_level(each, level) for level, each in enumerate(field))
     return of_level(field, 0)
-
-
-def _as_float(value: Any) -> Array:
-    return jnp.asarray(value).astype(jnp.float32)
 
 
 def _counts(rendering: Rendering) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
+from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelField, VoxelParams
 from jaxnerf.fields.warped import WarpedField
@@ -12,7 +13,6 @@ from jaxnerf.paths import focus_point, home_of, up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling import OccupancySampler
-from jaxnerf.spaces import bounds_of
 from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_table
 
 # Number of weights, each of four values, in a row of their texture.

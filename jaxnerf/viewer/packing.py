@@ -32,7 +32,7 @@ _MOST_CELLS = 512
 @no_type_check
 @dataclasses.dataclass(frozen=True)
 class PackedTable:
-    """A quantised table of lattice points.
+    """A quantised table of lattice vertices.
 
     Attributes:
       kept: mask of the positions with a brick.

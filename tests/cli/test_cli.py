@@ -296,6 +296,9 @@ def test_help_of_a_verb_names_every_flag_and_says_what_it_is(verb, capsys):
         ]
         assert len(at) == 1, name
         assert len(lines[at[0] + 1].strip()) > 5, name
+    assert not [
+        line for line in lines if "(default [" in line
+    ]  # lists as the command line has them
 
 
 def test_a_run_killed_before_its_steps_were_fixed_keeps_its_budget(folder, tmp_path):

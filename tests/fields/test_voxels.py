@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lattice import lattice_points
+from lattice import lattice_vertices
 
 from jaxnerf import Field, Rays, Stratified, render_rays
-from jaxnerf.fields.bricks import brick_index, number_of_points
+from jaxnerf.fields.bricks import brick_index, num_vertices
 from jaxnerf.fields.voxels import (
     BRICK,
     VoxelField,
@@ -147,14 +147,14 @@ def test_bricks_cover_all_corners_of_every_occupied_cell(voxels_a_cell):
     cells = random_cells(5, size=9, share=0.02)
     bricks, count = brick_index(cells, voxels_a_cell)
     assert sorted(bricks[bricks > 0].tolist()) == list(range(1, count + 1))
-    assert number_of_points(cells, voxels_a_cell) == 64 * count
+    assert num_vertices(cells, voxels_a_cell) == 64 * count
     inside = np.linspace(1e-5, 1.0 - 1e-5, 9)
     for place in np.argwhere(cells):
         for offset in np.stack(np.meshgrid(inside, inside, inside), -1).reshape(-1, 3):
             lower = np.floor((place + offset) * voxels_a_cell).astype(int)
             for digits in np.ndindex(2, 2, 2):
                 assert bricks[tuple((lower + digits) // BRICK)] > 0
-    points = lattice_points(bricks)
+    points = lattice_vertices(bricks)
     assert points.shape == (BRICK**3 * (1 + count), 3)
     for row in (64, 64 + 27, len(points) - 1):
         assert bricks[tuple(points[row].astype(int) // BRICK)] == row // 64
@@ -183,7 +183,7 @@ def test_refining_keeps_the_field_and_drops_bricks(finer):
     np.testing.assert_allclose(after.spacing, 0.1 / finer, rtol=1e-6)
     assert float(after.view_dependence) == 1.0
     # The new lattice's own points within the cells that are left, which are the old one's and more.
-    points = lattice_points(np.asarray(after.bricks))[64:].astype(np.float64)
+    points = lattice_vertices(np.asarray(after.bricks))[64:].astype(np.float64)
     at = points * (0.1 / finer)
     index = np.floor((at + 1e-4) / 0.2).astype(int)
     inside = (index < 6).all(axis=-1)
@@ -192,7 +192,7 @@ def test_refining_keeps_the_field_and_drops_bricks(finer):
     assert len(at) > 50
     density, features = after.density(resampled, jnp.asarray(at, jnp.float32))
     expected = slow_density(field, params, at)
-    # As numbers of float32 allow, an ulp of the place away from the lattice point.
+    # As numbers of float32 allow, an ulp of the place away from the lattice vertex.
     np.testing.assert_allclose(density, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features, expected[1], atol=1e-4)
     if finer == 1.0:
@@ -253,7 +253,7 @@ def test_decay_lowers_logits_to_a_floor_and_nothing_else():
 
 
 def slow_smoothing(field: VoxelField, params: VoxelParams, by: float) -> np.ndarray:
-    """The table after diffusion, a lattice point and a neighbour at a time."""
+    """The table after diffusion, a lattice vertex and a neighbour at a time."""
     bricks, before = np.asarray(field.bricks), np.asarray(params.table, np.float64)
     after, places = before.copy(), {}
     for place in np.argwhere(bricks > 0):

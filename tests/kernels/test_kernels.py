@@ -175,7 +175,7 @@ def test_trilinear_weights_sum_to_one_and_have_the_position_as_their_mean(float6
     np.testing.assert_allclose(single.sum(axis=0), 1.0, rtol=0, atol=3e-7)
 
 
-def test_interpolation_is_exact_at_lattice_points():
+def test_interpolation_is_exact_at_lattice_vertices():
     positions = jnp.array([[0.0, 0.0, 0.0], [3.0, 1.0, 2.0], [-2.0, 7.0, 100.0]])
     corners, weights = trilinear_corners(positions)
     np.testing.assert_array_equal(corners[0], positions)

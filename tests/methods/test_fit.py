@@ -24,6 +24,7 @@ from jaxnerf import (
     preset,
 )
 from jaxnerf.config import ConfigError, override
+from jaxnerf.config.adaptation import adapt_to_scene
 from jaxnerf.contraction import BoxSpace, SphereContraction
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.fields.warped import WarpedField
@@ -31,7 +32,6 @@ from jaxnerf.methods import first_state, trainer_of
 from jaxnerf.methods import occupied as occupied_method
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import occupied
-from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import PhotometricLoss, keep_occupancy, sharding
 from jaxnerf.training.keep_occupancy import (
     KeepOccupancy,

@@ -8,11 +8,11 @@ import pytest
 from ball import RAYS, photographs, with_surroundings
 from test_unbounded import CONFIG, scene_of
 
+from jaxnerf.config.adaptation import adapt_to_scene
 from jaxnerf.evaluation import blend, psnr
 from jaxnerf.methods import first_state, trainer_of
 from jaxnerf.runs.run import run_of
 from jaxnerf.scenes import Scene, Split
-from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import loop
 from jaxnerf.training.trainer import local
 

@@ -1,4 +1,4 @@
-"""Scenes without an end: what is chosen for them, and that they are learned with their distances."""
+"""Unbounded scenes: what is chosen for them, and that they are learned with their distances."""
 
 import dataclasses
 import json
@@ -12,17 +12,17 @@ from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 from jaxnerf.cameras import Camera, cast_rays, look_at_pose
 from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
+from jaxnerf.config.adaptation import adapt_to_scene, bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.presets import preset
+from jaxnerf.config.sections import VoxelsConfig
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.methods import first_state, trainer_of
-from jaxnerf.presets import preset
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import Run, run_of
 from jaxnerf.sampling.occupancy import Occupancy
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
-from jaxnerf.sections import VoxelsConfig
-from jaxnerf.spaces import adapt_to_scene, bounds_of, gradient_reach_of, space_of
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
@@ -245,14 +245,15 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     fine, bounded = preset("five_minutes"), scene_of(split)
     short = dataclasses.replace(fine.voxels.stages, resolutions=(64, 128, 200))
     short = dataclasses.replace(fine, voxels=dataclasses.replace(fine.voxels, stages=short))
-    assert short.voxels.stages.points > adapt_to_scene(short, open_end).voxels.stages.points == 0
+    adapted = adapt_to_scene(short, open_end).voxels.stages
+    assert short.voxels.stages.target_vertices > adapted.target_vertices == 0
     assert adapt_to_scene(fine, bounded).voxels == fine.voxels
     named = adapt_to_scene(fine, bounded, ["voxels.stages.resolutions"]).voxels.stages
-    assert named.points == named.voxels_for_steps == 0
+    assert named.target_vertices == named.voxels_for_steps == 0
     both = adapt_to_scene(
-        fine, bounded, ["voxels.stages.resolutions", "voxels.stages.points"]
+        fine, bounded, ["voxels.stages.resolutions", "voxels.stages.target_vertices"]
     ).voxels.stages
-    assert (both.points, both.voxels_for_steps) == (fine.voxels.stages.points, 0)
+    assert (both.target_vertices, both.voxels_for_steps) == (fine.voxels.stages.target_vertices, 0)
     # What a run was trained with is not changed when it goes on.
     saved = override(changed, {"voxels.field.initial_opacity": 0.05})
     assert flatten(adapt_to_scene(saved, open_end)) == flatten(saved)
@@ -306,7 +307,7 @@ def test_where_the_field_is_is_told_in_the_frame_of_the_files():
 
 @pytest.mark.parametrize("space", ["unbounded", "forward", "bounded"])
 def test_a_run_whose_densities_meant_something_else_is_refused(tmp_path, space):
-    """Of before `scene.ball`: in spaces without an end its pictures would be silently wrong."""
+    """Of before `scene.ball`: in unbounded spaces its pictures would be silently wrong."""
     values = json.loads(to_json(override(CONFIG, {"scene.space": space})))
     del values["scene"]["ball"]
     (tmp_path / "config.json").write_text(json.dumps(values))

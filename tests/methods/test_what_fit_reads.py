@@ -20,7 +20,7 @@ from jaxnerf import (
     load_run,
     load_scene,
 )
-from jaxnerf.spaces import load_for
+from jaxnerf.config.adaptation import load_for
 
 SMALL = {"training__rays_per_batch": 256, "occupancy__cells": 16, "occupancy__steps": 48}
 

@@ -12,7 +12,7 @@ from jaxnerf.rendering.limits import fitted
 # So far away that rays go straight along y through a cube of 16 cells of 4 steps.
 FAR = Camera.look_at((0.0, -300.0, 0.0), width=24, height=24, field_of_view=0.2)
 PIXELS = pixel_centres(24, 24).reshape(-1, 2)
-ENDLESS = np.full(len(PIXELS), np.inf, np.float32)
+UNBOUNDED = np.full(len(PIXELS), np.inf, np.float32)
 
 
 def filled(cells: np.ndarray) -> Occupancy:
@@ -21,12 +21,12 @@ def filled(cells: np.ndarray) -> Occupancy:
 
 def test_the_longest_ray_decides_the_slots_and_the_mean_the_room():
     cells = np.ones((16, 16, 16), bool)
-    found = fitted(OccupancySampler(filled(cells)), FAR, PIXELS, 0.0, ENDLESS, "volume")
+    found = fitted(OccupancySampler(filled(cells)), FAR, PIXELS, 0.0, UNBOUNDED, "volume")
     # 64 samples, or 65 of a ray whose first lies a rounding before the cube.
     assert found.samples in (64, 128)
     assert found.mean_samples == 64.0
     cells[:, 2:] = False  # two of the sixteen cells along the rays
-    found = fitted(OccupancySampler(filled(cells)), FAR, PIXELS, 0.0, ENDLESS, "volume")
+    found = fitted(OccupancySampler(filled(cells)), FAR, PIXELS, 0.0, UNBOUNDED, "volume")
     assert found.samples in (8, 16)
     assert found.mean_samples == pytest.approx(8.0)
 
@@ -35,7 +35,7 @@ def test_limits_that_are_given_stay():
     occupancy = filled(np.ones((16, 16, 16), bool))
     for given in ({"samples": 9}, {"mean_samples": 3.5}, {"samples": 9, "mean_samples": 2.5}):
         sampler = OccupancySampler(occupancy, **given)
-        found = fitted(sampler, FAR, PIXELS, 0.0, ENDLESS, "volume")
+        found = fitted(sampler, FAR, PIXELS, 0.0, UNBOUNDED, "volume")
         assert {name: getattr(found, name) for name in given} == given
         assert found.samples > 0 < found.mean_samples
 
@@ -46,9 +46,9 @@ def test_rays_that_end_early_have_room_for_less_unless_all_of_them_counts():
         cells, np.full(cells.shape, 1e4), np.full(3, -1.0), 2.0 / 16, 2.0 / 64
     )
     sampler = OccupancySampler(opaque)
-    ended = fitted(sampler, FAR, PIXELS, 0.0, ENDLESS, "volume")
+    ended = fitted(sampler, FAR, PIXELS, 0.0, UNBOUNDED, "volume")
     assert ended.mean_samples == pytest.approx(4.0)  # a sample dims by exp(-2), the end is exp(-7)
-    whole = fitted(sampler, FAR, PIXELS, 0.0, ENDLESS, "mean")
+    whole = fitted(sampler, FAR, PIXELS, 0.0, UNBOUNDED, "mean")
     assert whole.mean_samples == 64.0
 
 

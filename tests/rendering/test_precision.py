@@ -41,7 +41,7 @@ FIELDS: dict[str, Any] = {
     "composition": ComposedField.of([(VOXELS, None), (VOXELS, SMALL)]),
     "scan": SCAN,
     "hash grid": HashGridField(levels=3, coarsest=4, finest=16, log2_rows=8, side=2.0, width=8),
-    "network": NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3),
+    "network": NerfField(depth=2, width=16, skip_after=0, view_width=8, position_octaves=3),
 }
 CAMERA = Camera.look_at((0.0, -4.0, 1.0), width=12, height=12, field_of_view=30.0)
 PIXELS = np.random.default_rng(0).uniform(2, 10, (9, 2))

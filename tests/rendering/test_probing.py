@@ -166,7 +166,7 @@ def test_cells_that_hold_something_are_found_without_fog_and_specks():
     everywhere = Cells(np.ones((48,) * 3, bool), np.full(3, -2.0), 4.0 / 48)
     found = cells_that_hold(Scattered(), (), everywhere)
     np.testing.assert_allclose(box_of(found), [[-0.5] * 3, [0.5] * 3], atol=4.0 / 48)
-    with_speck = cells_that_hold(Scattered(), (), everywhere, least_share=0.0)
+    with_speck = cells_that_hold(Scattered(), (), everywhere, least_fraction=0.0)
     np.testing.assert_allclose(box_of(with_speck)[1, 0], 1.6, atol=4.0 / 48)
     nothing = cells_that_hold(Ball(0.0), (), everywhere)
     assert not nothing.mask.any()

@@ -150,7 +150,7 @@ def test_the_surface_renderer_is_the_hard_limit():
 
 
 def test_rays_jit_vmap_and_loops_agree():
-    field = NerfField(depth=2, width=16, view_width=8, position_degree=4)
+    field = NerfField(depth=2, width=16, view_width=8, position_octaves=4)
     params = field.init(jax.random.key(0))
     camera = Camera.look_at((0.0, -4.0, 1.0), width=4, height=4)
     rays = cast_rays(camera, jnp.asarray(pixel_centres(4, 3)), 2.0, 6.0)

@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 from jaxnerf import Camera, Part, Region, Run, cast_rays, compose, preset
 from jaxnerf.cameras import pixel_centres
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
 from jaxnerf.methods import first_state
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import run_of
 from jaxnerf.scenes import Similarity
-from jaxnerf.spaces import adapt_to_scene
 
 OTHER_FRAME = Similarity(0.4, np.eye(3), np.array([1.0, 2.0, 3.0]))
 
@@ -128,15 +128,15 @@ def test_what_was_rasterised_stands_in_a_run_by_its_depth():
 
 
 def test_runs_that_cannot_be_composed_are_refused_in_one_line():
-    endless = override(HERE.config, {"scene.space": "unbounded"})
-    room = dataclasses.replace(HERE, config=endless)
+    unbounded = override(HERE.config, {"scene.space": "unbounded"})
+    room = dataclasses.replace(HERE, config=unbounded)
     with pytest.raises(RunError, match="no parts"):
         compose([])
     hard = override(preset("nerf"), {"nerf.compositing": "surface"})
     with pytest.raises(RunError, match=r"as 'volume' and .* as 'surface'") as found:
         compose([HERE, dataclasses.replace(HERE, config=hard)])
     assert "\n" not in str(found.value)
-    with pytest.raises(RunError, match="both have no end"):
+    with pytest.raises(RunError, match="are both unbounded"):
         compose([room, (room, PLACE)])
     with pytest.raises(ValueError, match="scale is 0"):
         compose([HERE, (OTHER, Similarity(0.0))])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnerf import Camera, load_run
-from jaxnerf.config import from_json
+from jaxnerf.config import Config, from_json, override, to_json
 from jaxnerf.runs.files import RunError
 
 # Of commit df297d1: folders as it left them (without most cameras), and its pictures.
@@ -39,7 +39,20 @@ def test_old_names_of_settings_are_read_and_unknown_ones_are_not(tmp_path):
     part = {"method": "voxels", "voxels": {"features": 7}, "training": {"adam_beta1": 0.5}}
     read = from_json(json.dumps(part)).voxels
     assert (read.field.features, read.optimizer.beta1) == (7, 0.5)
+    part = {"voxels": {"stages": {"points": 7}}}
+    assert from_json(json.dumps(part)).voxels.stages.target_vertices == 7
+    part = {"field": {"direction_degree": 3}, "nerf": {"field": {"position_degree": 5}}}
+    read = from_json(json.dumps(part)).nerf.field
+    assert (read.position_octaves, read.direction_octaves) == (5, 3)
     folder = shutil.copytree(FOLDER / "voxels", tmp_path / "run")
     (folder / "config.json").write_text(text.replace("smooth_edges", "smooth_edge"))
     with pytest.raises(RunError, match=r"unknown key 'evaluation\.smooth_edge'"):
         load_run(folder)
+
+
+def test_a_key_that_was_renamed_alone_changes_no_other_setting():
+    """Configurations that have sections of methods keep all that they name."""
+    now = override(Config(), {"nerf.field.direction_octaves": 2, "voxels.depth_loss": 0.3})
+    text = to_json(now).replace("_octaves", "_degree")
+    assert text.count("_degree") > to_json(now).count("_degree")
+    assert from_json(text) == now

@@ -10,11 +10,11 @@ import pytest
 
 from jaxnerf import Camera, Config, Run, Scene, VoxelField, WarpedField, render_rays
 from jaxnerf.config import override
+from jaxnerf.config.sections import VoxelsConfig
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import NdcFrame, Similarity, Split
-from jaxnerf.sections import VoxelsConfig
 
 VOXELS = VoxelSettings(width=8)
 RADIUS, DISTANCE = 1.0, 4.0

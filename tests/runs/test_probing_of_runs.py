@@ -13,12 +13,12 @@ from ball_run import FRAME, INSIDE, SHEEN, STEP, ball_run, centre, density_of
 from jaxnerf import Rays, Run, preset
 from jaxnerf.cameras import cast_rays, look_at_pose, pixel_centres
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
 from jaxnerf.methods import first_state
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import run_of
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.scenes import NdcFrame, Similarity
-from jaxnerf.spaces import adapt_to_scene
 
 RUN = ball_run(count=6)
 

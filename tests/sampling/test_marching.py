@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lattice import lattice_points
+from lattice import lattice_vertices
 
 from jaxnerf import Camera, OccupancySampler, Rays, Stratified, render_image, render_rays
 from jaxnerf.cameras import cast_rays, pixel_centres
@@ -224,7 +224,7 @@ def ball_of_voxels() -> tuple[VoxelField, VoxelParams]:
     cells, origin = np.ones((CELLS,) * 3, bool), np.full(3, -1.0, np.float32)
     field = VoxelField.on_lattice(cells, origin, CELL, 0.125, VoxelSettings(width=8), 0.0)
     params = field.init(jax.random.key(0))
-    at = lattice_points(field.bricks) * 0.125 - 1.0
+    at = lattice_vertices(field.bricks) * 0.125 - 1.0
     density = 15.0 / (1.0 + np.exp(20.0 * (np.linalg.norm(at, axis=-1) - 0.55)))
     table = np.concatenate([np.log(np.expm1(0.125 * density))[:, None], 2.0 * at], axis=-1)
     table[:64] = [-15.0, 0.0, 0.0, 0.0]

@@ -77,7 +77,7 @@ def as_rays(rays: dict) -> Rays:
 
 
 def slow_march(density, origin, cell, step, start, direction, near, far, jitter, finer=1, most=2.0):
-    """Samples t of a ray, one lattice point after the other; and whether rounding may decide.
+    """Samples t of a ray, one lattice vertex after the other; and whether rounding may decide.
 
     `density` is what is expected in each cell per side of a cell, 0 where it is empty.
     """
@@ -237,9 +237,9 @@ def test_a_ray_that_sees_nothing_any_more_ends():
     assert found.count.tolist() == [4]
     assert found.truncated.tolist() == [False]
     assert found.early_stopped.tolist() == [True]
-    endless = walk(occupancy, rays, samples=40, max_steps=64, max_optical_depth=0.0)
-    assert endless.count.tolist() == [16]
-    assert endless.early_stopped.tolist() == [False]
+    unlimited = walk(occupancy, rays, samples=40, max_steps=64, max_optical_depth=0.0)
+    assert unlimited.count.tolist() == [16]
+    assert unlimited.early_stopped.tolist() == [False]
     np.testing.assert_allclose(found.t[:4, 0], (3.0 + 0.5 + np.arange(4)) / 2.0, rtol=1e-6)
 
 

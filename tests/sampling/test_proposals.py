@@ -8,7 +8,7 @@ import pytest
 from jaxnerf import Camera, Hierarchical, NerfField, Stratified, cast_rays, render_rays
 from jaxnerf.training.losses import proposal_error
 
-FIELDS = (NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3),) * 2
+FIELDS = (NerfField(depth=2, width=16, skip_after=0, view_width=8, position_octaves=3),) * 2
 PARAMS = tuple(field.init(jax.random.key(seed)) for seed, field in enumerate(FIELDS))
 CAMERA = Camera.look_at((0.0, -4.0, 1.0), width=8, height=8)
 RAYS = cast_rays(CAMERA, jnp.array([[[4.0, 4.0], [2.0, 3.0], [7.0, 1.0]]]), 2.0, 6.0)

@@ -22,7 +22,8 @@ from jaxnerf import Camera
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.cli import main
 from jaxnerf.config import ConfigError, override
-from jaxnerf.presets import preset
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Split, load_scene
@@ -33,7 +34,6 @@ from jaxnerf.scenes.silhouettes import (
     plain_background,
     silhouettes,
 )
-from jaxnerf.spaces import adapt_to_scene
 
 SIDE, COUNT = 96, 10
 # From the middle of a picture, in half its side.

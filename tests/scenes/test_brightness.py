@@ -8,11 +8,11 @@ import pytest
 
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.config import ConfigError, override
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.methods.fit import fit
-from jaxnerf.presets import preset
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.brightness import brightness_of, log_ratios
-from jaxnerf.spaces import adapt_to_scene
 
 CAMERAS, POINTS = 12, 600
 COLOURS = "voxels.calibration.affine_colour"

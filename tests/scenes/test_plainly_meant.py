@@ -20,11 +20,11 @@ from scene_factory import (
 
 from jaxnerf.cli import main
 from jaxnerf.config import ConfigError, override
-from jaxnerf.presets import preset
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.scenes import SceneError, describe, load_scene
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.transforms import present_frames
-from jaxnerf.spaces import adapt_to_scene
 
 
 def edit_all(folder: Path, change) -> Path:

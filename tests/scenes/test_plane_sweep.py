@@ -12,10 +12,10 @@ from painted_views import FOCAL, HEIGHT, WIDTH, arc, paint, poses, textures
 import jaxnerf
 from jaxnerf.cameras import Camera, project
 from jaxnerf.config import Config, SceneConfig, to_json
+from jaxnerf.config.adaptation import ball_of, find_points_for
 from jaxnerf.runs.folder import read_config
 from jaxnerf.scenes import HeldOutPoints, Scene, Split, plane_sweep
 from jaxnerf.scenes.plane_sweep import FoundPoints, find_points, with_found_points
-from jaxnerf.spaces import ball_of, find_points_for
 
 FISHEYE = 260.0
 

@@ -15,11 +15,11 @@ from scene_factory import (
 from jaxnerf.capture.inspection import inspect
 from jaxnerf.cli import main
 from jaxnerf.config import override
-from jaxnerf.presets import preset
+from jaxnerf.config.adaptation import adapt_to_scene, bounds_of
+from jaxnerf.config.presets import preset
 from jaxnerf.runs.folder import read_config
 from jaxnerf.scenes import load_scene
 from jaxnerf.scenes.silhouettes import scene_cube, stands_alone
-from jaxnerf.spaces import adapt_to_scene, bounds_of
 
 
 def train(folder, run, *flags) -> None:

@@ -14,17 +14,17 @@ from training_factory import first_state_of_voxels, trainer_of_voxels, voxel_con
 from jaxnerf import Config, OccupancySampler
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.evaluation import blend, corrected, psnr
 from jaxnerf.methods import first_state, state_like, trainer_of
-from jaxnerf.presets import preset
 from jaxnerf.rendering import render_image
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.folder import create_folder
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Scene, Similarity, Split, load_scene
-from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.calibration import (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ball import CENTRE, FOCAL, RADIUS, SIDE, cell_centres, photographs
-from lattice import lattice_points
+from lattice import lattice_vertices
 from training_factory import first_state_of_voxels, trainer_of_voxels
 
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings
@@ -125,7 +125,7 @@ def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
     logit = jnp.full(state.params.table.shape[0] - 64, -12.0)
     logit = logit.at[: len(rows)].set(jnp.where(jnp.asarray(rows), 3.0, -12.0))
     half = np.asarray(occupied(refresh(with_density(state, logit), 0.01).sampler.occupancy))
-    # Lattice points of 8 and above; cells 7 reach up to them, and are voxels here.
+    # Lattice vertices of 8 and above; cells 7 reach up to them, and are voxels here.
     np.testing.assert_array_equal(half[8:], before[8:])
     assert not half[:7].any()
 
@@ -182,7 +182,7 @@ def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty
     assert after.sampler.occupancy.cells.shape == (24, 24, 24)
     assert kept_in(before.sampler.occupancy, after.sampler.occupancy)
     # Half of them emptied, by the field: their share of the volume goes.
-    points = lattice_points(np.asarray(before.field.bricks))
+    points = lattice_vertices(np.asarray(before.field.bricks))
     table = np.array(before.params.table)
     table[: len(points)][points[:, 0] > np.median(points[64:, 0]), 0] = -15.0
     emptied = dataclasses.replace(before, params=dataclasses.replace(before.params, table=table))
@@ -213,10 +213,10 @@ def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side
     np.testing.assert_allclose(found, middle, atol=0.02)
 
 
-def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
+def test_voxels_are_as_small_as_the_vertices_of_a_lattice_allow(split):
     def voxels(cells, points, last=24):
         growing = dataclasses.replace(
-            GROWING, resolutions=(16, last), unseen_below=0.0, points=points
+            GROWING, resolutions=(16, last), unseen_below=0.0, target_vertices=points
         )
         begun = local(holding(begun_state(split), cells))
         after = grow(begun, 1, split, growing, CONFIG)
@@ -245,7 +245,8 @@ def test_voxels_are_as_small_as_the_points_of_a_lattice_allow(split):
 
 
 def test_what_is_thin_is_kept_where_cells_become_larger(split):
-    begun, growing = begun_state(split), dataclasses.replace(GROWING, unseen_below=0.0, points=10)
+    begun = begun_state(split)
+    growing = dataclasses.replace(GROWING, unseen_below=0.0, target_vertices=10)
     old = dataclasses.replace(
         begun.sampler.occupancy, cell=begun.sampler.occupancy.cell * (16 / 24)
     )

@@ -29,7 +29,7 @@ VOXELS = VoxelSettings(width=8)
 # is small enough that batches grow meanwhile.
 GROWING = CoarseToFineConfig(
     resolutions=(16, 24), fractions=(0.4,), cells=16, samples=24, max_steps=40, mean_samples=2.0,
-    refresh_every=9, points=9_000,
+    refresh_every=9, target_vertices=9_000,
 )  # fmt: skip
 CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=3)
 
@@ -204,7 +204,9 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
         < small.mean_step_cost(60) / small.step_cost
         < 1.5 * full.mean_step_cost(60)
     )
-    fine = dataclasses.replace(GROWING, resolutions=(64, 128), voxels_for_steps=0.0, points=0)
+    fine = dataclasses.replace(
+        GROWING, resolutions=(64, 128), voxels_for_steps=0.0, target_vertices=0
+    )
     way = trainer_of_voxels(split, fine, CONFIG).strategy
     assert 1.0 < way.mean_step_cost(60) < 4.0
 
@@ -223,11 +225,11 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     costs = [way.mean_step_cost(total) for total in (8, 100, 512, 1000, 2000)]
     assert costs[:4] == sorted(set(costs[:4]))
     assert 1.0 < costs[3] == costs[4]
-    many = dataclasses.replace(growing, points=2_000_000)
+    many = dataclasses.replace(growing, target_vertices=2_000_000)
     way = trainer_of_voxels(split, many, CONFIG).strategy
     assert costs[2] < way.mean_step_cost(512) < way.mean_step_cost(4000) == way.mean_step_cost(8000)
     config = voxel_config(many, CONFIG)
     assert how_fine(config, 512).startswith(
-        "about 537,600 lattice points in the end, not 2,000,000,"
+        "about 537,600 lattice vertices in the end, not 2,000,000,"
     )
     assert how_fine(config, 4000) == ""

@@ -18,11 +18,11 @@ from scene_factory import TINY, write_scene
 
 from jaxnerf import Camera, Config, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
+from jaxnerf.config.sections import NerfConfig
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.methods import nerf
 from jaxnerf.runs.run import load_run
 from jaxnerf.scenes import Split
-from jaxnerf.sections import NerfConfig
 from jaxnerf.training import PhotometricLoss, TrainState, begin, train_step
 from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.loop import FitError, train
@@ -31,7 +31,7 @@ from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import divided, local_part, memory_like, parallel, replicate
 from jaxnerf.training.trainer import AXES, Trainer, gradients_of
 
-FIELD = NerfField(depth=2, width=16, skip_after=0, view_width=8, position_degree=3)
+FIELD = NerfField(depth=2, width=16, skip_after=0, view_width=8, position_octaves=3)
 RATES = NetworkOptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, delay_steps=0)
 NERF = NerfConfig(field=FIELD, samples=(4, 4), optimizer=RATES)
 CONFIG = TrainingConfig(steps=4, rays_per_batch=32)

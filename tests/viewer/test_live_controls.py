@@ -11,10 +11,10 @@ from viewer_factory import run_of
 
 from jaxnerf.cameras import project
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.methods import first_state, trainer_of
-from jaxnerf.presets import preset
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training.loop import train
 from jaxnerf.viewer.live.pictures import cropped
 from jaxnerf.viewer.live.show import live_view, training_view

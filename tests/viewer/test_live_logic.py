@@ -18,7 +18,7 @@ from jaxnerf.viewer.live import pacing
 from jaxnerf.viewer.live.guard import free_port, guarded, is_known
 from jaxnerf.viewer.live.key_frames import KeyFrames
 from jaxnerf.viewer.live.pacing import Order, Watcher
-from jaxnerf.viewer.live.turns import SHARE, Turns
+from jaxnerf.viewer.live.turns import FRACTION, Turns
 from jaxnerf.viewer.live.views import Style, View, angle_around, between, rows, stage_of
 
 POSES = [
@@ -126,10 +126,10 @@ def test_pictures_take_a_quarter_of_the_time_however_long_they_are():
         assert lend(seconds) == pytest.approx(seconds)
         turns._wanted = True
         assert not turns.is_due
-        now[0] = begun + seconds / SHARE - 1e-6
+        now[0] = begun + seconds / FRACTION - 1e-6
         assert not turns.is_due
         assert turns.lend() == 0.0
-        now[0] = begun + seconds / SHARE + 1e-6
+        now[0] = begun + seconds / FRACTION + 1e-6
         assert turns.is_due
         turns._wanted = False
     begun = now[0]

@@ -13,11 +13,11 @@ import pytest
 from ball import photographs
 
 from jaxnerf.config import override
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import preset
 from jaxnerf.methods import first_state, trainer_of
-from jaxnerf.presets import preset
 from jaxnerf.runs.run import run_of
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import adapt_to_scene
 from jaxnerf.training.loop import train
 from jaxnerf.viewer.live.pacing import Order
 from jaxnerf.viewer.live.painter import Painter

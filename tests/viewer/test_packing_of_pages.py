@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lattice import lattice_points
+from lattice import lattice_vertices
 from viewer_factory import KINDS, run_of
 
 from jaxnerf.cli import main
@@ -31,7 +31,11 @@ def test_points_that_show_keep_their_numbers_to_a_level(kind):
     run = run_of(kind)
     bricks, table = np.asarray(inner(run).bricks), np.asarray(run.params.table)
     packed = pack_table(bricks, table)
-    kept, before, after = packed.bricks(), lattice_points(bricks), lattice_points(packed.bricks())
+    kept, before, after = (
+        packed.bricks(),
+        lattice_vertices(bricks),
+        lattice_vertices(packed.bricks()),
+    )
     assert 0 < kept.max() <= bricks.max()
     index = {tuple(place): row for row, place in enumerate(before.astype(int)) if row >= 64}
     rows = np.array([index[tuple(place)] for place in after[64:].astype(int)])

@@ -121,8 +121,8 @@ def better_focal(pairs: list[tuple[int, int, Sight, Sight]], poses: np.ndarray) 
     errors = focal_errors(pairs, poses) + _LEAST_ERROR
     ratios = errors / errors[:, FACTORS == 1.0]
     best = int(np.median(ratios, axis=0).argmin())
-    factor, share = float(FACTORS[best]), float(np.mean(ratios[:, best] < _BETTER_PAIR))
-    plain = np.median(ratios[:, best]) < _BETTER and share >= _MOST_PAIRS
+    factor, fraction = float(FACTORS[best]), float(np.mean(ratios[:, best] < _BETTER_PAIR))
+    plain = np.median(ratios[:, best]) < _BETTER and fraction >= _MOST_PAIRS
     return factor if plain and abs(math.log(factor)) > _OTHER_FOCAL else None
 
 

@@ -7,15 +7,15 @@ from typing import no_type_check
 import jax
 from jaxtyping import Array, Bool, Int
 
-from jaxnerf.checks import in_range, positive
+from jaxnerf.errors import in_range, positive
 from jaxnerf.sampling import Occupancy, OccupancySampler
 
 # The most voxels along a side, since cells are numbered by int32; and the factor by which the number of
-# voxels may differ from `resolutions` where `points` chooses it.
+# voxels may differ from `resolutions` where `target_vertices` chooses it.
 MOST_VOXELS, FINER_OR_COARSER = 1024, 1.5
-# Lattice points of a typical scene, divided by the square of its voxels along a side: 16 to 35 in five
+# Lattice vertices of a typical scene, divided by the square of its voxels along a side: 16 to 35 in five
 # scenes.
-POINTS_OF_A_SCENE = 21
+VERTICES_OF_A_SCENE = 21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,11 @@ class CoarseToFineConfig:
       voxels_for_steps: limits resolutions in short runs: if this number times the cube root of the total
         steps is less than the last resolution, the resolutions of all stages after the first are reduced
         in that proportion. 0 for no limit, as when the user sets resolutions.
-      points: the approximate number of lattice points in the last of several stages. Its resolution is
-        changed to reach it, by a factor of 1.5 at most (and voxels never become larger than in the stage
-        before), so that memory does not depend on how much surface a scene has. In short runs the number
-        is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the user sets resolutions
-        without points.
+      target_vertices: the approximate number of lattice vertices in the last of several stages. The
+        resolution is changed to reach it, by a factor of 1.5 at most (and voxels never become larger than
+        in the stage before), so that memory does not depend on how much surface a scene has. In short
+        runs the number is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the user sets
+        resolutions alone.
       cells: number of occupancy cells along the side of the cube in the first stage; in later stages as
         many as voxels, if that is more.
       most_cells: the most occupancy cells along the side in any stage. A cell takes a byte of memory, and
@@ -52,7 +52,7 @@ class CoarseToFineConfig:
     resolutions: tuple[int, ...] = (64, 128, 160)
     fractions: tuple[float, ...] = (0.1, 0.4)
     voxels_for_steps: float = 20.0
-    points: int = 0
+    target_vertices: int = 0
     cells: int = 96
     most_cells: int = 512
     samples: int = 40
@@ -106,7 +106,7 @@ class CoarseToFineConfig:
         )
 
     def voxels(self, stage: int, total_steps: int) -> int:
-        """How many voxels a stage of a run of so many steps has along the longest side, but for `points`.
+        """How many voxels a stage has along the longest side, if `target_vertices` changes nothing.
 
         >>> CoarseToFineConfig(resolutions=(64, 128, 200)).voxels(2, 512)
         160
@@ -115,24 +115,27 @@ class CoarseToFineConfig:
         fraction = min(self._filled(total_steps) / last, 1.0)
         return max(first, round(fraction * self.resolutions[stage])) if stage else first
 
-    def points_of(self, stage: int, total_steps: int) -> int:
-        """How many lattice points a stage of a run of so many steps should keep; 0 is any number.
+    def vertices_of(self, stage: int, total_steps: int) -> int:
+        """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
 
         Not more than a scene of usual surfaces has with as many voxels along a side as the steps fill.
 
-        >>> CoarseToFineConfig(resolutions=(64, 128, 200), points=1_000_000).points_of(2, 512)
+        >>> CoarseToFineConfig(resolutions=(64, 128, 200), target_vertices=1_000_000).vertices_of(2, 512)
         537600
         """
-        if not self.points or not 0 < stage == len(self.resolutions) - 1:
+        if not self.target_vertices or not 0 < stage == len(self.resolutions) - 1:
             return 0
-        return max(1, round(min(self.points, POINTS_OF_A_SCENE * self._filled(total_steps) ** 2)))
+        return max(
+            1,
+            round(min(self.target_vertices, VERTICES_OF_A_SCENE * self._filled(total_steps) ** 2)),
+        )
 
     def _filled(self, total_steps: int) -> float:
         """How many voxels along a side so many steps fill."""
         return self.voxels_for_steps * total_steps ** (1 / 3) if self.voxels_for_steps else math.inf
 
     def cells_of(self, stage: int, total_steps: int) -> int:
-        """How many cells of the occupancy a stage has along each side, but for `points`."""
+        """How many occupancy cells a stage has along a side, if `target_vertices` changes nothing."""
         return self.cells_for(self.voxels(stage, total_steps)) if stage else self.cells
 
     def cells_for(self, voxels: int) -> int:

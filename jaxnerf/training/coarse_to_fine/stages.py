@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.bricks import number_of_points
+from jaxnerf.fields.bricks import num_vertices
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.kernels.memory import trim_heap
@@ -55,8 +55,8 @@ _FRACTIONS, _OVERDRAWN = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125), 1.25
 _ASTRAY = 0.05
 # The cube is replaced by the tight one around the occupied cells if that has less than this fraction of
 # its side: voxels become smaller, and 10% were worth 0.6 dB (experiments/time_to_quality). With a
-# fraction nearer to 1 rounding could decide. (Where `points` chooses the number of voxels, the cube is
-# always the tight one.)
+# fraction nearer to 1 rounding could decide. (Where `target_vertices` chooses the number of voxels, the
+# cube is always the tight one.)
 _WORTH_SHRINKING = 0.97
 
 
@@ -231,37 +231,39 @@ def _lattice_of_stage(
     size = old.cells.shape[0]
     mask = _mask(cells, size)
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
-    voxels, points = stages.voxels(stage, total), stages.points_of(stage, total)
-    if points:
+    voxels, vertices = stages.voxels(stage, total), stages.vertices_of(stage, total)
+    if vertices:
         least = max(voxels / FINER_OR_COARSER, math.ceil(side / float(old.step) - 1e-3))
         most = max(min(voxels * FINER_OR_COARSER, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
-        voxels = _voxels_of_points(mask, float(old.cell) / side, points, limits)
+        voxels = _voxels_for_vertices(mask, float(old.cell) / side, vertices, limits)
         size = stages.cells_for(voxels)
-    if points or side < _WORTH_SHRINKING * float(old.cell) * size:
+    if vertices or side < _WORTH_SHRINKING * float(old.cell) * size:
         mask = _moved(old, cells, origin, side, size)
     else:
         origin, side = np.asarray(old.origin), float(old.cell) * size
     return mask, origin, side / size, side / voxels
 
 
-def _voxels_of_points(
+def _voxels_for_vertices(
     cells: Bool[np.ndarray, "M M M"],
     cell: float,
-    points: int,
+    vertices: int,
     voxels: tuple[float, float, float],
 ) -> int:
-    """The number of voxels along a cube's side with which the lattice has a number of points.
+    """The number of voxels along a cube's side with which the lattice has a number of vertices.
 
     Args:
       cells: a mask of the occupied cells.
       cell: side of a cell, as a fraction of the cube's side.
-      points: number of lattice points.
+      vertices: number of lattice vertices.
       voxels: the smallest, the expected and the largest number of voxels.
     """
     least, found, most = voxels
-    for _ in range(3):  # points grow with the square or somewhat faster: what is there is surfaces
-        found *= math.sqrt(points / number_of_points(cells, found * cell))
+    for _ in range(
+        3
+    ):  # vertices grow with the square or somewhat faster: what is there is surfaces
+        found *= math.sqrt(vertices / num_vertices(cells, found * cell))
         found = min(max(found, least), most)
     return round(found)
 

@@ -22,8 +22,8 @@ from jaxnerf.training.state import Batch, TrainState
 
 # What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, or
 # 0.0147 of it with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3
-# and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Scenes without an end (fox) come nearer to 1 +
-# 0.022 (resolution / 64)^3. Where the number of lattice points is chosen, 1.2 + 0.65 for each million of
+# and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Unbounded scenes (fox) come nearer to 1 +
+# 0.022 (resolution / 64)^3. Where the number of vertices is chosen, 1.2 + 0.65 for each million of
 # them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
 # or fewer, and fields of fewer features, are misjudged). The last stage is measured, which corrects this.
 _LATER, _GROWTH, _SAMPLING, _A_MILLION = 0.2, 0.022, 0.5, 0.65
@@ -56,7 +56,7 @@ class CoarseToFine:
           split: a split with photographs.
           stages, config: the settings.
           near: t at which rays begin.
-          unbounded: whether the scene has no end.
+          unbounded: whether the scene is unbounded or forward-facing.
           sightings: points of known depth in the photographs; the weight of their depths falls to 0.
         """
         self._sightings, self._shown = sightings, sightings
@@ -74,9 +74,9 @@ class CoarseToFine:
         growth = _GROWTH / (1.0 + _SAMPLING * (self._stages.samples_per_voxel - 1))
         voxels = [self._stages.voxels(stage, total) for stage in range(len(lengths))]
         cost = 1.0 + growth * (np.asarray(voxels) / 64.0) ** 3
-        points = self._stages.points_of(len(lengths) - 1, total)
-        if points:
-            cost[-1] = 1.0 + _A_MILLION * points * 1e-6
+        vertices = self._stages.vertices_of(len(lengths) - 1, total)
+        if vertices:
+            cost[-1] = 1.0 + _A_MILLION * vertices * 1e-6
         cost[1:] += 0.0 if self._unbounded else _LATER
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return float(lengths[0]) * self.step_cost + later

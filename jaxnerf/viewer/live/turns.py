@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 # Largest fraction of the time that images take while there are clients.
-SHARE = 0.25
+FRACTION = 0.25
 # Seconds for which devices are lent at a time; they are returned at the end of the current chunk of rays.
 _LENT = 0.1
 
@@ -65,7 +65,7 @@ class Turns:
             self._condition.wait_for(lambda: not self._lent or self.is_free)
             spent = self._clock() - begun
             if not always:
-                self._not_before = self._clock() + spent * (1.0 / SHARE - 1.0)
+                self._not_before = self._clock() + spent * (1.0 / FRACTION - 1.0)
             return spent
 
     @property

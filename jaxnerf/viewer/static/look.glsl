@@ -1,5 +1,5 @@
-// What a pixel sees. The field is a lattice of points in bricks of 4 x 4 x 4, each in the atlas with the
-// first points of the bricks behind it, so that the hardware interpolates.
+// What a pixel sees. The field is a lattice of vertices in bricks of 4 x 4 x 4, each in the atlas with the
+// first vertices of the bricks behind it, so that the hardware interpolates.
 
 uniform highp usampler3D u_bricks;  // of each brick its place in the atlas, and whether there is one
 uniform highp sampler3D u_density, u_features;
@@ -135,10 +135,10 @@ vec3 colour_of_depth(float depth) {
   return mix(stops[below], stops[below + 1], closeness - float(below)) / 255.0;
 }
 
-// A depth in 24 bits, finer where it is near; 1 is without an end.
+// A depth in 24 bits, finer where it is near; 1 is infinite.
 vec3 bits_of_depth(float depth) {
-  float share = depth < 0.0 ? 1.0 : depth / (depth + u_unit);
-  float whole = floor(min(share, 1.0) * 16777215.0 + 0.5);
+  float fraction = depth < 0.0 ? 1.0 : depth / (depth + u_unit);
+  float whole = floor(min(fraction, 1.0) * 16777215.0 + 0.5);
   float high = floor(whole / 65536.0), middle = floor((whole - 65536.0 * high) / 256.0);
   return vec3(high, middle, whole - 65536.0 * high - 256.0 * middle) / 255.0;
 }

@@ -205,8 +205,8 @@ class Renderer {
     const bytes = this.read(target), found = new Float64Array(width * height);
     for (let i = 0; i < found.length; i++) {
       const [high, middle, low, opacity] = bytes.subarray(4 * i, 4 * i + 4);
-      const share = (high * 65536 + middle * 256 + low) / 16777215;
-      found[i] = share < 1 && opacity > 127 ? (this.scene.size * share) / (1 - share) : Infinity;
+      const fraction = (high * 65536 + middle * 256 + low) / 16777215;
+      found[i] = fraction < 1 && opacity > 127 ? (this.scene.size * fraction) / (1 - fraction) : Infinity;
     }
     return found;
   }

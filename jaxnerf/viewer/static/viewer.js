@@ -132,7 +132,7 @@ class Viewer {
     const [width, height] = SAMPLE;
     const found = this.renderer.depths(this.navigator.look, width, height);
     const known = found.filter(Number.isFinite).sort();
-    const at = (share) => known[Math.round(share * (known.length - 1))];
+    const at = (fraction) => known[Math.round(fraction * (known.length - 1))];
     if (known.length) this.depths = [at(0.02), Math.max(at(0.98), 1.001 * at(0.02))];
     const middle = found[(height / 2) * width + width / 2];
     if (!this.settled && this.scene.space.kind !== "bounded" && Number.isFinite(middle)) {

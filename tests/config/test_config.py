@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxnerf.cli.common import define_config_flags
 from jaxnerf.config import Config, ConfigError, flatten, from_json, override, to_json
-from jaxnerf.presets import PRESETS, preset
+from jaxnerf.config.presets import PRESETS, preset
 
 KEYS = flatten(Config())
 
@@ -297,7 +297,7 @@ def test_keys_that_messages_name_are_keys():
         r"\b(?:voxels|nerf|hash_grid|own|growing|render)\.[a-z_0-9]+(?:\.[a-z_0-9]+)?\b"
     )
     named = set()
-    for path in (Path(__file__).parents[1] / "jaxnerf").rglob("*.py"):
+    for path in (Path(__file__).parents[2] / "jaxnerf").rglob("*.py"):
         if path.name == "earlier_versions.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):

@@ -43,13 +43,14 @@ _STAGES = frozenset({"voxels.stages.resolutions", "voxels.stages.fractions"})
 
 
 def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -> Config:
-    """Replace "auto" settings by those of a scene, and add the method's `without_end` if it is unbounded.
+    """Replace "auto" settings by those of a scene; if it is unbounded, add the `unbounded_settings` too.
 
     Args:
       config: a preset, perhaps with settings changed by the user.
       scene: the scene to train on. Without photographs, a background of "auto" is kept.
       chosen: keys of settings that the user chose, which are not changed. If they include resolutions,
-        settings that would change these (`voxels_for_steps`, `points`) are set to 0 unless chosen too.
+        settings that would change these (`voxels_for_steps`, `target_vertices`) are set to 0 unless
+        chosen too.
 
     Raises:
       ConfigError: the scene cannot be trained on in the chosen space.
@@ -72,7 +73,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
     # A configuration that names its space is that of a run, unless the user names it now.
     needed: dict[str, Any] = {}
     if space != "bounded" and (is_new or "scene.space" in chosen):
-        needed |= config.section.without_end
+        needed |= config.section.unbounded_settings
     if config.method == "voxels" and (is_new or "scene.space" in chosen):
         known = brightness_of(scene)
         # Hosts' floats can differ in a last bit, and all hosts must train the same.
@@ -82,7 +83,7 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         # There is a fraction for each resolution but the first: who names ones keeps the others.
         needed = {key: value for key, value in needed.items() if key not in _STAGES}
     if "voxels.stages.resolutions" in chosen:
-        needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.points": 0}
+        needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.target_vertices": 0}
     changes |= {key: value for key, value in needed.items() if key not in chosen}
     return override(config, changes)
 

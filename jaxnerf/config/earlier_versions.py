@@ -39,6 +39,12 @@ _RENAMED: dict[str, str | None] = {
     **{f"growing.{name}": f"voxels.calibration.{name}" for name in _CALIBRATION},
     **{f"training.{name}": f"nerf.optimizer.{name}" for name in _SCHEDULE},
 }
+# Renamed since then.
+_RENAMED_SINCE = {
+    "voxels.stages.points": "voxels.stages.target_vertices",
+    "nerf.field.position_degree": "nerf.field.position_octaves",
+    "nerf.field.direction_degree": "nerf.field.direction_octaves",
+}
 
 
 def settings_today(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,15 +54,20 @@ def settings_today(values: Mapping[str, Any]) -> dict[str, Any]:
       values: by the dotted keys of whichever version, all of one. What an earlier version left out has
         today's default.
     """
-    if not any(key in _RENAMED or key.partition(".")[0] in _SECTIONS for key in values):
-        return dict(values)
+    if any(key in _RENAMED or key.partition(".")[0] in _SECTIONS for key in values):
+        values = _in_sections(values)
+    return {_RENAMED_SINCE.get(key, key): value for key, value in values.items()}
+
+
+def _in_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a version without sections of methods, as the first with sections had them."""
     method = values.get("method", "nerf")
-    named = {key_today(key, method): value for key, value in values.items()}
-    today = {key: value for key, value in named.items() if key}
+    named = {_key_in_sections(key, method): value for key, value in values.items()}
+    found = {key: value for key, value in named.items() if key}
     if method == "nerf":  # which did not listen to it
-        today["evaluation.edge_supersampling"] = 0.0
-    today["voxels.depth_loss"] = 0.0  # so that an old run goes on as it began
-    return today
+        found["evaluation.edge_supersampling"] = 0.0
+    found["voxels.depth_loss"] = 0.0  # so that an old run goes on as it began
+    return found
 
 
 def key_today(key: str, method: str = "nerf") -> str | None:
@@ -65,6 +76,11 @@ def key_today(key: str, method: str = "nerf") -> str | None:
     >>> key_today("growing.shares"), key_today("field.width")
     ('voxels.stages.fractions', 'nerf.field.width')
     """
+    found = _key_in_sections(key, method)
+    return None if found is None else _RENAMED_SINCE.get(found, found)
+
+
+def _key_in_sections(key: str, method: str) -> str | None:
     section, _, name = key.partition(".")
     if key in _RENAMED:
         return _RENAMED[key]

@@ -40,7 +40,7 @@ def render_in_processes(
     errors = context.SimpleQueue()
     workers = [
         context.Process(
-            target=_render_share,
+            target=_render_part,
             args=(run.folder, run.step, frames, indices[which::processes], cores, errors),
             daemon=True,
         )
@@ -70,7 +70,7 @@ def render_in_processes(
                 worker.join()
 
 
-def _render_share(
+def _render_part(
     folder: Path,
     step: int,
     frames: Frames,

@@ -10,9 +10,9 @@ from ball import photographs
 
 from jaxnerf.cli import common, train
 from jaxnerf.config import flatten, override, to_json
-from jaxnerf.presets import describe_seconds, for_seconds, preset
+from jaxnerf.config.adaptation import adapt_to_scene
+from jaxnerf.config.presets import describe_seconds, for_seconds, preset
 from jaxnerf.scenes import Scene
-from jaxnerf.spaces import adapt_to_scene
 
 NAMES = ("minute", "five_minutes", "half_hour")
 BUDGETS = [*np.geomspace(20.0, 4000.0, 200), 60.0, 90.0, 150.0, 300.0, 1800.0]
@@ -34,7 +34,9 @@ def test_more_seconds_never_choose_less():
     for config in chosen:
         assert override(config, {}) == config  # which checks that values fit one another
     keys = [f"voxels.field.{name}" for name in ("features", "width", "sh_degree")]
-    keys += [f"voxels.stages.{name}" for name in ("points", "samples_per_voxel", "unseen_below")]
+    keys += [
+        f"voxels.stages.{name}" for name in ("target_vertices", "samples_per_voxel", "unseen_below")
+    ]
     flat = [flatten(config) for config in chosen]
     for key in keys:
         values = [each[key] for each in flat]

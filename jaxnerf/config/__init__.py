@@ -1,4 +1,8 @@
-"""A run's configuration: typed, with presets, and strict about what it does not know."""
+"""A run's configuration: typed, with presets, and strict about what it does not know.
+
+`sections` has the settings of each method, `presets` the named configurations and those of time budgets,
+`adaptation` the settings that depend on a scene, and `earlier_versions` the keys of earlier versions.
+"""
 
 import dataclasses
 import difflib
@@ -8,11 +12,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from jaxnerf.checks import in_range, positive
-from jaxnerf.earlier_versions import settings_today
-from jaxnerf.errors import Error
+from jaxnerf.config.earlier_versions import settings_today
+from jaxnerf.config.sections import HashGridConfig, NerfConfig, OwnConfig, Section, VoxelsConfig
+from jaxnerf.errors import Error, in_range, positive
 from jaxnerf.scenes.backgrounds import Background, read_background
-from jaxnerf.sections import HashGridConfig, NerfConfig, OwnConfig, Section, VoxelsConfig
 from jaxnerf.training.settings import TrainingConfig
 
 
@@ -32,7 +35,7 @@ class SceneConfig:
         "unbounded", all of space, contracted outside of a ball (mip-NeRF 360); "forward", the view
         frustum of forward-facing cameras in normalised device coordinates; "auto", chosen by the scene.
       ball: radius of the ball outside of which unbounded space is contracted, in median distances of the
-        cameras from the point that they look at; 0 chooses it (`jaxnerf.spaces.ball_of`).
+        cameras from the point that they look at; 0 chooses it (`jaxnerf.config.adaptation.ball_of`).
       near, far: the depths between which the scene lies, in the unit of its files; 0 for what the reader
         finds. Rays begin at near. The rays of the paper's network end at far; those of the other methods
         do not, and far is only the depth that images show where a ray meets nothing.

@@ -7,7 +7,8 @@ Besides its settings, a section says how images are rendered with the method:
   on the number of samples that are enough for most rays.
 - `compositing`: the compositing mode.
 - `has_far`: whether rays end at the scene's far.
-- `without_end`: values of other settings that this method needs in unbounded and forward-facing scenes.
+- `unbounded_settings`: values of other settings that the method needs in unbounded and forward-facing
+  scenes.
 """
 
 import dataclasses
@@ -34,8 +35,8 @@ from jaxnerf.training.optimizers import (
 )
 
 # The stage that is appended in unbounded scenes if the last of the others has _LONG_ENOUGH voxels along a
-# side: its resolution, the fraction of the steps at which it begins, lattice points, `voxels_for_steps`.
-_LONG_ENOUGH, _FINEST, _FINEST_FROM, _POINTS, _VOXELS_FOR_STEPS = 256, 400, 0.5, 5_000_000, 28.0
+# side: its resolution, the fraction of the steps at which it begins, vertices, `voxels_for_steps`.
+_LONG_ENOUGH, _FINEST, _FINEST_FROM, _VERTICES, _VOXELS_FOR_STEPS = 256, 400, 0.5, 5_000_000, 28.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class VoxelsConfig:
     has_far: ClassVar[bool] = False
 
     @property
-    def without_end(self) -> dict[str, Any]:
+    def unbounded_settings(self) -> dict[str, Any]:
         """Settings for unbounded and forward-facing scenes; see the module.
 
         Early in training, density close to the cameras explains photographs without a plain background as
@@ -81,8 +82,8 @@ class VoxelsConfig:
         An unbounded scene has many times the surface of a single object, so at the resolutions of bounded
         scenes its voxels are wider than the photographs' pixels. If the schedule is long enough, a stage
         is appended. It begins in the middle of the steps, when the density close to the cameras is gone,
-        and its number of lattice points bounds the memory. A configuration that already has such a stage
-        keeps it.
+        and its number of vertices bounds the memory. A configuration that already has such a stage keeps
+        it.
         """
         changes: dict[str, Any] = {
             "voxels.field.features": 3,
@@ -100,12 +101,12 @@ class VoxelsConfig:
         }
         finest = self.stages.resolutions[-1]
         if finest < _LONG_ENOUGH:
-            changes["voxels.stages.points"] = 0
+            changes["voxels.stages.target_vertices"] = 0
         elif finest < _FINEST:
             changes |= {
                 "voxels.stages.resolutions": (*self.stages.resolutions, _FINEST),
                 "voxels.stages.fractions": (*self.stages.fractions, _FINEST_FROM),
-                "voxels.stages.points": _POINTS,
+                "voxels.stages.target_vertices": _VERTICES,
                 "voxels.stages.voxels_for_steps": _VOXELS_FOR_STEPS,
             }
         return changes
@@ -150,7 +151,7 @@ class NerfConfig:
     optimizer: NetworkOptimizerConfig = NetworkOptimizerConfig()
 
     has_far: ClassVar[bool] = True
-    without_end: ClassVar[Mapping[str, Any]] = {"nerf.spacing": "disparity"}
+    unbounded_settings: ClassVar[Mapping[str, Any]] = {"nerf.spacing": "disparity"}
 
     def __post_init__(self) -> None:
         try:
@@ -178,7 +179,7 @@ class _Occupied:
 
     compositing: ClassVar[Compositing] = "volume"
     has_far: ClassVar[bool] = False
-    without_end: ClassVar[Mapping[str, Any]] = {"training.background": "random"}
+    unbounded_settings: ClassVar[Mapping[str, Any]] = {"training.background": "random"}
 
     occupancy: OccupancyConfig
 

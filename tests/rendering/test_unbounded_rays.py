@@ -1,4 +1,4 @@
-"""Rays without an end, and no rays at all: never a number that is none."""
+"""Rays with an infinite far, and no rays at all: never a number that is none."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ from jaxnerf import (
     render_image,
     render_rays,
 )
-from jaxnerf.presets import preset
-from jaxnerf.sampling.intervals import without_end
+from jaxnerf.config.presets import preset
+from jaxnerf.sampling.intervals import unbounded
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.training.optimizers import NetworkOptimizerConfig, learning_rate
 
@@ -53,7 +53,7 @@ render = jax.jit(render_rays, static_argnums=0)
         (0.5, "disparity", "middle"),
     ],
 )
-def test_a_ray_without_end_sees_what_a_long_one_does(near, spacing, sample_at):
+def test_an_unbounded_ray_sees_what_a_long_one_does(near, spacing, sample_at):
     field, params = Soft(), Soft().init(None)
     settings = Hierarchical((384, 192), spacing=spacing, sample_at=sample_at)
     rays = cast_rays(CAMERA, PIXELS, near=near)  # far is infinite by default
@@ -74,13 +74,13 @@ def test_a_ray_without_end_sees_what_a_long_one_does(near, spacing, sample_at):
     assert float(jnp.abs(gradients[0])) > 0.0
 
 
-def test_samples_of_rays_without_end_ascend_evenly_in_disparity():
-    t = np.asarray(without_end(jnp.array([0.0, 2.0]), 65))
+def test_samples_of_unbounded_rays_ascend_evenly_in_disparity():
+    t = np.asarray(unbounded(jnp.array([0.0, 2.0]), 65))
     assert (np.diff(t, axis=-1) > 0.0).all()
     # 1 / (t + 1) from 1 on, and 1 / t from 1 / 2 on.
     np.testing.assert_allclose(1.0 / (t[0] + 1.0), np.linspace(1.0, 0.0, 65), atol=2e-4)
     np.testing.assert_allclose(1.0 / t[1], np.linspace(0.5, 0.0, 65), atol=1e-4)
-    random = np.asarray(without_end(jnp.zeros(1), 64, jax.random.key(0)))
+    random = np.asarray(unbounded(jnp.zeros(1), 64, jax.random.key(0)))
     assert (np.diff(random, axis=-1) >= 0.0).all()
     assert np.isfinite(random).all()
 

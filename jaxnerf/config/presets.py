@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxnerf.config import Config, ConfigError, EvaluationConfig, SceneConfig, nearest, override
+from jaxnerf.config.sections import NerfConfig, VoxelsConfig
 from jaxnerf.fields.nerf import NerfField
 from jaxnerf.fields.voxels import VoxelSettings
-from jaxnerf.sections import NerfConfig, VoxelsConfig
-from jaxnerf.training.coarse_to_fine.settings import POINTS_OF_A_SCENE, CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.settings import VERTICES_OF_A_SCENE, CoarseToFineConfig
 from jaxnerf.training.optimizers import NetworkOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
 
@@ -21,14 +21,14 @@ def _fast(
     field: VoxelSettings = VoxelSettings(),
     samples_per_voxel: int = 2,
     unseen_below: float = 0.01,
-    points: int = 0,
+    target_vertices: int = 0,
 ) -> Config:
     stages = CoarseToFineConfig(
         resolutions=resolutions,
         fractions=fractions,
         samples_per_voxel=samples_per_voxel,
         unseen_below=unseen_below,
-        points=points,
+        target_vertices=target_vertices,
     )
     return Config(
         method="voxels",
@@ -62,18 +62,18 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "five_minutes": (
         "the fast field, finer, in five minutes",
-        _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE, points=2_000_000),
+        _fast(300.0, (64, 128, 256), (0.1, 0.3), _LARGE, target_vertices=2_000_000),
     ),
     "half_hour": (
         "the fast field, with more steps, in half an hour",
-        _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE, points=2_000_000),
+        _fast(1800.0, (64, 128, 200, 256), (0.05, 0.15, 0.4), _LARGE, target_vertices=2_000_000),
     ),
     "nerf_small": (
         "the paper's method, small: narrow network, pictures of 256 pixels, two minutes",
         Config(
             scene=SceneConfig(longest_side=256),
             nerf=NerfConfig(
-                field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_degree=8),
+                field=NerfField(depth=4, width=64, skip_after=0, view_width=32, position_octaves=8),
                 separate_levels=False,
                 samples=(32, 32),
                 optimizer=NetworkOptimizerConfig(4e-3, 2e-4, delay_steps=100),
@@ -194,7 +194,7 @@ def _fraction(value: float, low: float, high: float) -> float:
 
 
 def _between(coarse: Config, fine: Config, fraction: float) -> Config:
-    """A configuration between two with equally many stages, of which only the fine one limits points."""
+    """A configuration between two with equally many stages; only the fine one limits vertices."""
 
     def mean(one: float | int, other: float | int) -> float:
         return one + (other - one) * fraction
@@ -211,12 +211,12 @@ def _between(coarse: Config, fine: Config, fraction: float) -> Config:
     )
     one, other = coarse.voxels.stages, fine.voxels.stages
     pairs = zip(one.fractions, other.fractions, strict=True)
-    few = POINTS_OF_A_SCENE * one.resolutions[-1] ** 2
+    few = VERTICES_OF_A_SCENE * one.resolutions[-1] ** 2
     stages = dataclasses.replace(
         one,
         resolutions=tuple(map(product, one.resolutions, other.resolutions)),
         fractions=tuple(round(mean(*pair), 4) for pair in pairs),
-        points=product(few, other.points),
+        target_vertices=product(few, other.target_vertices),
         samples_per_voxel=round(mean(one.samples_per_voxel, other.samples_per_voxel)),
         # Finding hidden cells takes the same time for every threshold, and is worth it if there are many.
         unseen_below=other.unseen_below if fraction >= 0.5 else one.unseen_below,
