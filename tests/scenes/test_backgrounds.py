@@ -228,9 +228,10 @@ def test_what_suits_a_scene_lies_behind_it_unless_the_user_says_otherwise(demo):
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_a_mean_colour_is_that_of_the_valid_pixels_of_all_photographs(seed, masked):
     random = np.random.default_rng(seed)
-    split = discs((20, 160, 70), count=3)
-    split.images[..., :3] = random.integers(0, 256, split.images[..., :3].shape)
-    split.images[1, :, 60:] = 0  # a narrower photograph
+    images = random.integers(0, 256, (3, 12, 16, 4)).astype(np.uint8)
+    images[..., 3] = 255
+    split = dataclasses.replace(discs((20, 160, 70), count=3), images=images)
+    split.images[1, :, 10:] = 0  # a narrower photograph
     masks = random.random(split.images.shape[:3]) < 0.5 if masked else None
     whole = np.ones(split.images.shape[:3], bool) if masks is None else masks
     sums, count = np.zeros(3), 0
