@@ -28,7 +28,7 @@ def describe_run(scene: Scene, config: Config, state: Any) -> str:
     return (
         f"{describe(scene)}\n"
         f"{behind(scene, config)}"
-        f"{where_nothing_is_seen(config)}"
+        f"{where_nothing_is_seen(scene, config)}"
         f"{held_by_points(scene, config)}"
         f"{own_colours(config)}"
         f"{region(scene, getattr(state.sampler, 'occupancy', None))}"
@@ -77,11 +77,13 @@ def _plain(plain: PlainBackground | None, background: str) -> str:
     )
 
 
-def where_nothing_is_seen(config: Config) -> str:
+def where_nothing_is_seen(scene: Scene, config: Config) -> str:
     """A line about the colour of what no photograph shows, in scenes that fill their photographs."""
-    if config.scene.space == "bounded" or not config.training.background.startswith("#"):
+    background = config.training.background
+    fills = config.scene.space != "bounded" and not scene.splits["train"].has_alpha
+    if config.method != "voxels" or not fills or background == "random":
         return ""
-    return f"{config.training.background} where no photograph looks (--training.background)\n"
+    return f"{background} where no photograph looks (--training.background)\n"
 
 
 def held_by_points(scene: Scene, config: Config) -> str:

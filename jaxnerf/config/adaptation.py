@@ -98,9 +98,9 @@ def _background_of(method: str, space: str, split: Split) -> str:
     """
     if space == "bounded":
         return background_of(split)
-    if method != "voxels":
+    if method == "nerf":
         return "white"
-    return "random" if split.has_alpha else mean_colour_of(split)
+    return mean_colour_of(split) if method == "voxels" and not split.has_alpha else "random"
 
 
 def _space_that_suits(scene: Scene) -> str:

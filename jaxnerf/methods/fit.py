@@ -43,7 +43,7 @@ from jaxnerf.training.trainer import Trainer
 
 _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
-_TRANSMITTANCE = "voxels.transmittance_loss"
+_BACKGROUND, _TRANSMITTANCE = "training.background", "voxels.transmittance_loss"
 
 
 def fit(
@@ -231,11 +231,13 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
     """A configuration to go on with, in which the run's folder says what nobody chose."""
     saved = folder.read_config(out)
     kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.training.steps}
-    if config.training.background == "auto":
-        kept["training.background"] = saved.training.background
+    # Unbounded scenes had a random one once, whatever the configuration of a preset.
+    was_random = saved.scene.space != "bounded" and saved.training.background == "random"
+    if config.training.background == "auto" or (was_random and _BACKGROUND not in chosen):
+        kept[_BACKGROUND] = saved.training.background
     if config.scene.find_points and "scene.find_points" not in chosen:
         kept["scene.find_points"] = saved.scene.find_points
-    if _TRANSMITTANCE not in chosen:
+    if config.voxels.transmittance_loss == Config().voxels.transmittance_loss:
         kept[_TRANSMITTANCE] = saved.voxels.transmittance_loss
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball

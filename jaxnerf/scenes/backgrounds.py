@@ -12,7 +12,7 @@ Background = Annotated[str, "auto|white|black|random|#RRGGBB"]
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 _NOT_COLOURS = ("auto", "random")
-# A mean colour is that of about so many pixels along the longer side of each photograph.
+# A mean colour is that of about so many pixels along each side of a photograph.
 _PIXELS = 128
 
 
@@ -70,8 +70,8 @@ def mean_colour_of(split: Split) -> str:
       split: a split with photographs. White if none of its pixels is valid.
     """
     assert split.images is not None
-    stride = max(max(split.images.shape[1:3]) // _PIXELS, 1)
-    some = np.s_[stride // 2 :: stride, stride // 2 :: stride]
+    strides = (max(side // _PIXELS, 1) for side in split.images.shape[1:3])
+    some = tuple(slice(stride // 2, None, stride) for stride in strides)
     total = np.zeros(4, np.int64)  # exact, so that all hosts find the same
     for index, image in enumerate(split.images):
         # Beyond the edges of a smaller photograph alpha is 0.

@@ -24,9 +24,9 @@ class TrainingConfig:
       background: what lies behind the scene, and what photographs with alpha are blended on: "white",
         "black", a colour in sRGB like "#8090a0", or "random", a new colour for each ray, which keeps a
         field from painting empty space; "auto", the one that suits the scene. In a bounded scene that is
-        the plain colour along the photographs' borders, white if they have alpha. In other scenes it is
-        the photographs' mean colour for the fast field, white for the paper's network and random for
-        other fields; it remains where no photograph looks.
+        the plain colour along the photographs' borders, white if there is none or they have alpha. In
+        other scenes it is white for the paper's network; for the fast field it is the mean colour of
+        photographs without alpha, which remains where no photograph looks; else it is random.
       gradient_reach: initial distance from the camera below which gradients are scaled down, by the
         square of the distance (`jaxnerf.render_rays`); it falls to 0 in the first half of the steps. Its
         unit is the radius of the uncontracted ball in unbounded scenes, the distance of the near plane in

@@ -215,6 +215,8 @@ def test_what_suits_a_scene_lies_behind_it_unless_the_user_says_otherwise(demo):
     known = override(preset("minute"), {"scene.space": "unbounded"})
     scene = Scene("ball", Path("ball"), "blender", {"train": photographs(2)}, 2.0, 6.0)
     assert adapt_to_scene(known, scene).training.background == "random"  # since it has alpha
+    known = override(preset("hash_grid"), {"scene.space": "unbounded"})
+    assert adapt_to_scene(known, scene).training.background == "random"
     for method in ("nerf", "hash_grid"):
         name = {"nerf": "white", "hash_grid": "random"}[method]
         assert suited_background(green, start=method, unbounded=True) == name
@@ -252,6 +254,10 @@ def test_a_mean_colour_of_large_photographs_is_that_of_some_pixels_and_of_none_w
         for images in (split.images, large)
     )
     np.testing.assert_allclose(found, mean, atol=4)
+    strip = np.repeat(split.images[:, 40:50], 80, axis=2)
+    name = mean_colour_of(dataclasses.replace(split, images=strip))
+    expected = strip[..., :3].reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(levels_of(name), expected, atol=4)
     nothing = np.zeros(split.images.shape[:3], bool)
     assert mean_colour_of(dataclasses.replace(split, masks=nothing)) == "white"
 

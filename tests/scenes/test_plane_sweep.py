@@ -11,8 +11,9 @@ from painted_views import FOCAL, HEIGHT, WIDTH, arc, paint, poses, textures
 
 import jaxnerf
 from jaxnerf.cameras import Camera, project
-from jaxnerf.config import Config, SceneConfig, to_json
+from jaxnerf.config import Config, ConfigError, SceneConfig, override, to_json
 from jaxnerf.config.adaptation import ball_of, find_points_for
+from jaxnerf.config.presets import preset
 from jaxnerf.runs.folder import read_config
 from jaxnerf.scenes import HeldOutPoints, Scene, Split, plane_sweep
 from jaxnerf.scenes.plane_sweep import FoundPoints, find_points, with_found_points
@@ -208,3 +209,26 @@ def test_a_resumed_run_has_the_points_of_the_run_that_it_goes_on_with(tmp_path):
     np.testing.assert_array_equal(ended.scene.points, begun.scene.points)
     assert ended.scene.near == begun.scene.near == jaxnerf.load_run(tmp_path / "run").scene.near
     assert ended.config.scene.ball == begun.config.scene.ball
+
+
+@pytest.mark.slow
+def test_a_run_before_random_colours_goes_on_before_them_without_a_loss_of_transmittance(tmp_path):
+    how = {"voxels__stages__resolutions": "24,32", "voxels__stages__fractions": "0.4"}
+    train = functools.partial(jaxnerf.fit, scene=scene(painted()), out=tmp_path / "run", **how)
+    small = override(preset("minute"), {"training.rays_per_batch": 512})
+    assert train(small, steps=4).config.voxels.transmittance_loss > 0.0
+    path = tmp_path / "run" / "config.json"
+    before = json.loads(path.read_text())
+    del before["voxels"]["transmittance_loss"]
+    before["training"]["background"] = "random"
+    path.write_text(json.dumps(before))
+    grey = override(
+        small, {"training.background": "#808080"}
+    )  # which an unbounded scene did not heed
+    for config in (small, grey):
+        ended = train(config, steps=6, resume=True).config
+        assert ended.training.background == "random"
+        assert ended.voxels.transmittance_loss == 0.0
+    more = override(small, {"voxels.transmittance_loss": 0.02})
+    with pytest.raises(ConfigError, match=r"trained with voxels\.transmittance_loss=0\.0"):
+        train(more, steps=8, resume=True)
