@@ -14,7 +14,7 @@ from scene_factory import edit_json, write_scene
 
 from jaxnerf.cameras import Camera, look_at_pose
 from jaxnerf.capture.inspection import inspect
-from jaxnerf.capture.inspection.photographs import jumps, leaks, unmade_turns
+from jaxnerf.capture.inspection.photographs import jumps, leaks, still_fraction, unmade_turns
 from jaxnerf.capture.inspection.views import views_of
 from jaxnerf.scenes import load_scene
 
@@ -170,6 +170,54 @@ def test_a_plain_background_is_named(tmp_path, colour):
     names = {(0, 0, 0): "black", (255, 255, 255): "white"}
     name = names.get(colour, "#{:02x}{:02x}{:02x}".format(*colour))
     assert inspect(folder).facts["background"] == f"plain {name}"
+
+
+def with_backdrop(image: np.ndarray, number: int, backdrop: np.ndarray) -> np.ndarray:
+    """A photograph [H, W, 3] of noise that fills a quarter of it, before a backdrop."""
+    height, width = image.shape[:2]
+    random, shown = np.random.default_rng(number), np.array(backdrop[:height, :width])
+    middle = np.s_[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    shown[middle] = random.integers(0, 256, shown[middle].shape)
+    return shown.astype(np.uint8)
+
+
+def test_a_backdrop_that_does_not_turn_with_the_object_is_warned_of(tmp_path):
+    folder = write_scene(tmp_path / "s")
+    scene = load_scene(folder, images=("train", "val", "test"))
+    number = 0
+    for split in scene.splits.values():
+        height, width = split.images.shape[1:3]
+        lit = np.linspace(40.0, 220.0, width)[None, :, None] * np.ones((height, 1, 3))
+        for name, image in zip(split.names, split.images, strict=True):
+            number += 1
+            Image.fromarray(with_backdrop(image, number, lit)).save(folder / name)
+    (said,) = [w for w in inspect(folder).warnings if "does not turn with the object" in w]
+    assert 70 <= int(said.split("%")[0]) <= 80
+
+
+def test_plain_backgrounds_and_what_cameras_of_one_side_see_do_not_stand_still(tmp_path):
+    scene = load_scene(write_scene(tmp_path / "s"), images=("train",))
+    split = scene.splits["train"]
+    height, width = split.images.shape[1:3]
+    lit = np.linspace(40.0, 220.0, width)[None, :, None] * np.ones((height, 1, 3))
+    halves = np.where(np.arange(width)[:, None] < width // 2, 10.0, 250.0) * np.ones((height, 1, 3))
+
+    def fraction(backdrop, split=split, masks=None) -> float:
+        shown = [with_backdrop(image, k, backdrop) for k, image in enumerate(split.images)]
+        solid = np.full((*split.images.shape[:3], 1), 255, np.uint8)
+        images = np.concatenate([np.stack(shown), solid], axis=-1)
+        changed = dataclasses.replace(split, images=images, masks=masks)
+        return still_fraction(views_of(dataclasses.replace(scene, splits={"train": changed})))
+
+    assert fraction(lit) == pytest.approx(0.75, abs=0.03)
+    assert fraction(np.full_like(lit, 180.0)) == fraction(halves) == 0.0
+    masks = np.zeros(split.images.shape[:3], bool)
+    masks[:, height // 4 : -(height // 4), width // 4 : -(width // 4)] = True
+    assert fraction(lit, masks=masks) == 0.0
+    poses = np.array(split.cameras.camera_to_world)
+    poses[:, :, :3] = poses[0, :, :3]
+    cameras = dataclasses.replace(split.cameras, camera_to_world=poses)
+    assert fraction(lit, dataclasses.replace(split, cameras=cameras)) == 0.0
 
 
 def test_bounds_that_stray_are_warned_of(tmp_path):

@@ -12,6 +12,7 @@ from jaxnerf.capture.inspection.photographs import (
     leaks,
     looking_away,
     relative_sharpness,
+    still_fraction,
     unmade_turns,
 )
 from jaxnerf.capture.inspection.poses import judged
@@ -33,6 +34,8 @@ LONGEST_SIDE = 800
 _LEAST_VIEWS = 3
 # Largest fraction of cameras that do not see the box of training without a warning.
 _MISSING = 0.1
+# Least fraction of the pictures that stands still with a warning.
+_STILL = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,7 @@ def inspect(folder: str | Path | None = None, *, allow_outside_paths: bool = Fal
         *_stray(whole, allow_outside_paths),
         *_misplaced(scene),
         *_uneven(scene),
+        *_standing_still(views),
     ]
     pointless = _too_few(scene)
     if pointless is None:
@@ -158,6 +162,18 @@ def _uneven(scene: Scene) -> list[str]:
         f"{found.brightest} shows the same points {found.factor:.2g} times as bright as {found.darkest} "
         "does: exposures differ, or the light has changed; the fast field learns a correction of "
         "colours for each photograph then (--voxels.calibration.affine_colour)"
+    ]
+
+
+def _standing_still(views: Views) -> list[str]:
+    """A warning of a backdrop that does not turn with the object; see `still_fraction`."""
+    still = still_fraction(views)
+    if still < _STILL:
+        return []
+    return [
+        f"{still:.0%} of the pictures stays as it is while the cameras look from different sides: a "
+        "backdrop that does not turn with the object cannot be reconstructed; mask it, make it "
+        "transparent, or take the photographs before one plain colour"
     ]
 
 

@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from jaxnerf.cameras import project
 from jaxnerf.capture.inspection.views import Views
 from jaxnerf.paths import focus_point
-from jaxnerf.scenes import Scene, SceneError
+from jaxnerf.scenes import CLEAR, Scene, SceneError
 from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file
 from jaxnerf.scenes.picture_files import spellings
@@ -28,6 +28,13 @@ _ALIKE, _ALIKE_ANGLE = 1e-4, 2e-3
 # the median one, with a movement of more than _JUMP_AWAY of the cameras' extent. Jumps are reported if
 # there are at least _FEWEST photographs and at most the fraction _FEW_JUMPS of them jumps.
 _JUMP, _USUAL_TURNS, _JUMP_AWAY, _FEWEST, _FEW_JUMPS = 60.0, 6.0, 0.5, 12, 0.1
+# At most so many photographs are compared pixel by pixel, at about so many pixels along each side. A
+# pixel stands still if in the fraction _STILL_IN of them it differs by at most _STILL_WITHIN levels from
+# the median. Pixels that stand still are neither a plain background nor a frame around the pictures if
+# _MANY_BINS bins of _BIN levels have the fraction _FILLED of them each. Cameras look from different sides
+# if two of them differ by the angle with the cosine _SAME_WAY or more.
+_COMPARED, _ACROSS, _STILL_IN, _STILL_WITHIN = 60, 128, 0.7, 4
+_BIN, _FILLED, _MANY_BINS, _SAME_WAY = 8, 0.02, 4, math.cos(math.radians(30.0))
 # Folders in which readers look for photographs that are named without a folder.
 _ROOTS = ("", "images", "input", "image", "rgb")
 
@@ -133,6 +140,39 @@ def leaks(views: Views) -> list[tuple[int, int]]:
         if views.splits[other] != views.splits[index]:
             found.append((index, other))
     return found
+
+
+def still_fraction(views: Views) -> float:
+    """The fraction of the pixels that stay as they are while the cameras look from different sides.
+
+    That is what a backdrop does that does not turn with the object on a turntable. Backgrounds of one
+    colour, and what is around the circle of a lens, do not count.
+
+    Returns:
+      0 if the photographs differ in size, or if the cameras look the same way.
+    """
+    backs, shapes = views.poses[:, :, 2], {image.shape for image in views.images}
+    if len(shapes) > 1 or (backs @ backs.T).min() > _SAME_WAY:
+        return 0.0
+    (shape,) = shapes
+    few = np.unique(np.linspace(0, len(backs) - 1, _COMPARED).round().astype(int))
+    strides = (max(side // _ACROSS, 1) for side in shape[:2])
+    some = tuple(slice(stride // 2, None, stride) for stride in strides)
+    pixels = np.stack([views.images[index][some] for index in few])
+    counts = (pixels[..., 3] >= CLEAR).all(axis=0)
+    for index in few:
+        mask = views.masks[index]
+        if mask is not None:
+            counts &= mask[some]
+    levels = pixels[..., :3].astype(np.int16)
+    usual = np.median(levels, axis=0)
+    within = (np.abs(levels - usual) <= _STILL_WITHIN).all(axis=-1).mean(axis=0)
+    still = counts & (within >= _STILL_IN)
+    if not still.any():
+        return 0.0
+    bins = np.bincount((usual[still].mean(axis=-1) // _BIN).astype(int))
+    plain = np.count_nonzero(bins >= _FILLED * still.sum()) < _MANY_BINS
+    return 0.0 if plain else float(still.mean())
 
 
 def unmade_turns(scene: Scene) -> tuple[list[str], list[str]]:
