@@ -89,7 +89,7 @@ class VoxelsConfig:
             "voxels.field.features": 3,
             "voxels.field.width": 32,
             "voxels.field.sh_degree": 2,
-            "voxels.optimizer.density_rate": 0.2,
+            "voxels.optimizer.density_rate": 0.3,
             "voxels.optimizer.feature_rate": 0.3,
             "voxels.optimizer.density_decay": 0.0,
             "voxels.optimizer.smoothing": 0.9,
