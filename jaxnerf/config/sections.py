@@ -52,8 +52,8 @@ class VoxelsConfig:
       distortion_loss: weight of the distortion loss of mip-NeRF 360, in unbounded and forward-facing
         scenes. It prevents floaters close to the cameras.
       transmittance_loss: weight of the squared transmittance of whole rays, in unbounded and
-        forward-facing scenes whose photographs have no alpha: something is seen in each pixel. A larger
-        weight fills the sky of outdoor scenes with fog, without any walls remain a little transparent.
+        forward-facing scenes whose photographs have no alpha: something is seen in each pixel. With a
+        larger weight fog fills the sky of outdoor scenes; with 0, walls remain slightly transparent.
       depth_loss: initial weight of the depth loss on rays to points of structure from motion
         (`jaxnerf.compositing.deviation_of`); it falls to 0 in the first half of the steps. 0 disables it.
     """

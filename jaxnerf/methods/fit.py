@@ -44,6 +44,7 @@ from jaxnerf.training.trainer import Trainer
 _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
 _BACKGROUND, _TRANSMITTANCE = "training.background", "voxels.transmittance_loss"
+_DENSITY_RATE = "voxels.optimizer.density_rate"
 
 
 def fit(
@@ -231,13 +232,18 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
     """A configuration to go on with, in which the run's folder says what nobody chose."""
     saved = folder.read_config(out)
     kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.training.steps}
-    # Unbounded scenes had a random one once, whatever the configuration of a preset.
-    was_random = saved.scene.space != "bounded" and saved.training.background == "random"
+    # Of unbounded scenes the version that began the run chose these, and not the user's preset.
+    is_unbounded = saved.scene.space != "bounded"
+    was_random = is_unbounded and saved.training.background == "random"
     if config.training.background == "auto" or (was_random and _BACKGROUND not in chosen):
         kept[_BACKGROUND] = saved.training.background
+    if config.method == "voxels" and is_unbounded and _DENSITY_RATE not in chosen:
+        kept[_DENSITY_RATE] = saved.voxels.optimizer.density_rate
+        chosen = {*chosen, _DENSITY_RATE}
     if config.scene.find_points and "scene.find_points" not in chosen:
         kept["scene.find_points"] = saved.scene.find_points
-    if config.voxels.transmittance_loss == Config().voxels.transmittance_loss:
+    default = config.voxels.transmittance_loss == Config().voxels.transmittance_loss
+    if default and _TRANSMITTANCE not in chosen:
         kept[_TRANSMITTANCE] = saved.voxels.transmittance_loss
     if not config.scene.ball:  # found from points, of which a run's folder has none
         kept["scene.ball"] = saved.scene.ball

@@ -212,7 +212,7 @@ def test_a_resumed_run_has_the_points_of_the_run_that_it_goes_on_with(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_before_random_colours_goes_on_before_them_without_a_loss_of_transmittance(tmp_path):
+def test_a_run_of_an_earlier_version_goes_on_with_its_background_loss_and_rate(tmp_path):
     how = {"voxels__stages__resolutions": "24,32", "voxels__stages__fractions": "0.4"}
     train = functools.partial(jaxnerf.fit, scene=scene(painted()), out=tmp_path / "run", **how)
     small = override(preset("minute"), {"training.rays_per_batch": 512})
@@ -221,6 +221,8 @@ def test_a_run_before_random_colours_goes_on_before_them_without_a_loss_of_trans
     before = json.loads(path.read_text())
     del before["voxels"]["transmittance_loss"]
     before["training"]["background"] = "random"
+    assert before["voxels"]["optimizer"]["density_rate"] == 0.3
+    before["voxels"]["optimizer"]["density_rate"] = 0.2
     path.write_text(json.dumps(before))
     grey = override(
         small, {"training.background": "#808080"}
@@ -229,6 +231,7 @@ def test_a_run_before_random_colours_goes_on_before_them_without_a_loss_of_trans
         ended = train(config, steps=6, resume=True).config
         assert ended.training.background == "random"
         assert ended.voxels.transmittance_loss == 0.0
+        assert ended.voxels.optimizer.density_rate == 0.2
     more = override(small, {"voxels.transmittance_loss": 0.02})
     with pytest.raises(ConfigError, match=r"trained with voxels\.transmittance_loss=0\.0"):
         train(more, steps=8, resume=True)
