@@ -47,10 +47,11 @@ def delete(tree: Any) -> None:
 
 
 def into_memory(step: Callable) -> Callable:
-    """A step that writes its gradients into memory that it is given, as one argument more, to be donated.
+    """A step that writes its gradients into memory that it is given, as one argument more.
 
-    It holds anything, in the gradients' shapes. Otherwise XLA:CPU allocates them anew at each step, and
-    glibc returns what is larger than a thread's heap (64 MB) to the system, whatever it is told.
+    This holds anything, in the gradients' shapes, and must be donated, as the state before it. Without it
+    XLA:CPU allocates them anew at each step, and glibc returns what is larger than a thread's heap (64
+    MB) to the system, whatever it is told.
 
     Args:
       step: (*arguments) -> (state, metrics, gradients).

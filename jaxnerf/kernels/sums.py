@@ -11,7 +11,7 @@ _AT_ONCE = 1 << 14
 def sum_of_squares(x: Float[Array, "*shape"]) -> Float[Array, ""]:
     """The sum of the squares of all entries of an array: `jnp.vdot(x, x)`.
 
-    As a loop, if it divides the array: of a long one XLA:CPU would store the squares first, and take five
+    As a loop where parts are even: of a long array XLA:CPU would store the squares first, and take five
     times as long.
     """
     if x.size % _AT_ONCE:

@@ -18,7 +18,7 @@ def halved(state, batch):
 def test_a_step_writes_its_gradients_where_it_is_told_to_and_is_the_same():
     batch = jnp.linspace(-1.0, 2.0, 5000)
     expected = jax.jit(halved)(jnp.ones(5000), batch)
-    step = jax.jit(memory.into_memory(halved), donate_argnums=2)
+    step = jax.jit(memory.into_memory(halved), donate_argnums=(0, 2))
     given = {"of": jnp.full(5000, jnp.nan)}
     place = given["of"].unsafe_buffer_pointer()
     found = step(jnp.ones(5000), batch, given)
