@@ -12,6 +12,7 @@ left of a step: random numbers, target colours, Adam.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -38,7 +39,7 @@ from jaxnerf.training.batches import sample_batch
 from jaxnerf.training.coarse_to_fine.stages import first_state
 from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
-from jaxnerf.training.sharding import AXIS, devices_for, local_part, memory_like, replicate
+from jaxnerf.training.sharding import AXIS, devices_for, local_part, replicate
 from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import Trainer, axes_on, gradients_of, local
 
@@ -46,7 +47,7 @@ _FLOAT = 4  # bytes
 
 
 def parts_of_a_step(config: Config, trainer: Trainer) -> dict[str, Callable]:
-    """Per-device programs of (state, batch, key, cameras, scratch), each with a part more."""
+    """Per-device programs of (state, batch, key, cameras), each with a part more."""
     stages, training = config.voxels.stages, config.training
 
     def sampled(state, batch, cameras):
@@ -54,19 +55,19 @@ def parts_of_a_step(config: Config, trainer: Trainer) -> dict[str, Callable]:
         whole = batch.camera.shape[0] * jax.lax.axis_size(AXIS)
         return rays, stages.sampler(state.sampler.occupancy, whole / training.rays_per_batch)
 
-    def marching(state, batch, _key, cameras, _):
+    def marching(state, batch, _key, cameras):
         rays, sampler = sampled(state, batch, cameras)
         samples = sampler(None, None, rays)
         return samples.t, jnp.sum(samples.used, axis=0)
 
-    def points(state, batch, _key, cameras, _):
+    def points(state, batch, _key, cameras):
         rays, sampler = sampled(state, batch, cameras)
         return sampler(None, None, rays).positions(rays)
 
     def density(state, *rest):
         return state.field.density(state.params, points(state, *rest))
 
-    def rendering(state, batch, _key, cameras, _, params=None):
+    def rendering(state, batch, _key, cameras, params=None):
         rays, sampler = sampled(state, batch, cameras)
         params = state.params if params is None else params
         return render_rays(state.field, params, rays, sampler).colour
@@ -157,21 +158,26 @@ def seconds_of(run: Callable, repeats: int) -> float:
     return statistics.median(times)
 
 
+def mapped(step: Callable, devices: Sequence[Any]) -> sharding.ParallelStep:
+    """A whole step on some devices."""
+    shapes = functools.partial(gradients_of, devices=len(devices))
+    return sharding.parallel(step, devices, axes=axes_on(len(devices)), gradients=shapes)
+
+
 def seconds_on(devices: Sequence[Any], step: Callable, state, constant) -> Callable:
     """A function of a batch that takes a step on some devices, and returns its seconds."""
-    program = sharding.parallel(step, devices, axes=axes_on(len(devices)))
-    scratch = memory_like(gradients_of(state, len(devices)), devices)
+    program = mapped(step, devices)
     divided = replicate if axes_on(len(devices)) is None else sharding.divided
     moments = divided(state.optimizer, devices)
     state = replicate(dataclasses.replace(state, optimizer=None), devices)
-    held = [(dataclasses.replace(state, optimizer=moments), None, scratch)]
+    held = [dataclasses.replace(state, optimizer=moments)]
     key, cameras = constant[0], replicate(jax.tree.map(np.asarray, constant[1]), devices)
 
     def run(batch) -> float:
         parts = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[2:]), batch)
-        before, _, memory = held.pop()
+        before = held.pop()
         begun = time.perf_counter()
-        held.append(jax.block_until_ready(program(before, parts, key, cameras, memory)))
+        held.append(jax.block_until_ready(program(before, parts, key, cameras))[0])
         return time.perf_counter() - begun
 
     return run
@@ -190,19 +196,13 @@ def cumulative_seconds(
       devices: on which.
       others: devices on which the last program is timed too, as "others"; may be none.
     """
-    programs, scratch, nothing = {}, None, replicate(np.float32(0.0), devices)
     axes = axes_on(len(devices))
-    for name, part in parts.items():
-        if name == "update":
-            programs[name] = sharding.parallel(part, devices, axes=axes)
-            scratch = memory_like(gradients_of(state, len(devices)), devices)
-        else:
-            programs[name] = jax.pmap(
-                part,
-                axis_name=AXIS,
-                in_axes=(axes, 0, None, None, None),
-                devices=devices,
-            )
+    programs: dict[str, Callable] = {
+        name: mapped(part, devices)
+        if name == "update"
+        else jax.pmap(part, axis_name=AXIS, in_axes=(axes, 0, None, None), devices=devices)
+        for name, part in parts.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in parts}
     elsewhere = None
     if others:
@@ -214,13 +214,12 @@ def cumulative_seconds(
             times["others"] += [spent] * (repeat > 1)
         for name, program in programs.items():
             batch = batches[repeat % len(batches)]
-            last = scratch if name == "update" else nothing
             begun = time.perf_counter()
-            result = jax.block_until_ready(program(state, batch, *constant, last))
+            result = jax.block_until_ready(program(state, batch, *constant))
             if repeat > 1:  # those before compile
                 times[name].append(time.perf_counter() - begun)
             if name == "update":  # it took the old state's memory
-                state, _, scratch = result
+                state, _ = result
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Rays
 from jaxnerf.compositing.fenceposts import accumulate
 from jaxnerf.kernels import march_weights
-from jaxnerf.kernels.compositing import march_distortion
+from jaxnerf.kernels.compositing import march_distortion, march_until
 from jaxnerf.kernels.weights import densest, emission_absorption, first_opaque, mixed
 from jaxnerf.sampling.samples import LONGEST, Samples
 
@@ -206,21 +206,10 @@ def where_reached(
       end: the answer where less is there.
       axis: the axis of the intervals of a ray.
     """
-    # In one pass: cumulative sums, which XLA:CPU makes of windows, take up to four times as long.
     dtype = jnp.result_type(*bounds, amounts)
-    columns = tuple(jnp.moveaxis(each, axis, 0).astype(dtype) for each in (*bounds, amounts))
-    wanted = jnp.broadcast_to(wanted, columns[0].shape[1:]).astype(dtype)
-
-    def step(carry, interval):
-        (before, place), (begin, stop, amount) = carry, interval
-        after = before + amount
-        part = jnp.clip((wanted - before) / jnp.where(amount > 0.0, amount, 1.0), 0.0, 1.0)
-        crossing = begin + part * jnp.minimum(stop - begin, LONGEST)
-        is_here = (before < wanted) & (wanted <= after)
-        return (after, jnp.where(is_here, crossing, place)), None
-
-    start = jnp.zeros_like(wanted), jnp.full_like(wanted, jnp.inf)
-    (_, place), _ = jax.lax.scan(step, start, columns)
+    begin, stop, amount = (jnp.moveaxis(each, axis, 0).astype(dtype) for each in (*bounds, amounts))
+    wanted = jnp.broadcast_to(wanted, begin.shape[1:]).astype(dtype)
+    place = march_until(begin, jnp.minimum(stop - begin, LONGEST), amount, wanted)
     return jnp.minimum(place.reshape(end.shape), end)
 
 

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxnerf.kernels.interpolation import at_corners
 
 BRICK = 4
 _BITS = 2
@@ -84,22 +85,15 @@ def padded_rows(bricks: int) -> int:
 
 
 def corner_rows(bricks: Array, lattice: Array) -> Array:
-    """The table rows [8, N] of the lattice vertices around positions; rows of brick 0 outside.
+    """The table rows [8, N] of the lattice vertices around positions; rows of brick 0 outside."""
 
-    As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
-    and do it again for each of a row's numbers: 1.1 ms instead of 4.9 for 32,768 positions.
-    """
-    lower = jnp.floor(lattice).astype(jnp.int32)
-
-    def rows(_, digits):
+    def row(*vertex: Array) -> Array:
         number, local, inside = jnp.int32(0), jnp.int32(0), True
-        for axis, size in enumerate(bricks.shape):
-            corner = lower[:, axis] + digits[axis]
+        for corner, size in zip(vertex, bricks.shape, strict=True):
             inside &= (corner >= 0) & (corner < size * BRICK)
             corner = jnp.clip(corner, 0, size * BRICK - 1)
             number = number * size + (corner >> _BITS)
             local = (local << _BITS) + (corner & (BRICK - 1))
-        return None, jnp.where(inside, bricks.reshape(-1)[number], 0) * ROWS + local
+        return jnp.where(inside, bricks.reshape(-1)[number], 0) * ROWS + local
 
-    digits = jnp.asarray(list(np.ndindex(2, 2, 2)), jnp.int32)
-    return jax.lax.scan(rows, None, digits)[1]
+    return at_corners(row, jnp.floor(lattice).astype(jnp.int32))

@@ -19,6 +19,7 @@ from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import Params, dense, in_precision
 from jaxnerf.kernels import trilinear_corners, weighted_rows
+from jaxnerf.kernels.interpolation import at_corners
 
 # Of equation 4.
 _PRIMES = (1, 2654435761, 805459861)
@@ -123,9 +124,6 @@ def level_rows(field: HashGridField) -> tuple[int, ...]:
 def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array, "8 L N"]:
     """Rows of the table of the lattice vertices around positions, on each level.
 
-    As a loop over the corners because XLA:CPU would otherwise fuse this into the gathers of the table
-    and do it again for each of a row's numbers.
-
     Args:
       field: for its settings.
       unit: positions in the unit cube. Corners beyond the upper face, which have weight 0 there, are
@@ -135,22 +133,17 @@ def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array,
     counts = np.array(level_rows(field), np.int64)
     starts = (np.cumsum(counts) - counts).astype(np.int32)[:, None]
     stored = (cells.astype(np.int64) + 1) ** 3 <= 1 << field.log2_rows
-    lower = jnp.floor(_lattice(field, unit)).astype(jnp.int32)
     vertices = (cells + 1).astype(np.uint32)
 
-    def rows(_, digits):
-        corners = [
-            jnp.clip(lower[:, :, axis] + digits[axis], 0, cells).astype(jnp.uint32)
-            for axis in range(3)
-        ]
+    def row(*vertex: Array) -> Array:
+        corners = [jnp.clip(at, 0, cells).astype(jnp.uint32) for at in vertex]
         x, y, z = corners
         counted = (x * vertices + y) * vertices + z
         u, v, w = (at * jnp.uint32(prime) for at, prime in zip(corners, _PRIMES, strict=True))
         hashed = (u ^ v ^ w) & jnp.uint32((1 << field.log2_rows) - 1)
-        return None, jnp.where(stored, counted, hashed).astype(jnp.int32) + starts
+        return jnp.where(stored, counted, hashed).astype(jnp.int32) + starts
 
-    digits = jnp.asarray(list(np.ndindex(2, 2, 2)), jnp.int32)
-    return jax.lax.scan(rows, None, digits)[1]
+    return at_corners(row, jnp.floor(_lattice(field, unit)).astype(jnp.int32))
 
 
 def _lattice(field: HashGridField, unit: Array) -> Array:

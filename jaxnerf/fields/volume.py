@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume_cells import cells_of
 from jaxnerf.kernels import weighted_rows
+from jaxnerf.kernels.interpolation import row_of
+from jaxnerf.kernels.memory import computed_once
 from jaxnerf.sampling.occupancy import Occupancy
 
 Interpolation = Literal["trilinear", "nearest"]
@@ -250,7 +252,7 @@ class VolumeField:
         if self.interpolation == "nearest":
             near = [jax.lax.stop_gradient(jnp.floor(at + 0.5)).astype(jnp.int32) for at in place]
             rows = (near[0] * self.shape[1] + near[1]) * self.shape[2] + near[2]
-            return _row(table, rows).astype(place[0].dtype)
+            return row_of(table, rows).astype(place[0].dtype)
         strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
         row, part = [], []
         for at, side, stride in zip(place, self.shape, strides, strict=True):
@@ -280,7 +282,7 @@ def _between_rows(table: Array, row: list, part: list) -> Array:
         return lower + part[axis][:, None] * (upper - lower)
 
     def at(x, y, z):
-        return _row(table, x + y + z).astype(part[0].dtype)
+        return row_of(table, x + y + z).astype(part[0].dtype)
 
     def line(x, y):
         return between(at(x, y, row[2][0]), at(x, y, row[2][1]), 2)
@@ -288,12 +290,7 @@ def _between_rows(table: Array, row: list, part: list) -> Array:
     def plane(x):
         return between(line(x, row[1][0]), line(x, row[1][1]), 1)
 
-    # In one pass, whose result is stored: XLA:CPU would gather again for each use of it.
-    return jax.lax.optimization_barrier(between(plane(row[0][0]), plane(row[0][1]), 0))
-
-
-def _row(table: Array, rows: Array) -> Array:
-    return table.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    return computed_once(between(plane(row[0][0]), plane(row[0][1]), 0))
 
 
 def _inverse(matrix: Float[Array, "3 3"]) -> list[Float[Array, "3"]]:

@@ -32,6 +32,7 @@ from jaxnerf.fields.bricks import (
     parts_of_lattice,
 )
 from jaxnerf.kernels import trilinear_corners, weighted_rows
+from jaxnerf.kernels.memory import returning_freed
 from jaxnerf.sampling.occupancy import dilate
 
 # The density logit where there are no bricks: softplus(-15) is 3e-7 per voxel.
@@ -179,6 +180,7 @@ class VoxelField:
             hidden = jax.nn.relu(dense(layer, hidden))
         return jax.nn.sigmoid(dense(last, hidden) + features[..., :3])
 
+    @returning_freed()
     def resample(
         self,
         params: VoxelParams,

@@ -15,12 +15,14 @@ On a CPU it is interpreted.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import ref
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Shaped
 
 # Positions of one Triton program.
 _BLOCK = 128
@@ -78,6 +80,27 @@ def trilinear_corners(
     return corners, weights
 
 
+def at_corners(
+    function: Callable[..., Array], lower: Int32[Array, "*batch 3"]
+) -> Shaped[Array, " 8 *batch"]:
+    """A function (x, y, z) of the eight lattice vertices from lower on, as `trilinear_corners` has them.
+
+    As a loop over the corners because XLA:CPU would otherwise fuse it into gathers of a table, and
+    compute it again for each number of a row: 1.1 ms instead of 4.9 for the rows of 32,768 positions.
+    """
+
+    def at(_, digits):
+        return None, function(*(lower[..., axis] + digits[axis] for axis in range(3)))
+
+    digits = jnp.asarray(list(np.ndindex(2, 2, 2)), jnp.int32)
+    return jax.lax.scan(at, None, digits)[1]
+
+
+def row_of(table: Shaped[Array, "V F"], rows: Int32[Array, " N"]) -> Shaped[Array, "N F"]:
+    """Rows of a table by their numbers, from 0 to V - 1; what others give is undefined."""
+    return table.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _gather(table, rows, weights, implementation):
     """[N, F]: the form's derivative in g."""
@@ -132,16 +155,12 @@ _scatter.defvjp(_scatter_forward, _scatter_backward)
 _products.defvjp(_products_forward, _products_backward)
 
 
-def _row(table, rows):
-    return table.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
-
-
 def _gather_xla(table, rows, weights):
     # A loop over corners stores no [C, N, F], and its result is stored: XLA:CPU fuses what is written
     # out into the gathers of whoever uses it, and gathers again for each use. Rendering took twice as
     # long.
     def add(total, corner):
-        return total + _row(table, corner[0]) * corner[1][:, None], None
+        return total + row_of(table, corner[0]) * corner[1][:, None], None
 
     zeros = jnp.zeros((rows.shape[1], table.shape[1]), jnp.result_type(table, weights))
     return jax.lax.scan(add, zeros, (rows, weights))[0]
@@ -158,7 +177,7 @@ def _scatter_xla(rows, weights, values, count):
 
 
 def _products_xla(table, rows, values):
-    return jnp.stack([jnp.sum(_row(table, r) * values, axis=1) for r in rows])
+    return jnp.stack([jnp.sum(row_of(table, r) * values, axis=1) for r in rows])
 
 
 def _index(rows, corner, shape, features):

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxnerf.kernels.memory import computed_once
+
 
 @no_type_check
 @jax.tree_util.register_dataclass
@@ -42,8 +44,7 @@ class Packing:
     def to_slots(self, buffer: Float[Array, " N"], slots: int) -> Float[Array, "K R"]:
         """Scatter values from the buffer into slots, the inverse of `to_buffer`; 0 in empty slots."""
         slot = jnp.arange(slots, dtype=jnp.int32)[:, None]
-        # XLA:CPU would make each entry again, and so evaluate the field, for every slot that it goes to.
-        buffer = jax.lax.optimization_barrier(buffer)
+        buffer = computed_once(buffer)
         place = jnp.minimum(self.first[None, :] + slot, buffer.shape[0] - 1)
         return jnp.where(slot < self.count[None, :], buffer[place], jnp.zeros((), buffer.dtype))
 

@@ -10,6 +10,7 @@ Parameter Models", 2020). This is done for arrays with many rows, of a number th
 are updated completely on every device.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,14 +21,15 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from jaxnerf.kernels.memory import into_memory
+from jaxnerf.kernels.sums import sum_of_squares
+
 # Name of the mapped axis.
 AXIS = "devices"
 # The largest array, in bytes, of which each core of a CPU has its own copy.
 _MOST_COPIED = 1 << 24
 # Arrays with fewer rows are not divided: synchronisation would cost more than it saves.
 _FEWEST_ROWS = 1024
-# Entries of an array that are squared and summed at a time.
-_SUMMED = 1 << 14
 
 
 def devices_for(largest: int) -> tuple[Any, ...]:
@@ -65,11 +67,7 @@ def put_like(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def memory_like(tree: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Zeros on every device in the shapes of a tree, with a leading dimension of all devices.
-
-    For large temporaries of a mapped step: XLA:CPU allocates those anew at each step, and glibc gives
-    what is larger than a thread's heap (64 MB) back to the system each time, whatever it is told.
-    """
+    """Zeros on every device in the shapes of a tree, with a leading dimension of all devices."""
     count = jax.device_count() if devices is None else len(devices)
 
     def zeros(x: Any) -> np.ndarray:
@@ -160,7 +158,34 @@ def number_of_process_0(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
-def parallel(step: Callable, devices: Sequence[Any] | None = None, *, axes: Any = None) -> Callable:
+@dataclasses.dataclass
+class ParallelStep:
+    """A step that all devices take: (state, batch, key, cameras) -> (state, metrics). See `parallel`.
+
+    Attributes:
+      mapped: the step, which is given memory for its gradients too.
+      memory_for: makes such memory, for a state.
+      gradients: of the last step, over which the next one writes its own; None before the first.
+    """
+
+    mapped: Any
+    memory_for: Callable[[Any], Any]
+    gradients: Any = None
+
+    def __call__(self, state: Any, batch: Any, key: Array, cameras: Any) -> tuple[Any, Any]:
+        memory = self.memory_for(state) if self.gradients is None else self.gradients
+        self.gradients = None  # a step that is interrupted has taken them
+        state, metrics, self.gradients = self.mapped(state, batch, key, cameras, memory)
+        return state, metrics
+
+
+def parallel(
+    step: Callable,
+    devices: Sequence[Any] | None = None,
+    *,
+    axes: Any = None,
+    gradients: Callable[[Any], Any],
+) -> ParallelStep:
     """Map a per-device step over all devices; the one place that knows how.
 
     The state, the key and the cameras are replicated (given and returned whole), batches are given with
@@ -168,19 +193,21 @@ def parallel(step: Callable, devices: Sequence[Any] | None = None, *, axes: Any 
     specs P(), P(AXIS), P(), P(), P(AXIS) is the twin of this line.)
 
     Args:
-      step: (state, batch, key, cameras, scratch) -> (state, metrics, gradients): see
-        `jaxnerf.training.step.step_with_gradients`. The state and the scratch are overwritten.
+      step: (state, batch, key, cameras) -> (state, metrics, gradients): see
+        `jaxnerf.training.step.step_with_gradients`. The state is overwritten.
       devices: all by default.
       axes: a prefix of the state: 0 where each device has its own (see `spread`), None elsewhere.
+      gradients: the shapes of one device's gradients, of a state.
     """
-    return jax.pmap(
-        step,
+    mapped = jax.pmap(
+        into_memory(step),
         axis_name=AXIS,
         in_axes=(axes, 0, None, None, 0),
         out_axes=(axes, None, 0),
         devices=devices,
         donate_argnums=(0, 4),
     )
+    return ParallelStep(mapped, lambda state: memory_like(gradients(state), devices))
 
 
 def device_count(axis_name: str | None) -> int:
@@ -193,12 +220,12 @@ def device_index(axis_name: str | None) -> Array | int:
     return 0 if axis_name is None else jax.lax.axis_index(axis_name)
 
 
-def mean(x: Array, axis_name: str | None) -> Array:
+def mean(tree: Any, axis_name: str | None) -> Any:
     """The mean over the devices."""
     if device_count(axis_name) == 1:  # XLA:CPU would copy it
-        return x
+        return tree
     assert axis_name is not None
-    return jax.lax.pmean(x, axis_name)
+    return jax.lax.pmean(tree, axis_name)
 
 
 def part_shape(shape: tuple[int, ...], devices: int) -> tuple[int, ...]:
@@ -243,24 +270,13 @@ def norm(parts: Any, like: Any, axis_name: str | None = AXIS) -> Array:
     """The Euclidean norm of the devices' `summed` parts of arrays like these."""
     mine, common = jnp.float32(0.0), jnp.float32(0.0)
     for x, whole in zip(jax.tree.leaves(parts), jax.tree.leaves(like), strict=True):
-        square = _sum_of_squares(x)
+        square = sum_of_squares(x)
         mine, common = (
             (mine, common + square) if x.shape == whole.shape else (mine + square, common)
         )
     if axis_name is not None:
         mine = jax.lax.psum(mine, axis_name)
     return jnp.sqrt(mine + common)
-
-
-def _sum_of_squares(x: Array) -> Array:
-    if x.size % _SUMMED:
-        return jnp.vdot(x, x)
-    # As a loop: of a long array XLA:CPU would store the squares first, and take five times as long.
-    rows = x.reshape(-1, _SUMMED)
-    columns, _ = jax.lax.scan(
-        lambda total, row: (total + row * row, None), jnp.zeros_like(rows[0]), rows
-    )
-    return jnp.sum(columns)
 
 
 def gathered(parts: Any, like: Any, axis_name: str | None = AXIS) -> Any:
@@ -313,16 +329,6 @@ def update(
         lambda x, like: x.reshape(like.shape), (updates, after), (gradients, opt_state)
     )
     return gathered(jax.tree.map(jnp.add, mine, updates), params, axis_name), after
-
-
-def written_over(scratch: Any, value: Array, gradients: Any) -> tuple[Array, Any]:
-    """Have the compiler keep gradients where the scratch was, which it may since that is donated.
-
-    For that the scratch must be an argument that is used, here for nothing.
-    """
-    first = [part.reshape(-1)[0] for part in jax.tree.leaves(scratch)]
-    value, _ = jax.lax.optimization_barrier((value, first))
-    return value, gradients
 
 
 def divided(tree: Any, devices: Sequence[Any] | None = None) -> Any:

@@ -87,7 +87,6 @@ def step_with_gradients(
     batch: Batch,
     key: PRNGKeyArray,
     cameras: Camera,
-    scratch: Any = None,
     *,
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -102,13 +101,12 @@ def step_with_gradients(
     learning_rate: Schedule | None = None,
     by_rows: bool = False,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
-    """As `train_step`, which says what its arguments are; also returns gradients.
+    """As `train_step`, which says what its arguments are; also returns gradients (`gradients_of`).
 
     Args:
       learning_rate: that the optimizer follows, to be reported as "learning_rate"; or None.
       by_rows: whether each device has the optimizer's state of a part of the rows of long arrays
         (`sharding.update`), or all of it.
-      scratch: gradients of another step, in whose memory those of this one may be written; or None.
     """
     count, devices = batch.camera.shape[0], sharding.device_count(axis_name)
     keys = _keys_of_rays(key, state, count, axis_name)
@@ -128,10 +126,8 @@ def step_with_gradients(
         return jax.value_and_grad(total, has_aux=True)((state.params, learned))
 
     (value, metrics), gradients = _in_passes(one_pass, batch, keys, rays_per_pass)
-    if axis_name is not None and devices > 1:  # XLA:CPU would copy them for one device
-        value, metrics = jax.lax.pmean((value, metrics), axis_name)
+    value, metrics = sharding.mean((value, metrics), axis_name)
     summed, of_learned, kept = _over_devices(gradients, axis_name, by_rows)
-    value, kept = sharding.written_over(scratch, value, kept)
     split_axis = axis_name if by_rows and devices > 1 else None
     norm = sharding.norm(summed, gradients[0], split_axis) / devices
     # Of the sum, which is there: the mean is made where it is used, and never stored.
@@ -161,7 +157,7 @@ def _over_devices(gradients: Any, axis_name: str | None, by_rows: bool) -> tuple
 
     Returns:
       The sum of the parameters' gradients (with `by_rows`, of this device's rows alone), the mean of the
-      calibration's, and all intermediate arrays, whose memory the next step can reuse.
+      calibration's, and all arrays of gradients, whose memory the next step can reuse.
     """
     of_params, of_learned = gradients
     devices = sharding.device_count(axis_name)

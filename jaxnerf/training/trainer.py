@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxnerf.compositing import Compositing
-from jaxnerf.kernels.memory import delete, trim_heap
+from jaxnerf.kernels.memory import delete, returning_freed
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
 from jaxnerf.training.losses import Loss
@@ -76,8 +76,6 @@ class Trainer:
         )  # fmt: skip
         self._by_rows = by_rows
         self._devices: tuple[Any, ...] = ()
-        self._scratch: Any = None
-        self._next = -1
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""
@@ -88,11 +86,14 @@ class Trainer:
         largest = max(np.size(x) * x.dtype.itemsize for x in jax.tree.leaves(state.params))
         chosen = sharding.devices_for(largest)
         if chosen != self._devices:
-            self._devices, self._scratch = chosen, None
-            self._step = sharding.parallel(self.one_step, chosen, axes=self._axes(chosen))
+            self._devices = chosen
+            shapes = functools.partial(gradients_of, devices=len(chosen), by_rows=self._by_rows)
+            axes = self._axes(chosen)
+            self._step = sharding.parallel(self.one_step, chosen, axes=axes, gradients=shapes)
             constant = self._split.cameras, jax.random.key_data(jax.random.key(self.config.seed))
             self._cameras, key = sharding.replicate(constant, chosen)
             self._key = jax.random.wrap_key_data(key)
+        self._step.gradients = None  # they may be of other shapes
         if self._axes(chosen) is None:
             return sharding.replicate(self.to_host(state), chosen)
         moments = sharding.divided(self.to_host(state).optimizer, chosen)
@@ -114,32 +115,25 @@ class Trainer:
 
     def step(self, state: TrainState, number: int, total: int) -> tuple[TrainState, dict]:
         """Take the step of this number of so many, after what is due before it."""
-        if number != self._next:
-            self._scratch = None
-        self._next = number + 1
-        begins = self.strategy.is_due(number, total)
-        if begins:
+        is_due = self.strategy.is_due(number, total)
+        if is_due:
             state = self._changed(state, number, total)
-        if self._scratch is None:
-            begins = True
-            self._scratch = sharding.memory_like(
-                gradients_of(state, len(self._devices), self._by_rows), self._devices
-            )
+        begins = is_due or self._step.gradients is None
         batch = sharding.local_part(self.strategy.batch(state, number, total), self._devices)
-        state, metrics, self._scratch = self._step(
-            state, batch, self._key, self._cameras, self._scratch
-        )
-        if begins:  # return the memory that compilation has freed
-            jax.block_until_ready(metrics)
-            trim_heap()
+        state, metrics = self._step(state, batch, self._key, self._cameras)
+        if begins:  # with what compilation has freed
+            with returning_freed():
+                jax.block_until_ready(metrics)
         return state, metrics
 
+    @returning_freed()
     def _changed(self, state: TrainState, number: int, total: int) -> TrainState:
         moments, resets = state.optimizer, self.strategy.resets_optimizer(number, total)
         bare = local(dataclasses.replace(state, optimizer=None))
         if resets:
-            self._scratch, moments = None, None
-            delete(state.optimizer)  # free its memory before the new state is made
+            # Their memory is freed before the new state is made.
+            self._step.gradients, moments = None, None
+            delete(state.optimizer)
         changed = from_process_0(
             self.strategy.change(bare, number, total), self._optimizer if resets else None
         )
@@ -149,10 +143,7 @@ class Trainer:
         else:
             placed = sharding.replicate(changed, self._devices)
             state = dataclasses.replace(placed, optimizer=moments)
-        jax.block_until_ready(state)
-        del changed
-        trim_heap()
-        return state
+        return jax.block_until_ready(state)
 
 
 def axes_on(devices: int, by_rows: bool = True) -> TrainState | None:

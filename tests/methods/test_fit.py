@@ -272,18 +272,15 @@ def test_an_optimizer_that_looks_at_all_numbers_takes_the_same_steps_on_two_devi
         config, scene, PhotometricLoss(opacity=0.1), optimizer, by_rows=False
     )
     for devices in (1, 2):
+        chosen = jax.devices()[:devices]
+        shapes = functools.partial(gradients_of, devices=devices, by_rows=False)
         step = sharding.parallel(
-            way.one_step, jax.devices()[:devices], axes=axes_on(devices, False)
+            way.one_step, chosen, axes=axes_on(devices, False), gradients=shapes
         )
         batch = way.strategy.batch(state, 0, 100)
         parts = jax.tree.map(lambda x, n=devices: x.reshape(n, -1, *x.shape[1:]), batch)
-        shapes = gradients_of(state, devices, False)
-        scratch = sharding.memory_like(shapes, jax.devices()[:devices])
         cameras = jax.tree.map(jnp.asarray, scene.splits["train"].cameras)
-        after, _, _ = step(
-            sharding.replicate(state, jax.devices()[:devices]), parts, jax.random.key(0), cameras,
-            scratch,
-        )  # fmt: skip
+        after, _ = step(sharding.replicate(state, chosen), parts, jax.random.key(0), cameras)
         moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, state.params)
         found.append(moved)
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(found[1])))

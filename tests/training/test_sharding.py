@@ -90,18 +90,17 @@ def doubled_three_times() -> tuple:
     """The state after three mapped steps, which double what each device has of a tree."""
     traced = []
 
-    def step(state, batch, key, cameras, nothing):
+    def step(state, batch, key, cameras):
         traced.append(0)
         common, mine = state
         doubled = jax.tree.map(lambda x: 2 * x, mine)
-        return (common + 1, doubled), jnp.float32(0.0), nothing
+        return (common + 1, doubled), jnp.float32(0.0), jnp.zeros(1)
 
-    taken = shares.parallel(step, axes=(None, 0))
+    taken = shares.parallel(step, axes=(None, 0), gradients=lambda _: np.zeros(1, np.float32))
     state = replicate(np.int32(0)), shares.divided(tree())
-    scratch, cameras = shares.memory_like(np.zeros(1, np.float32)), replicate(np.float32(0.0))
-    batch = np.zeros((jax.local_device_count(), 1))
+    batch, cameras = np.zeros((jax.local_device_count(), 1)), replicate(np.float32(0.0))
     for _ in range(3):
-        state, _, scratch = taken(state, batch, jax.random.key(0), cameras, scratch)
+        state, _ = taken(state, batch, jax.random.key(0), cameras)
     assert len(traced) == 1
     return state
 

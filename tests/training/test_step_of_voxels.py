@@ -23,7 +23,7 @@ from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
 from jaxnerf.training.coarse_to_fine.stages import state_of
 from jaxnerf.training.optimizers import VoxelOptimizerConfig, adam, voxel_optimizer
 from jaxnerf.training.settings import TrainingConfig
-from jaxnerf.training.sharding import local_part, memory_like, parallel
+from jaxnerf.training.sharding import local_part, parallel
 from jaxnerf.training.state import with_optimizer
 from jaxnerf.training.trainer import axes_on, gradients_of
 
@@ -133,23 +133,25 @@ def prepared_step(
     )  # fmt: skip
     chosen = jax.devices()[:devices]
     trainer = trainer_of_voxels(split, growing, config, optimizer=rates)
-    step = parallel(trainer.one_step, chosen, axes=axes_on(devices))
+    shapes = functools.partial(gradients_of, devices=devices)
+    step = parallel(trainer.one_step, chosen, axes=axes_on(devices), gradients=shapes)
     parts = local_part(batch)
     if devices == 1:
         parts = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), parts)
     cameras = jax.tree.map(jnp.asarray, split.cameras)
     state = state_in_a_cube(config=config, growing=growing, rates=rates)
-    # What lies in the scratch does not matter.
-    scratch = memory_like(gradients_of(state, devices), chosen)
-    scratch = jax.tree.map(lambda x: x + jnp.asarray(np.nan, x.dtype), scratch)
+    # What lies in the memory for gradients does not matter.
+    step.gradients = jax.tree.map(
+        lambda x: x + jnp.asarray(np.nan, x.dtype), step.memory_for(state)
+    )
     if axes_on(devices):
         state = dataclasses.replace(state, optimizer=sharding.divided(state.optimizer, chosen))
-    return step, (state, parts, jax.random.key(0), cameras, scratch), batch
+    return step, (state, parts, jax.random.key(0), cameras), batch
 
 
 def one_step(devices: int, **how):
     step, arguments, batch = prepared_step(devices, **how)
-    after, metrics, _ = step(*arguments)
+    after, metrics = step(*arguments)
     return batch, (after, metrics)
 
 
@@ -305,8 +307,8 @@ def test_the_passes_of_a_step_do_not_change_it(passes):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_gradients_lie_where_the_scratch_was(devices):
-    step, (*arguments, scratch), _ = prepared_step(devices)
+def test_gradients_lie_where_those_of_the_step_before_were(devices):
+    step, arguments, _ = prepared_step(devices)
 
     def places(tree):
         return [
@@ -316,11 +318,11 @@ def test_gradients_lie_where_the_scratch_was(devices):
             for part in leaf.addressable_shards
         ]
 
-    before = places(scratch)
+    before = places(step.gradients)
     assert len(set(before)) == (1 if devices == 1 else 4)
-    _, metrics, scratch = step(*arguments, scratch)
-    assert places(scratch) == before
-    alone, together = (scratch, None) if devices == 1 else scratch
+    _, metrics = step(*arguments)
+    assert places(step.gradients) == before
+    alone, together = (step.gradients, None) if devices == 1 else step.gradients
     table = np.asarray(alone[0].table)
     assert table.shape[0] == devices
     assert np.isfinite(table).all()
@@ -335,7 +337,7 @@ def test_on_one_device_the_table_is_moved_where_it_lies():
     """XLA:CPU copies arrays that it does not see to be written in place, at each step."""
     step, arguments, _ = prepared_step(1, rates=dataclasses.replace(RATES, density_decay=0.02))
     rows, numbers = arguments[0].params.table.shape
-    program = step.lower(*arguments).compile().as_text()
+    program = step.mapped.lower(*arguments, step.gradients).compile().as_text()
     entry = program[program.index("\nENTRY") :]
     table = rf"f32\[(?:1,)?{rows},{numbers}\]"
     assert re.search(rf"{table}\S* fusion\(", entry)

@@ -1,6 +1,7 @@
 """Training: what a step computes, on any number of devices, and that it can be interrupted."""
 
 import dataclasses
+import functools
 import os
 import random
 import signal
@@ -79,12 +80,12 @@ def step_on(devices, config=CONFIG, method=NERF):
     split, state = noise_split(), first_state(config)
     batch = batch_of(config, split)
     shared = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-    step = parallel(trainer(config, method=method).one_step, devices, axes=AXES)
-    scratch = memory_like(gradients_of(state, len(devices)), devices)
+    shapes = functools.partial(gradients_of, devices=len(devices))
+    way = trainer(config, method=method)
+    step = parallel(way.one_step, devices, axes=AXES, gradients=shapes)
     state = dataclasses.replace(state, optimizer=divided(state.optimizer, devices))
-    after, metrics, _ = step(
-        state, shared, jax.random.key(0), jax.tree.map(jnp.asarray, split.cameras), scratch
-    )
+    cameras = jax.tree.map(jnp.asarray, split.cameras)
+    after, metrics = step(state, shared, jax.random.key(0), cameras)
     moments = jax.tree.map(lambda x: x[0], after.optimizer)
     return dataclasses.replace(after, optimizer=moments), metrics
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxnerf.cameras import Camera, cast_rays
 from jaxnerf.fields import Field, join_field, split_field
+from jaxnerf.kernels.memory import returning_freed
 from jaxnerf.rendering import render_rays
 from jaxnerf.sampling.occupancy import Occupancy, code_of, occupied
 from jaxnerf.sampling.samplers import OccupancySampler
@@ -64,6 +65,7 @@ def _densities_in(kind, arrays, params, origin, cell, cells):
     return most, code_of(total / 8.0 * cell)
 
 
+@returning_freed()
 def seen_cells(
     state: TrainState,
     split: Split,

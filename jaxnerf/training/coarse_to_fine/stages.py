@@ -24,7 +24,7 @@ from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.bricks import num_vertices
 from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.kernels.memory import trim_heap
+from jaxnerf.kernels.memory import returning_freed
 from jaxnerf.rendering.footprints import tiles_that_show
 from jaxnerf.sampling import Occupancy
 from jaxnerf.sampling import occupancy as grid
@@ -144,6 +144,7 @@ def with_voxels(field: VoxelField | WarpedField, voxels: VoxelField) -> VoxelFie
     return dataclasses.replace(field, field=voxels) if isinstance(field, WarpedField) else voxels
 
 
+@returning_freed()
 def refresh(state: TrainState, empty_below: float) -> TrainState:
     """Update the occupancy: drop and prune cells that are empty now, and store the others' densities."""
     voxels, params, old = voxels_of(state.field), state.params, state.sampler.occupancy
@@ -170,20 +171,17 @@ def grow(
     size = stages.cells_of(stage, total)
     found = _as_found(split, state)
     state = refresh(_with_size(state, size), stages.empty_below)
-    trim_heap()
     old = state.sampler.occupancy
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
     if stages.unseen_below > 0.0 and stage == len(stages.resolutions) - 1:
         seen = seen_cells(state, found, stages, config, near)
         kept = kept & np.asarray(grid.dilate(seen))
-        trim_heap()
     cells = indices_of(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = indices_of(np.asarray(grid.occupied(old)))
     mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, stages)
     voxels, params = voxels_of(state.field).resample(state.params, mask, origin, cell, voxel)
-    trim_heap()
     occupancy = dataclasses.replace(
         old,
         cells=grid.marked(mask),
