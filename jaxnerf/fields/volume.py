@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume_cells import cells_of
 from jaxnerf.kernels import weighted_rows
-from jaxnerf.kernels.interpolation import row_of
+from jaxnerf.kernels.interpolation import take_rows
 from jaxnerf.kernels.memory import computed_once
 from jaxnerf.sampling.occupancy import Occupancy
 
@@ -252,7 +252,7 @@ class VolumeField:
         if self.interpolation == "nearest":
             near = [jax.lax.stop_gradient(jnp.floor(at + 0.5)).astype(jnp.int32) for at in place]
             rows = (near[0] * self.shape[1] + near[1]) * self.shape[2] + near[2]
-            return row_of(table, rows).astype(place[0].dtype)
+            return take_rows(table, rows).astype(place[0].dtype)
         strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
         row, part = [], []
         for at, side, stride in zip(place, self.shape, strides, strict=True):
@@ -282,7 +282,7 @@ def _between_rows(table: Array, row: list, part: list) -> Array:
         return lower + part[axis][:, None] * (upper - lower)
 
     def at(x, y, z):
-        return row_of(table, x + y + z).astype(part[0].dtype)
+        return take_rows(table, x + y + z).astype(part[0].dtype)
 
     def line(x, y):
         return between(at(x, y, row[2][0]), at(x, y, row[2][1]), 2)

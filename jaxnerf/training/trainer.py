@@ -93,7 +93,7 @@ class Trainer:
             constant = self._split.cameras, jax.random.key_data(jax.random.key(self.config.seed))
             self._cameras, key = sharding.replicate(constant, chosen)
             self._key = jax.random.wrap_key_data(key)
-        self._step.gradients = None  # they may be of other shapes
+        self._step.gradients = None  # those of the next state may have other shapes
         if self._axes(chosen) is None:
             return sharding.replicate(self.to_host(state), chosen)
         moments = sharding.divided(self.to_host(state).optimizer, chosen)
@@ -121,7 +121,7 @@ class Trainer:
         begins = is_due or self._step.gradients is None
         batch = sharding.local_part(self.strategy.batch(state, number, total), self._devices)
         state, metrics = self._step(state, batch, self._key, self._cameras)
-        if begins:  # with what compilation has freed
+        if begins:  # compilation frees much
             with returning_freed():
                 jax.block_until_ready(metrics)
         return state, metrics
