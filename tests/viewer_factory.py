@@ -21,8 +21,8 @@ KINDS = ("bounded", "unbounded", "forward")
 SIDE, FOCAL = 96, 110.0
 # Of settings that are not the usual ones: numbers of features and units that fill no vector of four.
 _SETTINGS = {
-    "bounded": VoxelSettings(features=6, width=10, sh_degree=4),
-    "unbounded": VoxelSettings(features=3, width=8, sh_degree=2),
+    "bounded": VoxelSettings(features=6, width=10, sh_degree=4, log2_detail=8, detail_finer=3),
+    "unbounded": VoxelSettings(features=3, width=8, sh_degree=2, log2_detail=12),
     "forward": VoxelSettings(features=3, width=6, sh_degree=1, shading="sample"),
 }
 _CELLS = {"bounded": 40, "unbounded": 64, "forward": 48}
@@ -104,7 +104,7 @@ def _filled(kind: str, space, count: int) -> tuple:
     middles = (np.stack(np.meshgrid(*[np.arange(count)] * 3, indexing="ij"), -1) + 0.5) * cell
     cells = cells & (np.abs(outside(middles + origin)) < 2.5 * cell)
     voxels = VoxelField.on_lattice(cells, origin, cell, cell, _SETTINGS[kind], 0.8)
-    first = voxels.init(jax.random.key(3))
+    first = voxels.begin_detail(voxels.init(jax.random.key(3)))
     places = lattice_vertices(voxels.bricks) * cell + origin
     table = np.array(first.table)
     waves = np.arange(1, 1 + voxels.settings.features)
@@ -116,9 +116,12 @@ def _filled(kind: str, space, count: int) -> tuple:
     # As large as after training, so that colours depend on the direction.
     network = [dict(layer, kernel=2.0 * np.asarray(layer["kernel"])) for layer in first.network]
     network[-1]["bias"] = np.float32([0.3, -0.2, 0.1])
+    detail = first.detail
+    if detail is not None:
+        detail = 0.5 * np.random.default_rng(5).normal(size=detail.shape).astype(np.float32)
     field = voxels if space is None else WarpedField(voxels, space)
     occupancy = Occupancy.of(cells, origin.astype(np.float32), cell, cell, space)
-    return field, VoxelParams(table, network), jax.tree.map(np.asarray, occupancy)
+    return field, VoxelParams(table, network, detail), jax.tree.map(np.asarray, occupancy)
 
 
 def _shapes(kind: str, space) -> Callable[[np.ndarray], np.ndarray]:

@@ -18,11 +18,10 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 from jaxnerf.encoding import spherical_harmonics
 from jaxnerf.errors import in_range, positive
 from jaxnerf.fields import Params, dense, in_precision
+from jaxnerf.fields.hashing import spatial_hash
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 from jaxnerf.kernels.interpolation import at_corners
 
-# Of equation 4.
-_PRIMES = (1, 2654435761, 805459861)
 # From this logarithm of a density on, its gradient grows no more: exp(15) is 3.3 million.
 _STEEPEST = 15.0
 
@@ -139,8 +138,7 @@ def corner_rows(field: HashGridField, unit: Float[Array, "N 3"]) -> Int32[Array,
         corners = [jnp.clip(at, 0, cells).astype(jnp.uint32) for at in vertex]
         x, y, z = corners
         counted = (x * vertices + y) * vertices + z
-        u, v, w = (at * jnp.uint32(prime) for at, prime in zip(corners, _PRIMES, strict=True))
-        hashed = (u ^ v ^ w) & jnp.uint32((1 << field.log2_rows) - 1)
+        hashed = spatial_hash(x, y, z, 1 << field.log2_rows)
         return jnp.where(stored, counted, hashed).astype(jnp.int32) + starts
 
     return at_corners(row, jnp.floor(_lattice(field, unit)).astype(jnp.int32))

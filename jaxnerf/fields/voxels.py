@@ -5,6 +5,11 @@ has a density logit and features, of which the first three are the logits of a c
 interpolated trilinearly. By default features are accumulated along each ray first, and the network is
 evaluated once per ray (deferred shading: Hedman et al., "Baking Neural Radiance Fields", ICCV 2021,
 section 4).
+
+A finer lattice, the detail, can be added to the values of the first. It has no bricks: its vertices share
+the rows of a hash table, as on the fine levels of Müller et al., "Instant Neural Graphics Primitives",
+SIGGRAPH 2022. Vertices that rays see often determine their rows; so photographs' finest structure is
+stored where it is seen, in a fraction of the rows that a finer lattice of bricks would have.
 """
 
 import dataclasses
@@ -31,6 +36,7 @@ from jaxnerf.fields.bricks import (
     padded_rows,
     parts_of_lattice,
 )
+from jaxnerf.fields.hashing import hashed_rows
 from jaxnerf.kernels import trilinear_corners, weighted_rows
 from jaxnerf.kernels.memory import returning_freed
 from jaxnerf.sampling.occupancy import dilate
@@ -51,10 +57,13 @@ class VoxelParams:
       table: a row (density logit, features) for each lattice vertex, 64 rows per brick. The first 64 rows
         are brick 0, which stands for space without bricks and has no density.
       network: weights and biases of the layers of the colour network.
+      detail: the rows of the detail's hash table, which are added to the interpolated rows of `table`.
+        None if the settings have no detail; a single row, which is not read, before `begin_detail`.
     """
 
     table: Float[Array | np.ndarray, "V F+1"]
     network: Any
+    detail: Float[Array | np.ndarray, "H F+1"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +77,8 @@ class VoxelSettings:
       sh_degree: degree of the spherical harmonics that encode the view direction.
       initial_opacity: opacity of one voxel before training.
       shading: whether the network is evaluated once per "ray" or for each "sample".
+      log2_detail: logarithm to base 2 of the number of rows of the detail's hash table; 0 for no detail.
+      detail_finer: number of the detail's voxels along the side of a voxel.
     """
 
     features: int = 3
@@ -75,10 +86,15 @@ class VoxelSettings:
     sh_degree: int = 2
     initial_opacity: float = 0.03
     shading: Literal["sample", "ray"] = "ray"
+    log2_detail: int = 0
+    detail_finer: int = 2
 
     def __post_init__(self) -> None:
         positive(self, "width", "initial_opacity")
-        in_range(self, features=(3, 1 << 10), sh_degree=(0, 4), initial_opacity=(0.0, 0.99))
+        in_range(
+            self, features=(3, 1 << 10), sh_degree=(0, 4), initial_opacity=(0.0, 0.99),
+            log2_detail=(0, 30), detail_finer=(1, 16),
+        )  # fmt: skip
 
 
 @no_type_check
@@ -148,7 +164,8 @@ class VoxelField:
         """
         if isinstance(self.bricks, Tracer):
             raise TypeError("VoxelField.init: needs the lattice's numbers; do not trace the field")
-        return VoxelParams(*_initial(self.settings, padded_rows(int(np.max(self.bricks))), key))
+        table, network = _initial(self.settings, padded_rows(int(np.max(self.bricks))), key)
+        return VoxelParams(table, network, self._unread_detail())
 
     def density(
         self, params: VoxelParams, positions: Float[Array, "*batch 3"]
@@ -160,8 +177,7 @@ class VoxelField:
             for x in (self.origin, self.spacing)
         )
         lattice = (positions.reshape(-1, 3) - origin[None, :]) / spacing
-        table = in_precision(params.table, positions.dtype)
-        values = _values(jnp.asarray(self.bricks), table, lattice)
+        values = _values(self.settings, jnp.asarray(self.bricks), params, lattice)
         density = jax.nn.softplus(values[:, 0]) / spacing
         return density.reshape(shape), values[:, 1:].reshape(*shape, self.settings.features)
 
@@ -191,7 +207,8 @@ class VoxelField:
     ) -> "tuple[VoxelField, VoxelParams]":
         """Resample the field onto another lattice: finer, or with bricks in other cells.
 
-        The new field has view_dependence 1.
+        The new field has view_dependence 1. What the old one has of detail is in the new table; the new
+        detail has not begun.
 
         Args:
           params: the field's parameters.
@@ -199,7 +216,7 @@ class VoxelField:
         """
         after = VoxelField.on_lattice(cells, origin, cell, spacing, self.settings)
         before, own = float(self.spacing), np.asarray(self.origin)
-        here = jnp.asarray(self.bricks), jnp.asarray(params.table)
+        here = self.settings, jnp.asarray(self.bricks), jax.tree.map(jnp.asarray, params)
         rows = padded_rows(int(np.max(after.bricks)))
         values = np.zeros((rows, params.table.shape[-1]), np.float32)
         lattice = np.zeros((min(rows, ROWS_AT_ONCE), 3), np.float32)
@@ -213,7 +230,17 @@ class VoxelField:
         opacity = np.maximum(np.logaddexp(0.0, values[:, 0]) * (spacing / before), 1e-6)
         values[:, 0] = np.where(opacity > 20.0, opacity, np.log(np.expm1(np.minimum(opacity, 20))))
         values[:ROWS], values[:ROWS, 0] = 0.0, _NOTHING
-        return after, dataclasses.replace(params, table=jnp.asarray(values))
+        return after, VoxelParams(jnp.asarray(values), params.network, self._unread_detail())
+
+    def _unread_detail(self) -> Array | None:
+        return jnp.zeros((1, 1 + self.settings.features)) if self.settings.log2_detail else None
+
+    def begin_detail(self, params: VoxelParams) -> VoxelParams:
+        """Parameters with a detail of zeros, if the settings have one: the field does not change."""
+        if not self.settings.log2_detail:
+            return params
+        rows = 1 << self.settings.log2_detail
+        return dataclasses.replace(params, detail=jnp.zeros((rows, 1 + self.settings.features)))
 
     def prune(
         self,
@@ -321,9 +348,22 @@ def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Arr
     return jnp.concatenate([density[:, None], 0.1 * features], axis=1), network
 
 
-def _values(bricks: Array, table: Array, lattice: Array) -> Array:
+def has_detail(params: VoxelParams) -> bool:
+    """Whether parameters have a detail that has begun."""
+    return params.detail is not None and params.detail.shape[0] > 1
+
+
+def _values(settings: VoxelSettings, bricks: Array, params: VoxelParams, lattice: Array) -> Array:
     _, weights = trilinear_corners(lattice)
-    return weighted_rows(table, corner_rows(bricks, lattice), weights)
+    table, rows = in_precision(params.table, lattice.dtype), corner_rows(bricks, lattice)
+    values = weighted_rows(table, rows, weights)
+    if not has_detail(params):
+        return values
+    detail, fine = in_precision(params.detail, lattice.dtype), lattice * settings.detail_finer
+    _, weights = trilinear_corners(fine)
+    # Without bricks there is nothing, whatever the rows that a vertex there would share.
+    weights = jnp.where(jnp.max(rows, axis=0)[None, :] < ROWS, 0.0, weights)
+    return values + weighted_rows(detail, hashed_rows(fine, detail.shape[0]), weights)
 
 
-_resample = jax.jit(_values)
+_resample = jax.jit(_values, static_argnums=0)

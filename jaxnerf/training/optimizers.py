@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -54,6 +55,7 @@ class VoxelOptimizerConfig:
     Attributes:
       density_rate, feature_rate, network_rate: initial learning rates of the table's density column, of
         its feature columns, and of the network.
+      detail_fraction: the learning rates of the detail's columns, as a fraction of those of the table's.
       final_fraction: the learning rates at the last step, as a fraction of the initial ones; the decay is
         exponential.
       density_decay: decoupled decay of the density logits in each step, as a fraction of their learning
@@ -68,6 +70,7 @@ class VoxelOptimizerConfig:
     density_rate: float = 0.7
     feature_rate: float = 0.1
     network_rate: float = 1e-2
+    detail_fraction: float = 0.3
     final_fraction: float = 0.05
     density_decay: float = 0.02
     smoothing: float = 0.0
@@ -174,10 +177,11 @@ def voxel_optimizer(config: VoxelOptimizerConfig) -> optax.GradientTransformatio
 
     def rates(params: VoxelParams) -> VoxelParams:
         features = params.table.shape[-1] - 1
-        table = [config.density_rate, *[config.feature_rate] * features]
+        table = np.float32([[config.density_rate, *[config.feature_rate] * features]])
         rate = jnp.float32(config.network_rate)
         network = jax.tree.map(lambda _: rate, params.network)
-        return VoxelParams(jnp.asarray(table, jnp.float32)[None, :], network)
+        detail = None if params.detail is None else np.float32(config.detail_fraction) * table
+        return VoxelParams(table, network, detail)
 
     decay = exponential_to(config.final_fraction)
     parts = [

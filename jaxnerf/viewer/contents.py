@@ -7,13 +7,13 @@ import numpy as np
 from jaxnerf.cameras import Camera
 from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.contraction import NdcSpace, SphereContraction
-from jaxnerf.fields.voxels import VoxelField, VoxelParams
+from jaxnerf.fields.voxels import VoxelField, VoxelParams, has_detail
 from jaxnerf.fields.warped import WarpedField
 from jaxnerf.paths import focus_point, home_of, up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling import OccupancySampler
-from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_table
+from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_detail, pack_table
 
 # Number of weights, each of four values, in a row of their texture.
 _WEIGHTS_A_ROW = 256
@@ -55,6 +55,7 @@ def contents_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             "width": _padded(field.settings.width),
             "shading": field.settings.shading,
         },
+        "detail": {"finer": 0, "rows": 0},
         "background": list(run.background),
         "edgeSupersampling": run.config.evaluation.edge_supersampling,
         **_viewpoints(run),
@@ -66,6 +67,12 @@ def contents_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "cells": cells,
         "weights": _weights(field, run.params),
     }
+    if has_detail(run.params):
+        header["detail"] = {
+            "finer": field.settings.detail_finer, "rows": len(run.params.detail)
+        }  # fmt: skip
+        codes, values = pack_detail(np.asarray(run.params.detail))
+        arrays |= {"detail_codes": codes, "detail_values": values.view(np.uint16)}
     return header, arrays
 
 

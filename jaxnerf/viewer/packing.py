@@ -85,6 +85,16 @@ def pack_table(bricks: Int[np.ndarray, "X Y Z"], table: Float[np.ndarray, "V C"]
     return PackedTable(kept, np.stack(codes), np.stack(values).astype(np.float16))
 
 
+def pack_detail(
+    detail: Float[np.ndarray, "H C"],
+) -> tuple[UInt8[np.ndarray, "C H"], Float16[np.ndarray, "C 256"]]:
+    """Quantise the detail of a `VoxelField`: codes and values by channel, features before density."""
+    channels = [*range(1, detail.shape[1]), 0]
+    coded = [_coded(detail[:, channel], FEATURE_LEVELS) for channel in channels]
+    codes, values = zip(*coded, strict=True)
+    return np.stack(codes), np.stack(values).astype(np.float16)
+
+
 def _coded(numbers: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     """Quantise values with levels that are even in asinh(x / knee).
 

@@ -17,7 +17,7 @@ _SCRIPTS = (
     "vectors.js", "scene.js", "renderer.js", "navigator.js", "photographs.js", "controls.js",
     "path.js", "viewer.js",
 )  # fmt: skip
-_SHADERS = ("walk.glsl", "network.glsl", "look.glsl", "present.glsl")
+_SHADERS = ("walk.glsl", "network.glsl", "detail.glsl", "look.glsl", "present.glsl")
 
 SUFFIXES = (".html",)
 

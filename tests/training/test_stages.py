@@ -24,7 +24,8 @@ from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.strategy import Strategy
 from jaxnerf.training.trainer import Trainer, local
 
-VOXELS = VoxelSettings(width=8)
+# With detail, which begins with the second stage.
+VOXELS = VoxelSettings(width=8, log2_detail=10)
 # A stage begins at step 24, and the occupancy is brought up to date at steps 9, 18, 27, ... The budget
 # is small enough that batches grow meanwhile.
 GROWING = CoarseToFineConfig(
@@ -35,11 +36,11 @@ CONFIG = TrainingConfig(steps=60, rays_per_batch=256, background="random", seed=
 
 
 def trainer(split: Split) -> Trainer:
-    return trainer_of_voxels(split, GROWING, CONFIG)
+    return trainer_of_voxels(split, GROWING, CONFIG, field=VOXELS)
 
 
 def begun_state(split: Split):
-    return first_state_of_voxels(split, GROWING, CONFIG)
+    return first_state_of_voxels(split, GROWING, CONFIG, field=VOXELS)
 
 
 def with_rays(state, rays: int):
@@ -76,6 +77,8 @@ def test_blocks_are_as_wide_as_half_a_voxel_looks(split, voxels, expected):
     occupancy = begun_state(split).sampler.occupancy
     occupancy = dataclasses.replace(occupancy, step=occupancy.cell * (16 / voxels))
     assert block_size(occupancy, split) == expected
+    finer = dataclasses.replace(occupancy, step=3.0 * occupancy.step)
+    assert block_size(finer, split, 3) == expected
 
 
 def test_training_learns_the_ball_over_two_stages(split, whole_run):
@@ -92,6 +95,8 @@ def test_training_learns_the_ball_over_two_stages(split, whole_run):
     before, last = states[24], states[60]
     assert (int(before.strategy.stage), int(last.strategy.stage)) == (0, 1)
     assert float(last.field.spacing) < float(before.field.spacing)
+    assert (before.params.detail.shape, last.params.detail.shape) == ((1, 4), (1024, 4))
+    assert np.abs(last.params.detail).mean() > 1e-3
     assert (float(before.field.view_dependence), float(last.field.view_dependence)) == (0.0, 1.0)
     centres, full = cell_centres(last.sampler.occupancy)
     away = np.linalg.norm(centres - CENTRE, axis=-1)
@@ -109,7 +114,7 @@ def test_two_runs_are_the_same_to_the_bit(split, whole_run):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [13, 18, 24, 27], ids=["mid", "refresh", "growth", "second"])
 def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(split, whole_run, step, tmp_path):
-    config = voxel_config(GROWING, CONFIG)
+    config = voxel_config(GROWING, CONFIG, field=VOXELS)
     states = whole_run[1]
     Checkpoints(tmp_path).save(states[step])
     restored = Checkpoints(tmp_path).restore(config, state_like(config))

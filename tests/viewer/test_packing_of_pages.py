@@ -16,7 +16,7 @@ from viewer_factory import KINDS, run_of
 from jaxnerf.cli import main
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling.occupancy import encode
-from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_table
+from jaxnerf.viewer.packing import NOTHING, pack_cells, pack_detail, pack_table
 from jaxnerf.viewer.page import page, write_page
 
 OLD = Path(__file__).parents[1] / "runs" / "old_runs"
@@ -49,6 +49,15 @@ def test_points_that_show_keep_their_numbers_to_a_level(kind):
     # What is left out has no density.
     gone = np.setdiff1d(np.fromiter(index.values(), int), rows)
     assert (table[gone, 0] < -9.0).all()
+
+
+def test_detail_keeps_its_numbers_to_a_level():
+    detail = np.asarray(run_of("unbounded").params.detail)
+    codes, values = pack_detail(detail)
+    assert codes.shape == (4, len(detail))
+    found = np.stack([values[c][codes[c]] for c in range(4)], axis=-1).astype(np.float32)
+    expected = np.roll(detail, -1, axis=1)  # the density's logit comes last
+    assert np.abs(found - expected).max() < np.ptp(detail) / 63
 
 
 def test_bricks_without_density_are_left_out_but_not_those_beside_it():

@@ -6,7 +6,7 @@ A stage begins in `grow`, with a state on the old lattice:
     refresh             densities are evaluated in its cells; empty ones are dropped and pruned
     seen_cells          of the last stage: cells that no training ray sees are dropped too
     _lattice_of_stage   a tight cube around the cells, and how fine its lattice is
-    resample            the field's values on that lattice
+    resample            the field's values on that lattice; in the last stage the detail begins
     _with_cells         the new occupancy, with the new lattice's densities
     size_batch          how many rays fill a batch now
 """
@@ -182,6 +182,8 @@ def grow(
         cells = indices_of(np.asarray(grid.occupied(old)))
     mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, stages)
     voxels, params = voxels_of(state.field).resample(state.params, mask, origin, cell, voxel)
+    if stage == len(stages.resolutions) - 1:
+        params = voxels.begin_detail(params)
     occupancy = dataclasses.replace(
         old,
         cells=grid.marked(mask),

@@ -10,12 +10,13 @@ stage goes on: it does not end because it would now begin later, and its resolut
 import numpy as np
 
 from jaxnerf.contraction import NdcSpace
+from jaxnerf.fields.voxels import has_detail
 from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.training.batches import sample_batch, usable_sightings, usable_tiles
 from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
-from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, with_limits
+from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, voxels_of, with_limits
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import broadcast_from_process_0, divisible
 from jaxnerf.training.state import Batch, TrainState
@@ -124,7 +125,8 @@ class CoarseToFine:
         """The global batch of a step: blocks half as wide as a voxel, in tiles with occupied cells."""
         if self._tiles is None or self._tiles[0] != self._stage:
             tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
-            block = block_size(state.sampler.occupancy, self._split)
+            finer = voxels_of(state.field).settings.detail_finer if has_detail(state.params) else 1
+            block = block_size(state.sampler.occupancy, self._split, finer)
             tiles, block = broadcast_from_process_0(usable_tiles(self._split, tiles, block))
             self._tiles = self._stage, tiles, int(block)
             if self._sightings is not None:
@@ -142,14 +144,19 @@ def _certainty(progress: float) -> float:
     return max(1.0 - progress / _CERTAIN_FOR, 0.0)
 
 
-def block_size(occupancy: Occupancy, split: Split) -> int:
+def block_size(occupancy: Occupancy, split: Split, finer: int = 1) -> int:
     """The side of a block of pixels, which is averaged for one ray: 1, 2 or 4.
 
     A block is at most half as wide as the projection of a voxel in the middle of the scene, seen from the
     cameras' median distance.
+
+    Args:
+      occupancy: the occupancy, with the side of a voxel.
+      split: the photographs.
+      finer: number of the finest voxels along the side of one of these.
     """
     poses, focal = (np.asarray(x) for x in (split.cameras.camera_to_world, split.cameras.focal))
-    voxel, space = float(occupancy.step), occupancy.space
+    voxel, space = float(occupancy.step) / finer, occupancy.space
     if isinstance(space, NdcSpace):
         # Voxels are there as wide in all pictures, whatever the distance.
         pixels = 0.5 * voxel * float(np.median(split.cameras.size))

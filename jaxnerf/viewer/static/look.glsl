@@ -78,9 +78,14 @@ Seen look(vec3 direction) {
     }
     number += 1.0;
     float t = t_of_sample(walk, s);
-    vec3 texel;
-    if (!find((place_of_sample(walk, t) - u_lattice_origin) / u_spacing, texel)) continue;
-    float logit = logit_at(texel), density = softplus(logit) / u_spacing;
+    vec3 texel, lattice = (place_of_sample(walk, t) - u_lattice_origin) / u_spacing;
+    if (!find(lattice, texel)) continue;
+    float logit = logit_at(texel);
+#if DETAIL > 0
+    Detail detail = detail_at(lattice);
+    logit += detail.columns[FEATURES / 4][FEATURES % 4];
+#endif
+    float density = softplus(logit) / u_spacing;
     float stopped = density * length_of_step(walk, t);
     if (stopped < NOTHING) continue;
     float left = exp(-stopped), weight = light * (1.0 - left);
@@ -90,13 +95,20 @@ Seen look(vec3 direction) {
     if (u_view == NORMALS) {
       float slope = 1.0 / (1.0 + exp(-logit)) / u_spacing / u_spacing;
       vec3 world = u_position + t * direction;
-      vec3 gradient = slope * gradient_of_logit(texel);
+      vec3 along = gradient_of_logit(texel);
+#if DETAIL > 0
+      along += detail.slope;
+#endif
+      vec3 gradient = slope * along;
       normal -= weight * unit(gradient_in_world(world, gradient, density));
     } else if (u_view == COLOUR) {
       vec4 here[GROUPS];
       for (int g = 0; g < GROUPS; g++) {
         vec3 stacked = vec3(texel.xy, texel.z + float(g) * u_atlas.z);
         here[g] = textureLod(u_features, stacked / vec3(u_atlas.xy, u_atlas.z * float(GROUPS)), 0.0);
+#if DETAIL > 0
+        here[g] += detail.columns[g];
+#endif
 #if SHADE_SAMPLES == 0
         features[g] += weight * here[g];
 #endif

@@ -13,13 +13,14 @@ class Renderer {
     this.gl = canvas.getContext("webgl2", options);
     if (!this.gl) throw new Error("This browser has no WebGL 2, which draws the scene.");
     Object.assign(this, { canvas, scene, targets: {} });
-    const { network, space } = scene;
+    const { network, space, detail } = scene;
     const defined = {
       BOUNDED: 0, SPHERE: 1, NDC: 2, SPACE: SPACES[space.kind], FEATURES: network.features,
       GROUPS: Math.ceil(network.features / 4), DEGREE: network.degree, WIDTH: network.width,
       SHADE_SAMPLES: Number(network.shading === "sample"),
+      DETAIL: detail.finer, DETAIL_GROUPS: Math.ceil((network.features + 1) / 4),
     };
-    this.look = this.program(["walk.glsl", "network.glsl", "look.glsl"], defined);
+    this.look = this.program(["walk.glsl", "network.glsl", "detail.glsl", "look.glsl"], defined);
     this.stretch = this.program(["present.glsl"], {});
     this.upload(new Atlas(scene));
     this.setScene();
@@ -68,7 +69,23 @@ class Renderer {
     const deep = z * atlas.groups;
     this.volume(3, [gl.RGBA16F, x, y, deep, gl.RGBA, gl.HALF_FLOAT, atlas.features], gl.LINEAR);
     this.flat(4, gl.RGBA32F, 256, weights.length / 1024, gl.RGBA, gl.FLOAT, weights, gl.NEAREST);
+    if (scene.detail.finer) this.uploadDetail();
     scene.buffers = null;
+  }
+
+  // In rows of 1024 rows of the table, each with its columns in groups of four behind one another.
+  uploadDetail() {
+    const { gl, scene } = this, { detail, network } = scene, columns = network.features + 1;
+    const groups = Math.ceil(columns / 4), across = Math.min(detail.rows, 1024), down = detail.rows / across;
+    const { detail_codes: codes, detail_values: values } = scene.buffers;
+    const texels = new Uint16Array(4 * detail.rows * groups);
+    for (let row = 0; row < detail.rows; row++) {
+      const first = Math.floor(row / across) * groups * across + (row % across);
+      for (let c = 0; c < columns; c++) {
+        texels[4 * (first + (c >> 2) * across) + (c & 3)] = values[256 * c + codes[c * detail.rows + row]];
+      }
+    }
+    this.flat(6, gl.RGBA16F, across, down * groups, gl.RGBA, gl.HALF_FLOAT, texels, gl.NEAREST);
   }
 
   volume(unit, [internal, width, height, depth, format, type, data], filter) {
@@ -99,7 +116,7 @@ class Renderer {
 
   // What does not change from picture to picture.
   setScene() {
-    const { gl, scene } = this, { uniforms } = this.look, { grid, lattice, space, toUser } = scene;
+    const { gl, scene } = this, { uniforms } = this.look, { grid, lattice, space, detail, toUser } = scene;
     gl.useProgram(this.look.program);
     ["u_cells", "u_bricks", "u_density", "u_features", "u_weights", "u_first"].forEach((name, unit) =>
       gl.uniform1i(uniforms[name], unit));
@@ -114,6 +131,10 @@ class Renderer {
     gl.uniform3fv(uniforms.u_background, scene.background);
     gl.uniform1f(uniforms.u_unit, scene.size);
     gl.uniformMatrix3fv(uniforms.u_to_user, true, toUser.rotation.flat());
+    if (detail.finer) {
+      gl.uniform1i(uniforms.u_detail, 6);
+      gl.uniform1ui(uniforms.u_detail_mask, detail.rows - 1);
+    }
     if (space.kind === "sphere") {
       gl.uniform3fv(uniforms.u_centre, space.centre);
       gl.uniform1f(uniforms.u_radius, space.radius);
