@@ -37,6 +37,8 @@ from jaxnerf.training.optimizers import (
 # The stage that is appended in unbounded scenes if the last of the others has _LONG_ENOUGH voxels along a
 # side: its resolution, the fraction of the steps at which it begins, vertices, `voxels_for_steps`.
 _LONG_ENOUGH, _FINEST, _FINEST_FROM, _VERTICES, _VOXELS_FOR_STEPS = 256, 400, 0.5, 5_000_000, 28.0
+# And the rows of the detail that begins with it.
+_LOG2_DETAIL = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,8 @@ class VoxelsConfig:
         An unbounded scene has many times the surface of a single object, so at the resolutions of bounded
         scenes its voxels are wider than the photographs' pixels. If the schedule is long enough, a stage
         is appended. It begins in the middle of the steps, when the density close to the cameras is gone,
-        and its number of vertices bounds the memory. A configuration that already has such a stage keeps
-        it.
+        and its number of vertices bounds the memory. The field's detail begins with it, which is finer
+        still. A configuration that already has such a stage keeps it.
         """
         changes: dict[str, Any] = {
             "voxels.field.features": 3,
@@ -108,6 +110,7 @@ class VoxelsConfig:
                 "voxels.stages.fractions": (*self.stages.fractions, _FINEST_FROM),
                 "voxels.stages.target_vertices": _VERTICES,
                 "voxels.stages.voxels_for_steps": _VOXELS_FOR_STEPS,
+                "voxels.field.log2_detail": _LOG2_DETAIL,
             }
         return changes
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxnerf.config import Config, ConfigError, override
+from jaxnerf.config import Config, ConfigError, flatten, override
 from jaxnerf.config.adaptation import (
     COLOURS,
     READING,
@@ -44,7 +44,8 @@ from jaxnerf.training.trainer import Trainer
 _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
 _BACKGROUND, _TRANSMITTANCE = "training.background", "voxels.transmittance_loss"
-_DENSITY_RATE = "voxels.optimizer.density_rate"
+# Settings of unbounded scenes whose defaults have changed: an older run goes on with its own.
+_AS_BEGUN = ("voxels.optimizer.density_rate", "voxels.field.log2_detail")
 
 
 def fit(
@@ -237,9 +238,10 @@ def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: 
     was_random = is_unbounded and saved.training.background == "random"
     if config.training.background == "auto" or (was_random and _BACKGROUND not in chosen):
         kept[_BACKGROUND] = saved.training.background
-    if config.method == "voxels" and is_unbounded and _DENSITY_RATE not in chosen:
-        kept[_DENSITY_RATE] = saved.voxels.optimizer.density_rate
-        chosen = {*chosen, _DENSITY_RATE}
+    if config.method == "voxels" and is_unbounded:
+        before = flatten(saved)
+        kept |= {key: before[key] for key in _AS_BEGUN if key not in chosen}
+        chosen = {*chosen, *_AS_BEGUN}
     if config.scene.find_points and "scene.find_points" not in chosen:
         kept["scene.find_points"] = saved.scene.find_points
     default = config.voxels.transmittance_loss == Config().voxels.transmittance_loss

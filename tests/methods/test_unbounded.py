@@ -247,6 +247,8 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     short = dataclasses.replace(fine, voxels=dataclasses.replace(fine.voxels, stages=short))
     adapted = adapt_to_scene(short, open_end).voxels.stages
     assert short.voxels.stages.target_vertices > adapted.target_vertices == 0
+    details = [adapt_to_scene(each, open_end).voxels.field.log2_detail for each in (short, fine)]
+    assert details == [0, 20]
     assert adapt_to_scene(fine, bounded).voxels == fine.voxels
     named = adapt_to_scene(fine, bounded, ["voxels.stages.resolutions"]).voxels.stages
     assert named.target_vertices == named.voxels_for_steps == 0

@@ -213,16 +213,17 @@ def test_a_resumed_run_has_the_points_of_the_run_that_it_goes_on_with(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_with_its_background_loss_and_rate(tmp_path):
-    how = {"voxels__stages__resolutions": "24,32", "voxels__stages__fractions": "0.4"}
-    train = functools.partial(jaxnerf.fit, scene=scene(painted()), out=tmp_path / "run", **how)
-    small = override(preset("minute"), {"training.rays_per_batch": 512})
+    train = functools.partial(jaxnerf.fit, scene=scene(painted()), out=tmp_path / "run")
+    small = override(preset("five_minutes"), {"training.rays_per_batch": 512})
     assert train(small, steps=4).config.voxels.transmittance_loss > 0.0
     path = tmp_path / "run" / "config.json"
     before = json.loads(path.read_text())
     del before["voxels"]["transmittance_loss"]
     before["training"]["background"] = "random"
     assert before["voxels"]["optimizer"]["density_rate"] == 0.3
+    assert before["voxels"]["field"]["log2_detail"] == 20
     before["voxels"]["optimizer"]["density_rate"] = 0.2
+    del before["voxels"]["field"]["log2_detail"], before["voxels"]["field"]["detail_finer"]
     path.write_text(json.dumps(before))
     grey = override(
         small, {"training.background": "#808080"}
@@ -232,6 +233,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_background_loss_and_rate(t
         assert ended.training.background == "random"
         assert ended.voxels.transmittance_loss == 0.0
         assert ended.voxels.optimizer.density_rate == 0.2
+        assert ended.voxels.field.log2_detail == 0
     more = override(small, {"voxels.transmittance_loss": 0.02})
     with pytest.raises(ConfigError, match=r"trained with voxels\.transmittance_loss=0\.0"):
         train(more, steps=8, resume=True)

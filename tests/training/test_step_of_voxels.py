@@ -13,7 +13,7 @@ from training_factory import trainer_of_voxels
 from jaxnerf import Camera, OccupancySampler, cast_rays, render_rays
 from jaxnerf.cameras import look_at_pose
 from jaxnerf.compositing import over
-from jaxnerf.fields.voxels import VoxelField, VoxelSettings, smoothed
+from jaxnerf.fields.voxels import VoxelField, VoxelParams, VoxelSettings, smoothed
 from jaxnerf.sampling.occupancy import Occupancy, encode
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE
@@ -254,6 +254,23 @@ def test_without_momentum_a_direction_is_the_gradient_over_its_root_mean_square(
     weights = (1.0 - beta) * beta ** np.arange(count - 1, -1, -1.0)
     second = weights @ slopes.astype(np.float64) ** 2 / (1.0 - beta**count)
     np.testing.assert_allclose(direction, slopes[-1] / (np.sqrt(second) + epsilon), rtol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_the_detail_learns_at_a_fraction_of_the_rates_of_the_table(momentum):
+    rates = VoxelOptimizerConfig(
+        density_rate=0.5, feature_rate=0.2, detail_fraction=0.25, beta1=momentum, density_decay=0.02
+    )
+    params = VoxelParams(jnp.ones((8, 4)), [{"kernel": jnp.ones((2, 2))}], jnp.ones((16, 4)))
+    optimizer, slopes = voxel_optimizer(rates), jax.tree.map(lambda x: -3.0 * x, params)
+    how = {"step": jnp.int32(0), "total_steps": jnp.int32(10)}
+    with jax.numpy_dtype_promotion("standard"):
+        moved, _ = optimizer.update(slopes, optimizer.init(params), params, **how)
+    # Adam's first step is the rate, whatever the gradient; the table's density decays by 2% of its rate.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    close(moved.table, np.tile([0.5 - 0.01, 0.2, 0.2, 0.2], (8, 1)))
+    close(moved.detail, np.tile([0.125, 0.05, 0.05, 0.05], (16, 1)))
+    close(moved.network[0]["kernel"], rates.network_rate)
 
 
 def test_limits_of_a_batch_are_in_steps_each_of_which_has_some_samples():
