@@ -119,6 +119,7 @@ def _filled(kind: str, space, count: int) -> tuple:
     detail = first.detail
     if detail is not None:
         detail = 0.5 * np.random.default_rng(5).normal(size=detail.shape).astype(np.float32)
+        detail[:, 0] *= 10.0  # what of it reaches into empty space must not be seen
     field = voxels if space is None else WarpedField(voxels, space)
     occupancy = Occupancy.of(cells, origin.astype(np.float32), cell, cell, space)
     return field, VoxelParams(table, network, detail), jax.tree.map(np.asarray, occupancy)

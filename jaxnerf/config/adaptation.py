@@ -80,8 +80,10 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         if number_of_process_0(float(known is not None and known.is_uneven)):
             needed[COLOURS] = True
     if not _STAGES.isdisjoint(chosen):
-        # There is a fraction for each resolution but the first: who names ones keeps the others.
-        needed = {key: value for key, value in needed.items() if key not in _STAGES}
+        # There is a fraction for each resolution but the first: who names ones keeps the others. And the
+        # detail is for the last of the stages that would have been chosen.
+        unneeded = {*_STAGES, "voxels.field.log2_detail"}
+        needed = {key: value for key, value in needed.items() if key not in unneeded}
     if "voxels.stages.resolutions" in chosen:
         needed |= {"voxels.stages.voxels_for_steps": 0.0, "voxels.stages.target_vertices": 0}
     changes |= {key: value for key, value in needed.items() if key not in chosen}

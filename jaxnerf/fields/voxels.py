@@ -8,8 +8,8 @@ section 4).
 
 A finer lattice, the detail, can be added to the values of the first. It has no bricks: its vertices share
 the rows of a hash table, as on the fine levels of Müller et al., "Instant Neural Graphics Primitives",
-SIGGRAPH 2022. Vertices that rays see often determine their rows; so photographs' finest structure is
-stored where it is seen, in a fraction of the rows that a finer lattice of bricks would have.
+SIGGRAPH 2022. Of vertices that share a row those that rays see most often determine it, since their
+gradients add up to more. Where the lattice of bricks has no density, nothing is added.
 """
 
 import dataclasses
@@ -43,6 +43,9 @@ from jaxnerf.sampling.occupancy import dilate
 
 # The density logit where there are no bricks: softplus(-15) is 3e-7 per voxel.
 _NOTHING = -15.0
+# The detail begins to be added where the logit is this, of which the opacity of a voxel is 1/8000, and is
+# added in full where the logit is larger by _FADE.
+_DETAIL_FROM, _FADE = -9.0, 3.0
 # The lower limit of density decay: from there the gradient of softplus can still raise the logit.
 _LEAST_LOGIT = -12.0
 
@@ -78,6 +81,7 @@ class VoxelSettings:
       initial_opacity: opacity of one voxel before training.
       shading: whether the network is evaluated once per "ray" or for each "sample".
       log2_detail: logarithm to base 2 of the number of rows of the detail's hash table; 0 for no detail.
+        In training the detail begins with the last stage.
       detail_finer: number of the detail's voxels along the side of a voxel.
     """
 
@@ -207,8 +211,8 @@ class VoxelField:
     ) -> "tuple[VoxelField, VoxelParams]":
         """Resample the field onto another lattice: finer, or with bricks in other cells.
 
-        The new field has view_dependence 1. What the old one has of detail is in the new table; the new
-        detail has not begun.
+        The new field has view_dependence 1. Its table has the values of the old field with detail at its
+        vertices, and its own detail has not begun.
 
         Args:
           params: the field's parameters.
@@ -350,7 +354,7 @@ def _initial(settings: VoxelSettings, rows: int, key: PRNGKeyArray) -> tuple[Arr
 
 def has_detail(params: VoxelParams) -> bool:
     """Whether parameters have a detail that has begun."""
-    return params.detail is not None and params.detail.shape[0] > 1
+    return params.detail is not None and params.detail.shape[-2] > 1
 
 
 def _values(settings: VoxelSettings, bricks: Array, params: VoxelParams, lattice: Array) -> Array:
@@ -361,9 +365,10 @@ def _values(settings: VoxelSettings, bricks: Array, params: VoxelParams, lattice
         return values
     detail, fine = in_precision(params.detail, lattice.dtype), lattice * settings.detail_finer
     _, weights = trilinear_corners(fine)
-    # Without bricks there is nothing, whatever the rows that a vertex there would share.
-    weights = jnp.where(jnp.max(rows, axis=0)[None, :] < ROWS, 0.0, weights)
-    return values + weighted_rows(detail, hashed_rows(fine, detail.shape[0]), weights)
+    added = weighted_rows(detail, hashed_rows(fine, detail.shape[0]), weights)
+    # Empty space stays empty, whatever the vertices that share the rows there.
+    full = jnp.clip((values[:, :1] - _DETAIL_FROM) / _FADE, 0.0, 1.0)
+    return values + full * added
 
 
 _resample = jax.jit(_values, static_argnums=0)

@@ -77,7 +77,7 @@ class Probe:
 
 
 def finest_voxel(run: Any) -> float | None:
-    """The side of a voxel in the user's unit, if the field has a lattice; else None.
+    """The side of a voxel in the user's unit, if the field has a lattice; else None. Detail is finer.
 
     With a contraction it is the side of a voxel in the uncontracted ball.
     """

@@ -56,6 +56,7 @@ class VoxelOptimizerConfig:
       density_rate, feature_rate, network_rate: initial learning rates of the table's density column, of
         its feature columns, and of the network.
       detail_fraction: the learning rates of the detail's columns, as a fraction of those of the table's.
+        Decay and smoothing are for the table alone.
       final_fraction: the learning rates at the last step, as a fraction of the initial ones; the decay is
         exponential.
       density_decay: decoupled decay of the density logits in each step, as a fraction of their learning
@@ -80,7 +81,7 @@ class VoxelOptimizerConfig:
 
     def __post_init__(self) -> None:
         positive(self, "final_fraction")
-        in_range(self, smoothing=(0.0, 1.0))
+        in_range(self, smoothing=(0.0, 1.0), detail_fraction=(0.0, 100.0))
         _check_moments(self)
 
 

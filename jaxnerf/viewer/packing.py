@@ -19,7 +19,7 @@ DENSITY_LEVELS, FEATURE_LEVELS = 128, 64
 _KNEE = 4.0
 # Density logits are quantised around this value: the finest levels are those of half transparent voxels.
 _CENTRE = -1.0
-# A voxel with a lower logit has an opacity below 1/8000 and is not visible.
+# A voxel with a lower logit has an opacity below 1/8000 and is not visible; nor has it any detail.
 _SHOWS = -9.0
 # The density logit of empty space.
 NOTHING = -12.0
@@ -89,8 +89,8 @@ def pack_detail(
     detail: Float[np.ndarray, "H C"],
 ) -> tuple[UInt8[np.ndarray, "C H"], Float16[np.ndarray, "C 256"]]:
     """Quantise the detail of a `VoxelField`: codes and values by channel, features before density."""
-    channels = [*range(1, detail.shape[1]), 0]
-    coded = [_coded(detail[:, channel], FEATURE_LEVELS) for channel in channels]
+    coded = [_coded(feature, FEATURE_LEVELS) for feature in detail[:, 1:].T]
+    coded.append(_coded(detail[:, 0], DENSITY_LEVELS))
     codes, values = zip(*coded, strict=True)
     return np.stack(codes), np.stack(values).astype(np.float16)
 

@@ -27,11 +27,13 @@ def slow_detail(field: VoxelField, params: VoxelParams, positions: np.ndarray) -
     return np.asarray(added)
 
 
-@pytest.mark.parametrize("finer", [1, 2, 3])
-def test_detail_is_a_finer_lattice_in_a_hash_table(finer):
+@pytest.mark.parametrize(("finer", "lower"), [(1, 0.0), (2, 0.0), (3, 0.0), (2, 7.0)])
+def test_detail_is_a_finer_lattice_in_a_hash_table(finer, lower):
+    """With densities lower by 7 logits much of the field has none of its detail, or a part of it."""
     settings = dataclasses.replace(SETTINGS, log2_detail=7, detail_finer=finer)
     cells, random = random_cells(0), np.random.default_rng(1)
     field, plain = random_field(cells, settings=settings)
+    plain = dataclasses.replace(plain, table=plain.table.at[64:, 0].add(-lower))
     assert not has_detail(plain)
     assert plain.detail.shape == (1, 4)
     begun = field.begin_detail(plain)
@@ -49,6 +51,9 @@ def test_detail_is_a_finer_lattice_in_a_hash_table(finer):
     density, features = field.density(params, positions)
     coarse, added = slow_density(field, params, where), slow_detail(field, params, where)
     logits = np.log(np.expm1(coarse[0] * 0.1))
+    fraction = np.clip((logits + 9.0) / 3.0, 0.0, 1.0)
+    assert (((fraction > 0.0) & (fraction < 1.0)).mean() > 0.1) == (lower > 0.0)
+    added *= fraction[:, None]
     np.testing.assert_allclose(
         density, np.logaddexp(0.0, logits + added[:, 0]) / 0.1, rtol=2e-3, atol=1e-3
     )
@@ -69,6 +74,9 @@ def test_detail_adds_nothing_where_there_are_no_bricks():
     assert float(jnp.max(plain[0])) < 1e-5
     inside, _ = field.density(params, jnp.asarray(ORIGIN[None] + np.float32(0.05)))
     assert float(inside[0]) > 100.0
+    pruned = field.prune(params, np.zeros_like(mask), ORIGIN, 0.2)
+    density, _ = field.density(pruned, jnp.asarray(ORIGIN[None] + np.float32(0.05)))
+    assert float(density[0]) < 1e-4
 
 
 def test_detail_is_kept_by_another_lattice_and_begins_again():

@@ -249,6 +249,8 @@ def test_what_suits_a_scene_is_chosen_but_not_against_the_user():
     assert short.voxels.stages.target_vertices > adapted.target_vertices == 0
     details = [adapt_to_scene(each, open_end).voxels.field.log2_detail for each in (short, fine)]
     assert details == [0, 20]
+    own = adapt_to_scene(fine, open_end, ["voxels.stages.resolutions", "voxels.stages.fractions"])
+    assert own.voxels.field.log2_detail == 0
     assert adapt_to_scene(fine, bounded).voxels == fine.voxels
     named = adapt_to_scene(fine, bounded, ["voxels.stages.resolutions"]).voxels.stages
     assert named.target_vertices == named.voxels_for_steps == 0

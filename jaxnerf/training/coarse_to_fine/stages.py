@@ -115,7 +115,10 @@ def state_of(
     config: TrainingConfig,
     calibration: Calibration | None = None,
 ) -> TrainState:
-    """The state before a step of a new field, all of whose photographs' tiles show something."""
+    """The state before a step of a new field, all of whose photographs' tiles show something.
+
+    The detail has begun only if there is a single stage.
+    """
     # Of NumPy, since XLA compiles each of these little arrays for itself.
     arrays: dict[str, Any] = {
         "stage": np.int32(0),
@@ -123,9 +126,10 @@ def state_of(
         "rays": np.int32(config.rays_per_batch),
     }
     steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(config.steps)}
+    params = voxels.init(jax.random.key(config.seed))
     return TrainState(
         **steps,
-        params=voxels.init(jax.random.key(config.seed)),
+        params=params if stages.fractions else voxels.begin_detail(params),
         optimizer=None,
         field=voxels if occupancy.space is None else WarpedField(voxels, occupancy.space),
         sampler=stages.sampler(occupancy),

@@ -122,7 +122,7 @@ class CoarseToFine:
         self._rays = divisible(int(state.strategy.rays), devices)
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:
-        """The global batch of a step: blocks half as wide as a voxel, in tiles with occupied cells."""
+        """The global batch of a step: blocks of half the finest voxel, in tiles with occupied cells."""
         if self._tiles is None or self._tiles[0] != self._stage:
             tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
             finer = voxels_of(state.field).settings.detail_finer if has_detail(state.params) else 1
@@ -153,7 +153,7 @@ def block_size(occupancy: Occupancy, split: Split, finer: int = 1) -> int:
     Args:
       occupancy: the occupancy, with the side of a voxel.
       split: the photographs.
-      finer: number of the finest voxels along the side of one of these.
+      finer: number of the detail's voxels along the side of a voxel; 1 without detail.
     """
     poses, focal = (np.asarray(x) for x in (split.cameras.camera_to_world, split.cameras.focal))
     voxel, space = float(occupancy.step) / finer, occupancy.space

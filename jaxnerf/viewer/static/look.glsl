@@ -82,8 +82,8 @@ Seen look(vec3 direction) {
     if (!find(lattice, texel)) continue;
     float logit = logit_at(texel);
 #if DETAIL > 0
-    Detail detail = detail_at(lattice);
-    logit += detail.columns[FEATURES / 4][FEATURES % 4];
+    Detail detail = detail_at(lattice, logit);
+    logit += detail.full * detail.columns[FEATURES / 4][FEATURES % 4];
 #endif
     float density = softplus(logit) / u_spacing;
     float stopped = density * length_of_step(walk, t);
@@ -97,7 +97,7 @@ Seen look(vec3 direction) {
       vec3 world = u_position + t * direction;
       vec3 along = gradient_of_logit(texel);
 #if DETAIL > 0
-      along += detail.slope;
+      along = detail.full * detail.slope + (1.0 + detail.growth) * along;
 #endif
       vec3 gradient = slope * along;
       normal -= weight * unit(gradient_in_world(world, gradient, density));
@@ -107,7 +107,7 @@ Seen look(vec3 direction) {
         vec3 stacked = vec3(texel.xy, texel.z + float(g) * u_atlas.z);
         here[g] = textureLod(u_features, stacked / vec3(u_atlas.xy, u_atlas.z * float(GROUPS)), 0.0);
 #if DETAIL > 0
-        here[g] += detail.columns[g];
+        here[g] += detail.full * detail.columns[g];
 #endif
 #if SHADE_SAMPLES == 0
         features[g] += weight * here[g];

@@ -77,6 +77,10 @@ class Renderer {
   uploadDetail() {
     const { gl, scene } = this, { detail, network } = scene, columns = network.features + 1;
     const groups = Math.ceil(columns / 4), across = Math.min(detail.rows, 1024), down = detail.rows / across;
+    const most = gl.getParameter(gl.MAX_TEXTURE_SIZE);
+    if (down * groups > most) {
+      throw new Error(`The scene needs a texture of more than ${most} texels a side, this device's most.`);
+    }
     const { detail_codes: codes, detail_values: values } = scene.buffers;
     const texels = new Uint16Array(4 * detail.rows * groups);
     for (let row = 0; row < detail.rows; row++) {
