@@ -4,10 +4,9 @@ Müller et al., "Instant Neural Graphics Primitives with a Multiresolution Hash 
 equation 4.
 """
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, UInt32
-
-from jaxnerf.kernels.interpolation import at_corners
+from jaxtyping import Array, Int32, UInt32
 
 _PRIMES = (1, 2654435761, 805459861)
 
@@ -20,15 +19,18 @@ def spatial_hash(
     return (u ^ v ^ w) & jnp.uint32(rows - 1)
 
 
-def hashed_rows(lattice: Float[Array, "N 3"], rows: int) -> Int32[Array, "8 N"]:
-    """The rows of the vertices around positions, in the order of `jaxnerf.kernels.trilinear_corners`.
+def hashed_rows(vertices: Int32[Array, "C N 3"], rows: int) -> Int32[Array, "C N"]:
+    """The rows of lattice vertices, C for each of N positions.
+
+    A loop for the reason of `jaxnerf.kernels.interpolation.at_corners`.
 
     Args:
-      lattice: positions in units of the lattice's spacing; negative ones too.
+      vertices: coordinates of the vertices; negative ones too.
       rows: number of rows of the table, a power of 2.
     """
 
-    def row(*vertex: Array) -> Array:
-        return spatial_hash(*(at.astype(jnp.uint32) for at in vertex), rows).astype(jnp.int32)
+    def of_corner(corner: Array) -> Array:
+        x, y, z = corner.astype(jnp.uint32).T
+        return spatial_hash(x, y, z, rows).astype(jnp.int32)
 
-    return at_corners(row, jnp.floor(lattice).astype(jnp.int32))
+    return jax.lax.map(of_corner, vertices)

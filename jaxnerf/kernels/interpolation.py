@@ -80,6 +80,39 @@ def trilinear_corners(
     return corners, weights
 
 
+def tetrahedral_corners(
+    positions: Float[Array, "N 3"],
+) -> tuple[Int32[Array, "4 N 3"], Float[Array, "4 N"]]:
+    """The four lattice vertices around each position in Kuhn's triangulation, and their weights.
+
+    A cell is cut into six tetrahedra around its diagonal (Kuhn, "Some Combinatorial Lemmas in Topology",
+    IBM Journal, 1960). The corners of the one that holds a position lie on the way from the cell's lowest
+    vertex to its highest, along the axes in the order of the position's fractions, the largest first.
+    With the fractions f sorted, the weights are 1 - f[0], f[0] - f[1], f[1] - f[2], f[2]. The
+    interpolation is continuous and linear in each tetrahedron, at half the cost of a trilinear one. The
+    weights carry the gradient to the positions.
+
+    Args:
+      positions: positions in units of the lattice's spacing.
+
+    >>> corners, weights = tetrahedral_corners(jnp.array([[2.25, 0.0, -0.5]]))
+    >>> corners[:, 0].tolist()
+    [[2, 0, -1], [2, 0, 0], [3, 0, 0], [3, 1, 0]]
+    >>> weights[:, 0].tolist()
+    [0.5, 0.25, 0.25, 0.0]
+    """
+    lower = jax.lax.stop_gradient(jnp.floor(positions))
+    x, y, z = (positions - lower).T
+    # How many axes come before each; of equal fractions the first.
+    before = [(y > x, z > x), (x >= y, z > y), (x >= z, y >= z)]
+    rank = jnp.stack([sum(each.astype(jnp.int32) for each in pair) for pair in before], axis=-1)
+    steps = jnp.stack([rank < number for number in range(4)]).astype(jnp.int32)
+    largest, least = jnp.maximum(jnp.maximum(x, y), z), jnp.minimum(jnp.minimum(x, y), z)
+    middle = x + y + z - largest - least
+    weights = jnp.stack([1.0 - largest, largest - middle, middle - least, least])
+    return lower.astype(jnp.int32)[None] + steps, weights
+
+
 def at_corners(
     function: Callable[..., Array], lower: Int32[Array, "*batch 3"]
 ) -> Shaped[Array, " 8 *batch"]:

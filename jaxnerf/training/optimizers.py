@@ -178,11 +178,12 @@ def voxel_optimizer(config: VoxelOptimizerConfig) -> optax.GradientTransformatio
 
     def rates(params: VoxelParams) -> VoxelParams:
         features = params.table.shape[-1] - 1
-        table = np.float32([[config.density_rate, *[config.feature_rate] * features]])
+        table = np.array([[config.density_rate, *[config.feature_rate] * features]], np.float32)
         rate = jnp.float32(config.network_rate)
         network = jax.tree.map(lambda _: rate, params.network)
-        detail = None if params.detail is None else np.float32(config.detail_fraction) * table
-        return VoxelParams(table, network, detail)
+        return VoxelParams(
+            table, network, None if params.detail is None else config.detail_fraction * table
+        )
 
     decay = exponential_to(config.final_fraction)
     parts = [

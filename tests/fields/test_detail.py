@@ -19,10 +19,15 @@ def slow_detail(field: VoxelField, params: VoxelParams, positions: np.ndarray) -
         place = (position - np.asarray(field.origin, np.float64)) / float(field.spacing) * finer
         lower = np.floor(place).astype(int)
         total = np.zeros(detail.shape[1])
-        for digits in np.ndindex(2, 2, 2):
-            x, y, z = (int(part) for part in lower + digits)
+        fraction, corner = place - lower, lower.copy()
+        order = np.argsort(-fraction, kind="stable")
+        edges = [1.0, *fraction[order], 0.0]
+        for number in range(4):
+            if number:
+                corner[order[number - 1]] += 1
+            x, y, z = map(int, corner)
             row = (x ^ (y * 2654435761) ^ (z * 805459861)) % rows
-            total += np.prod(np.where(digits, place - lower, 1.0 - (place - lower))) * detail[row]
+            total += (edges[number] - edges[number + 1]) * detail[row]
         added.append(total)
     return np.asarray(added)
 

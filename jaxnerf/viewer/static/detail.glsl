@@ -17,22 +17,31 @@ struct Detail {
 // What is added where the logit without detail is this.
 Detail detail_at(vec3 lattice, float before) {
   vec3 fine = lattice * float(DETAIL), low = floor(fine), part = fine - low;
+  // jaxnerf.kernels.interpolation.tetrahedral_corners
+  ivec3 rank = ivec3(
+    int(part.y > part.x) + int(part.z > part.x),
+    int(part.x >= part.y) + int(part.z > part.y),
+    int(part.x >= part.z) + int(part.y >= part.z)
+  );
+  float largest = max(part.x, max(part.y, part.z)), least = min(part.x, min(part.y, part.z));
+  float middle = part.x + part.y + part.z - largest - least;
+  float edges[5] = float[5](1.0, largest, middle, least, 0.0);
   Detail detail;
   detail.slope = vec3(0.0);
   for (int g = 0; g < DETAIL_GROUPS; g++) detail.columns[g] = vec4(0.0);
-  for (int corner = 0; corner < 8; corner++) {
-    ivec3 digits = ivec3(corner >> 2, (corner >> 1) & 1, corner & 1);
-    uvec3 hashed = uvec3(ivec3(low) + digits) * uvec3(1u, 2654435761u, 805459861u);
+  for (int corner = 0; corner < 4; corner++) {
+    uvec3 vertex = uvec3(ivec3(low) + ivec3(lessThan(rank, ivec3(corner))));
+    uvec3 hashed = vertex * uvec3(1u, 2654435761u, 805459861u);
     uint row = (hashed.x ^ hashed.y ^ hashed.z) & u_detail_mask;
-    vec3 weight = mix(1.0 - part, part, vec3(digits));
     float logit = 0.0;
     for (int g = 0; g < DETAIL_GROUPS; g++) {
       vec4 columns = texelFetch(u_detail, ivec2(row & 1023u, int(row >> 10) * DETAIL_GROUPS + g), 0);
-      detail.columns[g] += weight.x * weight.y * weight.z * columns;
+      detail.columns[g] += (edges[corner] - edges[corner + 1]) * columns;
       if (g == FEATURES / 4) logit = columns[FEATURES % 4];
     }
-    vec3 beside = vec3(weight.y * weight.z, weight.x * weight.z, weight.x * weight.y);
-    detail.slope += (2.0 * vec3(digits) - 1.0) * beside * logit * float(DETAIL);
+    // Along an axis the logit grows from the corner where it is the next to the corner after that.
+    vec3 sides = vec3(equal(rank + 1, ivec3(corner))) - vec3(equal(rank, ivec3(corner)));
+    detail.slope += sides * logit * float(DETAIL);
   }
   float fraction = (before + 9.0) / 3.0;
   detail.full = clamp(fraction, 0.0, 1.0);
