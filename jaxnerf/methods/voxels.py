@@ -90,7 +90,13 @@ def trainer_on(
         ),
         optimizer=optimizer(config),
         strategy=CoarseToFine(
-            split, voxels.stages, config.training, near, unbounded=unbounded, sightings=sightings
+            split,
+            voxels.stages,
+            config.training,
+            near,
+            unbounded=unbounded,
+            log2_detail=voxels.field.log2_detail,
+            sightings=sightings,
         ),
         near=near,
         rays_per_pass=config.training.rays_per_pass,

@@ -214,6 +214,9 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     )
     way = trainer_of_voxels(split, fine, CONFIG).strategy
     assert 1.0 < way.mean_step_cost(60) < 4.0
+    detail = VoxelSettings(log2_detail=20)
+    detailed = trainer_of_voxels(split, fine, CONFIG, field=detail).strategy
+    assert 0.3 < detailed.mean_step_cost(60) - way.mean_step_cost(60) < 0.5
 
 
 def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):

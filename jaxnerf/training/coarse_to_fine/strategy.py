@@ -26,7 +26,8 @@ from jaxnerf.training.state import Batch, TrainState
 # and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Unbounded scenes (fox) come nearer to 1 +
 # 0.022 (resolution / 64)^3. Where the number of vertices is chosen, 1.2 + 0.65 for each million of
 # them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
-# or fewer, and fields of fewer features, are misjudged). The last stage is measured, which corrects this.
+# or fewer, and fields of fewer features, are misjudged). A row of detail costs as much as a vertex. The
+# last stage is measured, which corrects this.
 _LATER, _GROWTH, _SAMPLING, _A_MILLION = 0.2, 0.022, 0.5, 0.65
 # The fraction of a step's time that does not depend on the number of rays that share the sample buffer.
 _OF_ANY_BATCH = 0.85
@@ -49,6 +50,7 @@ class CoarseToFine:
         near: float = 0.0,
         *,
         unbounded: bool = False,
+        log2_detail: int = 0,
         sightings: Sightings | None = None,
     ):
         """Prepare.
@@ -58,10 +60,12 @@ class CoarseToFine:
           stages, config: the settings.
           near: t at which rays begin.
           unbounded: whether the scene is unbounded or forward-facing.
+          log2_detail: see `jaxnerf.fields.voxels.VoxelSettings`.
           sightings: points of known depth in the photographs; the weight of their depths falls to 0.
         """
         self._sightings, self._shown = sightings, sightings
         self._unbounded = unbounded
+        self._detail_cost = _A_MILLION * 1e-6 * 2**log2_detail if log2_detail else 0.0
         self._split, self._stages, self._config, self._near = split, stages, config, near
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
@@ -78,6 +82,7 @@ class CoarseToFine:
         vertices = self._stages.vertices_of(len(lengths) - 1, total)
         if vertices:
             cost[-1] = 1.0 + _A_MILLION * vertices * 1e-6
+        cost[-1] += self._detail_cost
         cost[1:] += 0.0 if self._unbounded else _LATER
         later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
         return float(lengths[0]) * self.step_cost + later
