@@ -7,6 +7,7 @@ transformation can be chained with them; those that take no extra arguments are 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ class VoxelOptimizerConfig:
 
     def __post_init__(self) -> None:
         positive(self, "final_fraction")
-        in_range(self, smoothing=(0.0, 1.0), detail_fraction=(0.0, 100.0))
+        in_range(self, smoothing=(0.0, 1.0), detail_fraction=(0.0, math.inf))
         _check_moments(self)
 
 

@@ -42,6 +42,8 @@ RULES: dict[str, st.SearchStrategy] = {
     "voxels.field.features": st.integers(3, 99),
     "voxels.field.sh_degree": st.integers(0, 4),
     "voxels.field.initial_opacity": st.floats(1e-9, 0.99),
+    "voxels.field.log2_detail": st.integers(0, 30),
+    "voxels.field.detail_finer": st.integers(1, 16),
     "voxels.stages.resolutions": st.tuples(*[st.integers(8, 1024)] * 3),
     "voxels.stages.fractions": st.tuples(st.floats(0.01, 0.4), st.floats(0.5, 0.99)),
     "voxels.stages.cells": st.integers(8, 512),
