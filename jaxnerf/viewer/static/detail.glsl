@@ -43,6 +43,7 @@ Detail detail_at(vec3 lattice, float before) {
     vec3 sides = vec3(equal(rank + 1, ivec3(corner))) - vec3(equal(rank, ivec3(corner)));
     detail.slope += sides * logit * float(DETAIL);
   }
+  // From _DETAIL_FROM on, in full after _FADE more: jaxnerf.fields.voxels.
   float fraction = (before + 9.0) / 3.0;
   detail.full = clamp(fraction, 0.0, 1.0);
   float logit = detail.columns[FEATURES / 4][FEATURES % 4];
