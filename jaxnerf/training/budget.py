@@ -1,9 +1,13 @@
 """How fast steps go, and how many of them fit into a time budget."""
 
 import collections
+import dataclasses
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from jaxnerf.training.sharding import number_of_process_0
 
@@ -21,29 +25,41 @@ _PAUSED_FRACTION = 0.5
 _CORRECTED_AT = 0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a time budget must know of a stage of the schedule.
+
+    Attributes:
+      first_step: number of the step before which the stage begins.
+      step_cost: duration of a step with a full batch, relative to those of other stages.
+      recompile_cost: duration of the pause in which it begins, mostly compilation, relative to those of
+        other stages; 1 is at least the run's first step.
+    """
+
+    first_step: int
+    step_cost: float
+    recompile_cost: float = 0.0
+
+
 @runtime_checkable
 class Paced(Protocol):
     """The relative costs of steps, by which a time budget is planned; part of `Strategy`."""
 
     @property
-    def recompile_cost(self) -> float:
-        """Total time of the pauses between stages, mostly compilation, in durations of the first step."""
+    def stage(self) -> int:
+        """Index of the current stage."""
         ...
 
     @property
     def step_cost(self) -> float:
-        """Current duration of a step, relative to a step of the first stage with a full batch."""
+        """Current duration of a step, relative to a step of the same stage with a full batch."""
         ...
 
-    def mean_step_cost(self, total: int) -> float:
-        """Mean duration of a step in a schedule of `total` steps, in the units of `step_cost`.
+    def stages(self, total: int) -> Sequence[Stage]:
+        """The stages of a schedule of `total` steps.
 
-        It does not decrease with `total`.
+        Neither first steps nor costs decrease with `total`.
         """
-        ...
-
-    def last_stage(self, total: int) -> int:
-        """The first step of the last stage in a schedule of `total` steps; 0 if there is one stage."""
         ...
 
 
@@ -51,6 +67,8 @@ class Pace:
     """How fast steps go, the same on all hosts.
 
     Attributes:
+      first_step: seconds of the first step.
+      latest: seconds between the latest arrival and the one before, as far as they were training's.
       measured: seconds since the first step's end, or since `forget`, as far as they were training's.
     """
 
@@ -58,7 +76,7 @@ class Pace:
 
     def __init__(self, number: int):
         self._number, self._begun = number, time.perf_counter()
-        self.first_step, self.measured = 0.0, 0.0
+        self.first_step, self.latest, self.measured = 0.0, 0.0, 0.0
         self._intervals = collections.deque(maxlen=_INTERVALS)
 
     def arrive(self, number: int, step_cost: float) -> float:
@@ -67,7 +85,7 @@ class Pace:
         These are the median of the last intervals, so that pauses (compilation, or other processes) do
         not count.
         """
-        spent = number_of_process_0(time.perf_counter() - self._begun)
+        self.latest = spent = number_of_process_0(time.perf_counter() - self._begun)
         if not self.first_step:
             self.first_step = spent
         else:
@@ -101,12 +119,12 @@ class Pace:
 
 
 class Plan:
-    """The number of steps that fit into a time budget: estimated early, and corrected in the last stage.
+    """The number of steps that fit into a time budget: estimated in each stage, from its own speed.
 
-    The first estimate is made from the speed of the first steps and the relative costs of later stages
-    (`Paced.mean_step_cost`); it decides when stages begin, and their resolutions. If there are several
-    stages, the estimate is corrected by the measured speed of the last stage: after its first steps, and
-    again when half of the time that was left then has passed.
+    An estimate is made after the first steps of each stage, by their measured duration, that of the pause
+    before them, and what later steps and pauses cost in proportion (`Paced.stages`). It decides when
+    later stages begin, and their resolutions. In the last of several stages nothing is left to be
+    supposed, and the estimate is corrected when half of the time that was left then has passed.
 
     Attributes:
       made: number of estimates made so far.
@@ -114,7 +132,8 @@ class Plan:
 
     def __init__(self, schedule: Paced, pace: Pace, most: int):
         self.made, self._schedule, self._pace, self._most = 0, schedule, pace, most
-        self._at_last, self._corrected_at = False, 0.0
+        self._stage, self._made_in_stage, self._corrected_at = schedule.stage, 0, 0.0
+        self._recompilation = 0.0  # seconds of a pause whose cost is 1, by the latest one
 
     def total(self, number: int, total: int, left: float) -> int | None:
         """The total of steps that fits, if it is time for a plan; all hosts find the same.
@@ -124,39 +143,49 @@ class Plan:
           total: total of the last plan.
           left: seconds that are left.
         """
-        if not self._is_due(number, total, left):
+        if self._schedule.stage != self._stage:
+            self._begin_stage(total)
             return None
-        if self.made == 0:
-            fits = self._of_all_stages(number, left)
-        else:
-            seconds = self._schedule.step_cost * self._pace.undisturbed()
-            fits = number + int(_PLANNED_AT_LAST * left / seconds)
-            self._corrected_at = _CORRECTED_AT * left
-        self.made += 1
-        return max(min(fits, self._most), number)
+        is_last = 0 < self._stage == len(self._schedule.stages(total)) - 1
+        if not self._is_due(is_last, left):
+            return None
+        self._corrected_at = _CORRECTED_AT * left
+        self.made, self._made_in_stage = self.made + 1, self._made_in_stage + 1
+        fraction = _PLANNED_AT_LAST if is_last else _PLANNED_FRACTION
+        return max(min(self._most_in(number, left, fraction), self._most), number)
 
-    def _is_due(self, number: int, total: int, left: float) -> bool:
-        is_measured = 0.0 < self._pace.measured >= _MEASURED_FRACTION * left
-        if self.made == 0:
-            return is_measured
-        if not self._at_last:
-            self._at_last = 0 < self._schedule.last_stage(total) < number
-            if self._at_last:  # What was measured had the stage's compilation in it.
-                self._pace.forget()
-            return False
-        return is_measured if self.made == 1 else self.made == 2 and left < self._corrected_at
+    def _begin_stage(self, total: int) -> None:
+        """Measure anew: what was measured is of the stage before, and has this one's pause in it."""
+        self._stage, self._made_in_stage = self._schedule.stage, 0
+        if cost := self._schedule.stages(total)[self._stage].recompile_cost:
+            self._recompilation = self._pace.latest / cost
+        self._pace.forget()
 
-    def _of_all_stages(self, number: int, left: float) -> int:
-        """The total of steps for which this many seconds are enough: the most of any schedule."""
-        schedule, pace = self._schedule, self._pace
-        pauses = min(schedule.recompile_cost * pace.first_step, _PAUSED_FRACTION * left)
-        training = _PLANNED_FRACTION * (left - pauses) / pace.undisturbed()
-        all_of_it = schedule.step_cost * number + training
-        fits, too_many = 0, int(all_of_it / min(schedule.step_cost, 1.0)) + 1
+    def _is_due(self, is_last: bool, left: float) -> bool:
+        if self._made_in_stage == 0:
+            return 0.0 < self._pace.measured >= _MEASURED_FRACTION * left
+        return is_last and self._made_in_stage == 1 and left < self._corrected_at
+
+    def _most_in(self, number: int, left: float, fraction: float) -> int:
+        """The total of the longest schedule for which a fraction of the time is enough."""
+        later = self._schedule.stages(self._most)[self._stage + 1 :]
+        # The first step takes less where it has been compiled by an earlier run.
+        recompilation = max(self._recompilation, self._pace.first_step)
+        pauses = sum(each.recompile_cost for each in later) * recompilation
+        available = fraction * (left - min(pauses, _PAUSED_FRACTION * left))
+        fits, too_many = number, self._most + 1
         while too_many - fits > 1:
             total = (fits + too_many) // 2
-            if total * schedule.mean_step_cost(total) <= all_of_it:
+            if self._seconds(number, total) <= available:
                 fits = total
             else:
                 too_many = total
         return fits
+
+    def _seconds(self, number: int, total: int) -> float:
+        """How long the steps after the first `number` of so many take, without pauses."""
+        now, *later = self._schedule.stages(total)[self._stage :]
+        ends = [max(each.first_step, number) for each in later]
+        costs = [now.step_cost * self._schedule.step_cost, *(each.step_cost for each in later)]
+        steps = np.diff([number, *ends, total])
+        return float(steps @ np.asarray(costs)) / now.step_cost * self._pace.undisturbed()

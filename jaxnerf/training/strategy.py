@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxnerf.scenes import Split
 from jaxnerf.training.batches import sample_batch
-from jaxnerf.training.budget import Paced
+from jaxnerf.training.budget import Paced, Stage
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import Batch, TrainState
 
@@ -49,7 +49,7 @@ class Strategy(Paced, Protocol):
 class Unchanged:
     """Nothing is changed: the strategy of the paper's network, and of any field of fixed structure."""
 
-    recompile_cost, step_cost = 0.0, 1.0
+    stage, step_cost = 0, 1.0
 
     def __init__(self, split: Split, config: TrainingConfig, *, one_image: bool = False):
         """Prepare.
@@ -61,13 +61,9 @@ class Unchanged:
         """
         self._split, self._config, self._one_image = split, config, one_image
 
-    def mean_step_cost(self, total: int) -> float:
+    def stages(self, total: int) -> tuple[Stage]:
         """See `jaxnerf.training.budget.Paced`."""
-        return 1.0
-
-    def last_stage(self, total: int) -> int:
-        """See `jaxnerf.training.budget.Paced`."""
-        return 0
+        return (Stage(first_step=0, step_cost=1.0),)
 
     def resumed(self, state: TrainState, devices: int) -> TrainState:
         """The state as it is."""

@@ -244,6 +244,28 @@ def test_voxels_are_as_small_as_the_vertices_of_a_lattice_allow(split):
     assert 0.9 * before < voxels(cells, 10, 18)[0] <= before
 
 
+def test_a_stage_in_the_middle_has_no_more_vertices_than_the_last_may_have(split):
+    def middle(target):
+        growing = dataclasses.replace(
+            GROWING, resolutions=(16, 24, 32), fractions=(0.2, 0.5), unseen_below=0.0,
+            target_vertices=target,
+        )  # fmt: skip
+        cells = np.zeros((16, 16, 16), bool)
+        cells[1:15, 1:15, 4:11] = True
+        after = grow(local(holding(begun_state(split), cells)), 1, split, growing, CONFIG)
+        side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
+        bricks = int(np.count_nonzero(np.asarray(after.field.bricks)))
+        return 64 * bricks, side / float(after.field.spacing)
+
+    unlimited, along = middle(0)
+    assert middle(10**6) == (unlimited, along)
+    limited, coarser = middle(unlimited // 2)
+    assert 0.85 * (unlimited // 2) < limited < 1.15 * (unlimited // 2)
+    # No finer than the resolution says, and no coarser than by a factor of 1.5 or than the stage before.
+    assert 16 <= coarser < along
+    assert round(middle(10)[1]) == 16
+
+
 def test_what_is_thin_is_kept_where_cells_become_larger(split):
     begun = begun_state(split)
     growing = dataclasses.replace(GROWING, unseen_below=0.0, target_vertices=10)

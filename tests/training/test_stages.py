@@ -200,23 +200,31 @@ def test_the_effort_of_a_run_counts_later_stages_and_small_batches(split):
     for way, state in zip((full, small), states, strict=True):
         next(train(state, way))
     full, small = full.strategy, small.strategy
-    # Later steps cost the same whatever the first ones, which are cheaper if they have few rays.
     assert small.step_cost < full.step_cost == 1.0
-    saved = GROWING.fractions[0] * (full.step_cost - small.step_cost)
-    assert full.mean_step_cost(60) - small.mean_step_cost(60) == pytest.approx(saved, rel=0.03)
-    assert (
-        full.mean_step_cost(60) / full.step_cost
-        < small.mean_step_cost(60) / small.step_cost
-        < 1.5 * full.mean_step_cost(60)
-    )
+    assert small.stages(60) == full.stages(60)
     fine = dataclasses.replace(
         GROWING, resolutions=(64, 128), voxels_for_steps=0.0, target_vertices=0
     )
-    way = trainer_of_voxels(split, fine, CONFIG).strategy
-    assert 1.0 < way.mean_step_cost(60) < 4.0
+    first, last = trainer_of_voxels(split, fine, CONFIG).strategy.stages(60)
+    assert (first.first_step, last.first_step) == (0, round(60 * fine.fractions[0]))
+    assert 1.0 <= first.step_cost < last.step_cost < 2.0
+    assert first.recompile_cost < last.recompile_cost
     detail = VoxelSettings(log2_detail=20)
-    detailed = trainer_of_voxels(split, fine, CONFIG, field=detail).strategy
-    assert 0.3 < detailed.mean_step_cost(60) - way.mean_step_cost(60) < 0.5
+    detailed = trainer_of_voxels(split, fine, CONFIG, field=detail).strategy.stages(60)
+    assert 0.6 < detailed[-1].step_cost - last.step_cost < 0.8
+    assert detailed[0] == first
+
+
+def test_the_current_stage_costs_what_its_rows_do(split):
+    way = trainer(split)
+    planned = way.strategy.stages(60)[1].step_cost
+    for report in train(begun_state(split), way):
+        rows = sum(
+            each.shape[0] for each in (report.state.params.table, report.state.params.detail)
+        )
+        assert report.step < 60 or way.strategy.stage == 1
+    measured = way.strategy.stages(60)[1].step_cost
+    assert measured == pytest.approx(1.2 + 0.65e-6 * rows) != planned
 
 
 def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
@@ -230,12 +238,13 @@ def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):
     assert how_fine(config, 512).startswith("160 voxels along a side in the end, not 200,")
     assert how_fine(config, 1000) == how_fine(Config(), 8) == ""
     way = trainer_of_voxels(split, growing, CONFIG).strategy
-    costs = [way.mean_step_cost(total) for total in (8, 100, 512, 1000, 2000)]
-    assert costs[:4] == sorted(set(costs[:4]))
-    assert 1.0 < costs[3] == costs[4]
+    costs = [way.stages(total)[-1].step_cost for total in (100, 512, 1000, 2000)]
+    assert costs[:3] == sorted(set(costs[:3]))
+    assert 1.0 < costs[2] == costs[3]
     many = dataclasses.replace(growing, target_vertices=2_000_000)
     way = trainer_of_voxels(split, many, CONFIG).strategy
-    assert costs[2] < way.mean_step_cost(512) < way.mean_step_cost(4000) == way.mean_step_cost(8000)
+    fewer, most, beyond = (way.stages(total)[-1].step_cost for total in (512, 4000, 8000))
+    assert costs[1] == fewer < most == beyond
     config = voxel_config(many, CONFIG)
     assert how_fine(config, 512).startswith(
         "about 537,600 lattice vertices in the end, not 2,000,000,"

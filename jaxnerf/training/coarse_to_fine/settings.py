@@ -30,8 +30,9 @@ class CoarseToFineConfig:
         in that proportion. 0 for no limit, as when the user sets resolutions.
       target_vertices: the approximate number of lattice vertices in the last of several stages. The
         resolution is changed to reach it, by a factor of 1.5 at most (and voxels never become larger than
-        in the stage before), so that memory does not depend on how much surface a scene has. In short
-        runs the number is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the user sets
+        in the stage before), so that memory does not depend on how much surface a scene has. A stage
+        between the first and the last becomes coarser if it would have more vertices. In short runs the
+        number is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the user sets
         resolutions alone.
       cells: number of occupancy cells along the side of the cube in the first stage; in later stages as
         many as voxels, if that is more.
@@ -119,11 +120,13 @@ class CoarseToFineConfig:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
 
         Not more than a scene of usual surfaces has with as many voxels along a side as the steps fill.
+        For stages between the first and the last it is the most that they may have: what is not yet known
+        to be empty is not worth more than what stays in the end.
 
         >>> CoarseToFineConfig(resolutions=(64, 128, 200), target_vertices=1_000_000).vertices_of(2, 512)
         537600
         """
-        if not self.target_vertices or not 0 < stage == len(self.resolutions) - 1:
+        if not self.target_vertices or not stage:
             return 0
         return max(
             1,

@@ -235,14 +235,21 @@ def _lattice_of_stage(
     size = old.cells.shape[0]
     mask = _mask(cells, size)
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
+    shrinks = side < _WORTH_SHRINKING * float(old.cell) * size
     voxels, vertices = stages.voxels(stage, total), stages.vertices_of(stage, total)
+    is_last = stage == len(stages.fractions)
+    if vertices and not is_last:
+        cube = side if shrinks else float(old.cell) * size
+        if num_vertices(mask, voxels * float(old.cell) / cube) <= vertices:
+            vertices = 0  # The stage keeps its resolution.
     if vertices:
         least = max(voxels / FINER_OR_COARSER, math.ceil(side / float(old.step) - 1e-3))
-        most = max(min(voxels * FINER_OR_COARSER, MOST_VOXELS), least)
+        finest = voxels * FINER_OR_COARSER if is_last else voxels
+        most = max(min(finest, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
         voxels = _voxels_for_vertices(mask, float(old.cell) / side, vertices, limits)
         size = stages.cells_for(voxels)
-    if vertices or side < _WORTH_SHRINKING * float(old.cell) * size:
+    if vertices or shrinks:
         mask = _moved(old, cells, origin, side, size)
     else:
         origin, side = np.asarray(old.origin), float(old.cell) * size

@@ -7,6 +7,7 @@ steps alone, so that a resumed run is the same run. If the total of steps is cha
 stage goes on: it does not end because it would now begin later, and its resolution does not change.
 """
 
+import jax
 import numpy as np
 
 from jaxnerf.contraction import NdcSpace
@@ -15,20 +16,22 @@ from jaxnerf.sampling import Occupancy
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.training.batches import sample_batch, usable_sightings, usable_tiles
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
+from jaxnerf.training.budget import Stage
+from jaxnerf.training.coarse_to_fine.settings import VERTICES_OF_A_SCENE, CoarseToFineConfig
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, voxels_of, with_limits
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import broadcast_from_process_0, divisible
 from jaxnerf.training.state import Batch, TrainState
 
-# What a step of a later stage costs, in units of one at 64 voxels: 1.2 + 0.022 (resolution / 64)^3, or
-# 0.0147 of it with two samples a voxel. Measured on two machines, of which one is half as fast: lego 1.3
-# and 1.5 at 128, 1.5 and 1.9 at 200, 2.0 and 2.1 at 256. Unbounded scenes (fox) come nearer to 1 +
-# 0.022 (resolution / 64)^3. Where the number of vertices is chosen, 1.2 + 0.65 for each million of
-# them (lego, 1.4 to 2.5 million of seven features, two samples a voxel; scenes that end up with many more
-# or fewer, and fields of fewer features, are misjudged). A row of detail costs as much as a vertex. The
-# last stage is measured, which corrects this.
-_LATER, _GROWTH, _SAMPLING, _A_MILLION = 0.2, 0.022, 0.5, 0.65
+# What a step costs: 1 + 0.65 for each million of lattice vertices, and 0.2 more in later stages of
+# bounded scenes. Measured on lego (1.3 to 1.5 of a step at 64 voxels at 128, 1.5 to 1.9 at 200, 2.0 to
+# 2.1 at 256, on two machines, of which one is half as fast) and on garden (38, 95 and 73 ms with 0.7, 3.8
+# and 2.5 million, where the first stage's 0.2 million cost 33). A row of detail costs as much as a
+# vertex. Each stage is measured when it has begun, which corrects this.
+_LATER, _A_MILLION = 0.2, 0.65
+# Early in training an unbounded scene has more vertices than a surface has: about so many times
+# (garden at 101 voxels along a side 3 times, at 158 7 times; fern at 115 voxels 3 times).
+_NOT_YET_EMPTY = 4.0
 # The fraction of a step's time that does not depend on the number of rays that share the sample buffer.
 _OF_ANY_BATCH = 0.85
 # Compilation time of a stage, in that of the first step; the search for hidden cells takes as much.
@@ -65,43 +68,42 @@ class CoarseToFine:
         """
         self._sightings, self._shown = sightings, sightings
         self._unbounded = unbounded
-        self._detail_cost = _A_MILLION * 1e-6 * 2**log2_detail if log2_detail else 0.0
+        self._detail_rows = 2**log2_detail if log2_detail else 0
         self._split, self._stages, self._config, self._near = split, stages, config, near
-        # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
-        # what looks for hidden cells.
-        self.recompile_cost = _COMPILATION * (len(stages.fractions) + (stages.unseen_below > 0.0))
-        self._stage, self._rays = 0, config.rays_per_batch
+        self.stage, self._rays, self._rows = 0, config.rays_per_batch, 0
         self._tiles: tuple[int, np.ndarray, int] | None = None
 
-    def mean_step_cost(self, total: int) -> float:
+    def stages(self, total: int) -> list[Stage]:
         """See `jaxnerf.training.budget.Paced`."""
-        lengths = np.diff([0.0, *self._stages.fractions, 1.0])
-        growth = _GROWTH / (1.0 + _SAMPLING * (self._stages.samples_per_voxel - 1))
-        voxels = [self._stages.voxels(stage, total) for stage in range(len(lengths))]
-        cost = 1.0 + growth * (np.asarray(voxels) / 64.0) ** 3
-        vertices = self._stages.vertices_of(len(lengths) - 1, total)
-        if vertices:
-            cost[-1] = 1.0 + _A_MILLION * vertices * 1e-6
-        cost[-1] += self._detail_cost
-        cost[1:] += 0.0 if self._unbounded else _LATER
-        later = float(np.sum(lengths[1:] * cost[1:] / cost[0]))
-        return float(lengths[0]) * self.step_cost + later
+        # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
+        # what looks for hidden cells.
+        pauses = [_COMPILATION] * (1 + len(self._stages.fractions))
+        pauses[-1] *= 1 + (self._stages.unseen_below > 0.0)
+        begins = [0, *(round(fraction * total) for fraction in self._stages.fractions)]
+        costs = [self._cost(stage, total) for stage in range(len(begins))]
+        return list(map(Stage, begins, costs, pauses))
+
+    def _cost(self, stage: int, total: int) -> float:
+        """What a step of a stage costs, by the rows that the field has there or can be expected to."""
+        rows, is_last = self._rows, stage == len(self._stages.fractions)
+        if stage != self.stage:
+            rows = VERTICES_OF_A_SCENE * self._stages.voxels(stage, total) ** 2
+            rows *= _NOT_YET_EMPTY if self._unbounded else 1.0
+            if vertices := self._stages.vertices_of(stage, total):
+                rows = vertices if is_last else min(rows, vertices)
+            rows += self._detail_rows if is_last else 0
+        return 1.0 + _A_MILLION * 1e-6 * rows + (_LATER if stage and not self._unbounded else 0.0)
 
     @property
     def step_cost(self) -> float:
-        """See `jaxnerf.training.budget.Paced`; it is asked for before the second stage begins."""
-        return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._config.rays_per_batch
-
-    def last_stage(self, total: int) -> int:
         """See `jaxnerf.training.budget.Paced`."""
-        return round(self._stages.fractions[-1] * total) if self._stages.fractions else 0
+        return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._config.rays_per_batch
 
     def resumed(self, state: TrainState, devices: int) -> TrainState:
         """The state from which training goes on, with the limits of its batch."""
         # Read once, and not at every step, which would wait for the device.
-        self._stage, self._tiles = int(state.strategy.stage), None
-        # Saved on other devices, perhaps.
-        self._rays = divisible(int(state.strategy.rays), devices)
+        self.stage, self._tiles = int(state.strategy.stage), None
+        self.changed(state, devices)
         return with_limits(state, self._stages, self._config)
 
     def is_due(self, number: int, total: int) -> bool:
@@ -111,29 +113,31 @@ class CoarseToFine:
 
     def resets_optimizer(self, number: int, total: int) -> bool:
         """Whether a stage begins before a step, with parameters of other shapes."""
-        return self._stages.stage(number, total) > self._stage
+        return self._stages.stage(number, total) > self.stage
 
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """What is due before a step. Takes and returns arrays of NumPy."""
         stages, config, near = self._stages, self._config, self._near
         if self.resets_optimizer(number, total):
-            self._stage = stages.stage(number, total)
-            return grow(state, self._stage, self._split, stages, config, near)
+            self.stage = stages.stage(number, total)
+            return grow(state, self.stage, self._split, stages, config, near)
         state = refresh(state, 0.3 * stages.empty_below)
         return size_batch(state, self._split, stages, config, _WORTH_COMPILING, near)
 
     def changed(self, state: TrainState, devices: int) -> None:
-        """Take note of a state after a change."""
+        """Take note of a state after a change, which may have been saved on other devices."""
         self._rays = divisible(int(state.strategy.rays), devices)
+        rows = jax.tree.leaves((state.params.table, state.params.detail))
+        self._rows = sum(each.shape[0] for each in rows)
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:
         """The global batch of a step: blocks of half the finest voxel, in tiles with occupied cells."""
-        if self._tiles is None or self._tiles[0] != self._stage:
+        if self._tiles is None or self._tiles[0] != self.stage:
             tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
             finer = voxels_of(state.field).settings.detail_finer if has_detail(state.params) else 1
             block = block_size(state.sampler.occupancy, self._split, finer)
             tiles, block = broadcast_from_process_0(usable_tiles(self._split, tiles, block))
-            self._tiles = self._stage, tiles, int(block)
+            self._tiles = self.stage, tiles, int(block)
             if self._sightings is not None:
                 self._shown = usable_sightings(self._split, self._sightings, int(block))
         _, tiles, block = self._tiles
