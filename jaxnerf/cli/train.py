@@ -269,14 +269,15 @@ def _teller(
     session: Session, out: Path, log: MetricsLog, left: Callable[[], float], view: Any
 ) -> Callable[[Progress], None]:
     """The function that reports progress: to metrics.jsonl, on the terminal and in the live viewer."""
-    plans, line = session.plans, common.LiveLine()
+    plans, planned, line = session.plans, 0, common.LiveLine()
+    strategy = session.trainer.strategy
     rows = read_metrics(out)  # those up to the step of resuming; the log has removed later ones
     begun = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
     if not log.with_events:
         print("no TensorBoard events, which need the package tensorboardX")
 
     def tell(progress: Progress) -> None:
-        nonlocal plans
+        nonlocal plans, planned
         quality = psnr_of_error(progress.metrics["mse"])
         measured = {
             **progress.metrics,
@@ -289,10 +290,12 @@ def _teller(
         log.write(progress.step, measured)
         if view:
             view.panel.tell(progress.step, progress.total_steps, progress.metrics)
-        if plans and progress.fixed:
+        # Said when it is decided: when the last stage begins, by the total that was planned until then.
+        if plans and planned and strategy.stage == len(strategy.stages(planned)) - 1:
             plans = False
-            if coarser := how_fine(session.config, progress.total_steps):
+            if coarser := how_fine(session.config, planned):
                 line.show(coarser, last=True)
+        planned = progress.total_steps if progress.fixed else 0
         said = status(progress, quality, session.config, left())
         line.show(said, last=progress.step == progress.total_steps)
 

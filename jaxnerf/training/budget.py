@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import operator
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ import numpy as np
 
 from jaxnerf.training.sharding import number_of_process_0
 
-# How much of the remaining time to measure the speed for before the number of steps is fixed.
-_MEASURED_FRACTION = 0.03
+# How much of the remaining time to measure the speed for before the number of steps is fixed, and in how
+# many intervals, of which one may have a pause in it; where these are long, four times as much is enough.
+_MEASURED_FRACTION, _MEASURED_INTERVALS, _LONG = 0.03, 4, 4.0
 _INTERVALS = 32
 # The fraction of the remaining time that steps may plan for: before the last stage; and in it, where only
 # checkpoints, and what brings a field up to date, are not measured.
@@ -20,8 +22,8 @@ _PLANNED_FRACTION, _PLANNED_AT_LAST = 0.94, 0.96
 # At most so much of it is kept for pauses: where compilation is slow their estimate can be all there is,
 # and a run that is cut off at its end has learned more than one that hardly took a step.
 _PAUSED_FRACTION = 0.5
-# The plan of the last stage is corrected when this fraction is left of the time that it began with: steps
-# become cheaper while a stage finds what is empty (a third fewer samples after 500 steps on lego).
+# The plan of a stage is corrected when this fraction is left of the steps that it had when it was made:
+# steps become cheaper while a stage finds what is empty (a third fewer samples after 500 steps on lego).
 _CORRECTED_AT = 0.5
 
 
@@ -33,7 +35,8 @@ class Stage:
       first_step: number of the step before which the stage begins.
       step_cost: duration of a step with a full batch, relative to those of other stages.
       recompile_cost: duration of the pause in which it begins, mostly compilation, relative to those of
-        other stages; 1 is at least the run's first step.
+        other stages, and to the run's first step as long as no pause was measured. The first stage's is
+        not asked for.
     """
 
     first_step: int
@@ -103,6 +106,11 @@ class Pace:
         """Say that so many seconds since the last arrival were not training's."""
         self._begun += seconds
 
+    @property
+    def number_of_intervals(self) -> int:
+        """In how many intervals `measured` was measured, at most the last 32."""
+        return len(self._intervals)
+
     def forget(self) -> None:
         """Measure anew from here, since steps are now others."""
         self.measured = 0.0
@@ -123,8 +131,8 @@ class Plan:
 
     An estimate is made after the first steps of each stage, by their measured duration, that of the pause
     before them, and what later steps and pauses cost in proportion (`Paced.stages`). It decides when
-    later stages begin, and their resolutions. In the last of several stages nothing is left to be
-    supposed, and the estimate is corrected when half of the time that was left then has passed.
+    later stages begin, and their resolutions. If there are several stages, each estimate is corrected
+    when half of the stage's steps that were left at the time have been taken.
 
     Attributes:
       made: number of estimates made so far.
@@ -132,7 +140,7 @@ class Plan:
 
     def __init__(self, schedule: Paced, pace: Pace, most: int):
         self.made, self._schedule, self._pace, self._most = 0, schedule, pace, most
-        self._stage, self._made_in_stage, self._corrected_at = schedule.stage, 0, 0.0
+        self._stage, self._made_in_stage, self._corrected_at = schedule.stage, 0, 0
         self._recompilation = 0.0  # seconds of a pause whose cost is 1, by the latest one
 
     def total(self, number: int, total: int, left: float) -> int | None:
@@ -146,13 +154,15 @@ class Plan:
         if self._schedule.stage != self._stage:
             self._begin_stage(total)
             return None
-        is_last = 0 < self._stage == len(self._schedule.stages(total)) - 1
-        if not self._is_due(is_last, left):
+        if not self._is_due(number, left):
             return None
-        self._corrected_at = _CORRECTED_AT * left
+        later = self._schedule.stages(total)[self._stage + 1 :]
+        fraction = _PLANNED_FRACTION if later or not self._stage else _PLANNED_AT_LAST
+        planned = max(min(self._most_in(number, left, fraction), self._most), number)
+        ends = [each.first_step for each in self._schedule.stages(planned)] + [planned]
+        self._corrected_at = number + round(_CORRECTED_AT * (ends[self._stage + 1] - number))
         self.made, self._made_in_stage = self.made + 1, self._made_in_stage + 1
-        fraction = _PLANNED_AT_LAST if is_last else _PLANNED_FRACTION
-        return max(min(self._most_in(number, left, fraction), self._most), number)
+        return planned
 
     def _begin_stage(self, total: int) -> None:
         """Measure anew: what was measured is of the stage before, and has this one's pause in it."""
@@ -161,16 +171,19 @@ class Plan:
             self._recompilation = self._pace.latest / cost
         self._pace.forget()
 
-    def _is_due(self, is_last: bool, left: float) -> bool:
-        if self._made_in_stage == 0:
-            return 0.0 < self._pace.measured >= _MEASURED_FRACTION * left
-        return is_last and self._made_in_stage == 1 and left < self._corrected_at
+    def _is_due(self, number: int, left: float) -> bool:
+        if self._made_in_stage:
+            several = len(self._schedule.stages(self._most)) > 1
+            return several and self._made_in_stage == 1 and number >= self._corrected_at
+        enough = _MEASURED_FRACTION * left
+        if self._pace.number_of_intervals < _MEASURED_INTERVALS:
+            enough *= _LONG
+        return 0.0 < self._pace.measured >= enough
 
     def _most_in(self, number: int, left: float, fraction: float) -> int:
-        """The total of the longest schedule for which a fraction of the time is enough."""
+        """The total of the longest schedule for which this fraction of the time left is enough."""
         later = self._schedule.stages(self._most)[self._stage + 1 :]
-        # The first step takes less where it has been compiled by an earlier run.
-        recompilation = max(self._recompilation, self._pace.first_step)
+        recompilation = self._recompilation or self._pace.first_step
         pauses = sum(each.recompile_cost for each in later) * recompilation
         available = fraction * (left - min(pauses, _PAUSED_FRACTION * left))
         fits, too_many = number, self._most + 1
@@ -187,5 +200,7 @@ class Plan:
         now, *later = self._schedule.stages(total)[self._stage :]
         ends = [max(each.first_step, number) for each in later]
         costs = [now.step_cost * self._schedule.step_cost, *(each.step_cost for each in later)]
-        steps = np.diff([number, *ends, total])
-        return float(steps @ np.asarray(costs)) / now.step_cost * self._pace.undisturbed()
+        steps = np.diff([number, *ends, total]).tolist()
+        # Not by a product of matrices, whose last bit can differ between hosts.
+        cost = sum(map(operator.mul, steps, costs))
+        return cost / now.step_cost * self._pace.undisturbed()

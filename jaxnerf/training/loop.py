@@ -26,7 +26,7 @@ class Progress:
       step, total_steps: as Python numbers.
       metrics: the metrics of the last step.
       rays_per_second: mean since the last report.
-      fixed: whether total_steps was estimated already. (The estimate is corrected in each later stage.)
+      fixed: whether total_steps was estimated already. (The estimate is corrected in each stage.)
     """
 
     state: Any
@@ -76,7 +76,7 @@ def train(
     """Train from the state's step to its total of steps.
 
     With `plan`, the total is estimated early, since stages and learning rates are scheduled by it, and
-    corrected in each later stage (`jaxnerf.training.budget.Plan`). Learning rates then jump to their
+    corrected several times (`jaxnerf.training.budget.Plan`). Learning rates then jump to their
     values in the new schedule, but no stage is repeated. The total is part of the state. A run that
     is resumed without `plan` uses the total of its checkpoint; its result is, bit for bit, that of an
     uninterrupted run whose total was not corrected after the checkpoint.

@@ -14,7 +14,7 @@ class TrainingConfig:
     Attributes:
       steps: number of training steps; with a time budget the maximum.
       max_seconds: time budget in seconds, from the start of the process; 0 for none. The number of steps
-        that fit is estimated early in training and corrected in each later stage; the learning-rate
+        that fit is estimated early in training and corrected in each stage; the learning-rate
         schedules end at that step.
       rays_per_batch: rays in each step, over all devices.
       rays_per_pass: the most rays that one device renders in one forward and backward pass; the gradients

@@ -245,9 +245,9 @@ def test_voxels_are_as_small_as_the_vertices_of_a_lattice_allow(split):
 
 
 def test_a_stage_in_the_middle_has_no_more_vertices_than_the_last_may_have(split):
-    def middle(target):
+    def middle(target, resolution=24):
         growing = dataclasses.replace(
-            GROWING, resolutions=(16, 24, 32), fractions=(0.2, 0.5), unseen_below=0.0,
+            GROWING, resolutions=(16, resolution, 32), fractions=(0.2, 0.5), unseen_below=0.0,
             target_vertices=target,
         )  # fmt: skip
         cells = np.zeros((16, 16, 16), bool)
@@ -255,15 +255,17 @@ def test_a_stage_in_the_middle_has_no_more_vertices_than_the_last_may_have(split
         after = grow(local(holding(begun_state(split), cells)), 1, split, growing, CONFIG)
         side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
         bricks = int(np.count_nonzero(np.asarray(after.field.bricks)))
-        return 64 * bricks, side / float(after.field.spacing)
+        return 64 * bricks, side / float(after.field.spacing), float(after.field.spacing)
 
-    unlimited, along = middle(0)
-    assert middle(10**6) == (unlimited, along)
-    limited, coarser = middle(unlimited // 2)
+    unlimited, along, _ = middle(0)
+    assert middle(10**6)[:2] == (unlimited, along)
+    limited, coarser, _ = middle(unlimited // 2)
     assert 0.85 * (unlimited // 2) < limited < 1.15 * (unlimited // 2)
     # No finer than the resolution says, and no coarser than by a factor of 1.5 or than the stage before.
     assert 16 <= coarser < along
-    assert round(middle(10)[1]) == 16
+    assert round(middle(10, 30)[1]) == 20
+    before = float(begun_state(split).sampler.occupancy.step)
+    assert 0.9 * before < middle(10, 18)[2] <= before
 
 
 def test_what_is_thin_is_kept_where_cells_become_larger(split):

@@ -31,9 +31,9 @@ class CoarseToFineConfig:
       target_vertices: the approximate number of lattice vertices in the last of several stages. The
         resolution is changed to reach it, by a factor of 1.5 at most (and voxels never become larger than
         in the stage before), so that memory does not depend on how much surface a scene has. A stage
-        between the first and the last becomes coarser if it would have more vertices. In short runs the
-        number is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the user sets
-        resolutions alone.
+        between the first and the last becomes coarser, within the same limits, if it would have more. In
+        short runs the number is reduced too (`voxels_for_steps`). 0 keeps the resolution, as when the
+        user sets resolutions alone.
       cells: number of occupancy cells along the side of the cube in the first stage; in later stages as
         many as voxels, if that is more.
       most_cells: the most occupancy cells along the side in any stage. A cell takes a byte of memory, and
@@ -120,8 +120,8 @@ class CoarseToFineConfig:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
 
         Not more than a scene of usual surfaces has with as many voxels along a side as the steps fill.
-        For stages between the first and the last it is the most that they may have: what is not yet known
-        to be empty is not worth more than what stays in the end.
+        A stage between the first and the last has no other resolution than its own unless it would have
+        more vertices: what is not yet known to be empty is not worth more than what stays in the end.
 
         >>> CoarseToFineConfig(resolutions=(64, 128, 200), target_vertices=1_000_000).vertices_of(2, 512)
         537600
