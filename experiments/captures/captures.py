@@ -38,14 +38,16 @@ CAPTURES = {
 
 def measure(data: Path, downscale: int, run: Path, flags: list[str]) -> dict:
     """Train, measure all test views, and say how both came out."""
-    subprocess.run(
-        [
-            sys.executable, "-m", "jaxnerf", "train", "--data", str(data), "--out", str(run),
-            "--config", "five_minutes", f"--scene.downscale={downscale}",
-            "--evaluation.orbit_frames=0", "--evaluation.every=1", *flags,
-        ],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "jaxnerf", "train", "--data", str(data), "--out", str(run),
+        "--config", "five_minutes", f"--scene.downscale={downscale}",
+        "--evaluation.orbit_frames=0", "--evaluation.every=1", *flags,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     results = json.loads((run / "results.json").read_text())
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return {
@@ -56,6 +58,7 @@ def measure(data: Path, downscale: int, run: Path, flags: list[str]) -> dict:
         "views": results["protocol"]["images"],
         "seconds": round(last["seconds_since_process_start"]),
         "rays": results["train_rays"],
+        "peak_gb": round(usage.ru_maxrss / 1e6, 2),
     }
 
 
