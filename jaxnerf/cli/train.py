@@ -22,6 +22,7 @@ from jaxnerf.config.adaptation import load_for
 from jaxnerf.config.presets import DEFAULT_PRESET, describe_seconds, for_seconds
 from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
+from jaxnerf.kernels.memory import returning_freed
 from jaxnerf.methods.fit import Session, follow, prepare
 from jaxnerf.paths import orbit_note, orbit_of
 from jaxnerf.runs.folder import read_config
@@ -211,7 +212,10 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
     if leader:
         # Not read from the checkpoint: Orbax would need all processes to restore it.
         trained = int(state.step) > first
-        _finish(run_of(out, config, read_scene(out), state), values, trained)
+        run = run_of(out, config, read_scene(out), state)
+        with returning_freed():  # Photographs, moments and gradients, which pictures do without.
+            del session, state
+        _finish(run, values, trained)
 
 
 @contextlib.contextmanager

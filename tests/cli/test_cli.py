@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,23 @@ def state_of(run: Path) -> list[np.ndarray]:
 
     config = read_config(run)
     return jax.tree.leaves(Checkpoints(run).restore(config, state_like(config)))
+
+
+def test_views_are_measured_without_what_only_training_needs(folder, tmp_path, monkeypatch):
+    """Photographs, moments and gradients: of captures the largest part of the memory."""
+    sessions, held = [], []
+
+    def prepared(*arguments, **settings):
+        made = prepare(*arguments, **settings)
+        sessions.append(weakref.ref(made))
+        return made
+
+    prepare = train.prepare
+    monkeypatch.setattr(train, "prepare", prepared)
+    monkeypatch.setattr(train, "_finish", lambda *_: held.append(sessions[0]()))
+    command = ["train", f"--data={folder}", f"--out={tmp_path / 'run'}", "--max_steps=2", *TINY]
+    assert main(command) == 0
+    assert held == [None]
 
 
 def test_training_leaves_all_that_the_help_says(trained):
