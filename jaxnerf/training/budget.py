@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import operator
 import statistics
 import time
 from collections.abc import Sequence
@@ -202,5 +201,5 @@ class Plan:
         costs = [now.step_cost * self._schedule.step_cost, *(each.step_cost for each in later)]
         steps = np.diff([number, *ends, total]).tolist()
         # Not by a product of matrices, whose last bit can differ between hosts.
-        cost = sum(map(operator.mul, steps, costs))
+        cost = sum(count * each for count, each in zip(steps, costs, strict=True))
         return cost / now.step_cost * self._pace.undisturbed()
