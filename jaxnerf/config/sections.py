@@ -39,10 +39,6 @@ from jaxnerf.training.optimizers import (
 _LONG_ENOUGH, _FINEST, _FINEST_FROM, _VERTICES, _VOXELS_FOR_STEPS = 256, 400, 0.5, 5_000_000, 28.0
 # And the rows of the detail that begins with it.
 _LOG2_DETAIL = 20
-# The vertices of shorter schedules, which few steps do not fill. In a minute, a lattice of a million and
-# half as many steps again are worth more than the 2.4 to 5 million of 200 voxels along a side, but on
-# garden (experiments/captures).
-_FEW_VERTICES = 1_500_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +85,7 @@ class VoxelsConfig:
         scenes its voxels are wider than the photographs' pixels. If the schedule is long enough, a stage
         is appended. It begins in the middle of the steps, when the density close to the cameras is gone,
         and its number of vertices bounds the memory. The field's detail begins with it, which is finer
-        still. A configuration that already has such a stage keeps it. In a short schedule the number of
-        vertices bounds what a step costs, since little is known to be empty by the last stage.
+        still. A configuration that already has such a stage keeps it.
         """
         changes: dict[str, Any] = {
             "voxels.field.features": 3,
@@ -108,7 +103,7 @@ class VoxelsConfig:
         }
         finest = self.stages.resolutions[-1]
         if finest < _LONG_ENOUGH:
-            changes["voxels.stages.target_vertices"] = _FEW_VERTICES
+            changes["voxels.stages.target_vertices"] = 0
         elif finest < _FINEST:
             changes |= {
                 "voxels.stages.resolutions": (*self.stages.resolutions, _FINEST),

@@ -45,11 +45,7 @@ _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
 _BACKGROUND, _TRANSMITTANCE = "training.background", "voxels.transmittance_loss"
 # Settings of unbounded scenes that are not those of earlier versions: an older run goes on with its own.
-_AS_BEGUN = (
-    "voxels.optimizer.density_rate",
-    "voxels.field.log2_detail",
-    "voxels.stages.target_vertices",
-)
+_AS_BEGUN = ("voxels.optimizer.density_rate", "voxels.field.log2_detail")
 
 
 def fit(
