@@ -291,20 +291,17 @@ def smoothed(field: VoxelField, params: VoxelParams, by: Float[Array, ""]) -> Vo
       params: its parameters.
       by: fraction of the way to the mean, from 0 to 1.
     """
-    bricks, table = jnp.asarray(field.bricks), params.table
-    count, sides = table.shape[0] // ROWS, bricks.shape
-    # The position of each brick, and whether the table's brick is used at all.
-    place = jnp.full(count, -1, jnp.int32)
-    place = place.at[bricks.reshape(-1)].set(jnp.arange(bricks.size, dtype=jnp.int32))
-    known = (place >= 0) & (jnp.arange(count, dtype=jnp.int32) > 0)
-    at, limits = jnp.stack(jnp.unravel_index(place, sides)), np.array(sides)[:, None] - 1
+    table, bricks = params.table, jnp.pad(jnp.asarray(field.bricks), 1)
+    count, flat = table.shape[0] // ROWS, bricks.reshape(-1)
+    # The position of each brick, and 0, in the empty border, of rows that no brick has.
+    place = jnp.zeros(count, jnp.int32).at[flat].set(jnp.arange(flat.size, dtype=jnp.int32))
+    known = (place > 0) & (jnp.arange(count, dtype=jnp.int32) > 0)
+    strides = bricks.shape[1] * bricks.shape[2], bricks.shape[2], 1
     values = table.reshape(count, BRICK, BRICK, BRICK, -1)
 
     def beside(axis: int, step: int) -> Array:
         """The values of each point's neighbour along an axis; the point's own where there is none."""
-        moved = at.at[axis].add(step)
-        inside = known & (moved[axis] >= 0) & (moved[axis] < sides[axis])
-        near = jnp.where(inside, bricks[tuple(jnp.clip(moved, 0, limits))], 0)
+        near = flat[jnp.where(known, place + step * strides[axis], 0)]
         part = functools.partial(jax.lax.slice_in_dim, values, axis=axis + 1)
         first, last = part(0, 1), part(BRICK - 1, BRICK)
         own, other = (last, first) if step > 0 else (first, last)

@@ -44,6 +44,9 @@ _EVALUATIONS_ON_ACCELERATOR = 1 << 18
 _FEWEST_MARCHED, _MOST_TIMES = 2_048, 4.0
 # Rays of a chunk in any case: not many, since where fewer are left the rest is padding.
 _FEWEST_RAYS = 64
+# Rays that are added to a chunk of a multiple of 256. With 4096 or 8192 rays, rows of slots are powers of
+# two apart and share the places of a cache: with 4112 or 8208 lego's chunks take 0.6 of the time.
+_OFF_POWERS_OF_TWO = 16
 _PIXELS_AT_ONCE = 1 << 14
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
 _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.0
@@ -223,7 +226,8 @@ def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CP
         return max(fewest // len(sampler.samplers), 1)
     if isinstance(sampler, OccupancySampler):
         rays = _SAMPLES_AT_ONCE / sampler.limited().mean_samples
-        return max(int(max(rays, min(_FEWEST_MARCHED, _MOST_TIMES * rays))), _FEWEST_RAYS)
+        rays = max(int(max(rays, min(_FEWEST_MARCHED, _MOST_TIMES * rays))), _FEWEST_RAYS)
+        return rays if rays % 256 else rays + _OFF_POWERS_OF_TWO
     samples = _USUAL_SAMPLES
     if isinstance(sampler, Hierarchical | Stratified):
         samples = int(np.sum(sampler.samples))

@@ -30,6 +30,8 @@ AXIS = "devices"
 _MOST_COPIED = 1 << 24
 # Arrays with fewer rows are not divided: synchronisation would cost more than it saves.
 _FEWEST_ROWS = 1024
+# The most entries of an array that is summed together with others.
+_SHORT = 1 << 14
 
 
 def devices_for(largest: int) -> tuple[Any, ...]:
@@ -268,15 +270,21 @@ def summed(tree: Any, axis_name: str | None = AXIS) -> Any:
 
 def norm(parts: Any, like: Any, axis_name: str | None = AXIS) -> Array:
     """The Euclidean norm of the devices' `summed` parts of arrays like these."""
-    mine, common = jnp.float32(0.0), jnp.float32(0.0)
-    for x, whole in zip(jax.tree.leaves(parts), jax.tree.leaves(like), strict=True):
-        square = sum_of_squares(x)
-        mine, common = (
-            (mine, common + square) if x.shape == whole.shape else (mine + square, common)
-        )
+    pairs = list(zip(jax.tree.leaves(parts), jax.tree.leaves(like), strict=True))
+    mine = _sum_of_squares([x for x, whole in pairs if x.shape != whole.shape])
+    common = _sum_of_squares([x for x, whole in pairs if x.shape == whole.shape])
     if axis_name is not None:
         mine = jax.lax.psum(mine, axis_name)
     return jnp.sqrt(mine + common)
+
+
+def _sum_of_squares(arrays: Sequence[Array]) -> Array:
+    """Of all entries; short arrays together, since XLA:CPU compiles each sum for itself."""
+    short = [x.reshape(-1) for x in arrays if x.size <= _SHORT]
+    sums = [sum_of_squares(x) for x in arrays if x.size > _SHORT]
+    if short:
+        sums.append(sum_of_squares(jnp.concatenate(short)))
+    return sum(sums, jnp.float32(0.0))
 
 
 def gathered(parts: Any, like: Any, axis_name: str | None = AXIS) -> Any:

@@ -97,7 +97,7 @@ class CoarseToFineConfig:
         """
         unbounded = occupancy.space is not None
         finer = self.samples_per_voxel if unbounded else max(2, self.samples_per_voxel)
-        samples, max_steps, mean = (96, 160, 32.0) if unbounded else (48, 80, 6.0)
+        samples, max_steps, mean = (96, 160, 24.0) if unbounded else (48, 80, 8.5)
         return OccupancySampler(
             occupancy,
             samples=samples * finer,
