@@ -24,17 +24,16 @@ from jaxnerf.cli.common import prepare_cpu
 from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.sampling import OccupancySampler
 
-# Buffers, in samples a ray, for a sample a voxel and for two; and what is added to the rays of chunks,
-# whose number is a power of two or three times one.
-BUFFERS = {1: (16.0, 24.0, 32.0), 2: (12.0, 16.0, 24.0)}
+# Buffers, in samples a ray, for a sample a voxel and for two; and what is added to the rays of chunks, of
+# which some numbers are powers of two.
+BUFFERS = {1: (16.0, 24.0, 32.0), 2: (12.0, 16.0, 17.0, 24.0)}
 ADDED = (0, 16)
 SAMPLES_AT_ONCE = 12 << 13
 
 
-def seconds_of(run: Run, view: int, buffer: float, chunk: int) -> float:
+def seconds_of(run: Run, sampler: OccupancySampler, view: int, buffer: float, chunk: int) -> float:
     """How long a view takes."""
     camera = next(iter(run.scene.splits.values())).cameras[view]
-    sampler = run.config.section.sampler(run.occupancy, first=True)
     begun = time.perf_counter()
     render_image(
         run.field, run.params, camera,
@@ -65,9 +64,10 @@ def main() -> None:
             for more in ADDED
         ]
         for each in tried:  # compiles
-            seconds_of(run, options.view, *each)
+            seconds_of(run, sampler, options.view, *each)
         taken = [
-            [seconds_of(run, options.view, *each) for each in tried] for _ in range(options.rounds)
+            [seconds_of(run, sampler, options.view, *each) for each in tried]
+            for _ in range(options.rounds)
         ]
         figures[folder.name] = {}
         for (buffer, chunk), seconds in zip(tried, np.median(taken, axis=0), strict=True):

@@ -60,7 +60,7 @@ def main() -> None:
             occupancy,
             samples=48 * finer,
             max_steps=80 * finer,
-            mean_samples=6.0 * finer,
+            mean_samples=8.5 * finer,
             samples_per_voxel=finer,
         )
         unskipped = dataclasses.replace(

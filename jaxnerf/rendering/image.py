@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields import Field, Params, join_field, split_field
+from jaxnerf.rendering.chunks import off_powers_of_two
 from jaxnerf.rendering.footprints import pixels_that_show
 from jaxnerf.rendering.limits import fitted, that_see
 from jaxnerf.rendering.normals import normals_of_depth, pixels_apart
@@ -44,9 +45,6 @@ _EVALUATIONS_ON_ACCELERATOR = 1 << 18
 _FEWEST_MARCHED, _MOST_TIMES = 2_048, 4.0
 # Rays of a chunk in any case: not many, since where fewer are left the rest is padding.
 _FEWEST_RAYS = 64
-# Rays that are added to a chunk of a multiple of 256. With 4096 or 8192 rays, rows of slots are powers of
-# two apart and share the places of a cache: with 4112 or 8208 lego's chunks take 0.6 of the time.
-_OFF_POWERS_OF_TWO = 16
 _PIXELS_AT_ONCE = 1 << 14
 # Where in a pixel four rays go through: a square, turned so that no two share a row or a column.
 _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.0
@@ -190,7 +188,8 @@ def render_places(
     render = _renderer(field, params, camera, behind, (near, ends), static, mesh)
     each = -(-len(places) // mesh.size)
     # Few rays want no whole chunk; powers of two, since each size is compiled.
-    chunk = min(chunk or rays_that_fit(sampler), 1 << (each - 1).bit_length())
+    few = off_powers_of_two(1 << (each - 1).bit_length())
+    chunk = min(chunk or rays_that_fit(sampler), few)
     sampler = map_occupancy_samplers(OccupancySampler.limited, sampler)
     return _look_at(_Look(render, sampler, chunk, mesh.size, None), places, len(places))
 
@@ -227,7 +226,7 @@ def rays_that_fit(sampler: Sampler, evaluations_on_cpu: int = _EVALUATIONS_ON_CP
     if isinstance(sampler, OccupancySampler):
         rays = _SAMPLES_AT_ONCE / sampler.limited().mean_samples
         rays = max(int(max(rays, min(_FEWEST_MARCHED, _MOST_TIMES * rays))), _FEWEST_RAYS)
-        return rays if rays % 256 else rays + _OFF_POWERS_OF_TWO
+        return off_powers_of_two(rays)
     samples = _USUAL_SAMPLES
     if isinstance(sampler, Hierarchical | Stratified):
         samples = int(np.sum(sampler.samples))
