@@ -7,6 +7,7 @@ import pytest
 
 from jaxnerf import Camera, Occupancy, OccupancySampler, VolumeField, render_image
 from jaxnerf.cameras import pixel_centres
+from jaxnerf.rendering.image import rays_that_fit
 from jaxnerf.rendering.limits import fitted
 
 # So far away that rays go straight along y through a cube of 16 cells of 4 steps.
@@ -29,6 +30,14 @@ def test_the_longest_ray_decides_the_slots_and_the_mean_the_room():
     found = fitted(OccupancySampler(filled(cells)), FAR, PIXELS, 0.0, UNBOUNDED, "volume")
     assert found.samples in (8, 16)
     assert found.mean_samples == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("mean", [12.0, 24.0, 48.0, 96.0])
+def test_chunks_of_a_large_power_of_two_rays_are_avoided(mean):
+    """In them rows of slots would share the places of a cache."""
+    rays = rays_that_fit(OccupancySampler(filled(np.ones((16, 16, 16), bool)), mean_samples=mean))
+    assert rays >= 1024
+    assert rays & (rays - 1)
 
 
 def test_limits_that_are_given_stay():

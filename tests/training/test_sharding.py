@@ -75,6 +75,16 @@ def test_each_device_has_its_share_of_the_sum_and_all_the_norm_of_the_whole():
     np.testing.assert_allclose(norm, np.sqrt(np.sum(squares)), rtol=1e-5)
 
 
+def test_the_norm_is_of_all_entries_of_short_and_long_arrays():
+    random = np.random.default_rng(3)
+    shapes = [(), (3,), (1 << 14,), (40_000,), (2, 1 << 14)]
+    tree = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    for given in (tree, tree[:2], tree[3:]):
+        norm = jax.jit(lambda parts: shares.norm(parts, parts, None))(given)
+        squares = [np.sum(np.square(x, dtype=np.float64)) for x in given]
+        np.testing.assert_allclose(norm, np.sqrt(np.sum(squares)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_what_was_divided_is_whole_again_and_stays_so(devices):
     laid_out = shares.divided(tree(), jax.devices()[:devices])
