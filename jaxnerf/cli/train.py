@@ -199,6 +199,7 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
             print(describe_seconds(seconds), flush=True)
         if values.resume:
             step, total = int(state.step), int(state.total_steps)
+            total = "as many as fit" if session.plans else total
             print(f"resuming {out} at step {step} of {total}", flush=True)
     with (
         _stop_on_signals() as stopped,

@@ -201,7 +201,8 @@ def prepare(
     checkpoints, restored = Checkpoints(out) if out else None, None
     resumes = out and resume and (out / "config.json").exists()
     if checkpoints and resumes:
-        config = _as_before(config, checkpoints.folder, chosen, names_steps)
+        lengths = names_steps, names_seconds
+        config = _as_before(config, checkpoints.folder, chosen, *lengths)
         folder.refuse_changes(checkpoints.folder, config, f"{prefix}resume")
         restored = checkpoints.restore(config, method.state_like(config))
     elif out:
@@ -223,16 +224,22 @@ def prepare(
     state = method.first_state(config, scene) if restored is None else restored
     if names_steps:
         state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
-    # A run that was killed before its first checkpoint still has its budget.
-    budget = config.training.max_seconds if restored is None or names_seconds else 0.0
-    plans = restored is None and budget > 0.0
+    # A run that ended before its steps were fixed still has its budget.
+    is_fixed = names_steps or int(state.total_steps) != config.training.steps
+    begins = restored is None or not is_fixed
+    budget = config.training.max_seconds if begins or names_seconds else 0.0
+    plans = begins and budget > 0.0
     return Session(config, scene, trainer, state, checkpoints, budget, plans)
 
 
-def _as_before(config: Config, out: Path, chosen: Collection[str], names_steps: bool) -> Config:
+def _as_before(
+    config: Config, out: Path, chosen: Collection[str], names_steps: bool, names_seconds: bool
+) -> Config:
     """A configuration to go on with, in which the run's folder says what nobody chose."""
     saved = folder.read_config(out)
     kept: dict[str, Any] = {} if names_steps else {"training.steps": saved.training.steps}
+    if not (names_steps or names_seconds):
+        kept["training.max_seconds"] = saved.training.max_seconds
     # Of unbounded scenes the version that began the run chose these, and not the user's preset.
     is_unbounded = saved.scene.space != "bounded"
     was_random = is_unbounded and saved.training.background == "random"

@@ -101,7 +101,8 @@ def composed(
     for one, own, part, (_, features, gradient), weight, seen in each:
         if compositing != "attenuation":
             colour = colour + accumulated_colour(one, own, rays, part, weight, seen, features)
-        along = along + seen * comp.depth_of(part, weight, rays)
+        # The depth of a part without weight can be infinite.
+        along = along + seen * jnp.where(seen > 0.0, comp.depth_of(part, weight, rays), 0.0)
         if normals:
             normal = normal - comp.accumulated(part, weight, comp.unit(gradient))
     stacked = jnp.stack(opacities, axis=-1)

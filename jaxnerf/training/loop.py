@@ -117,12 +117,13 @@ def train(
             pace.arrive(number, trainer.strategy.step_cost),
             number_of_process_0(seconds_left()),
         )
-        if planned and (fits := planned.total(number, total, left)):
+        if left <= seconds_a_step * _STEPS_BETWEEN_WAITS:
+            # The state keeps the total that was planned: who asked to stop may go on later.
+            total = number
+        elif planned and (fits := planned.total(number, total, left)):
             total, is_report = fits, True
             there = state.total_steps.sharding
             state = dataclasses.replace(state, total_steps=put_like(np.int32(total), there))
-        if left < seconds_a_step * _STEPS_BETWEEN_WAITS:
-            total = number
         if not all(np.isfinite(values[name]) for name in ("loss", "gradient_norm")):
             raise FitError(
                 f"step {number}: the loss is {values['loss']} and the gradient's norm "

@@ -217,6 +217,16 @@ def test_a_budget_of_seconds_fixes_the_steps(scene):
     assert not seen[0].fixed
 
 
+def test_a_run_stopped_before_its_steps_are_fixed_still_has_its_budget(scene, tmp_path):
+    train = functools.partial(fit, Sphere(), scene, tmp_path, **SMALL)
+    assert train(seconds=4.0, report=lambda _: True).step == 1
+    seen = []
+    resumed = train(resume=True, report=seen.append)
+    assert 1 < resumed.step == seen[-1].total_steps < 1_000_000
+    assert not seen[0].fixed
+    assert seen[-1].fixed
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [

@@ -108,6 +108,27 @@ def test_opaque_balls_hide_each_other_as_the_nearest_hit_says():
     )
 
 
+def test_rays_without_end_that_miss_a_part_have_the_depth_of_the_other():
+    field = ComposedField.of([(RED, None), (BLUE, TURNED)])
+    endless = dataclasses.replace(RAYS, far=jnp.full_like(RAYS.far, jnp.inf))
+
+    def depth(params, rays):
+        seen = render(field, params, rays, SAMPLERS["packed"])
+        return jnp.where(seen.opacity > 0.1, seen.depth, 0.0)
+
+    expected = depth(((), ()), RAYS)
+    np.testing.assert_allclose(depth(((), ()), endless), expected, rtol=1e-4)
+    assert 0.1 < np.mean(np.asarray(expected) > 0.0) < 0.9
+
+
+def test_a_picture_that_shows_nothing_says_so_for_each_part():
+    field = ComposedField.of([(RED, None), (BLUE, TURNED)])
+    away = Camera.look_at((0.0, -4.0, 0.5), (0.0, -9.0, 0.5), width=4, height=3)
+    seen = render_image(field, ((), ()), away, SAMPLERS["packed"])
+    np.testing.assert_array_equal(seen.extras["parts"], np.zeros((3, 4, 2)))
+    np.testing.assert_array_equal(seen.opacity, np.zeros((3, 4)))
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_an_interval_without_end_stops_no_more_light_than_there_is(own):
     # The last sample's interval is 1e10 long, and what is in it more than all before together.

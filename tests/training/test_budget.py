@@ -18,6 +18,7 @@ class Clockwork:
     def __init__(self, seconds_of_step, later=(), recompile_cost: float = 0.0):
         """Prepare: `later` are the fractions at which later stages begin and costs of their steps."""
         self.now, self.stage, self.seconds_of_step = 0.0, 0, seconds_of_step
+        self.stage_begun_at = 0.0
         self._later, self._recompile_cost = [(0.0, 1.0), *later], recompile_cost
         self.strategy = self
 
@@ -34,18 +35,20 @@ class Clockwork:
 
     def step(self, state, number, total):
         begun = sum(number >= round(fraction * total) for fraction, _ in self._later) - 1
-        self.stage = max(self.stage, begun)
+        if begun > self.stage:
+            self.stage, self.stage_begun_at = begun, self.now
         self.now += self.seconds_of_step(number, total)
         metrics = {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(1.0)}
         return dataclasses.replace(state, step=state.step + 1), metrics
 
 
-def run(monkeypatch, trainer: Clockwork, seconds: float):
+def run(monkeypatch, trainer: Clockwork, seconds: float, asked_at: float = float("inf")):
+    """Reports of a run with a budget, which is asked to stop at a time."""
     clock = types.SimpleNamespace(perf_counter=lambda: trainer.now)
     for module in (loop, budget):
         monkeypatch.setattr(module, "time", clock)
     state = TrainState(jnp.int32(0), jnp.int32(trainer.most), (), (), (), ())
-    left = lambda: seconds - trainer.now  # noqa: E731
+    left = lambda: seconds - trainer.now if trainer.now < asked_at else 0.0  # noqa: E731
     return list(loop.train(state, trainer, seconds_left=left, plan=True))
 
 
@@ -246,3 +249,19 @@ def test_no_plan_has_more_steps_than_are_wanted(monkeypatch):
     trainer.most = 1000
     reports = run(monkeypatch, trainer, 60.0)
     assert {report.total_steps for report in reports} == {1000}
+
+
+def test_asked_to_stop_it_keeps_the_total_that_was_planned(monkeypatch):
+    def trainer() -> Clockwork:
+        return Clockwork(lambda number, total: 2.0 if number == 0 else 0.01, later=[(0.5, 2.0)])
+
+    early = run(monkeypatch, trainer(), 60.0, asked_at=2.1)[-1]
+    assert not early.fixed
+    assert early.step == early.total_steps < 30
+    assert int(early.state.total_steps) == Clockwork.most
+    whole = trainer()
+    run(monkeypatch, whole, 60.0)
+    # The second stage has begun and has no plan of its own yet.
+    late = run(monkeypatch, trainer(), 60.0, asked_at=whole.stage_begun_at + 0.2)[-1]
+    assert late.step == late.total_steps
+    assert int(late.state.total_steps) > 1.5 * late.step
