@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from jaxnerf.cameras import Camera, cast_rays
@@ -270,12 +272,11 @@ def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
         unit = float(space.near)
     else:
         unit = _camera_distance(np.asarray(poses), focus_point(np.asarray(poses)))
-    farthest = config.training.gradient_reach * unit
+    return Partial(_fading, jnp.float32(config.training.gradient_reach * unit))
 
-    def schedule(step: Array, total_steps: Array) -> Array:
-        return farthest * jnp.maximum(1.0 - progress_of(step, total_steps) / _FOG_UNTIL, 0.0)
 
-    return schedule
+def _fading(farthest: Array, step: Array, total_steps: Array) -> Array:
+    return farthest * jnp.maximum(1.0 - progress_of(step, total_steps) / _FOG_UNTIL, 0.0)
 
 
 def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:
@@ -324,12 +325,19 @@ def _reach(frustum: NdcSpace, cameras: Camera) -> float:
     farthest = 1.0
     for right in (0.0, 1.0):
         for down in (0.0, 1.0):
-            pixels = jnp.stack([right * width, down * height], axis=-1)
-            rays = frustum.rays(cast_rays(cameras, pixels))
-            for t in (0.0, 1.0):
-                points = np.asarray(rays.origins + t * rays.directions)
-                farthest = max(farthest, float(np.abs(points[:, :2]).max()))
+            pixels = np.stack([right * width, down * height], axis=-1)
+            farthest = max(farthest, float(_farthest_aside(frustum, cameras, pixels)))
     return min(farthest, _MOST_REACH)
+
+
+# Compiled as a whole, since each operation by itself takes as long.
+@jax.jit
+def _farthest_aside(
+    frustum: NdcSpace, cameras: Camera, pixels: Float[Array | np.ndarray, "N 2"]
+) -> Float[Array, ""]:
+    rays = frustum.rays(cast_rays(cameras, pixels))
+    ends = jnp.stack([rays.origins, rays.origins + rays.directions])
+    return jnp.max(jnp.abs(ends[..., :2]))
 
 
 def check_apart(scene: Scene) -> None:

@@ -13,7 +13,8 @@ BRICK = 4
 _BITS = 2
 # Rows of the table per brick. The first brick stands for empty space.
 ROWS = BRICK**3
-# Tables are padded to a multiple of this many rows, so that compiled programs can often be reused.
+# Tables are padded to a multiple of this many rows, and long ones to a multiple of an eighth to a
+# sixteenth of their rows, so that programs can often be used that were compiled for another table.
 ROWS_AT_ONCE = 1 << 14
 
 
@@ -81,7 +82,10 @@ def parts_of_lattice(
 def padded_rows(bricks: int) -> int:
     """How many rows the table of so many bricks has."""
     rows = ROWS * (1 + bricks)
-    return -(-rows // ROWS_AT_ONCE) * ROWS_AT_ONCE if rows > ROWS_AT_ONCE else rows
+    if rows <= ROWS_AT_ONCE:
+        return rows
+    unit = max(ROWS_AT_ONCE, 1 << (rows.bit_length() - 4))
+    return -(-rows // unit) * unit
 
 
 def corner_rows(bricks: Array, lattice: Array) -> Array:

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from jaxnerf.config import Config
 from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
@@ -69,9 +71,9 @@ def trainer_on(
         motions = voxels.calibration.pose_rate_after(progress_of(step, total))
         return step_calibration(calibration, gradients, cameras, (colours, motions))
 
-    def smooth(field, params, step, total):
+    def smooth(most, field, params, step, total):
         left = jnp.maximum(1.0 - progress_of(step, total) / _SMOOTH_UNTIL, 0.0)
-        by = rates.smoothing * min(1.0, _FEW / len(split)) * left * decay(step, total)
+        by = most * left * decay(step, total)
         return jax.lax.cond(
             (step % _SMOOTH_EVERY == 0) & (left > 0.0),
             lambda params: smoothed(stages.voxels_of(field), params, by),
@@ -79,6 +81,7 @@ def trainer_on(
             params,
         )
 
+    most = np.float32(rates.smoothing * min(1.0, _FEW / len(split)))
     return Trainer(
         split,
         config=config.training,
@@ -100,7 +103,7 @@ def trainer_on(
         ),
         near=near,
         rays_per_pass=config.training.rays_per_pass,
-        constrain=smooth if rates.smoothing else None,
+        constrain=Partial(smooth, most) if rates.smoothing else None,
         calibrate=calibrate,
         gradient_reach=gradient_reach,
         learning_rate=decay,

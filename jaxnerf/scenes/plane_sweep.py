@@ -157,7 +157,8 @@ def find_points(split: Split) -> FoundPoints | None:
     if good.sum() < _FEWEST_POINTS:
         return None
     patches, depths, seen = patches[good], depths[good], seen[good]
-    rays = cast_rays(jax.tree.map(lambda x: x[patches.camera], cameras), patches.pixel)
+    # Compiled as a whole, since each operation by itself takes as long.
+    rays = jax.jit(cast_rays)(jax.tree.map(lambda x: x[patches.camera], cameras), patches.pixel)
     positions = np.asarray(rays.origins) + depths[:, None] * np.asarray(rays.directions)
     nearest = None
     if split.cameras.lens in FLAT:

@@ -162,7 +162,7 @@ def number_of_process_0(value: float) -> float:
 
 @dataclasses.dataclass
 class ParallelStep:
-    """A step that all devices take: (state, batch, key, cameras) -> (state, metrics). See `parallel`.
+    """A step that all devices take: (state, batch, key, constant) -> (state, metrics). See `parallel`.
 
     Attributes:
       mapped: the step, which is given memory for its gradients too.
@@ -174,10 +174,10 @@ class ParallelStep:
     memory_for: Callable[[Any], Any]
     gradients: Any = None
 
-    def __call__(self, state: Any, batch: Any, key: Array, cameras: Any) -> tuple[Any, Any]:
+    def __call__(self, state: Any, batch: Any, key: Array, constant: Any) -> tuple[Any, Any]:
         memory = self.memory_for(state) if self.gradients is None else self.gradients
         self.gradients = None  # a step that is interrupted has taken them
-        state, metrics, self.gradients = self.mapped(state, batch, key, cameras, memory)
+        state, metrics, self.gradients = self.mapped(state, batch, key, constant, memory)
         return state, metrics
 
 
@@ -190,12 +190,12 @@ def parallel(
 ) -> ParallelStep:
     """Map a per-device step over all devices; the one place that knows how.
 
-    The state, the key and the cameras are replicated (given and returned whole), batches are given with
-    a leading dimension of this host's devices. (`jax.shard_map` over a mesh of the same devices with
-    specs P(), P(AXIS), P(), P(), P(AXIS) is the twin of this line.)
+    The state, the key and what is constant (the cameras) are replicated (given and returned whole),
+    batches are given with a leading dimension of this host's devices. (`jax.shard_map` over a mesh of the
+    same devices with specs P(), P(AXIS), P(), P(), P(AXIS) is the twin of this line.)
 
     Args:
-      step: (state, batch, key, cameras) -> (state, metrics, gradients): see
+      step: (state, batch, key, constant) -> (state, metrics, gradients): see
         `jaxnerf.training.step.step_with_gradients`. The state is overwritten.
       devices: all by default.
       axes: a prefix of the state: 0 where each device has its own (see `spread`), None elsewhere.

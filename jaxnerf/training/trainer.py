@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
+from jaxnerf.cameras import Camera
 from jaxnerf.compositing import Compositing
 from jaxnerf.kernels.memory import delete, returning_freed
 from jaxnerf.scenes import Split
@@ -23,6 +25,10 @@ from jaxnerf.training.strategy import Strategy
 _AXES: dict[str, Any] = dict.fromkeys(part.name for part in dataclasses.fields(TrainState))
 _AXES["optimizer"] = 0
 AXES = TrainState(**_AXES)
+
+
+# Cameras are padded to so many, or to a power of two.
+_FEWEST_CAMERAS = 64
 
 
 class Trainer:
@@ -60,7 +66,8 @@ class Trainer:
           split: a split with photographs.
           config, strategy, divergence_hint: see the attributes.
           loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
-            gradient_reach: as for `train_step`.
+            gradient_reach: as for `train_step`. Arrays that are arguments of a `jax.tree_util.Partial`
+            are arguments of the compiled step too.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
             long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
             at no norm of all of them.
@@ -76,6 +83,14 @@ class Trainer:
         )  # fmt: skip
         self._by_rows = by_rows
         self._devices: tuple[Any, ...] = ()
+        # What differs between scenes is an argument of the compiled step and none of its constants, so
+        # that the programs of one run serve the next (`jaxnerf.cli.common.use_compilation_cache`).
+        self._of_scene: dict[str, Any] = {"near": np.float32(near)}
+        if np.isfinite(far):
+            self._of_scene["far"] = np.float32(far)
+        for name, hook in (("gradient_reach", gradient_reach), ("constrain", constrain)):
+            if hook is not None:
+                self._of_scene[name] = hook if isinstance(hook, Partial) else Partial(hook)
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""
@@ -89,9 +104,12 @@ class Trainer:
             self._devices = chosen
             shapes = functools.partial(gradients_of, devices=len(chosen), by_rows=self._by_rows)
             axes = self._axes(chosen)
-            self._step = sharding.parallel(self.one_step, chosen, axes=axes, gradients=shapes)
-            constant = self._split.cameras, jax.random.key_data(jax.random.key(self.config.seed))
-            self._cameras, key = sharding.replicate(constant, chosen)
+            self._step = sharding.parallel(self._on_scene, chosen, axes=axes, gradients=shapes)
+            # Corrections of photographs and cameras have as many as there are.
+            cameras = self._split.cameras if state.calibration else _padded(self._split.cameras)
+            key = jax.random.key_data(jax.random.key(self.config.seed))
+            constant = self._of_scene | {"cameras": cameras}, key
+            self._constant, key = sharding.replicate(constant, chosen)
             self._key = jax.random.wrap_key_data(key)
         self._step.gradients = None  # those of the next state may have other shapes
         if self._axes(chosen) is None:
@@ -99,6 +117,9 @@ class Trainer:
         moments = sharding.divided(self.to_host(state).optimizer, chosen)
         placed = sharding.replicate(dataclasses.replace(state, optimizer=None), chosen)
         return dataclasses.replace(placed, optimizer=moments)
+
+    def _on_scene(self, state: TrainState, batch: Any, key: Any, of_scene: dict[str, Any]) -> Any:
+        return self.one_step(state, batch, key, **of_scene)
 
     def _axes(self, devices: tuple[Any, ...]) -> TrainState | None:
         return axes_on(len(devices), self._by_rows)
@@ -120,7 +141,9 @@ class Trainer:
             state = self._changed(state, number, total)
         begins = is_due or self._step.gradients is None
         batch = sharding.local_part(self.strategy.batch(state, number, total), self._devices)
-        state, metrics = self._step(state, batch, self._key, self._cameras)
+        strategy, state = state.strategy, dataclasses.replace(state, strategy=())
+        state, metrics = self._step(state, batch, self._key, self._constant)
+        state = dataclasses.replace(state, strategy=strategy)
         if begins:  # compilation frees much
             with returning_freed():
                 jax.block_until_ready(metrics)
@@ -144,6 +167,16 @@ class Trainer:
             placed = sharding.replicate(changed, self._devices)
             state = dataclasses.replace(placed, optimizer=moments)
         return jax.block_until_ready(state)
+
+
+def _padded(cameras: Camera) -> Camera:
+    """More cameras, of which the last is repeated: 64, or the next power of two."""
+    more = max(_FEWEST_CAMERAS, 1 << (len(cameras) - 1).bit_length()) - len(cameras)
+
+    def padded(x: Any) -> np.ndarray:
+        return np.pad(x, [(0, more), *[(0, 0)] * (np.ndim(x) - 1)], mode="edge")
+
+    return jax.tree.map(padded, cameras)
 
 
 def axes_on(devices: int, by_rows: bool = True) -> TrainState | None:

@@ -362,3 +362,25 @@ print(faults(), faults())
         return int(found.stdout.split()[1])
 
     assert 4 * second() < second(MALLOC_ARENA_MAX="2")
+
+
+def test_the_compiled_step_of_one_scene_serves_another(tmp_path):
+    """With other photographs, cameras, near and far, as long as the arrays have the same shapes."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    sizes = []
+    for views, near in ((4, 0.3), (6, 0.4)):
+        data = write_scene(tmp_path / f"scene{views}", train=views)
+        command = [
+            sys.executable, "-m", "jaxnerf", "train", "--data", str(data), "--noevaluate",
+            "--out", str(tmp_path / f"run{views}"), "--config=minute", "--max_steps=2",
+            "--training.rays_per_batch=64", "--scene.space=unbounded", "--scene.ball=1",
+            f"--scene.near={near}",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        stored = (tmp_path / "jaxnerf").glob("*-cache")
+        sizes.append(sorted(path.stat().st_size for path in stored))
+    first, both = sizes
+    # The step is by far the largest program.
+    assert first[-1] > 2 * first[-2]
+    assert [size for size in both if size > 0.8 * first[-1]] == [first[-1]]

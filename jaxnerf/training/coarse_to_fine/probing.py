@@ -75,15 +75,15 @@ def seen_cells(
 ) -> Bool[np.ndarray, "M M M"]:
     """Which cells have weight in some picture, by rays from all cameras, that begin at near."""
     occupancy = jax.tree.map(np.asarray, state.sampler.occupancy)
-    known = jax.tree.map(np.asarray, (state.field, state.params, split.cameras))
+    known = jax.tree.map(np.asarray, (state.field, state.params))
     tiles = np.argwhere(np.asarray(state.strategy.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
     sampler = stages.sampler(occupancy, 0.5 * int(state.strategy.rays) / config.rays_per_batch)
     # It looks for less time than a second loop takes to compile.
     sampler = dataclasses.replace(sampler, compaction=(1,))
     for index in range(_VIEWING_BATCHES):
-        rays = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
-        view = _view(sampler, *known, *rays, np.float32(near))
+        camera, middle = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
+        view = _view(sampler, *known, split.cameras[camera], middle, np.float32(near))
         weights, positions = (np.asarray(part) for part in view)
         shown = positions[weights > stages.unseen_below]
         cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
@@ -104,9 +104,9 @@ def random_rays(
 
 
 @jax.jit
-def _view(sampler, field, params, cameras, camera, middle, near):
+def _view(sampler, field, params, cameras, middle, near):
     """The weights of packed samples, and where they lie in the space of the grid."""
-    rays, occupancy = cast_rays(cameras[camera], middle, near), sampler.occupancy
+    rays, occupancy = cast_rays(cameras, middle, near), sampler.occupancy
     seen = render_rays(field, params, rays, sampler)
     packing = seen.samples.packing
     weights = jnp.where(packing.used, packing.to_buffer(seen.weights), 0.0)
@@ -134,13 +134,12 @@ def count_samples(
     size = occupancy.cells.shape[0]
     filled = np.pad(np.asarray(occupancy.cells), [(0, max(largest - size, 0))] * 3, mode="edge")
     whole = dataclasses.replace(sampler, occupancy=dataclasses.replace(occupancy, cells=filled))
-    where = cameras, camera, middle, np.float32(near)
-    return np.asarray(_count(whole, jnp.asarray(size), *where))
+    return np.asarray(_count(whole, jnp.asarray(size), cameras[camera], middle, np.float32(near)))
 
 
 @jax.jit
-def _count(sampler, size, cameras, camera, middle, near):
-    rays = cast_rays(cameras[camera], middle, near)
+def _count(sampler, size, cameras, middle, near):
+    rays = cast_rays(cameras, middle, near)
     walk = march(
         sampler.occupancy, rays, samples=sampler.samples, max_steps=sampler.max_steps,
         samples_per_voxel=sampler.samples_per_voxel, compaction=(1,), size=size,

@@ -115,8 +115,10 @@ class CoarseToFineConfig:
         160
         """
         first, last = self.resolutions[0], self.resolutions[-1]
-        fraction = min(self._filled(total_steps) / last, 1.0)
-        return max(first, round(fraction * self.resolutions[stage])) if stage else first
+        fraction = self._filled(total_steps) / last
+        if not stage or fraction >= 1.0:
+            return self.resolutions[stage]
+        return max(first, in_eights(fraction * self.resolutions[stage]))
 
     def vertices_of(self, stage: int, total_steps: int) -> int:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
@@ -150,6 +152,15 @@ class CoarseToFineConfig:
     def stage(self, step: int, total_steps: int) -> int:
         """Which stage a step belongs to."""
         return sum(step >= round(fraction * total_steps) for fraction in self.fractions)
+
+
+def in_eights(voxels: float) -> int:
+    """A number of voxels along a side that was computed, rounded to a multiple of eight.
+
+    So runs whose steps or surfaces differ a little have arrays of the same shapes, for which programs are
+    compiled once.
+    """
+    return 8 * round(voxels / 8)
 
 
 @no_type_check

@@ -43,6 +43,7 @@ from jaxnerf.training.coarse_to_fine.settings import (
     MOST_VOXELS,
     CoarseToFineConfig,
     StageState,
+    in_eights,
 )
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import divisible
@@ -276,7 +277,7 @@ def _voxels_for_vertices(
     ):  # vertices grow with the square or somewhat faster: what is there is surfaces
         found *= math.sqrt(vertices / num_vertices(cells, found * cell))
         found = min(max(found, least), most)
-    return round(found)
+    return min(max(in_eights(found), math.ceil(least)), math.floor(most))
 
 
 def size_batch(
@@ -391,6 +392,6 @@ def _tiles_that_show(occupancy: Occupancy, split: Split) -> np.ndarray:
 def _with_cells(occupancy: Occupancy, cells: np.ndarray, codes: np.ndarray) -> Occupancy:
     """An occupancy that has these cells and no others."""
     mask = _mask(cells, occupancy.cells.shape[0])
-    code = np.array(grid.encode(jnp.asarray(mask)))
+    code = np.array(grid.encode(jnp.asarray(mask), jnp.float32(0.0)))
     code[tuple(cells.T)] = codes
     return dataclasses.replace(occupancy, cells=jnp.asarray(code))
