@@ -33,7 +33,8 @@ class Strategy(Paced, Protocol):
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """What is due before a step.
 
-        Takes and returns arrays of the host, without the optimizer's state.
+        Takes and returns a state without the optimizer's: arrays of the host, and the parameters on the
+        first device. Parameters that are returned as they were given are not moved.
         """
         ...
 

@@ -152,20 +152,27 @@ class Trainer:
     @returning_freed()
     def _changed(self, state: TrainState, number: int, total: int) -> TrainState:
         moments, resets = state.optimizer, self.strategy.resets_optimizer(number, total)
-        bare = local(dataclasses.replace(state, optimizer=None))
+        # The first device's copy, which is not copied to the host unless it is asked for there.
+        own = jax.tree.map(lambda x: x.addressable_data(0), state.params)
+        bare = local(dataclasses.replace(state, optimizer=None, params=None))
+        bare = dataclasses.replace(bare, params=own)
         if resets:
             # Their memory is freed before the new state is made.
             self._step.gradients, moments = None, None
             delete(state.optimizer)
-        changed = from_process_0(
-            self.strategy.change(bare, number, total), self._optimizer if resets else None
-        )
-        self.strategy.changed(changed, jax.device_count())
+        changed = self.strategy.change(bare, number, total)
+        keeps = changed.params is own
+        if keeps:
+            changed = dataclasses.replace(changed, params=None)
+        changed = from_process_0(changed, self._optimizer if resets else None)
         if resets:
+            self.strategy.changed(changed, jax.device_count())
             state = self._placed(changed)
         else:
             placed = sharding.replicate(changed, self._devices)
-            state = dataclasses.replace(placed, optimizer=moments)
+            params = state.params if keeps else placed.params
+            state = dataclasses.replace(placed, params=params, optimizer=moments)
+            self.strategy.changed(state, jax.device_count())
         return jax.block_until_ready(state)
 
 

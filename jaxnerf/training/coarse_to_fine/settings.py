@@ -118,7 +118,7 @@ class CoarseToFineConfig:
         fraction = self._filled(total_steps) / last
         if not stage or fraction >= 1.0:
             return self.resolutions[stage]
-        return max(first, in_eights(fraction * self.resolutions[stage]))
+        return max(first, rounded(fraction * self.resolutions[stage]))
 
     def vertices_of(self, stage: int, total_steps: int) -> int:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
@@ -154,13 +154,17 @@ class CoarseToFineConfig:
         return sum(step >= round(fraction * total_steps) for fraction in self.fractions)
 
 
-def in_eights(voxels: float) -> int:
-    """A number of voxels along a side that was computed, rounded to a multiple of eight.
+def rounded(voxels: float) -> int:
+    """A computed number of voxels along a side, at least 1, as a multiple of a sixteenth of 2^n.
 
     So runs whose steps or surfaces differ a little have arrays of the same shapes, for which programs are
     compiled once.
+
+    >>> rounded(203.4), rounded(102.1), rounded(11.2)
+    (200, 104, 11)
     """
-    return 8 * round(voxels / 8)
+    unit = 1 << max(math.floor(math.log2(voxels)) - 4, 0)
+    return unit * round(voxels / unit)
 
 
 @no_type_check

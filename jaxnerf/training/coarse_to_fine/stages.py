@@ -43,7 +43,7 @@ from jaxnerf.training.coarse_to_fine.settings import (
     MOST_VOXELS,
     CoarseToFineConfig,
     StageState,
-    in_eights,
+    rounded,
 )
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import divisible
@@ -277,7 +277,7 @@ def _voxels_for_vertices(
     ):  # vertices grow with the square or somewhat faster: what is there is surfaces
         found *= math.sqrt(vertices / num_vertices(cells, found * cell))
         found = min(max(found, least), most)
-    return min(max(in_eights(found), math.ceil(least)), math.floor(most))
+    return min(max(rounded(found), math.ceil(least)), math.floor(most))
 
 
 def size_batch(
