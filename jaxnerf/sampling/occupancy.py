@@ -22,8 +22,8 @@ OCCUPIED = 128
 _FARTHEST = 16  # cells that a ray can jump at once; more costs more when the grid is made
 # Densities from 2^-10 a cell are told apart, in steps of 2^(1/8).
 OCTAVES, SMALLEST = 8.0, -10.0
-# A mask of cells.
-Cells = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
+# Which cells of a cube are meant.
+CellMask = Bool[Array, "M M M"] | Bool[np.ndarray, "M M M"]
 
 
 @no_type_check
@@ -50,7 +50,7 @@ class Occupancy:
     @classmethod
     def of(
         cls,
-        cells: Cells,
+        cells: CellMask,
         origin: Float[Array | np.ndarray, "3"],
         cell: float,
         step: float,
@@ -69,7 +69,7 @@ class Occupancy:
     @classmethod
     def with_density(
         cls,
-        cells: Cells,
+        cells: CellMask,
         density: Float[Array | np.ndarray, "M M M"],
         origin: Float[Array | np.ndarray, "3"],
         cell: float,
@@ -185,12 +185,12 @@ def marked(cells: Bool[np.ndarray, "M M M"]) -> UInt8[np.ndarray, "M M M"]:
     return np.where(cells, np.uint8(OCCUPIED), np.uint8(1))
 
 
-def occupied(occupancy: Occupancy) -> Cells:
+def occupied(occupancy: Occupancy) -> CellMask:
     """A mask of the occupied cells; a NumPy array if the code is one."""
     return occupancy.cells >= OCCUPIED
 
 
-def dilate(cells: Cells) -> Cells:
+def dilate(cells: CellMask) -> CellMask:
     """The cells and all their neighbours, also across edges and corners; of NumPy if the cells are."""
     pad: Any = np.pad if isinstance(cells, np.ndarray) else jnp.pad
     for axis in range(3):

@@ -106,7 +106,8 @@ class Trainer:
             axes = self._axes(chosen)
             self._step = sharding.parallel(self._on_scene, chosen, axes=axes, gradients=shapes)
             # Corrections of photographs and cameras have as many as there are.
-            cameras = self._split.cameras if state.calibration else _padded(self._split.cameras)
+            cameras = self._split.cameras
+            cameras = _padded(cameras) if state.calibration is None else cameras
             key = jax.random.key_data(jax.random.key(self.config.seed))
             constant = self._of_scene | {"cameras": cameras}, key
             self._constant, key = sharding.replicate(constant, chosen)
@@ -161,7 +162,7 @@ class Trainer:
             self._step.gradients, moments = None, None
             delete(state.optimizer)
         changed = self.strategy.change(bare, number, total)
-        keeps = changed.params is own
+        keeps = not resets and changed.params is own
         if keeps:
             changed = dataclasses.replace(changed, params=None)
         changed = from_process_0(changed, self._optimizer if resets else None)

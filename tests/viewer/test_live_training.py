@@ -23,7 +23,7 @@ from jaxnerf.viewer.live.pacing import Order
 from jaxnerf.viewer.live.painter import Painter
 from jaxnerf.viewer.live.pictures import cropped
 from jaxnerf.viewer.live.sources import Training
-from jaxnerf.viewer.live.views import Box, View, rows
+from jaxnerf.viewer.live.views import CropBox, View, rows
 
 STEPS = 30
 
@@ -163,7 +163,7 @@ def test_a_box_of_the_users_frame_leaves_what_lies_in_it(alone, side):
     users = scene.to_user.points(places)
     low, high = np.full(3, -5.0), np.full(3, 5.0)
     high[side] = np.median(users[:, side])
-    box = Box(tuple(low.tolist()), tuple(high.tolist()))
+    box = CropBox(tuple(low.tolist()), tuple(high.tolist()))
     field = cropped(run, box).field
     places = jnp.asarray(places)
     before, _ = run.field.density(run.params, places)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.exports.grids import box_of
-from jaxnerf.rendering.boxes import Box as Extent
+from jaxnerf.rendering.boxes import Box
 from jaxnerf.runs.files import RunError
 from jaxnerf.viewer.live.server import LiveViewer
-from jaxnerf.viewer.live.views import Box
+from jaxnerf.viewer.live.views import CropBox
 
 # The margin by which a box can extend beyond the scene's, as a fraction of the longest side; and the
 # number of steps of a slider along the longest side.
@@ -21,13 +21,13 @@ _EDGES = np.array(
 )
 
 
-def scene_box(viewer: LiveViewer) -> Extent:
+def scene_box(viewer: LiveViewer) -> Box:
     """The bounding box of the scene, in the user's frame."""
     try:
         return box_of(viewer.run)
     except RunError:  # no cell is occupied
         stage = viewer.stage
-        return Extent(stage.middle - 0.5 * stage.size, stage.middle + 0.5 * stage.size)
+        return Box(stage.middle - 0.5 * stage.size, stage.middle + 0.5 * stage.size)
 
 
 class CropPanel:
@@ -60,16 +60,16 @@ class CropPanel:
         self._draw()
 
     @property
-    def crop(self) -> Box | None:
+    def crop(self) -> CropBox | None:
         """The box, in the user's frame; None for the whole scene."""
         return self._box if self._crops.value else None
 
     @property
-    def _box(self) -> Box:
+    def _box(self) -> CropBox:
         (x0, x1), (y0, y1), (z0, z1) = ((low.value, high.value) for low, high in self._sides)
-        return Box((x0, y0, z0), (x1, y1, z1))
+        return CropBox((x0, y0, z0), (x1, y1, z1))
 
-    def _side(self, name: str, axis: int, box: Extent) -> tuple[Any, Any]:
+    def _side(self, name: str, axis: int, box: Box) -> tuple[Any, Any]:
         """Sliders for the limits along an axis, in whole steps, so that numbers are short."""
         step, wide = self._step, box.grown(_BESIDE * float(box.size.max()))
         least, low = (round(np.floor(x / step) * step, 9) for x in (wide.low[axis], box.low[axis]))

@@ -13,7 +13,7 @@ from jaxnerf.scenes import Split
 from jaxnerf.viewer.live.pacing import Order, Watcher
 from jaxnerf.viewer.live.pictures import AbandonedError, cropped, picture
 from jaxnerf.viewer.live.turns import Turns
-from jaxnerf.viewer.live.views import Box, View
+from jaxnerf.viewer.live.views import CropBox, View
 
 # Seconds between checks for an image to render, if no event announces one.
 _IDLE = 0.1
@@ -70,7 +70,7 @@ class Painter:
         self._watchers: dict[int, Watcher] = {}
         self._changed, self._ends = threading.Condition(), False
         self._last_served = -1
-        self._cut: tuple[Run, Box, Run] | None = None
+        self._cut: tuple[Run, CropBox, Run] | None = None
         self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
 
     def start(self) -> None:
@@ -148,7 +148,7 @@ class Painter:
                 self._changed.wait(_IDLE if self._watchers else None)
         return None
 
-    def _cropped(self, run: Run, box: Box) -> Run:
+    def _cropped(self, run: Run, box: CropBox) -> Run:
         """The run cropped to a box, cached for the following images."""
         if self._cut is None or self._cut[0] is not run or self._cut[1] != box:
             self._cut = run, box, cropped(run, box)

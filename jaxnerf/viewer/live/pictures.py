@@ -16,7 +16,7 @@ from jaxnerf.rendering import Rendering
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling.cropping import cropped_occupancy
 from jaxnerf.scenes import Split
-from jaxnerf.viewer.live.views import Box, View
+from jaxnerf.viewer.live.views import CropBox, View
 
 # Colours of depth vary between these percentiles of an image's depths.
 _PERCENTILES = (2.0, 98.0)
@@ -31,7 +31,7 @@ class AbandonedError(Exception):
     """Rendering of an image was stopped, since it is no longer needed."""
 
 
-def cropped(run: Run, box: Box) -> Run:
+def cropped(run: Run, box: CropBox) -> Run:
     """A run whose field is empty outside of a box of the user's frame.
 
     Raises:

@@ -22,7 +22,7 @@ _TURNED = np.diag([1.0, -1.0, -1.0])
 
 
 @dataclasses.dataclass(frozen=True)
-class Box:
+class CropBox:
     """The box to which a scene is cropped.
 
     Attributes:
@@ -47,7 +47,7 @@ class Style:
 
     layer: Layer = "colour"
     background: tuple[float, float, float] | None = None
-    crop: Box | None = None
+    crop: CropBox | None = None
     comparison: Comparison = "render"
 
 
