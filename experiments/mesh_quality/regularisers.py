@@ -253,12 +253,13 @@ def add_to(trainer: Any, split: Split, opacity: float, added: Added) -> None:
     if added.squares:
         trainer.strategy = Squares(trainer.strategy, split)
 
-    def one_step(state: Any, *rest: Any) -> Any:
+    def one_step(state: Any, *rest: Any, **of_scene: Any) -> Any:
         share = jnp.float32(FROM) * state.total_steps.astype(jnp.float32)
         begun = (state.step.astype(jnp.float32) >= share).astype(jnp.float32)
         field = WithSurface(state.field) if added.normals else state.field
         seen = dataclasses.replace(state, field=field)
-        after, metrics, kept = plain(seen, *rest, loss=loss_of(base, added, begun))
+        loss = loss_of(base, added, begun)
+        after, metrics, kept = plain(seen, *rest, **of_scene, loss=loss)
         return dataclasses.replace(after, field=state.field), metrics, kept
 
     trainer.one_step = one_step

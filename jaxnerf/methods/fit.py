@@ -37,7 +37,7 @@ from jaxnerf.scenes import Scene
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
-from jaxnerf.training.sharding import number_of_process_0
+from jaxnerf.training.sharding import number_of_process_0, put_like
 from jaxnerf.training.state import TrainState, with_optimizer
 from jaxnerf.training.trainer import Trainer
 
@@ -224,9 +224,10 @@ def prepare(
     state = method.first_state(config, scene) if restored is None else restored
     if names_steps:
         state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
-    # A run that ended before its steps were fixed still has its budget.
-    is_fixed = names_steps or int(state.total_steps) != config.training.steps
-    begins = restored is None or not is_fixed
+    # A run that ended before its steps were fixed still has its budget (see `follow`).
+    begins = restored is None or not int(state.total_steps)
+    if not int(state.total_steps):
+        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     budget = config.training.max_seconds if begins or names_seconds else 0.0
     plans = begins and budget > 0.0
     return Session(config, scene, trainer, state, checkpoints, budget, plans)
@@ -295,6 +296,9 @@ def follow(
         # No checkpoint before the steps are fixed: a resumed run would not know how many.
         spent = number_of_process_0(time.perf_counter() - saved_at)
         if session.checkpoints and (done or (progress.fixed and spent >= checkpoint_seconds)):
+            if not progress.fixed:  # which a total of 0 says
+                unknown = put_like(np.int32(0), state.total_steps.sharding)
+                state = dataclasses.replace(state, total_steps=unknown)
             session.checkpoints.save(trainer.to_host(state))
             saved_at = time.perf_counter()
         if done:

@@ -142,10 +142,12 @@ def render_image(
     whole = _nothing_seen(lengths, np.broadcast_to(behind, (height, width, 3)), end, normals)
     if len(visible):
         seen = _look_at(look, pixels[visible], len(pixels))
-    else:
-        seen, *_ = jax.eval_shape(render, sampler, np.zeros((mesh.size, 2), np.float32))
-        seen = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), seen)
-    whole = seen if len(visible) == len(pixels) else _put(whole, visible, seen)
+        whole = seen if len(visible) == len(pixels) else _put(whole, visible, seen)
+    elif extras is not None or isinstance(sampler, ComposedSampler):
+        some = np.zeros((_FEWEST_RAYS * mesh.size, 2), np.float32)
+        shapes, *_ = jax.eval_shape(render, sampler, some)
+        none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
+        whole = _put(whole, visible, none)
     if edge_supersampling > 0.0:
         rough = _contrast(np.asarray(whole.colour).reshape(height, width, 3)) > edge_supersampling
         _supersample(look, whole, pixels, np.flatnonzero(rough & shown))

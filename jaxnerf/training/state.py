@@ -22,7 +22,8 @@ class TrainState:
 
     Attributes:
       step: number of steps taken.
-      total_steps: the step at which the schedules end.
+      total_steps: the step at which the schedules end. In a checkpoint it is 0 if a run with a time
+        budget ended before it was fixed.
       params: the field's parameters; with a field per level of sampling, a tuple.
       optimizer: the optimizer's state. With several devices each holds a part of it
         (`jaxnerf.training.sharding`).

@@ -39,7 +39,10 @@ class Strategy(Paced, Protocol):
         ...
 
     def changed(self, state: TrainState, devices: int) -> None:
-        """Called with the changed state, as broadcast from process 0."""
+        """Called with the changed state, as broadcast from process 0.
+
+        Its arrays may be kept, except for the parameters, which the next step overwrites.
+        """
         ...
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:

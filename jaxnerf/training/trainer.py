@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -119,8 +120,9 @@ class Trainer:
         placed = sharding.replicate(dataclasses.replace(state, optimizer=None), chosen)
         return dataclasses.replace(placed, optimizer=moments)
 
-    def _on_scene(self, state: TrainState, batch: Any, key: Any, of_scene: dict[str, Any]) -> Any:
-        return self.one_step(state, batch, key, **of_scene)
+    def _on_scene(self, state: TrainState, batch: Any, key: Any, constant: dict[str, Any]) -> Any:
+        of_scene = dict(constant)
+        return self.one_step(state, batch, key, of_scene.pop("cameras"), **of_scene)
 
     def _axes(self, devices: tuple[Any, ...]) -> TrainState | None:
         return axes_on(len(devices), self._by_rows)
@@ -155,6 +157,7 @@ class Trainer:
         moments, resets = state.optimizer, self.strategy.resets_optimizer(number, total)
         # The first device's copy, which is not copied to the host unless it is asked for there.
         own = jax.tree.map(lambda x: x.addressable_data(0), state.params)
+        given = jax.tree.leaves(own)
         bare = local(dataclasses.replace(state, optimizer=None, params=None))
         bare = dataclasses.replace(bare, params=own)
         if resets:
@@ -162,19 +165,24 @@ class Trainer:
             self._step.gradients, moments = None, None
             delete(state.optimizer)
         changed = self.strategy.change(bare, number, total)
-        keeps = not resets and changed.params is own
-        if keeps:
-            changed = dataclasses.replace(changed, params=None)
-        changed = from_process_0(changed, self._optimizer if resets else None)
-        if resets:
-            self.strategy.changed(changed, jax.device_count())
-            state = self._placed(changed)
+        keeps = not resets and _same(changed.params, given)
+        if sharding.number_of_process_0(float(keeps)):
+            others = from_process_0(dataclasses.replace(changed, params=None))
+            changed = dataclasses.replace(others, params=own)
+            placed = sharding.replicate(others, self._devices)
+            state = dataclasses.replace(placed, params=state.params, optimizer=moments)
         else:
-            placed = sharding.replicate(changed, self._devices)
-            params = state.params if keeps else placed.params
-            state = dataclasses.replace(placed, params=params, optimizer=moments)
-            self.strategy.changed(state, jax.device_count())
+            changed = from_process_0(changed, self._optimizer if resets else None)
+            state = self._placed(changed) if resets else sharding.replicate(changed, self._devices)
+            state = state if resets else dataclasses.replace(state, optimizer=moments)
+        self.strategy.changed(changed, jax.device_count())
         return jax.block_until_ready(state)
+
+
+def _same(params: Any, given: list[Any]) -> bool:
+    """Whether the arrays of parameters are these, of which none was exchanged."""
+    leaves = jax.tree.leaves(params)
+    return len(leaves) == len(given) and all(map(operator.is_, leaves, given))
 
 
 def _padded(cameras: Camera) -> Camera:

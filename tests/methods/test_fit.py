@@ -225,6 +225,46 @@ def test_a_run_stopped_before_its_steps_are_fixed_still_has_its_budget(scene, tm
     assert 1 < resumed.step == seen[-1].total_steps < 1_000_000
     assert not seen[0].fixed
     assert seen[-1].fixed
+    # With steps that were named there is nothing to fix, whatever the budget.
+    train = functools.partial(fit, Sphere(), scene, tmp_path / "named", **SMALL)
+    assert train(steps=6, report=lambda _: True).step == 1
+    seen.clear()
+    assert train(seconds=900.0, resume=True, report=seen.append).step == 6
+    assert seen[0].fixed
+
+
+class InPlace(KeepOccupancy):
+    """Changes a parameter where it lies, and keeps what it was given."""
+
+    def change(self, state, number, total):
+        state.params["centre"] = np.asarray(state.params["centre"]) + 1.0
+        return state
+
+    def changed(self, state, devices):
+        self.cells = state.sampler.occupancy.cells
+
+    def batch(self, state, number, total):
+        if number > 1:
+            assert np.asarray(self.cells).dtype == np.uint8
+        return super().batch(state, number, total)
+
+    def is_due(self, number, total):
+        return number == 1
+
+
+def test_a_strategy_may_change_parameters_in_place_and_keep_other_arrays(scene):
+    config = override(
+        Config(method="own"), {"training.rays_per_batch": 128, "own.occupancy.cells": 16}
+    )
+    config = adapt_to_scene(config, scene)
+    optimizer = optax.sgd(0.0)
+    state = occupied_method.first_state(config, scene, Sphere(), optimizer)
+    way = occupied_method.trainer(config, scene, PhotometricLoss(), optimizer, by_rows=False)
+    split = scene.splits["train"]
+    way.strategy = InPlace(split, config.own.occupancy, config.training)
+    before = np.asarray(state.params["centre"])
+    *_, last = train(dataclasses.replace(state, total_steps=np.int32(4)), way)
+    np.testing.assert_allclose(last.state.params["centre"], before + 1.0)
 
 
 @pytest.mark.parametrize(

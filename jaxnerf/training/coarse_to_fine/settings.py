@@ -118,7 +118,8 @@ class CoarseToFineConfig:
         fraction = self._filled(total_steps) / last
         if not stage or fraction >= 1.0:
             return self.resolutions[stage]
-        return max(first, rounded(fraction * self.resolutions[stage]))
+        resolution = self.resolutions[stage]
+        return max(first, min(rounded(fraction * resolution), resolution))
 
     def vertices_of(self, stage: int, total_steps: int) -> int:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.

@@ -116,7 +116,7 @@ class CoarseToFine:
         return self._stages.stage(number, total) > self.stage
 
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
-        """What is due before a step. Takes and returns arrays of NumPy."""
+        """See `jaxnerf.training.strategy.Strategy.change`."""
         stages, config, near = self._stages, self._config, self._near
         if self.resets_optimizer(number, total):
             self.stage = stages.stage(number, total)
