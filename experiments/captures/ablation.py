@@ -21,7 +21,6 @@ CHANGES = {
     "no distortion loss": ["--voxels.distortion_loss=0"],
     "light may pass through everything": ["--voxels.transmittance_loss=0"],
     "random background": ["--training.background=random"],
-    "gradients near cameras as they are": ["--training.gradient_reach=0"],
     "no smoothing": ["--voxels.optimizer.smoothing=0"],
     "no momentum": ["--voxels.optimizer.beta1=0"],
     "hidden cells are kept": ["--voxels.stages.unseen_below=0"],

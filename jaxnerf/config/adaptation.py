@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
 from jaxnerf.cameras import Camera, cast_rays
@@ -23,7 +22,6 @@ from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.plane_sweep import with_found_points
 from jaxnerf.scenes.silhouettes import background_of, scene_cube, stands_alone
 from jaxnerf.stances import Capture, focus_point
-from jaxnerf.training.optimizers import Schedule, progress_of
 from jaxnerf.training.sharding import broadcast_from_process_0, number_of_process_0
 
 # far of the paper's network in unbounded and forward-facing scenes, in radii of the contraction or
@@ -34,8 +32,6 @@ _MOST_REACH = 2.0
 # `ball_of`: the largest ball, in distances of the cameras; the percentage of the points seen by cameras
 # that a smaller ball contains; and the number of cameras for which points are counted.
 _LARGEST_BALL, _WITHIN, _ASKED = 3.0, 75.0, 24
-# Gradients near the cameras are scaled down in this fraction of the steps.
-_FOG_UNTIL = 0.5
 # Cameras whose distances are less than this fraction of the largest coordinate are at one position.
 _SAME_PLACE = 1e-6
 # Settings of the section "scene" that decide how files are read.
@@ -248,35 +244,6 @@ def _ahead(camera: Camera, points: Float[np.ndarray, "P 3"]) -> Bool[np.ndarray,
 def _camera_distance(poses: np.ndarray, centre: np.ndarray) -> float:
     """The median distance of cameras from what they look at; more than 0."""
     return max(float(np.median(np.linalg.norm(poses[:, :, 3] - centre, axis=-1))), 1e-6)
-
-
-def gradient_reach_of(config: Config, scene: Scene) -> Schedule | None:
-    """(step, total_steps) -> `gradient_reach` of `jaxnerf.render_rays`, by an adapted configuration.
-
-    It falls to 0 in the first half of the steps, in which surfaces form. After that gradients are not
-    scaled.
-
-    Args:
-      config: adapted to the scene.
-      scene: a scene with the cameras to train on.
-
-    Returns:
-      None if it would affect no sample: if it is 0, or is not beyond the near plane of NDC space.
-    """
-    space, poses = space_of(config, scene), scene.splits["train"].cameras.camera_to_world
-    if config.training.gradient_reach <= (1.0 if isinstance(space, NdcSpace) else 0.0):
-        return None
-    if isinstance(space, SphereContraction):
-        unit = float(space.radius)
-    elif isinstance(space, NdcSpace):
-        unit = float(space.near)
-    else:
-        unit = _camera_distance(np.asarray(poses), focus_point(np.asarray(poses)))
-    return Partial(_fading, jnp.float32(config.training.gradient_reach * unit))
-
-
-def _fading(farthest: Array, step: Array, total_steps: Array) -> Array:
-    return farthest * jnp.maximum(1.0 - progress_of(step, total_steps) / _FOG_UNTIL, 0.0)
 
 
 def bounds_of(config: Config, scene: Scene) -> tuple[float, float]:

@@ -39,8 +39,9 @@ _RENAMED: dict[str, str | None] = {
     **{f"growing.{name}": f"voxels.calibration.{name}" for name in _CALIBRATION},
     **{f"training.{name}": f"nerf.optimizer.{name}" for name in _SCHEDULE},
 }
-# Renamed since then.
-_RENAMED_SINCE = {
+# Renamed since then, or of no effect any more.
+_RENAMED_SINCE: dict[str, str | None] = {
+    "training.gradient_reach": None,
     "voxels.stages.points": "voxels.stages.target_vertices",
     "nerf.field.position_degree": "nerf.field.position_octaves",
     "nerf.field.direction_degree": "nerf.field.direction_octaves",
@@ -56,7 +57,8 @@ def settings_today(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     if any(key in _RENAMED or key.partition(".")[0] in _SECTIONS for key in values):
         values = _in_sections(values)
-    return {_RENAMED_SINCE.get(key, key): value for key, value in values.items()}
+    named = {_RENAMED_SINCE.get(key, key): value for key, value in values.items()}
+    return {key: value for key, value in named.items() if key}
 
 
 def _in_sections(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,6 @@ class VoxelsConfig:
             "voxels.optimizer.beta1": 0.9,
             "voxels.stages.samples_per_voxel": 1,
             "voxels.stages.most_cells": 256,
-            "training.gradient_reach": 1.0,
             "evaluation.edge_supersampling": 0.0,
         }
         finest = self.stages.resolutions[-1]

@@ -93,7 +93,7 @@ def fit(
       report_every: number of steps between reports.
       settings: keys of the configuration, with "__" for a dot. For an own field: those of "occupancy";
         evaluation__chunk, evaluation__edge_supersampling; training__rays_per_batch, rays_per_pass,
-        background, gradient_reach, seed; scene__space, ball, near, far, find_points. In a scene without
+        background, seed; scene__space, ball, near, far, find_points. In a scene without
         an end they stay as they are named here, where a configuration's give way to what it needs.
 
     Raises:
@@ -354,7 +354,6 @@ def _as_loaded(scene: Scene, config: Config, named: dict[str, Any]) -> tuple[Sce
 # What of a configuration `fit` listens to, beside the section "own".
 _SETTINGS = frozenset(
     ["training.rays_per_batch", "training.rays_per_pass", "training.background", "training.seed"]
-    + ["training.gradient_reach"]
     + ["scene.space", "scene.ball", "scene.near", "scene.far", "scene.find_points"]
     + ["evaluation.chunk", "evaluation.edge_supersampling"]
 )

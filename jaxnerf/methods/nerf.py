@@ -6,12 +6,12 @@ import jax
 import optax
 
 from jaxnerf.config import Config
-from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.adaptation import bounds_of, space_of
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.rendering import rays_that_fit
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.training import PhotometricLoss, TrainState, begin
-from jaxnerf.training.optimizers import Schedule, learning_rate, network_optimizer
+from jaxnerf.training.optimizers import learning_rate, network_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.strategy import Unchanged
 from jaxnerf.training.trainer import Trainer
@@ -22,13 +22,10 @@ _EVALUATIONS_ON_CPU = 1 << 11
 
 def trainer(config: Config, scene: Scene) -> Trainer:
     """See `jaxnerf.methods.trainer_of`."""
-    reach = gradient_reach_of(config, scene)
-    return trainer_on(scene.splits["train"], config, *bounds_of(config, scene), reach)
+    return trainer_on(scene.splits["train"], config, *bounds_of(config, scene))
 
 
-def trainer_on(
-    split: Split, config: Config, near: float, far: float, gradient_reach: Schedule | None = None
-) -> Trainer:
+def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer:
     """The trainer of the paper's network on photographs, with rays from near to far; see `Trainer`."""
     nerf = config.nerf
     most = rays_that_fit(nerf.sampler(), _EVALUATIONS_ON_CPU)
@@ -42,7 +39,6 @@ def trainer_on(
         far=far,
         rays_per_pass=config.training.rays_per_pass or most,
         compositing=nerf.compositing,
-        gradient_reach=gradient_reach,
         learning_rate=functools.partial(learning_rate, nerf.optimizer),
         by_rows=True,
         divergence_hint="Lower nerf.optimizer.learning_rate (now "

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from jaxnerf.config import Config
-from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.adaptation import bounds_of, space_of
 from jaxnerf.config.sections import HashGridConfig, OwnConfig
 from jaxnerf.contraction import BoxSpace
 from jaxnerf.fields import Field, as_pytree
@@ -45,7 +45,6 @@ def trainer(
         near=near,
         far=far,
         rays_per_pass=config.training.rays_per_pass,
-        gradient_reach=gradient_reach_of(config, scene),
         by_rows=by_rows,
         divergence_hint=divergence_hint,
     )

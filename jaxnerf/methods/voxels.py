@@ -7,14 +7,14 @@ import optax
 from jax.tree_util import Partial
 
 from jaxnerf.config import Config
-from jaxnerf.config.adaptation import bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.adaptation import bounds_of, space_of
 from jaxnerf.fields.voxels import smoothed
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
-from jaxnerf.training.optimizers import Schedule, exponential_to, progress_of, voxel_optimizer
+from jaxnerf.training.optimizers import exponential_to, progress_of, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
 from jaxnerf.training.trainer import Trainer
@@ -36,10 +36,7 @@ def trainer(config: Config, scene: Scene) -> Trainer:
         parts = broadcast_from_process_0((seen.camera, seen.pixel, seen.depth))
         sightings = Sightings(*parts) if len(parts[0]) else None
     unbounded = space_of(config, scene) is not None
-    reach = gradient_reach_of(config, scene)
-    return trainer_on(
-        split, config, near, unbounded=unbounded, sightings=sightings, gradient_reach=reach
-    )
+    return trainer_on(split, config, near, unbounded=unbounded, sightings=sightings)
 
 
 def trainer_on(
@@ -49,7 +46,6 @@ def trainer_on(
     *,
     unbounded: bool,
     sightings: Sightings | None = None,
-    gradient_reach: Schedule | None = None,
 ) -> Trainer:
     """The trainer of the fast field on photographs.
 
@@ -60,7 +56,6 @@ def trainer_on(
       unbounded: whether the scene is unbounded or forward-facing, for which the losses of distortion and
         transmittance are used.
       sightings: points of known depth in the photographs.
-      gradient_reach: see `jaxnerf.training.train_step`.
     """
     voxels = config.voxels
     rates = voxels.optimizer
@@ -105,7 +100,6 @@ def trainer_on(
         rays_per_pass=config.training.rays_per_pass,
         constrain=Partial(smooth, most) if rates.smoothing else None,
         calibrate=calibrate,
-        gradient_reach=gradient_reach,
         learning_rate=decay,
         by_rows=True,
         divergence_hint=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "

@@ -1,9 +1,8 @@
 """The settings of training that all methods share."""
 
 import dataclasses
-import math
 
-from jaxnerf.errors import in_range, positive
+from jaxnerf.errors import positive
 from jaxnerf.scenes.backgrounds import Background
 
 
@@ -27,11 +26,6 @@ class TrainingConfig:
         the plain colour along the photographs' borders, white if there is none or they have alpha. In
         other scenes it is white for the paper's network; for the fast field it is the mean colour of
         photographs without alpha, which remains where no photograph looks; else it is random.
-      gradient_reach: initial distance from the camera below which gradients are scaled down, by the
-        square of the distance (`jaxnerf.render_rays`); it falls to 0 in the first half of the steps. Its
-        unit is the radius of the uncontracted ball in unbounded scenes, the distance of the near plane in
-        forward-facing scenes, and in bounded scenes the median distance of the cameras from the point
-        that they look at. It prevents floaters close to the cameras of unbounded scenes. 0 disables it.
       seed: seed of all random numbers.
     """
 
@@ -40,9 +34,7 @@ class TrainingConfig:
     rays_per_batch: int = 4096
     rays_per_pass: int = 0
     background: Background = "auto"
-    gradient_reach: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         positive(self, "steps", "rays_per_batch")
-        in_range(self, gradient_reach=(0.0, math.inf))

@@ -46,7 +46,6 @@ def train_step(
     compositing: Compositing = "volume",
     constrain: Constrain | None = None,
     calibrate: Calibrate | None = None,
-    gradient_reach: Schedule | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step, on one device of the named axis or on a single one.
@@ -66,7 +65,6 @@ def train_step(
       constrain: applied to the parameters after the optimizer's step, such as a projection or a smoothing
         that is not part of the loss.
       calibrate: the update of the state's calibration, if it has one.
-      gradient_reach: (step, total_steps) -> that of `jaxnerf.render_rays`.
       axis_name: name of the axis of devices; None for a single device.
 
     Returns:
@@ -77,7 +75,7 @@ def train_step(
     after, metrics, _ = step_with_gradients(
         state, batch, key, cameras, loss=loss, optimizer=optimizer, near=near, far=far,
         rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-        calibrate=calibrate, gradient_reach=gradient_reach, axis_name=axis_name,
+        calibrate=calibrate, axis_name=axis_name,
     )  # fmt: skip
     return after, metrics
 
@@ -97,7 +95,6 @@ def step_with_gradients(
     constrain: Constrain | None,
     calibrate: Calibrate | None,
     axis_name: str | None,
-    gradient_reach: Schedule | None = None,
     learning_rate: Schedule | None = None,
     by_rows: bool = False,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
@@ -111,13 +108,10 @@ def step_with_gradients(
     count, devices = batch.camera.shape[0], sharding.device_count(axis_name)
     keys = _keys_of_rays(key, state, count, axis_name)
     learned = None if state.calibration is None else state.calibration.learned
-    reach = None if gradient_reach is None else gradient_reach(state.step, state.total_steps)
 
     def one_pass(batch: Batch, keys: Key[Array, " rays"] | None):
         def total(trainable):
-            rendering = _rendered(
-                state, trainable, batch, keys, cameras, (near, far), compositing, reach
-            )
+            rendering = _rendered(state, trainable, batch, keys, cameras, (near, far), compositing)
             found = loss(rendering, batch.target())
             value, reported = found if isinstance(found, tuple) else (found, {})
             reported = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), reported)
@@ -195,7 +189,6 @@ def _rendered(
     cameras: Camera,
     bounds: tuple[Any, Any],
     compositing: Compositing,
-    reach: Float[Array, ""] | None,
 ) -> Rendering:
     """Render a batch's rays, with the calibration's poses and colours if there is one."""
     params, learned = trainable
@@ -210,7 +203,7 @@ def _rendered(
     background = jnp.asarray(batch.background)
     seen = render_rays(
         field, params, rays, sampler, keys, background,
-        compositing=compositing, proposals=True, gradient_reach=reach,
+        compositing=compositing, proposals=True,
     )  # fmt: skip
     if calibration is None:
         return seen

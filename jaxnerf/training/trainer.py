@@ -56,7 +56,6 @@ class Trainer:
         compositing: Compositing = "volume",
         constrain: Constrain | None = None,
         calibrate: Calibrate | None = None,
-        gradient_reach: Schedule | None = None,
         learning_rate: Schedule | None = None,
         by_rows: bool = False,
         divergence_hint: str = "Lower the learning rate",
@@ -66,9 +65,9 @@ class Trainer:
         Args:
           split: a split with photographs.
           config, strategy, divergence_hint: see the attributes.
-          loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
-            gradient_reach: as for `train_step`. Arrays that are arguments of a `jax.tree_util.Partial`
-            are arguments of the compiled step too.
+          loss, optimizer, near, far, rays_per_pass, compositing, calibrate: as for `train_step`.
+          constrain: as for `train_step`. Arrays that are arguments of a `jax.tree_util.Partial` are
+            arguments of the compiled step too.
           by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
             long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
             at no norm of all of them.
@@ -79,8 +78,8 @@ class Trainer:
         self.one_step = functools.partial(
             step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
             rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-            calibrate=calibrate, gradient_reach=gradient_reach, axis_name=sharding.AXIS,
-            learning_rate=learning_rate, by_rows=by_rows,
+            calibrate=calibrate, axis_name=sharding.AXIS, learning_rate=learning_rate,
+            by_rows=by_rows,
         )  # fmt: skip
         self._by_rows = by_rows
         self._devices: tuple[Any, ...] = ()
@@ -89,9 +88,8 @@ class Trainer:
         self._of_scene: dict[str, Any] = {"near": np.float32(near)}
         if np.isfinite(far):
             self._of_scene["far"] = np.float32(far)
-        for name, hook in (("gradient_reach", gradient_reach), ("constrain", constrain)):
-            if hook is not None:
-                self._of_scene[name] = hook if isinstance(hook, Partial) else Partial(hook)
+        if isinstance(constrain, Partial):
+            self._of_scene["constrain"] = constrain
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""

@@ -98,9 +98,7 @@ def test_a_capture_with_points_is_resumed_in_the_space_that_they_gave_it(scene, 
     points = np.random.default_rng(0).normal(size=(400, 3))
     points *= 7.0 / np.linalg.norm(points, axis=-1, keepdims=True)
     capture = dataclasses.replace(scene, unbounded=True, points=points, near=0.5)
-    train = functools.partial(
-        fit, Sphere(), capture, tmp_path, training__gradient_reach=0.5, **SMALL
-    )
+    train = functools.partial(fit, Sphere(), capture, tmp_path, **SMALL)
     ball = train(steps=4).config.scene.ball
     assert ball > 1.5
     resumed = train(steps=6, resume=True)

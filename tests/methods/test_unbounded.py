@@ -12,7 +12,7 @@ from ball import CENTRE, FOCAL, RADIUS, SIDE, photographs, with_surroundings
 from jaxnerf.cameras import Camera, cast_rays, look_at_pose
 from jaxnerf.cli.messages import region
 from jaxnerf.config import Config, ConfigError, SceneConfig, flatten, override, to_json
-from jaxnerf.config.adaptation import adapt_to_scene, bounds_of, gradient_reach_of, space_of
+from jaxnerf.config.adaptation import adapt_to_scene, bounds_of, space_of
 from jaxnerf.config.presets import preset
 from jaxnerf.config.sections import VoxelsConfig
 from jaxnerf.contraction import NdcSpace, SphereContraction
@@ -108,12 +108,6 @@ def test_a_frustum_holds_all_that_its_cameras_see():
     assert isinstance(space, NdcSpace)
     # On the near plane, half a unit aside: 40 * 0.5 = 20 of 32 pixels beyond the middle one's edge.
     np.testing.assert_allclose(space.reach, 1.0 + 20.0 / 32.0, rtol=1e-5)
-    # Rays begin at the near plane, so that a reach up to there meets no sample.
-    assert config.training.gradient_reach == 1.0
-    assert gradient_reach_of(config, scene) is None
-    beyond = gradient_reach_of(override(config, {"training.gradient_reach": 3.0}), scene)
-    assert beyond is not None
-    assert float(beyond(jnp.int32(0), jnp.int32(9))) == pytest.approx(3.0 * space.near)
 
 
 def test_longer_runs_have_a_finer_stage_which_a_user_s_stages_are_not():
@@ -191,24 +185,6 @@ def test_the_ball_suits_what_the_cameras_see(looks, points, ball):
     kept = adapt_to_scene(config, dataclasses.replace(scene, points=around(3.0)))
     assert kept.scene.ball == config.scene.ball
     assert adapt_to_scene(CONFIG, scene).scene.ball == 0.5
-
-
-def test_gradients_near_cameras_are_whole_from_half_of_the_steps_on():
-    scene = scene_of(with_surroundings(photographs()), unbounded=True)
-    config = adapt_to_scene(override(CONFIG, {"scene.ball": 0.5}), scene)
-    assert config.training.gradient_reach == 1.0
-    reach = gradient_reach_of(override(config, {"training.gradient_reach": 0.4}), scene)
-    assert reach is not None
-    at = [float(reach(jnp.int32(step), jnp.int32(200))) for step in (0, 50, 100, 200)]
-    # Cameras are 3 from the middle, so the ball's radius is 1.5.
-    np.testing.assert_allclose(at, [0.6, 0.3, 0.0, 0.0], rtol=1e-4, atol=1e-6)
-    alone = adapt_to_scene(CONFIG, scene_of(photographs()))
-    assert alone.training.gradient_reach == 0.0
-    assert gradient_reach_of(alone, scene) is None
-    named = override(alone, {"training.gradient_reach": 0.4})
-    bounded = gradient_reach_of(named, scene_of(photographs()))
-    assert bounded is not None
-    assert float(bounded(jnp.int32(0), jnp.int32(9))) == pytest.approx(1.2, rel=1e-4)
 
 
 def test_rays_of_captures_begin_at_near_and_the_fast_field_s_have_no_end():
