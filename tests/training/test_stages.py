@@ -11,6 +11,7 @@ from training_factory import first_state_of_voxels, trainer_of_voxels, voxel_con
 
 from jaxnerf import Config
 from jaxnerf.cli.messages import how_fine
+from jaxnerf.config.presets import for_seconds
 from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.methods import state_like
 from jaxnerf.runs.checkpoints import Checkpoints
@@ -225,6 +226,15 @@ def test_the_current_stage_costs_what_its_rows_do(split):
         assert report.step < 60 or way.strategy.stage == 1
     measured = way.strategy.stages(60)[1].step_cost
     assert measured == pytest.approx(1.2 + 0.65e-6 * rows) != planned
+
+
+@pytest.mark.parametrize("seconds", [60, 95, 105, 120, 300, 1800])
+def test_longer_runs_have_no_fewer_voxels_and_none_more_than_named(seconds):
+    stages = for_seconds(seconds).voxels.stages
+    for stage, resolution in enumerate(stages.resolutions):
+        found = [stages.voxels(stage, total) for total in range(8, 6000, 7)]
+        assert found == sorted(found)
+        assert found[-1] == resolution
 
 
 def test_runs_of_few_steps_have_fewer_voxels_unless_they_are_named(split):

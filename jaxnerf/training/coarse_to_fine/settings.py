@@ -119,7 +119,10 @@ class CoarseToFineConfig:
         if not stage or fraction >= 1.0:
             return self.resolutions[stage]
         resolution = self.resolutions[stage]
-        return max(first, min(rounded(fraction * resolution), resolution))
+        filled = fraction * resolution
+        near = rounded(filled, 8)
+        near = resolution if resolution - filled < abs(near - filled) else near
+        return max(first, min(near, resolution))
 
     def vertices_of(self, stage: int, total_steps: int) -> int:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
@@ -155,16 +158,16 @@ class CoarseToFineConfig:
         return sum(step >= round(fraction * total_steps) for fraction in self.fractions)
 
 
-def rounded(voxels: float) -> int:
-    """A computed number of voxels along a side, at least 1, as a multiple of a sixteenth of 2^n.
+def rounded(voxels: float, parts: int = 16) -> int:
+    """A computed number of voxels along a side, in steps of which there are so many to its double.
 
     So runs whose steps or surfaces differ a little have arrays of the same shapes, for which programs are
     compiled once.
 
-    >>> rounded(203.4), rounded(102.1), rounded(11.2)
-    (200, 104, 11)
+    >>> rounded(203.4), rounded(102.1), rounded(11.2), rounded(203.4, 8)
+    (200, 104, 11, 208)
     """
-    unit = 1 << max(math.floor(math.log2(voxels)) - 4, 0)
+    unit = max((1 << int(voxels).bit_length() - 1) // parts, 1) if voxels >= 1.0 else 1
     return unit * round(voxels / unit)
 
 
