@@ -228,7 +228,7 @@ def test_the_current_stage_costs_what_its_rows_do(split):
     assert measured == pytest.approx(1.2 + 0.65e-6 * rows) != planned
 
 
-@pytest.mark.parametrize("seconds", [60, 95, 105, 120, 300, 1800])
+@pytest.mark.parametrize("seconds", [60.0, 95.0, 105.0, 120.0, 300.0, 1800.0])
 def test_longer_runs_have_no_fewer_voxels_and_none_more_than_named(seconds):
     stages = for_seconds(seconds).voxels.stages
     for stage, resolution in enumerate(stages.resolutions):
