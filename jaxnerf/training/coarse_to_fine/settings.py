@@ -159,7 +159,7 @@ class CoarseToFineConfig:
 
 
 def rounded(voxels: float, parts: int = 16) -> int:
-    """A computed number of voxels along a side, in steps of which there are so many to its double.
+    """A computed number of voxels along a side, rounded to one of `parts` even steps of its octave.
 
     So runs whose steps or surfaces differ a little have arrays of the same shapes, for which programs are
     compiled once.
