@@ -197,7 +197,7 @@ def use_compilation_cache() -> None:
     with contextlib.suppress(OSError):
         (home / "jaxnerf").mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxnerf"))
-        # A run compiles a hundred small programs too, which together take seconds.
+        # A run compiles dozens of small programs too, which together take seconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -115,14 +115,13 @@ class CoarseToFineConfig:
         160
         """
         first, last = self.resolutions[0], self.resolutions[-1]
-        fraction = self._filled(total_steps) / last
+        fraction, resolution = self._filled(total_steps) / last, self.resolutions[stage]
         if not stage or fraction >= 1.0:
-            return self.resolutions[stage]
-        resolution = self.resolutions[stage]
+            return resolution
         filled = fraction * resolution
-        near = rounded(filled, 8)
-        near = resolution if resolution - filled < abs(near - filled) else near
-        return max(first, min(near, resolution))
+        even = rounded(filled, 8)
+        closest = min(even, resolution, key=lambda voxels: abs(voxels - filled))
+        return max(first, min(closest, resolution))
 
     def vertices_of(self, stage: int, total_steps: int) -> int:
         """How many lattice vertices a stage of a run of so many steps should keep; 0 is any number.
