@@ -39,6 +39,8 @@ from jaxnerf.runs.folder import create_folder
 from jaxnerf.scenes import Split
 from jaxnerf.training import Batch, PhotometricLoss, Target, mean_over_rays
 from jaxnerf.training.loop import train
+from jaxnerf.training.state import TrainState
+from jaxnerf.training.step import Step
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "reflections"))
@@ -247,22 +249,30 @@ def loss_of(base: PhotometricLoss, added: Added, begun: Array) -> Any:
     return loss
 
 
-def add_to(trainer: Any, split: Split, opacity: float, added: Added) -> None:
-    """Have the steps of a `Trainer` compute losses that are added to those of colour and opacity."""
-    plain, base = trainer.one_step, PhotometricLoss(opacity=opacity)
-    if added.squares:
-        trainer.strategy = Squares(trainer.strategy, split)
+@dataclasses.dataclass(frozen=True)
+class RegularisedStep(Step):
+    """A step with losses that are added to those of colour and opacity."""
 
-    def one_step(state: Any, *rest: Any, **of_scene: Any) -> Any:
+    opacity: float = 0.0
+    added: Added = Added()
+
+    def __call__(self, state: TrainState, *rest: Any) -> Any:
         share = jnp.float32(FROM) * state.total_steps.astype(jnp.float32)
         begun = (state.step.astype(jnp.float32) >= share).astype(jnp.float32)
-        field = WithSurface(state.field) if added.normals else state.field
-        seen = dataclasses.replace(state, field=field)
-        loss = loss_of(base, added, begun)
-        after, metrics, kept = plain(seen, *rest, **of_scene, loss=loss)
+        field = WithSurface(state.field) if self.added.normals else state.field
+        loss = loss_of(PhotometricLoss(opacity=self.opacity), self.added, begun)
+        step = dataclasses.replace(self, loss=loss)
+        after, metrics, kept = Step.__call__(step, dataclasses.replace(state, field=field), *rest)
         return dataclasses.replace(after, field=state.field), metrics, kept
 
-    trainer.one_step = one_step
+
+def add_to(trainer: Any, split: Split, opacity: float, added: Added) -> None:
+    """Have the steps of a `Trainer` compute losses that are added to those of colour and opacity."""
+    if added.squares:
+        trainer.strategy = Squares(trainer.strategy, split)
+    plain = trainer.one_step
+    parts = {part.name: getattr(plain, part.name) for part in dataclasses.fields(plain)}
+    trainer.one_step = RegularisedStep(**parts, opacity=opacity, added=added)
 
 
 def leave_run(added: Added, steps: int, seed: int, folder: Path) -> float:

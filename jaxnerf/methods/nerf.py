@@ -13,6 +13,7 @@ from jaxnerf.scenes import Scene, Split
 from jaxnerf.training import PhotometricLoss, TrainState, begin
 from jaxnerf.training.optimizers import learning_rate, network_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
+from jaxnerf.training.step import Step
 from jaxnerf.training.strategy import Unchanged
 from jaxnerf.training.trainer import Trainer
 
@@ -29,18 +30,16 @@ def trainer_on(split: Split, config: Config, near: float, far: float) -> Trainer
     """The trainer of the paper's network on photographs, with rays from near to far; see `Trainer`."""
     nerf = config.nerf
     most = rays_that_fit(nerf.sampler(), _EVALUATIONS_ON_CPU)
+    step = Step(
+        PhotometricLoss(proposals=nerf.coarse_loss), optimizer(config), near, far,
+        config.training.rays_per_pass or most, nerf.compositing,
+        learning_rate=functools.partial(learning_rate, nerf.optimizer), by_rows=True,
+    )  # fmt: skip
     return Trainer(
         split,
         config=config.training,
-        loss=PhotometricLoss(proposals=nerf.coarse_loss),
-        optimizer=optimizer(config),
+        step=step,
         strategy=Unchanged(split, config.training, one_image=nerf.one_image_per_batch),
-        near=near,
-        far=far,
-        rays_per_pass=config.training.rays_per_pass or most,
-        compositing=nerf.compositing,
-        learning_rate=functools.partial(learning_rate, nerf.optimizer),
-        by_rows=True,
         divergence_hint="Lower nerf.optimizer.learning_rate (now "
         f"{nerf.optimizer.learning_rate}), or lengthen nerf.optimizer.delay_steps",
     )

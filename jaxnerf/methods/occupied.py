@@ -16,6 +16,7 @@ from jaxnerf.training import TrainState, begin
 from jaxnerf.training.keep_occupancy import KeepOccupancy, full_occupancy
 from jaxnerf.training.losses import Loss
 from jaxnerf.training.sharding import broadcast_from_process_0
+from jaxnerf.training.step import Step
 from jaxnerf.training.trainer import Trainer
 
 
@@ -33,19 +34,16 @@ def trainer(
     Args:
       config: adapted to the scene.
       scene: the scene, with photographs.
-      loss, optimizer, by_rows, divergence_hint: see `jaxnerf.training.trainer.Trainer`.
+      loss, optimizer, by_rows: see `jaxnerf.training.step.Step`.
+      divergence_hint: see `jaxnerf.training.trainer.Trainer`.
     """
     split, (near, far) = scene.splits["train"], bounds_of(config, scene)
+    rays_per_pass = config.training.rays_per_pass
     return Trainer(
         split,
         config=config.training,
-        loss=loss,
-        optimizer=optimizer,
+        step=Step(loss, optimizer, near, far, rays_per_pass, by_rows=by_rows),
         strategy=KeepOccupancy(split, _section(config).occupancy, config.training),
-        near=near,
-        far=far,
-        rays_per_pass=config.training.rays_per_pass,
-        by_rows=by_rows,
         divergence_hint=divergence_hint,
     )
 

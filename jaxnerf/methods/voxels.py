@@ -17,6 +17,7 @@ from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
 from jaxnerf.training.optimizers import exponential_to, progress_of, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
+from jaxnerf.training.step import Step
 from jaxnerf.training.trainer import Trainer
 
 # Smoothing is applied every 20 steps, since it takes as long as a step or two. It ends in the middle of
@@ -77,9 +78,7 @@ def trainer_on(
         )
 
     most = np.float32(rates.smoothing * min(1.0, _FEW / len(split)))
-    return Trainer(
-        split,
-        config=config.training,
+    step = Step(
         loss=PhotometricLoss(
             opacity=voxels.opacity_loss,
             distortion=voxels.distortion_loss if unbounded else 0.0,
@@ -87,21 +86,22 @@ def trainer_on(
             depth=voxels.depth_loss if sightings is not None else 0.0,
         ),
         optimizer=optimizer(config),
-        strategy=CoarseToFine(
-            split,
-            voxels.stages,
-            config.training,
-            near,
-            unbounded=unbounded,
-            log2_detail=voxels.field.log2_detail,
-            sightings=sightings,
-        ),
         near=near,
         rays_per_pass=config.training.rays_per_pass,
         constrain=Partial(smooth, most) if rates.smoothing else None,
         calibrate=calibrate,
         learning_rate=decay,
         by_rows=True,
+    )
+    strategy = CoarseToFine(
+        split, voxels.stages, config.training, near,
+        unbounded=unbounded, log2_detail=voxels.field.log2_detail, sightings=sightings,
+    )  # fmt: skip
+    return Trainer(
+        split,
+        config=config.training,
+        step=step,
+        strategy=strategy,
         divergence_hint=f"Lower voxels.optimizer.density_rate (now {rates.density_rate}) or "
         f"voxels.optimizer.feature_rate (now {rates.feature_rate})",
     )

@@ -196,7 +196,7 @@ def parallel(
 
     Args:
       step: (state, batch, key, constant) -> (state, metrics, gradients): see
-        `jaxnerf.training.step.step_with_gradients`. The state is overwritten.
+        `jaxnerf.training.step.Step`. The state is overwritten.
       devices: all by default.
       axes: a prefix of the state: 0 where each device has its own (see `spread`), None elsewhere.
       gradients: the shapes of one device's gradients, of a state.

@@ -32,6 +32,93 @@ Constrain = Callable[..., Any]
 Calibrate = Callable[..., Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a training step does, on one device of the named axis or on a single one.
+
+    Attributes:
+      loss: (rendering, target) -> a number, or a number and a dict of metrics; see
+        `jaxnerf.training.losses`.
+      optimizer: any of optax. It is given `step` and `total_steps` as extra arguments if it takes some.
+      near, far: the range of rays.
+      rays_per_pass: at most so many rays in one forward and backward pass, whose gradients are
+        averaged; memory grows with it. 0 is all at once.
+      compositing: see `jaxnerf.render_rays`.
+      constrain: applied to the parameters after the optimizer's step, such as a projection or a smoothing
+        that is not part of the loss.
+      calibrate: the update of the state's calibration, if it has one.
+      learning_rate: the schedule that the optimizer follows, to be reported as "learning_rate"; or None.
+      by_rows: whether each of several devices takes the optimizer's step for a part of the rows of long
+        arrays only (`sharding.update`): for an optimizer that treats every row by itself, as Adam does,
+        and looks at no norm of all of them.
+      axis_name: name of the axis of devices; None for a single device.
+    """
+
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    near: Float[Array, ""] | float = 0.0
+    far: Float[Array, ""] | float = np.inf
+    rays_per_pass: int = 0
+    compositing: Compositing = "volume"
+    constrain: Constrain | None = None
+    calibrate: Calibrate | None = None
+    learning_rate: Schedule | None = None
+    by_rows: bool = False
+    axis_name: str | None = None
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: PRNGKeyArray, cameras: Camera
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
+        """As `train_step`, which says what its arguments are; also returns gradients (`gradients_of`)."""
+        axis = self.axis_name
+        count, devices = batch.camera.shape[0], sharding.device_count(axis)
+        keys = _keys_of_rays(key, state, count, axis)
+        (value, metrics), gradients = self._gradients(state, batch, keys, cameras)
+        value, metrics = sharding.mean((value, metrics), axis)
+        summed, of_learned, kept = _over_devices(gradients, axis, self.by_rows)
+        split_axis = axis if self.by_rows and devices > 1 else None
+        norm = sharding.norm(summed, gradients[0], split_axis) / devices
+        # Of the sum, which is there: the mean is made where it is used, and never stored.
+        mean = jax.tree.map(lambda x: x / devices, summed)
+        progress = state.step, state.total_steps
+        params, opt_state = sharding.update(
+            self.optimizer, mean, state.optimizer, state.params, split_axis,
+            step=state.step, total_steps=state.total_steps,
+        )  # fmt: skip
+        if self.constrain is not None:
+            params = self.constrain(state.field, params, *progress)
+        calibration = state.calibration
+        if calibration is not None and self.calibrate is not None:
+            calibration = self.calibrate(calibration, of_learned, cameras, *progress)
+        following = dataclasses.replace(
+            state, step=state.step + 1, params=params, optimizer=opt_state, calibration=calibration
+        )
+        rays = jnp.float32(count * devices)
+        metrics = metrics | {"loss": value, "gradient_norm": norm, "rays": rays}
+        if self.learning_rate is not None:
+            metrics["learning_rate"] = self.learning_rate(*progress)
+        return following, metrics, kept
+
+    def _gradients(
+        self, state: TrainState, batch: Batch, keys: Key[Array, " rays"] | None, cameras: Camera
+    ) -> Any:
+        """(loss, metrics), and gradients to the parameters and to what the calibration learns."""
+        learned = None if state.calibration is None else state.calibration.learned
+        bounds = self.near, self.far
+
+        def one_pass(batch: Batch, keys: Key[Array, " rays"] | None):
+            def total(trainable):
+                seen = _rendered(state, trainable, batch, keys, cameras, bounds, self.compositing)
+                found = self.loss(seen, batch.target())
+                value, reported = found if isinstance(found, tuple) else (found, {})
+                reported = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), reported)
+                return value, reported | _counts(seen)
+
+            return jax.value_and_grad(total, has_aux=True)((state.params, learned))
+
+        return _in_passes(one_pass, batch, keys, self.rays_per_pass)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -55,95 +142,20 @@ def train_step(
       batch: this device's part of the global batch; equal parts in the order of the devices.
       key: the run's; the same in every step and on every device.
       cameras: all that the batch refers to.
-      loss: (rendering, target) -> a number, or a number and a dict of metrics; see
-        `jaxnerf.training.losses`.
-      optimizer: any of optax. It is given `step` and `total_steps` as extra arguments if it takes some.
-      near, far: the range of rays.
-      rays_per_pass: at most so many rays in one forward and backward pass, whose gradients are
-        averaged; memory grows with it. 0 is all at once.
-      compositing: see `jaxnerf.render_rays`.
-      constrain: applied to the parameters after the optimizer's step, such as a projection or a smoothing
-        that is not part of the loss.
-      calibrate: the update of the state's calibration, if it has one.
-      axis_name: name of the axis of devices; None for a single device.
+      loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate, axis_name: the
+        attributes of `jaxnerf.training.step.Step`.
 
     Returns:
       The next state, and metrics: "loss", "gradient_norm", "rays" (number in the global batch), "samples"
       (per ray), "dropped" (fraction of rays that overflowed the packed buffer), "truncated" (fraction of
       rays that reached the limit of samples or steps), and the metrics of the loss.
     """
-    after, metrics, _ = step_with_gradients(
-        state, batch, key, cameras, loss=loss, optimizer=optimizer, near=near, far=far,
-        rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-        calibrate=calibrate, axis_name=axis_name,
+    step = Step(
+        loss, optimizer, near, far, rays_per_pass, compositing, constrain, calibrate,
+        axis_name=axis_name,
     )  # fmt: skip
+    after, metrics, _ = step(state, batch, key, cameras)
     return after, metrics
-
-
-def step_with_gradients(
-    state: TrainState,
-    batch: Batch,
-    key: PRNGKeyArray,
-    cameras: Camera,
-    *,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    near: Float[Array, ""] | float,
-    far: Float[Array, ""] | float,
-    rays_per_pass: int,
-    compositing: Compositing,
-    constrain: Constrain | None,
-    calibrate: Calibrate | None,
-    axis_name: str | None,
-    learning_rate: Schedule | None = None,
-    by_rows: bool = False,
-) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
-    """As `train_step`, which says what its arguments are; also returns gradients (`gradients_of`).
-
-    Args:
-      learning_rate: that the optimizer follows, to be reported as "learning_rate"; or None.
-      by_rows: whether each device has the optimizer's state of a part of the rows of long arrays
-        (`sharding.update`), or all of it.
-    """
-    count, devices = batch.camera.shape[0], sharding.device_count(axis_name)
-    keys = _keys_of_rays(key, state, count, axis_name)
-    learned = None if state.calibration is None else state.calibration.learned
-
-    def one_pass(batch: Batch, keys: Key[Array, " rays"] | None):
-        def total(trainable):
-            rendering = _rendered(state, trainable, batch, keys, cameras, (near, far), compositing)
-            found = loss(rendering, batch.target())
-            value, reported = found if isinstance(found, tuple) else (found, {})
-            reported = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), reported)
-            return value, reported | _counts(rendering)
-
-        return jax.value_and_grad(total, has_aux=True)((state.params, learned))
-
-    (value, metrics), gradients = _in_passes(one_pass, batch, keys, rays_per_pass)
-    value, metrics = sharding.mean((value, metrics), axis_name)
-    summed, of_learned, kept = _over_devices(gradients, axis_name, by_rows)
-    split_axis = axis_name if by_rows and devices > 1 else None
-    norm = sharding.norm(summed, gradients[0], split_axis) / devices
-    # Of the sum, which is there: the mean is made where it is used, and never stored.
-    mean = jax.tree.map(lambda x: x / devices, summed)
-    params, opt_state = sharding.update(
-        optimizer, mean, state.optimizer, state.params, split_axis,
-        step=state.step, total_steps=state.total_steps,
-    )  # fmt: skip
-    if constrain is not None:
-        params = constrain(state.field, params, state.step, state.total_steps)
-    calibration = state.calibration
-    if calibration is not None and calibrate is not None:
-        progress = state.step, state.total_steps
-        calibration = calibrate(calibration, of_learned, cameras, *progress)
-    following = dataclasses.replace(
-        state, step=state.step + 1, params=params, optimizer=opt_state, calibration=calibration
-    )
-    rays = jnp.float32(count * devices)
-    metrics = metrics | {"loss": value, "gradient_norm": norm, "rays": rays}
-    if learning_rate is not None:
-        metrics["learning_rate"] = learning_rate(state.step, state.total_steps)
-    return following, metrics, kept
 
 
 def _over_devices(gradients: Any, axis_name: str | None, by_rows: bool) -> tuple[Any, Any, Any]:

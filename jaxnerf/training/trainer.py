@@ -7,19 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.tree_util import Partial
 
 from jaxnerf.cameras import Camera
-from jaxnerf.compositing import Compositing
 from jaxnerf.kernels.memory import delete, returning_freed
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
-from jaxnerf.training.losses import Loss
-from jaxnerf.training.optimizers import Schedule
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState, from_process_0
-from jaxnerf.training.step import Calibrate, Constrain, step_with_gradients
+from jaxnerf.training.step import Step
 from jaxnerf.training.strategy import Strategy
 
 # Mapped axes of a `TrainState` under `pmap`: only the optimizer's state differs between devices.
@@ -47,17 +43,8 @@ class Trainer:
         split: Split,
         *,
         config: TrainingConfig,
-        loss: Loss,
-        optimizer: optax.GradientTransformation,
+        step: Step,
         strategy: Strategy,
-        near: float = 0.0,
-        far: float = np.inf,
-        rays_per_pass: int = 0,
-        compositing: Compositing = "volume",
-        constrain: Constrain | None = None,
-        calibrate: Calibrate | None = None,
-        learning_rate: Schedule | None = None,
-        by_rows: bool = False,
         divergence_hint: str = "Lower the learning rate",
     ):
         """Prepare.
@@ -65,31 +52,20 @@ class Trainer:
         Args:
           split: a split with photographs.
           config, strategy, divergence_hint: see the attributes.
-          loss, optimizer, near, far, rays_per_pass, compositing, calibrate: as for `train_step`.
-          constrain: as for `train_step`. Arrays that are arguments of a `jax.tree_util.Partial` are
-            arguments of the compiled step too.
-          by_rows: whether each of several devices takes the optimizer's step for a part of the rows of
-            long arrays only: for an optimizer that treats every row by itself, as Adam does, and looks
-            at no norm of all of them.
-          learning_rate: the schedule that the optimizer follows, to be reported.
+          step: what each step does. Arrays that are arguments of a `jax.tree_util.Partial` in
+            `constrain` are arguments of the compiled step too.
         """
         self.config, self.strategy, self.divergence_hint = config, strategy, divergence_hint
-        self._split, self._optimizer = split, optimizer
-        self.one_step = functools.partial(
-            step_with_gradients, loss=loss, optimizer=optimizer, near=near, far=far,
-            rays_per_pass=rays_per_pass, compositing=compositing, constrain=constrain,
-            calibrate=calibrate, axis_name=sharding.AXIS, learning_rate=learning_rate,
-            by_rows=by_rows,
-        )  # fmt: skip
-        self._by_rows = by_rows
+        self._split, self._optimizer, self._by_rows = split, step.optimizer, step.by_rows
+        self.one_step = dataclasses.replace(step, axis_name=sharding.AXIS)
         self._devices: tuple[Any, ...] = ()
         # What differs between scenes is an argument of the compiled step and none of its constants, so
         # that the programs of one run serve the next (`jaxnerf.cli.common.use_compilation_cache`).
-        self._of_scene: dict[str, Any] = {"near": np.float32(near)}
-        if np.isfinite(far):
-            self._of_scene["far"] = np.float32(far)
-        if isinstance(constrain, Partial):
-            self._of_scene["constrain"] = constrain
+        self._of_scene: dict[str, Any] = {"near": np.float32(step.near)}
+        if np.isfinite(step.far):
+            self._of_scene["far"] = np.float32(step.far)
+        if isinstance(step.constrain, Partial):
+            self._of_scene["constrain"] = step.constrain
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""
@@ -120,7 +96,8 @@ class Trainer:
 
     def _on_scene(self, state: TrainState, batch: Any, key: Any, constant: dict[str, Any]) -> Any:
         of_scene = dict(constant)
-        return self.one_step(state, batch, key, of_scene.pop("cameras"), **of_scene)
+        cameras = of_scene.pop("cameras")
+        return dataclasses.replace(self.one_step, **of_scene)(state, batch, key, cameras)
 
     def _axes(self, devices: tuple[Any, ...]) -> TrainState | None:
         return axes_on(len(devices), self._by_rows)
