@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxnerf.paths import focus_point
+from jaxnerf.cameras.paths import focus_point
 from jaxnerf.scenes import Similarity, Split
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnerf.lenses import COEFFICIENTS
+from jaxnerf.cameras.lenses import COEFFICIENTS
 
 # With these the polynomial lenses are one-to-one to radius 1, or 1 radian; the others everywhere.
 LIMITS = {

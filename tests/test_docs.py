@@ -20,9 +20,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {str(path.relative_to(DOCS).with_suffix("")): path for path in sorted(DOCS.rglob("*.md"))}
 # Whose public names the reference has, each once: those of __all__, or else what they define.
 MODULES = (
-    "jaxnerf", "jaxnerf.geometry", "jaxnerf.cameras", "jaxnerf.lenses",
-    "jaxnerf.distortion", "jaxnerf.paths",
-    "jaxnerf.stereo", "jaxnerf.exports.depth", "jaxnerf.exports.spherical",
+    "jaxnerf", "jaxnerf.geometry", "jaxnerf.cameras", "jaxnerf.cameras.lenses",
+    "jaxnerf.cameras.distortion", "jaxnerf.cameras.paths",
+    "jaxnerf.cameras.stereo", "jaxnerf.exports.depth", "jaxnerf.exports.spherical",
     "jaxnerf.exports.frames", "jaxnerf.exports.pictures",
     "jaxnerf.sampling", "jaxnerf.sampling.intervals", "jaxnerf.sampling.pixels", "jaxnerf.fields",
     "jaxnerf.contraction",

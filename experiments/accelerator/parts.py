@@ -253,7 +253,7 @@ def frames(settings: dict) -> None:
     import numpy as np
 
     from jaxnerf import Camera
-    from jaxnerf.paths import orbit_of
+    from jaxnerf.cameras.paths import orbit_of
     from jaxnerf.runs.run import load_run
 
     folder = Path(settings["work"]) / "minute"

@@ -10,8 +10,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from jaxnerf import paths, stereo
-from jaxnerf.cameras import Camera
+from jaxnerf.cameras import Camera, paths, stereo
 from jaxnerf.exports.pictures import Shown
 from jaxnerf.runs.run import Run
 from jaxnerf.scenes.frames import looked_at

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from jaxnerf.cameras.paths import orbit_note, orbit_of
 from jaxnerf.cli import common, render, watching
 from jaxnerf.cli import eval as evaluation
 from jaxnerf.cli.messages import describe_run, disagreement, how_fine, status
@@ -24,7 +25,6 @@ from jaxnerf.evaluation import psnr_of_error
 from jaxnerf.exports.video import missing_encoder
 from jaxnerf.kernels.memory import returning_freed
 from jaxnerf.methods.fit import Session, follow, prepare
-from jaxnerf.paths import orbit_note, orbit_of
 from jaxnerf.runs.folder import read_config
 from jaxnerf.runs.metrics import MetricsLog, read_metrics
 from jaxnerf.runs.run import run_of

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxnerf.cameras import Camera, cast_rays
+from jaxnerf.cameras.stances import Capture, focus_point
 from jaxnerf.config import Config, ConfigError, override
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.scenes import Scene, Split, load_scene
@@ -21,7 +22,6 @@ from jaxnerf.scenes.frames import NEAR
 from jaxnerf.scenes.in_view import cameras_that_see
 from jaxnerf.scenes.plane_sweep import with_found_points
 from jaxnerf.scenes.silhouettes import background_of, scene_cube, stands_alone
-from jaxnerf.stances import Capture, focus_point
 from jaxnerf.training.sharding import broadcast_from_process_0, number_of_process_0
 
 # far of the paper's network in unbounded and forward-facing scenes, in radii of the contraction or

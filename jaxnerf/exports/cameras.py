@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.lenses import COEFFICIENTS
 from jaxnerf.exports.files import Report
-from jaxnerf.lenses import COEFFICIENTS
 from jaxnerf.runs.files import RunError, disk_errors, write_json
 from jaxnerf.runs.run import Run
 from jaxnerf.scenes import Scene, SceneError

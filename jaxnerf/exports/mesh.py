@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxnerf.cameras.paths import up_of
 from jaxnerf.errors import in_range
 from jaxnerf.exports import surfaces
 from jaxnerf.exports.files import Report, package
@@ -16,7 +17,6 @@ from jaxnerf.exports.mesh_files import SUFFIXES as SUFFIXES
 from jaxnerf.exports.mesh_files import Mesh, vertex_normals, write_mesh
 from jaxnerf.exports.texture import Paint, check_size, textured
 from jaxnerf.exports.views import Views, fused_distance, render_views, seen_colours
-from jaxnerf.paths import up_of
 from jaxnerf.rendering.boxes import Box, Grid, check_resolution
 from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.files import RunError

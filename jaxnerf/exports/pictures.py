@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.stereo import eyes, omnidirectional_eye
 from jaxnerf.config import override
 from jaxnerf.exports.scans import Scan
 from jaxnerf.exports.video import colour_depth, colour_normals
 from jaxnerf.rendering import Rendering
 from jaxnerf.runs.run import Run
-from jaxnerf.stereo import eyes, omnidirectional_eye
 
 # What frames are rendered from: a run, or a scanner's volume.
 Shown = Run | Scan

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.paths import orbit
 from jaxnerf.compositing import Compositing
 from jaxnerf.fields.transfer import TransferFunction
 from jaxnerf.fields.volume import VolumeField
-from jaxnerf.paths import orbit
 from jaxnerf.rendering import Rendering, render_image
 from jaxnerf.sampling import Occupancy, OccupancySampler
 from jaxnerf.sampling.occupancy import occupied

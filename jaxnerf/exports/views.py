@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxnerf.cameras import Camera, cast_rays, pixel_centres, project
+from jaxnerf.cameras.lenses import FLAT
 from jaxnerf.exports.files import Report
-from jaxnerf.lenses import FLAT
 from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.runs.run import Run
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.cameras import Camera, project
+from jaxnerf.cameras.lenses import FLAT
 from jaxnerf.fields.composed import ComposedField, PlacedField
 from jaxnerf.geometry import parts_of
-from jaxnerf.lenses import FLAT
 from jaxnerf.sampling import ComposedSampler, OccupancySampler
 from jaxnerf.sampling.occupancy import Occupancy, occupied
 

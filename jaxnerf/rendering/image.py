@@ -94,7 +94,7 @@ def render_image(
     Args:
       field, params, extras, normals, compositing: as for `render_rays`.
       camera: a single one, of any size; or a batch of as many as the picture has columns, each of which
-        sees its own (`jaxnerf.stereo.omnidirectional_eye`).
+        sees its own (`jaxnerf.cameras.stereo.omnidirectional_eye`).
       sampler: the sampler of the first pass; incomplete rays are rendered again with larger limits.
       near, far: the range of t; far may have a value per pixel. With the depth buffer of a rasterised
         image as far and the image itself as background, rasterised objects and the field occlude each

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnerf.cameras import Camera, Rays, cast_rays
+from jaxnerf.cameras.paths import focus_point
 from jaxnerf.compositing import Compositing
 from jaxnerf.config import Config
 from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.fields import Field
-from jaxnerf.paths import focus_point
 from jaxnerf.rendering import (
     Box,
     GridBlocks,

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from jaxnerf.cameras import Camera, Lens
+from jaxnerf.cameras import Camera
+from jaxnerf.cameras.lenses import Lens
 from jaxnerf.runs.files import RunError, first_line
 from jaxnerf.scenes import NdcFrame, Scene, Similarity, Split
 

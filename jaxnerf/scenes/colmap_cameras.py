@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.lenses import COEFFICIENTS, FLAT, Lens
+from jaxnerf.cameras.lenses import COEFFICIENTS, FLAT, Lens
 
 
 class Model(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.lenses import FLAT
+from jaxnerf.cameras.lenses import FLAT
 from jaxnerf.scenes.frames import looked_at
 from jaxnerf.scenes.views import View
 

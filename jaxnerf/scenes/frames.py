@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+from jaxnerf.cameras.stances import focus_point, mean_axis
 from jaxnerf.scenes import Similarity
-from jaxnerf.stances import focus_point, mean_axis
 
 Poses = Float[np.ndarray, "N 3 4"]
 

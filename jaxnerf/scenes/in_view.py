@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxnerf.cameras import Camera
-from jaxnerf.lenses import FLAT
+from jaxnerf.cameras.lenses import FLAT
 
 # Number of rays along each side of a camera's image.
 _RAYS = 5

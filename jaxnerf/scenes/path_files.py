@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf import paths
-from jaxnerf.cameras import Camera
-from jaxnerf.lenses import Lens
+from jaxnerf.cameras import Camera, paths
+from jaxnerf.cameras.lenses import Lens
 from jaxnerf.scenes import SceneError, Similarity
 from jaxnerf.scenes.images import Picture
 from jaxnerf.scenes.json_files import frames_of, load_json, number, read_pose

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnerf.cameras import Camera, cast_rays, project
-from jaxnerf.lenses import FLAT
+from jaxnerf.cameras.lenses import FLAT
 from jaxnerf.rendering.chunks import in_chunks, replicated
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.frames import NEAR

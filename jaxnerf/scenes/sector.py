@@ -9,8 +9,8 @@ import math
 import numpy as np
 from jaxtyping import Bool
 
+from jaxnerf.cameras.stances import mean_axis
 from jaxnerf.scenes.frames import Poses, across, look_outwards, looked_at
-from jaxnerf.stances import mean_axis
 
 # The split's name, its fraction of the cameras, and the least number of cameras from which it is taken.
 SECTOR, FRACTION, LEAST = "sector", 0.1, 20

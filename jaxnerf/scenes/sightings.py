@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxnerf.cameras import Camera, project
-from jaxnerf.lenses import FLAT
+from jaxnerf.cameras.lenses import FLAT
 
 # If it is not known which cameras see a point, visibility is estimated. An image is divided into squares,
 # _SQUARES along its longer side. A point is visible if it is at most the fraction _BEHIND behind the

@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxnerf.lenses import FLAT
-from jaxnerf.paths import focus_point
+from jaxnerf.cameras.lenses import FLAT
+from jaxnerf.cameras.paths import focus_point
 from jaxnerf.rendering.footprints import carve
 from jaxnerf.sampling.occupancy import dilate
 from jaxnerf.scenes import Scene, Split

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxnerf.lenses import Lens
+from jaxnerf.cameras.lenses import Lens
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.images import Picture, find_picture
 from jaxnerf.scenes.json_files import (

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
-from jaxnerf.lenses import Lens
+from jaxnerf.cameras.lenses import Lens
 from jaxnerf.scenes import Options, SceneError, Similarity, Split
 from jaxnerf.scenes.images import Picture, read_pictures
 from jaxnerf.scenes.sector import LEAST, SECTOR, in_sector

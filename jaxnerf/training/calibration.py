@@ -21,9 +21,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.paths import focus_point
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.geometry import rotations
-from jaxnerf.paths import focus_point
 
 # The rates were found with these moments.
 _ADAM = optax.scale_by_adam(0.9, 0.99, 1e-12)

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.paths import focus_point, home_of, up_of
 from jaxnerf.config.adaptation import bounds_of
 from jaxnerf.contraction import NdcSpace, SphereContraction
 from jaxnerf.fields.voxels import VoxelField, VoxelParams, has_detail
 from jaxnerf.fields.warped import WarpedField
-from jaxnerf.paths import focus_point, home_of, up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run
 from jaxnerf.sampling import OccupancySampler

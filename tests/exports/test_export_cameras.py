@@ -16,8 +16,8 @@ from scene_factory import write_scene
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.lenses import COEFFICIENTS
 from jaxnerf.exports.cameras import write_colmap, write_transforms
-from jaxnerf.lenses import COEFFICIENTS
 from jaxnerf.runs.files import RunError
 from jaxnerf.scenes import Scene, SceneError, Similarity, Split, load_scene
 

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from skimage import measure
 
 from jaxnerf.cameras import Camera
+from jaxnerf.cameras.paths import up_of
 from jaxnerf.contraction import SphereContraction
 from jaxnerf.exports import surfaces
 from jaxnerf.exports.grids import box_of
@@ -26,7 +27,6 @@ from jaxnerf.exports.mesh import (
     write_mesh,
 )
 from jaxnerf.exports.views import fused_distance
-from jaxnerf.paths import up_of
 from jaxnerf.rendering.boxes import Box, Grid
 from jaxnerf.runs.files import RunError
 from jaxnerf.sampling import Occupancy

@@ -10,11 +10,11 @@ from scipy.spatial.transform import Rotation
 
 from jaxnerf import Camera, Config, Run, Scene
 from jaxnerf.cameras import cast_rays, look_at_pose, pixel_centres
+from jaxnerf.cameras.stereo import panorama
 from jaxnerf.config import override
 from jaxnerf.exports.frames import Frames, begin, render_frames
 from jaxnerf.exports.pictures import Look, depth_range, frame_size, look_through, panels_of
 from jaxnerf.scenes import Similarity, Split
-from jaxnerf.stereo import panorama
 
 HALF = np.array([0.9, 1.2, 0.8])  # of the room, around the origin of the scene's frame
 EYE = np.array([0.2, -0.3, 0.1])

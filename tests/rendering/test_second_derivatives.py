@@ -7,7 +7,7 @@ import pytest
 from lens_factory import coefficients_of, disk
 
 from jaxnerf.cameras import Camera, cast_rays
-from jaxnerf.distortion import distort, distort_in_turn, undistort, undistort_in_turn
+from jaxnerf.cameras.distortion import distort, distort_in_turn, undistort, undistort_in_turn
 
 PAIRS = {
     "distort": (distort, undistort),

@@ -9,8 +9,7 @@ import pytest
 from scene_factory import edit_json, write_scene
 from test_runs import CONFIG, state_at
 
-from jaxnerf import paths
-from jaxnerf.cameras import Camera, cast_rays, project
+from jaxnerf.cameras import Camera, cast_rays, paths, project
 from jaxnerf.cli.eval import evaluate
 from jaxnerf.cli.render import path_cameras
 from jaxnerf.runs.checkpoints import Checkpoints

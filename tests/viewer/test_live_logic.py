@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from viewer_factory import KINDS, run_of
 
 from jaxnerf.cameras import Camera, look_at_pose
-from jaxnerf.paths import up_of
+from jaxnerf.cameras.paths import up_of
 from jaxnerf.runs.files import RunError
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.path_files import read_path

@@ -8,7 +8,7 @@ import pytest
 from pages import rest
 from viewer_factory import quick_run
 
-from jaxnerf.paths import up_of
+from jaxnerf.cameras.paths import up_of
 from jaxnerf.viewer.page import write_page
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from scipy.ndimage import laplace
 from scipy.spatial import KDTree
 
 from jaxnerf.cameras import project
+from jaxnerf.cameras.paths import focus_point
 from jaxnerf.capture.inspection.views import Views
-from jaxnerf.paths import focus_point
 from jaxnerf.scenes import CLEAR, Scene, SceneError
 from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from jaxnerf.cameras.lenses import FLAT
 from jaxnerf.capture.epipolar import (
     LEAST_MATCHES,
     MISTAKES,
@@ -19,7 +20,6 @@ from jaxnerf.capture.epipolar import (
 )
 from jaxnerf.capture.inspection.views import Views
 from jaxnerf.capture.structure_from_motion import import_pycolmap
-from jaxnerf.lenses import FLAT
 from jaxnerf.scenes import SceneError
 
 # Number of pairs of views, their least distance as a fraction of the cameras' extent, and their largest

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnerf.cameras import Camera
-from jaxnerf.paths import focus_point, home_of, up_of
+from jaxnerf.cameras.paths import focus_point, home_of, up_of
 from jaxnerf.runs.run import Run
 
 Layer = Literal["colour", "depth", "normals", "opacity"]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.cameras import look_at_pose
+from jaxnerf.cameras.camera import look_at_pose
 
 # Poses [R | position], with or without the fourth row 0, 0, 0, 1.
 Poses = Float[np.ndarray, "N rows 4"]
@@ -50,7 +50,8 @@ class Capture:
     that of their viewing axis.
 
     Attributes:
-      orbit: the kind of orbit that stays within the captured region; see `jaxnerf.paths.orbit_of`.
+      orbit: the kind of orbit that stays within the captured region; see
+        `jaxnerf.cameras.paths.orbit_of`.
       centre: the point.
       axes: rows: two horizontal directions, and the upward direction.
       offsets: the cameras' positions relative to the centre.

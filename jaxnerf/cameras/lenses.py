@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnerf.distortion import NAMES, distort, distort_in_turn, undistort, undistort_in_turn
+from jaxnerf.cameras.distortion import NAMES, distort, distort_in_turn, undistort, undistort_in_turn
 
 Lens = Literal[
     "pinhole",

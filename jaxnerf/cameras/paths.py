@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.cameras import look_at_pose
-from jaxnerf.stances import Capture, Poses, focus_point, mean_axis, surround, unit, up_of
+from jaxnerf.cameras.camera import look_at_pose
+from jaxnerf.cameras.stances import Capture, Poses, focus_point, mean_axis, surround, unit, up_of
 
 __all__ = [
     "ellipse_of",

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxnerf import Camera, Stratified, cast_rays, project, render_image
 from jaxnerf.cameras import pixel_centres
-from jaxnerf.stereo import eyes, omnidirectional_eye, panorama
+from jaxnerf.cameras.stereo import eyes, omnidirectional_eye, panorama
 
 WIDTH, HEIGHT = 24, 12
 

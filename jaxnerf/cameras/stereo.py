@@ -1,7 +1,8 @@
 """Cameras for headsets: panoramas, and pairs of eyes.
 
-Conventions as in `jaxnerf.cameras`. All functions are for upright poses (`jaxnerf.paths.level`). The
-distance between the eyes is in the poses' unit; that of people is about 0.063 m.
+Conventions as in `jaxnerf.cameras`. All functions are for upright poses
+(`jaxnerf.cameras.paths.level`). The distance between the eyes is in the poses' unit; that of people is
+about 0.063 m.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from jaxnerf.cameras import Camera
+from jaxnerf.cameras.camera import Camera
 
 Poses = Float[np.ndarray, "*batch rows 4"]
 

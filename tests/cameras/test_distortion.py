@@ -9,7 +9,7 @@ import pytest
 from lens_factory import coefficients_of, disk
 from scipy.optimize import brentq
 
-from jaxnerf.distortion import distort, undistort
+from jaxnerf.cameras.distortion import distort, undistort
 
 _distort, _undistort = jax.jit(distort), jax.jit(undistort)
 

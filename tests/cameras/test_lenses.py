@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from lens_factory import RANGES, ahead, coefficients_of, disk
 
 from jaxnerf.cameras import Camera, cast_rays, project
-from jaxnerf.lenses import (
+from jaxnerf.cameras.lenses import (
     FLAT,
     Lens,
     from_plane,

@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import look_at_pose
-from jaxnerf.paths import ellipse_of, focus_point, home_of, orbit, orbit_note, orbit_of, up_of
-from jaxnerf.stances import Capture
+from jaxnerf.cameras.paths import (
+    ellipse_of,
+    focus_point,
+    home_of,
+    orbit,
+    orbit_note,
+    orbit_of,
+    up_of,
+)
+from jaxnerf.cameras.stances import Capture
 
 FRAMES = 60
 UP = np.array([0.0, 0.0, 1.0])

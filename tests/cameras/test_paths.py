@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import look_at_pose
-from jaxnerf.paths import (
+from jaxnerf.cameras.paths import (
     ellipse_of,
     focus_point,
     level,

@@ -1,8 +1,6 @@
-"""Cameras, and the rays that they cast.
+"""`Camera` and `Rays`: casting rays through pixels, and projecting points to pixels.
 
-Conventions, everywhere in jaxnerf. A pose is camera-to-world, [R | position] with OpenGL axes: the
-camera's +x is right, +y up, and it looks along -z. Pixel coordinates are (x, y), x to the right and
-y down, with the origin at the image's upper left corner: the centre of the first pixel is (0.5, 0.5).
+`jaxnerf.cameras` has the conventions of poses and pixels.
 """
 
 import dataclasses
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxnerf.lenses import Lens, from_plane, greatest_angle, to_plane
+from jaxnerf.cameras.lenses import Lens, from_plane, greatest_angle, to_plane
 
 # Projected position, in focal lengths, of points that the lens cannot show.
 _OUT_OF_THE_PICTURE = 1e5
