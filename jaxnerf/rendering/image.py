@@ -284,10 +284,10 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
       total: what progress is told of; the places are the last of them.
     """
     whole, sampler, size = None, look.sampler, look.chunk or rays_that_fit(look.sampler)
-    waiting, short = np.arange(len(places)), []
+    waiting, incomplete = np.arange(len(places)), []
     finished = total - len(places)
     while len(waiting):
-        late, before, stride = [], finished, size * look.devices
+        overflowed, stride = [], size * look.devices
         for begin in range(0, len(waiting), stride):
             part = waiting[begin : begin + stride]
             padded = np.pad(places[part], ((0, stride - len(part)), (0, 0)), mode="edge")
@@ -299,24 +299,22 @@ def _look_at(look: _Look, places: Float[np.ndarray, "R 2"], total: int) -> Rende
                     lambda leaf: np.empty((len(places), *leaf.shape[1:]), leaf.dtype), seen
                 )
             whole = _put(whole, part[complete], jax.tree.map(lambda x, of=complete: x[of], seen))
-            late.append(part[~fits])
-            short.append(part[fits & ~complete])
+            overflowed.append(part[~fits])
+            incomplete.append(part[fits & ~complete])
             finished += int(complete.sum())
             if look.progress:
                 look.progress(finished, total)
-        waiting = np.concatenate(late)
-        is_stuck = finished == before and not any(map(len, short))
-        if not len(waiting):
-            waiting, short = np.concatenate(short), []
-            if not len(waiting):
-                break
-            sampler, size, is_stuck = (
-                _raised(OccupancySampler.with_larger_limits, sampler),
-                max(size // 4, _FEWEST_RAYS),
-                True,
-            )
-        if is_stuck:
+        late = np.concatenate(overflowed)
+        if 0 < len(late) < len(waiting):
+            waiting = late
+        elif len(late):  # each has more samples than the whole buffer
             sampler = _raised(OccupancySampler.with_larger_buffer, sampler)
+        else:
+            waiting, incomplete = np.concatenate(incomplete), []
+            size = min(size, max(size // 4, _FEWEST_RAYS))
+            if len(waiting):
+                sampler = _raised(OccupancySampler.with_larger_limits, sampler)
+                sampler = _raised(OccupancySampler.with_larger_buffer, sampler)
     assert whole is not None
     return whole
 

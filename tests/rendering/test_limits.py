@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnerf import Camera, Occupancy, OccupancySampler, VolumeField, render_image
 from jaxnerf.cameras import pixel_centres
+from jaxnerf.rendering import image, render_places
 from jaxnerf.rendering.image import rays_that_fit
 from jaxnerf.rendering.limits import fitted
 
@@ -14,6 +16,19 @@ from jaxnerf.rendering.limits import fitted
 FAR = Camera.look_at((0.0, -300.0, 0.0), width=24, height=24, field_of_view=0.2)
 PIXELS = pixel_centres(24, 24).reshape(-1, 2)
 UNBOUNDED = np.full(len(PIXELS), np.inf, np.float32)
+
+
+class Haze:
+    """One density everywhere, which is the parameter."""
+
+    def init(self, key):
+        return jnp.float32(1.0)
+
+    def density(self, params, positions):
+        return jnp.broadcast_to(params, positions.shape[:-1]), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.ones_like(features)
 
 
 def filled(cells: np.ndarray) -> Occupancy:
@@ -79,3 +94,27 @@ def test_a_picture_is_the_same_whatever_limits_were_found(compositing):
         np.testing.assert_allclose(
             getattr(found, name), getattr(right, name), rtol=1e-5, atol=1e-6, err_msg=name
         )
+
+
+def test_a_ray_longer_than_the_buffer_ends_beside_one_that_was_stopped_too_early(monkeypatch):
+    """One is rendered again with a larger buffer, and the other then with larger limits."""
+    cells, believed = np.ones((16, 16, 16), bool), np.zeros((16, 16, 16), np.float32)
+    believed[:8] = 1e4  # rays through it are ended after 4 of 64 samples, with most light left
+    occupancy = Occupancy.with_density(cells, believed, np.full(3, -1.0), 2.0 / 16, 2.0 / 64)
+    sampler = OccupancySampler(occupancy, samples=96, max_steps=160, mean_samples=24.0)
+    renders, renderer = [], image._renderer
+
+    def counted(*of):
+        render = renderer(*of)
+
+        def once(*which):
+            renders.append(which)
+            assert len(renders) < 20, "rays are rendered again and again"
+            return render(*which)
+
+        return once
+
+    monkeypatch.setattr(image, "_renderer", counted)
+    places = np.array([[6.5, 12.5], [18.5, 12.5]], np.float32)
+    seen = render_places(Haze(), jnp.float32(0.02), FAR, places, sampler)
+    np.testing.assert_allclose(seen.opacity, -np.expm1(-0.02 * 2.0), rtol=1e-3)
