@@ -26,6 +26,7 @@ from jaxnerf.config.adaptation import (
 )
 from jaxnerf.config.presets import preset, with_settings
 from jaxnerf.fields import Field
+from jaxnerf.fields.noisy import NoisyField
 from jaxnerf.methods import first_state, occupied, state_like, trainer_of
 from jaxnerf.runs import folder
 from jaxnerf.runs.checkpoints import Checkpoints
@@ -33,7 +34,7 @@ from jaxnerf.runs.files import RunError
 from jaxnerf.runs.run import Run, run_of
 from jaxnerf.runs.scene import read_scene
 from jaxnerf.runs.structure import structure_of
-from jaxnerf.scenes import Scene
+from jaxnerf.scenes import Scene, without_photographs
 from jaxnerf.training.loop import Progress, train
 from jaxnerf.training.losses import Loss, PhotometricLoss
 from jaxnerf.training.optimizers import field_optimizer
@@ -110,6 +111,8 @@ def fit(
     config = _configuration(field, named, steps, seconds)
     own = config.method == "own"
     _check(field, config, out, resume=resume, brings=not own and (loss or optimizer))
+    if report_every < 1:
+        raise ConfigError(f"fit: report_every must be at least 1, got {report_every}")
     if isinstance(scene, Scene):
         scene, config = _as_loaded(scene, config, named)
     session = prepare(
@@ -131,7 +134,8 @@ def fit(
         report=report,
         report_every=report_every,
     )
-    return run_of(Path(out or ""), session.config, session.scene, state)
+    scene = without_photographs(session.scene)
+    return run_of(Path(out or ""), session.config, scene, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +159,6 @@ class Session:
       checkpoints: those of the run's folder; None if nothing is stored.
       budget: seconds that training may take; 0 for no limit.
       plans: whether the total of steps is still to be fixed, by what fits into the budget.
-      names_steps: whether the user named a number of steps, of which a plan takes at most so many.
     """
 
     config: Config
@@ -165,7 +168,6 @@ class Session:
     checkpoints: Checkpoints | None
     budget: float
     plans: bool
-    names_steps: bool
 
 
 def prepare(
@@ -217,22 +219,20 @@ def prepare(
     else:
         config = adapt_to_scene(config, scene, chosen)
     trainer = method.trainer(config, scene)
+    # Before the folder is touched: an own field's `init` may fail.
+    state = method.first_state(config, scene) if restored is None else restored
     if out and jax.process_index() == 0:
         if resumes:
             folder.save_config(out, config)
         else:
             folder.create_folder(out, config, scene, overwrite=overwrite)
     number_of_process_0(0.0)  # the others wait for the folder
-    state = method.first_state(config, scene) if restored is None else restored
-    if names_steps:
-        state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     # A run that ended before its steps were fixed still has its budget (see `follow`).
     begins = restored is None or not int(state.total_steps)
-    if not int(state.total_steps):
+    if begins or names_steps:
         state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     budget = config.training.max_seconds if begins or names_seconds else 0.0
-    plans = begins and budget > 0.0
-    return Session(config, scene, trainer, state, checkpoints, budget, plans, names_steps)
+    return Session(config, scene, trainer, state, checkpoints, budget, begins and budget > 0.0)
 
 
 def _as_before(
@@ -298,7 +298,7 @@ def follow(
         # No checkpoint before the steps are fixed: a resumed run would not know how many.
         spent = number_of_process_0(time.perf_counter() - saved_at)
         if session.checkpoints and (done or (progress.fixed and spent >= checkpoint_seconds)):
-            if not progress.fixed and not session.names_steps:  # which a total of 0 says
+            if not progress.fixed:  # which a total of 0 says
                 unknown = put_like(np.int32(0), state.total_steps.sharding)
                 state = dataclasses.replace(state, total_steps=unknown)
             session.checkpoints.save(trainer.to_host(state))
@@ -369,6 +369,10 @@ def _key(name: str) -> str:
 
 def _check_own(field: Any, named: dict[str, Any]) -> None:
     """Refuse what is no field, and settings that do nothing for one."""
+    if isinstance(field, type):
+        raise ConfigError(f"fit: {field.__name__} is a class; give a field, as {field.__name__}()")
+    if isinstance(field, NoisyField):
+        raise ConfigError("fit: density noise is for the paper's network (nerf.density_noise)")
     for name in ("init", "density", "colour"):
         if not callable(getattr(field, name, None)):
             raise ConfigError(f"fit: {type(field).__name__} is no field: it has no function {name}")

@@ -17,6 +17,18 @@ from jaxnerf.runs.files import KEPT, RunError, disk_errors, first_line
 from jaxnerf.training.state import TrainState
 
 
+@contextlib.contextmanager
+def _without_messages() -> Iterator[None]:
+    """Orbax logs every file that it opens, and also errors that it raises."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class Checkpoints:
     """The states of training in a run's folder, written by Orbax: completely or not at all.
 
@@ -28,6 +40,7 @@ class Checkpoints:
         self.folder = folder
         self._manager: Any = None
 
+    @_without_messages()
     def save(self, state: Any) -> None:
         """Store a state; only this one and the previous one are kept.
 
@@ -43,6 +56,7 @@ class Checkpoints:
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.StandardSave(table))
 
+    @_without_messages()
     def restore(self, config: Config, like: TrainState, step: int | None = None) -> Any:
         """The last state, or that of a given step; None if there is none.
 
@@ -116,8 +130,6 @@ class Checkpoints:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
-            # Orbax logs every file that it opens, and also errors that it raises.
-            logging.getLogger("absl").setLevel(logging.CRITICAL)
             options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
             where = (self.folder / "checkpoints").resolve()
             self._manager = ocp.CheckpointManager(

@@ -337,6 +337,8 @@ def load_run(folder: str | Path, step: int | None = None, *, field: Field | None
         raise RunError(
             f"{folder}: was trained on a field of one's own; give it: load_run(folder, field=...)"
         )
+    if config.method != "own" and field is not None:
+        raise RunError(f"{folder}: was trained by {config.method}, which has its own field")
     state = Checkpoints(folder).restore(config, structure_of(config, field), step)
     if state is None:
         raise RunError(f"{folder}: no checkpoint yet; resume its training to make one")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,13 +71,15 @@ def read_scene(folder: Path) -> Scene:
                 for key, shape in _CAMERA_SHAPES.items()
             }
             splits[name] = Split(names, Camera(**arrays, lens=split["lens"]))
+        if "train" not in splits:
+            raise ValueError("splits has no train")
         return Scene(
             name=str(contents["name"]),
             source=Path(contents["source"]),
             format=str(contents["format"]),
             splits=splits,
-            near=float(_numbers(contents["near"], (), "near")),
-            far=float(_numbers(contents["far"], (), "far")),
+            near=_depth(contents["near"], "near"),
+            far=_depth(contents["far"], "far"),
             to_user=Similarity(
                 float(_numbers(frame["scale"], (), "scale")),
                 _numbers(frame["rotation"], (3, 3), "rotation"),
@@ -99,6 +102,13 @@ def _ndc(values: dict[str, Any] | None) -> NdcFrame | None:
     focal, size = (_numbers(values[key], (2,), key) for key in ("focal", "size"))
     near = float(_numbers(values["near"], (), "near"))
     return NdcFrame((float(focal[0]), float(focal[1])), (int(size[0]), int(size[1])), near)
+
+
+def _depth(value: Any, what: str) -> float:
+    """A finite number of any size: who wants no far names a large one."""
+    if not math.isfinite(value):
+        raise ValueError(f"{what} should be a finite number")
+    return float(value)
 
 
 def _numbers(values: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:

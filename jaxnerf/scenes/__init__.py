@@ -211,6 +211,15 @@ class Scene:
         return np.concatenate([np.zeros((0, 3)), *(part for part in parts if part is not None)])
 
 
+def without_photographs(scene: Scene) -> Scene:
+    """A scene without its photographs and their masks, which take most of its memory."""
+    splits = {
+        name: dataclasses.replace(split, images=None, masks=None)
+        for name, split in scene.splits.items()
+    }
+    return dataclasses.replace(scene, splits=splits)
+
+
 def describe(scene: Scene) -> str:
     """A scene's contents in one line for people."""
     counts = ", ".join(f"{len(split)} {name}" for name, split in scene.splits.items())

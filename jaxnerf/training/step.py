@@ -70,7 +70,7 @@ class Step:
         self, state: TrainState, batch: Batch, key: PRNGKeyArray, cameras: Camera
     ) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
         """As `train_step`, which says what its arguments are; also returns gradients (`gradients_of`)."""
-        axis = self.axis_name
+        axis, cameras = self.axis_name, jax.tree.map(jnp.asarray, cameras)
         count, devices = batch.camera.shape[0], sharding.device_count(axis)
         keys = _keys_of_rays(key, state, count, axis)
         (value, metrics), gradients = self._gradients(state, batch, keys, cameras)

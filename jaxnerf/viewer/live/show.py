@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxnerf.config import Config
 from jaxnerf.runs.run import Run
-from jaxnerf.scenes import Scene, Split
+from jaxnerf.scenes import Scene, Split, without_photographs
 from jaxnerf.viewer.live.panels import TrainingPanel, furnish
 from jaxnerf.viewer.live.server import LiveViewer
 from jaxnerf.viewer.live.sources import Trained, Training
@@ -77,13 +77,7 @@ def training_view(
       RunError: as for `live_view`.
     """
     train = scene.splits["train"]
-    bare = dataclasses.replace(
-        scene,
-        splits={
-            name: dataclasses.replace(split, images=None, masks=None)
-            for name, split in scene.splits.items()
-        },
-    )
+    bare = without_photographs(scene)
     run = Run(folder, config, bare, None, None, 0)
     viewers: list[LiveViewer] = []
     training = Training(
