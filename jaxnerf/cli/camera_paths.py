@@ -117,6 +117,8 @@ def chosen_path(run: Shown, values: Any) -> PathFile:
             cameras, camera_to_world=paths.level(np.asarray(cameras.camera_to_world), up_here)
         )
         notes.append(_said_up(up_here, up is None))
+    elif up is not None and isinstance(run, Run) and (is_file or values.path.startswith("cameras")):
+        raise flags.Error(f"--up: has no effect on the poses of {values.path} without --level")
     if picture in SPHERES and isinstance(run, Run) and run.config.scene.space == "forward":
         notes.append("the scene was seen from one side: most of a panorama shows nothing")
     cameras = _through_lens(cameras, picture, values)
@@ -223,23 +225,34 @@ def _through_cameras(run: Run, values: Any, names: str) -> PathFile:
         )
     if names and len(chosen) > 1:
         cameras = flight(cameras, values.frames or _FRAMES, bool(values.loop))
-    elif values.frames:
-        raise flags.Error(f"--frames: {values.path} has one pose, a flight needs two")
+    elif names and (values.frames or values.loop is not None):
+        flag = "frames" if values.frames else "loop"
+        raise flags.Error(f"--{flag}: {values.path} has one pose, a flight needs two")
     return PathFile(cameras, notes=notes, from_file=False)
 
 
 def _camera_of(name: str, known: tuple[str, ...]) -> int:
-    """The camera with a number, or with a photograph's name, with or without its folder and suffix."""
-    if name.isdecimal():
-        if int(name) < len(known):
-            return int(name)
-        raise flags.Error(f"--path: camera {name} is not one of 0 to {len(known) - 1}")
+    """The camera with a number, or with a photograph's name, with or without its folder and suffix.
+
+    >>> [_camera_of(name, ("a/0003.png", "a/0001.png")) for name in ("1", "0001", "0003.png")]
+    [1, 1, 0]
+    """
+    number = int(name) if name.isdecimal() and int(name) < len(known) else None
     for part in (str, lambda each: Path(each).name, lambda each: Path(each).stem):
         found = [index for index, each in enumerate(known) if part(each) == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if len(found) > 1:
             raise flags.Error(f"--path: {len(found)} photographs are called {name!r}")
+        if found and number is not None and name == str(number) and number != found[0]:
+            raise flags.Error(
+                f"--path: {name} is the number of {known[number]} and the name of {known[found[0]]}; "
+                "write the name with its suffix"
+            )
+        if found:
+            return found[0]
+    if number is not None:
+        return number
+    if name.isdecimal():
+        raise flags.Error(f"--path: camera {name} is not one of 0 to {len(known) - 1}")
     raise flags.Error(
         f"--path: no training photograph is called {name!r}, the first is {known[0]!r}"
     )

@@ -57,6 +57,7 @@ _EYES: dict[str, Eyes] = {
 # Suffixes of file names by which players recognise the kind of a video.
 _NAMES = {"camera": "", "panorama": "_360", "stereo": "_LR", "ods": "_360_TB", "vr180": "_180_LR"}
 _LARGEST_WEBP = 16_383
+_FASTEST_GIF = 50  # its clock counts hundredths of a second, and players show one of them as ten
 _KEPT = "; frames that are whole are kept, and the same command goes on"
 
 
@@ -147,6 +148,8 @@ def main(arguments: Sequence[str]) -> None:
         notes += [said] if said else []
     elif values.eye_distance is not None:
         raise flags.Error(f"--eye_distance: has no effect with --picture {found.picture}")
+    elif eyes != "one":
+        raise flags.Error(f"--path: {values.path} is for two eyes, which are of runs only")
     look = Look(tuple(values.panels), eyes, distance, values.supersampling or 0)
     if out.suffix == ".webp" and max(frame_size(found.cameras[0], look)) > _LARGEST_WEBP:
         raise flags.Error(f"--out: {out}: a WebP has at most {_LARGEST_WEBP:,} pixels along a side")
@@ -160,6 +163,8 @@ def main(arguments: Sequence[str]) -> None:
         depth_level=level,
     )  # fmt: skip
     rate = values.fps or found.frames_per_second or _FRAMES_PER_SECOND
+    if out.suffix == ".gif" and rate > _FASTEST_GIF:
+        raise flags.Error(f"--fps: a GIF has at most {_FASTEST_GIF} frames a second, not {rate:g}")
     _render(run, frames, out, rate, values.processes, overwrite=values.overwrite)
     print(f"wrote {out}: {len(frames)} frame{'s' if len(frames) > 1 else ''}")
 

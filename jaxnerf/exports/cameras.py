@@ -64,12 +64,16 @@ def export(run: Run, out: Path, settings: Settings = Settings(), report: Report 
             write_transforms(scene, out.parent)
         else:
             write_colmap(scene, out)
-    count = sum(map(len, splits.values()))
-    report.say(
-        f"{count} cameras, those of training as they were refined"
-        if run.calibration
-        else f"{count} cameras"
-    )
+    refined = ", those of training as they were refined" if run.calibration else ""
+    report.say(f"{sum(map(len, splits.values()))} cameras{refined}")
+    if run.config.scene.downscale > 1 or run.config.scene.longest_side:
+        width, height = np.asarray(train.cameras.size)[0].tolist()
+        report.say(
+            f"of photographs as they were shrunk for training (the first to {width} x {height})"
+        )
+    if not out.suffix:
+        points = out / "points3D.txt"
+        report.say(f"{points} is empty; jaxnerf export RUN points --out {points} fills it")
 
 
 def write_transforms(scene: Scene, folder: str | Path) -> Path:
@@ -94,7 +98,7 @@ def write_transforms(scene: Scene, folder: str | Path) -> Path:
     _check_free(path)
     frames, lenses, filenames = [], [], {}
     for split, (name, camera, pose) in _views(scene):
-        file_path = str(_root(scene) / name)
+        file_path = str(PurePosixPath(scene.root) / name)
         filenames.setdefault(f"{split}_filenames", []).append(file_path)
         lenses.append(_transforms_lens(scene, camera))
         matrix = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
@@ -130,7 +134,10 @@ def write_colmap(scene: Scene, folder: str | Path) -> Path:
     for part in _COLMAP_FILES:
         for suffix in (".txt", ".bin"):
             _check_free(folder / f"{part}{suffix}")
-    views = [(_root(scene) / name, camera, pose) for _, (name, camera, pose) in _views(scene)]
+    views = [
+        (PurePosixPath(scene.root) / name, camera, pose)
+        for _, (name, camera, pose) in _views(scene)
+    ]
     views.sort(key=lambda view: str(view[0]))
     inside = all(path.parts[0] == _IMAGES for path, _, _ in views)
     numbers: dict[tuple, int] = {}
@@ -158,11 +165,6 @@ def write_colmap(scene: Scene, folder: str | Path) -> Path:
 def _check_free(path: Path) -> None:
     if path.exists():
         raise RunError(f"{path}: is there already; name another folder")
-
-
-def _root(scene: Scene) -> PurePosixPath:
-    """The folder, within the scene's, to which the names of a scene's photographs are relative."""
-    return PurePosixPath(_IMAGES if scene.format == "colmap" else "")
 
 
 def _views(scene: Scene) -> Iterator[tuple[str, tuple[str, Camera, np.ndarray]]]:

@@ -162,7 +162,10 @@ def _animated_image(path: Path, frames_per_second: float) -> Iterator[FrameSink]
     yield lambda frame: frames.append(Image.fromarray(frame))
     if not frames:
         raise ValueError(f"{path}: a video without frames")
-    duration = round(1000.0 / frames_per_second)
+    # Each frame ends at a whole unit of the format's clock, so that roundings do not add up.
+    unit = 10.0 if path.suffix == ".gif" else 1.0
+    ends = np.round(np.arange(1, len(frames) + 1) * (1000.0 / frames_per_second / unit)) * unit
+    duration = np.diff(ends, prepend=0.0).astype(int).tolist()
     options: dict[str, Any] = {"quality": 80, "method": 6} if path.suffix == ".webp" else {}
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=duration, loop=0, **options

@@ -20,6 +20,7 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
     return {
         "name": scene.name,
         "source": str(scene.source.resolve()),
+        "root": scene.root,
         "format": scene.format,
         "near": scene.near,
         "far": scene.far,
@@ -87,6 +88,7 @@ def read_scene(folder: Path) -> Scene:
             ),
             ndc=_ndc(contents.get("ndc")),
             unbounded=bool(contents.get("unbounded", False)),
+            root=str(contents.get("root", "images" if contents["format"] == "colmap" else "")),
         )
     except FileNotFoundError:
         raise RunError(f"{folder}: not a run folder (no scene.json)") from None

@@ -186,6 +186,7 @@ class Scene:
       held_out: every 10th of the points, if there are at least 100.
       notes: remarks for the user on how the files were read, each part of a sentence.
       options: the options with which `load_scene` read the scene; None for scenes made otherwise.
+      root: the folder, within `source`, to which the names of photographs are relative; "" for `source`.
     """
 
     name: str
@@ -203,6 +204,7 @@ class Scene:
     held_out: HeldOutPoints | None = None
     notes: tuple[str, ...] = ()
     options: Options | None = None
+    root: str = ""
 
     @property
     def all_points(self) -> Float[np.ndarray, "P 3"]:

@@ -23,7 +23,7 @@ from jaxnerf.scenes.depths import bounds_of_depths, depths_from, depths_in_view
 from jaxnerf.scenes.frames import FAR, NEAR, normalising
 from jaxnerf.scenes.held_out import with_points
 from jaxnerf.scenes.images import find_picture
-from jaxnerf.scenes.json_files import confined, is_file, path_in
+from jaxnerf.scenes.json_files import confined, is_file, name_of, path_in
 from jaxnerf.scenes.picture_files import is_folder, list_pictures, mask_spellings, spellings
 from jaxnerf.scenes.views import View, hold_out, leaks, splits_of
 
@@ -98,7 +98,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
     }
     scene = Scene(
         folder.resolve().name, folder, "colmap", splits, near, far, to_scene.inverse(),
-        unbounded=True, notes=tuple(notes),
+        unbounded=True, notes=tuple(notes), root=_root_at_full_size(root),
     )  # fmt: skip
     points = to_scene.points(project.model.points.positions)
     return with_points(scene, points, _tracks(project.model, images))
@@ -145,6 +145,15 @@ def _describe_files(project: _Project, root: str, files: Mapping[int, Path]) -> 
     for parent in sorted(parents) if len(parents) <= _MOST_MODELS else ():
         notes += list_pictures(parent)[1]
     return notes
+
+
+def _root_at_full_size(root: str) -> str:
+    """The folder of the photographs that were not shrunk, as `Scene.root`.
+
+    >>> [_root_at_full_size(root) for root in ("images_4", "input", ".")]
+    ['images', 'input', '']
+    """
+    return "images" if root.startswith("images_") else root.removeprefix(".")
 
 
 def _describe_masks(folder: Path, views: Sequence[View]) -> list[str]:
@@ -253,8 +262,8 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
     lens, focal, centre, distortion = intrinsics(camera.model, camera.parameters)
     scale = np.array(picture.size) / camera.size
     return View(
-        image.name, picture, pose_of(image.rotation, image.translation), tuple(focal * scale),
-        tuple(centre * scale), tuple(distortion), lens,
+        name_of(project.folder / root, file), picture, pose_of(image.rotation, image.translation),
+        tuple(focal * scale), tuple(centre * scale), tuple(distortion), lens,
     )  # fmt: skip
 
 
@@ -302,7 +311,10 @@ def _relied_on(model: SparseModel, seen: np.ndarray) -> np.ndarray:
     """
     errors = model.points.errors
     often = np.bincount(seen, minlength=len(errors)) >= _LEAST_IMAGES
-    return often & (errors <= _MOST_ERROR * np.median(errors))
+    # Programs that did not compute the error of a point write -1.
+    known = np.isfinite(errors) & (errors >= 0.0)
+    largest = _MOST_ERROR * np.median(errors[known]) if known.any() else 0.0
+    return often & (~known | (errors <= largest))
 
 
 def _depths(model: SparseModel, views: Mapping[int, View], scale: float) -> tuple[float, float]:

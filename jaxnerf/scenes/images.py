@@ -130,7 +130,7 @@ def read_mask(
     In formats with lossy compression, values up to a threshold are black.
 
     Args:
-      path: the file. If all its pixels have one brightness and it has alpha, alpha is the mask;
+      path: the file. If all its pixels have one brightness and its alpha varies, alpha is the mask;
         otherwise alpha is ignored.
       ignored: see `Picture`.
 
@@ -143,7 +143,8 @@ def read_mask(
         else:
             values = np.asarray(image.convert("RGB")).max(axis=-1)
             if image.mode in ("RGBA", "LA") and values.min() == values.max():
-                values = np.asarray(image.getchannel("A"))
+                alpha = np.asarray(image.getchannel("A"))
+                values = alpha if alpha.min() < alpha.max() else values
             lossy = image.format in _LOSSY
             bright = values > (max(int(values.max()) // 2, _LEAST_WHITE) if lossy else 0)
     return bright if ignored == "black" else ~bright

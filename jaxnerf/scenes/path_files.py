@@ -222,6 +222,10 @@ def _transforms(path: Path, contents: dict[str, Any], training: Camera) -> PathF
                 "no fl_x or camera_angle_x says what they show"
             )
         return PathFile(repeated(training.resized(*sizes[0]), np.stack(poses)), rate)
+    notes = ()
+    in_pixels = sorted(of_lens & {"fl_x", "fl_y", "cx", "cy"})
+    if in_pixels and not of_size:
+        notes = (f"{in_pixels[0]} is taken for pictures of {width} x {height}; w and h would say",)
     width, height = sizes[0]
     sized = {"w": float(width), "h": float(height)}
     views = [
@@ -232,7 +236,7 @@ def _transforms(path: Path, contents: dict[str, Any], training: Camera) -> PathF
         )
         for frame in members
     ]
-    return PathFile(_cameras(path, views), rate)
+    return PathFile(_cameras(path, views), rate, notes=notes)
 
 
 def _size(frame: Frame, default: tuple[int, int]) -> tuple[int, int]:
@@ -334,4 +338,7 @@ def _refuse(where: str, values: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _cameras(path: Path, views: list[View]) -> Camera:
-    return cameras_of(views, Similarity(), joined(path, {view.lens for view in views}))
+    cameras = cameras_of(views, Similarity(), joined(path, {view.lens for view in views}))
+    # Survey coordinates do not fit into float32.
+    poses = np.stack([np.asarray(view.pose, np.float64)[:3] for view in views])
+    return dataclasses.replace(cameras, camera_to_world=poses)

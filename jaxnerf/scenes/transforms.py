@@ -199,9 +199,9 @@ def view_in(frame: Frame, allow_outside_paths: bool) -> View:
     """
     folder, mask, ignored = frame.file.parent, None, "black"
     for key in MASK_KEYS:
-        if mask is None and frame.own.get(key) is not None:
+        if mask is None and frame.get(key) is not None:
             mask = path_in(
-                folder, frame.where, key, frame.own[key], allow_outside_paths=allow_outside_paths
+                folder, frame.where, key, frame.get(key), allow_outside_paths=allow_outside_paths
             )
     if mask is None:
         beside = frame.picture.with_name(f"dynamic_mask_{frame.picture.stem}.png")

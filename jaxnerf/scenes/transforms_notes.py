@@ -1,7 +1,6 @@
 """Notes for the user on how a transforms file was read: contradictions, and keys that are not used."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,6 +20,8 @@ READ = {
     "camera_angle_x", "camera_angle_y", *COEFFICIENTS, "camera_model", "is_fisheye", *MASK_KEYS,
     "near", "far", "ply_file_path",
 }  # fmt: skip
+# Of these, those that are of the file and of none of its frames.
+_OF_FILES = {"frames", "near", "far", "ply_file_path"}
 # Keys that instant-ngp's and nerfstudio's tools, Blender add-ons and NeRF's own scripts write, and that
 # have no effect on the photographs or cameras: the size of instant-ngp's box, the sharpness of a
 # photograph, its number in COLMAP, the angle between the cameras of a Blender scene.
@@ -44,8 +45,10 @@ def notes_on(
       read: keys that this format has in addition to the common ones.
     """
     notes = [_focal_lengths(frames, views), _lenses(frames), _scales(frames)]
-    levels = [values for frame in frames for _, values in frame.levels()]
-    notes.append(_unused(levels, READ | _HARMLESS | set(read)))
+    known = READ | _HARMLESS | set(read)
+    unused = {key: None for frame in frames for key in frame.own if key not in known - _OF_FILES}
+    unused |= {key: None for frame in frames for key in frame.shared if key not in known}
+    notes.append(_unused(list(unused)))
     return tuple(note for note in notes if note)
 
 
@@ -93,8 +96,7 @@ def _scales(frames: Sequence[Frame]) -> str:
     return "".join(describe_scales(scales, "transform_matrix"))
 
 
-def _unused(levels: Iterable[Mapping[str, Any]], known: set[str]) -> str:
-    found = {key: None for values in levels for key in values if key not in known}
+def _unused(found: Sequence[str]) -> str:
     names = [(key if key.isprintable() else ascii(key))[:_LONGEST_NAME] for key in found]
     more = f" and {len(names) - _MOST_NAMED} more keys" if len(names) > _MOST_NAMED else ""
     return f"not used: {', '.join(names[:_MOST_NAMED])}{more}" if names else ""

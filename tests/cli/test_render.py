@@ -236,6 +236,9 @@ RENDERS = {
     "no direction": (["--up=0,0,0"], "--up: 0,0,0 is not a direction"),
     "half a direction": (["--up=0,1"], "--up: 0,1 is not a direction"),
     "a direction that is no number": (["--up=0,nan,1"], "--up: 0,nan,1 is not a direction"),
+    "an up of the cameras' own poses": (["--path=cameras", "--up=0,0,1"], "--up: has no effect"),
+    "one camera and a loop": (["--path=cameras:0", "--loop"], "--loop: cameras:0 has one pose"),
+    "a GIF that is too fast": (["--out=x.gif", "--fps=60"], "at most 50 frames a second, not 60"),
     "an unknown picture": (["--picture=hologram"], "--picture"),
     "eyes in one place": (
         ["--picture=ods", "--eye_distance=0"],

@@ -172,3 +172,21 @@ def test_the_default_window_lies_between_percentiles():
     rare = np.zeros((20, 20, 20))
     rare[3, 3, 3] = 5.0
     assert default_window(rare) == (1.0, 5.0)
+
+
+def test_poses_for_two_eyes_are_refused(head, tmp_path, capsys):
+    path = tmp_path / "poses.json"
+    pose = np.eye(4).ravel().tolist()
+    camera = {"camera_to_world": pose, "fov": 60.0, "aspect": 1.0}
+    path.write_text(
+        json.dumps(
+            {
+                "camera_path": [camera],
+                "render_width": 8,
+                "render_height": 8,
+                "camera_type": "vr180",
+            }
+        )
+    )
+    assert main(["render", str(head), f"--path={path}", f"--out={tmp_path / 'f'}"]) == 1
+    assert "is for two eyes, which are of runs only" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from jaxnerf.cameras import Camera
 from jaxnerf.cameras.lenses import COEFFICIENTS
 from jaxnerf.exports.cameras import write_colmap, write_transforms
 from jaxnerf.runs.files import RunError
+from jaxnerf.runs.scene import read_scene, scene_to_json
 from jaxnerf.scenes import Scene, SceneError, Similarity, Split, load_scene
 
 ALL = ("train", "test")
@@ -149,14 +150,28 @@ def test_colmap_itself_reads_the_model_and_sees_points_where_we_do(tmp_path, len
     assert theirs.num_points3D() == len(ours.points)
 
 
-def test_names_of_colmap_projects_become_paths_within_the_folder(tmp_path):
+@pytest.mark.parametrize("where", ["images", "input", "."])
+def test_names_of_colmap_projects_become_paths_within_the_folder(tmp_path, where):
     project = write_project(tmp_path / "balls")
-    ours = load_scene(project)
-    written = json.loads(write_transforms(ours, tmp_path / "out").read_text())
+    for photograph in (project / "images").iterdir() if where != "images" else ():
+        (project / where).mkdir(exist_ok=True)
+        photograph.rename(project / where / photograph.name)
+    scene = load_scene(project)
+    (tmp_path / "scene.json").write_text(json.dumps(scene_to_json(scene)))
+    for number, ours in enumerate((scene, read_scene(tmp_path))):
+        written = json.loads(write_transforms(ours, tmp_path / f"out{number}").read_text())
+        assert all((project / frame["file_path"]).exists() for frame in written["frames"])
+        write_colmap(ours, tmp_path / f"model{number}")
+        theirs = (tmp_path / f"model{number}/images.txt").read_text()
+        assert (" input/view_0.png\n" if where == "input" else " view_0.png\n") in theirs
+
+
+def test_photographs_under_other_names_than_the_model_has_are_found_by_exported_cameras(tmp_path):
+    project = write_project(tmp_path / "balls")
+    model = project / "sparse/0/images.txt"
+    model.write_text(model.read_text().replace(" view_", " images/view_").replace(".png", ".jpg"))
+    written = json.loads(write_transforms(load_scene(project), tmp_path / "out").read_text())
     assert all((project / frame["file_path"]).exists() for frame in written["frames"])
-    write_colmap(ours, tmp_path / "model")
-    theirs = (tmp_path / "model/images.txt").read_text()
-    assert " view_0.png\n" in theirs
 
 
 def test_blender_scenes_keep_their_three_splits(tmp_path):

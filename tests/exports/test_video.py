@@ -60,6 +60,21 @@ def test_frames_are_shown_at_the_rate_asked_for(tmp_path, suffix):
         assert image.info["loop"] == 0
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_rate_that_the_clock_does_not_divide_is_right_in_the_mean(tmp_path, suffix):
+    with open_video(tmp_path / f"v{suffix}", 30.0) as write:
+        for frame in np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8):
+            write(frame)
+    durations = []
+    with Image.open(tmp_path / f"v{suffix}") as image:
+        for number in range(image.n_frames):
+            image.seek(number)
+            image.load()
+            durations.append(image.info["duration"])
+    assert len(durations) == 30
+    assert sum(durations) == 1000
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("before", [0, 3])
 def test_an_exception_leaves_the_file_that_was_there_and_no_other(tmp_path, suffix, before):

@@ -86,6 +86,15 @@ def test_masks_of_both_polarities(kind, tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", "bright"), MASK == 0)
 
 
+@pytest.mark.parametrize("grey", [0, 255])
+def test_a_mask_of_one_brightness_is_its_alpha_only_where_that_varies(grey, tmp_path):
+    values, alpha = np.full_like(MASK, grey, np.uint8), MASK.astype(np.uint8)
+    for channel, wanted in ((alpha, MASK > 0), (np.full_like(alpha, 255), values > 0)):
+        Image.fromarray(np.stack([values, channel], axis=-1), "LA").save(tmp_path / "mask.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), wanted)
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", "bright"), ~wanted)
+
+
 def test_masks_are_read_with_their_pictures_and_full_ones_change_nothing(tmp_path):
     noise(tmp_path / "a.png", 4, 2)
     noise(tmp_path / "b.png", 4, 2)

@@ -207,3 +207,20 @@ def test_what_is_not_honoured_is_refused_by_name(tmp_path, kind, own, shared, me
 def test_a_scenes_own_file_is_a_path():
     found = read_path(demo_path() / "transforms_test.json", TRAINING)
     assert len(found.cameras) == 40
+
+
+@pytest.mark.parametrize("write", [transforms, nerfstudio])
+def test_poses_in_survey_coordinates_keep_their_precision(tmp_path, write, monkeypatch):
+    far = POSES.copy()
+    far[:, :2, 3] += (500_000.123, 5_400_000.123)
+    monkeypatch.setitem(globals(), "POSES", far)
+    shared = {"camera_angle_x": 0.7} if write is transforms else {}
+    found = read_path(write(tmp_path / "p.json", **shared), TRAINING)
+    np.testing.assert_allclose(found.cameras.camera_to_world, far[:, :3], rtol=0.0, atol=1e-6)
+
+
+def test_a_focal_length_in_pixels_of_pictures_without_a_size_is_said(tmp_path):
+    for shared in ({"fl_x": 80.0}, {"fl_x": 80.0, "w": 80, "h": 60}, {"camera_angle_x": 1.0}):
+        found = read_path(transforms(tmp_path / "p.json", **shared), TRAINING)
+        said = "fl_x is taken for pictures of 40 x 30; w and h would say"
+        assert found.notes == ((said,) if shared == {"fl_x": 80.0} else ())

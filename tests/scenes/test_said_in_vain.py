@@ -68,3 +68,24 @@ def test_heic_is_found_where_a_suffix_is_missing_and_pillow_heif_is_there(tmp_pa
     contents = {"frames": [{"file_path": "images/a"}]}
     (frame,), notes = present_frames(tmp_path / "transforms.json", contents, False)
     assert (frame.picture, notes) == (Path(tmp_path / "images/a.heic"), ())
+
+
+def test_what_a_frame_says_for_the_file_is_said_to_be_unused(tmp_path):
+    folder = write_transforms(tmp_path / "s")
+    before = load_scene(folder).notes
+    edit_json(folder / "transforms.json", lambda c: c["frames"][0].update(near=1.0))
+    assert load_scene(folder).notes == (*before, "not used: near")
+
+
+def test_one_mask_may_serve_all_frames_of_a_file(tmp_path):
+    folder = write_transforms(tmp_path / "s")
+    with Image.open(next((folder / "images").glob("*.png"))) as first:
+        size = first.size
+    mask = Image.new("L", size, 255)
+    mask.paste(0, (0, 0, size[0] // 2, size[1]))
+    mask.save(folder / "mask.png")
+    edit_json(folder / "transforms.json", lambda c: c.update(mask_path="mask.png"))
+    masks = load_scene(folder).splits["train"].masks
+    assert masks is not None
+    assert not masks[:, :, : size[0] // 2].any()
+    assert masks[:, :, size[0] // 2 :].all()

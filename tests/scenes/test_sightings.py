@@ -133,6 +133,21 @@ def test_tracks_of_a_model_name_photographs_of_training_and_points(tmp_path):
     assert len(found) == len(expected)
 
 
+def test_points_whose_error_is_unknown_are_relied_on_by_their_tracks(tmp_path):
+    folder = write_project(tmp_path / "s")
+    points = folder / "sparse/0/points3D.txt"
+    known = load_scene(folder).tracks
+    first, *others = points.read_text().splitlines()
+    for lines in (
+        [line.replace(" 0.5 ", " -1 ") for line in (first, *others)],
+        [first.replace(" 0.5 ", " -1 "), *others],
+    ):
+        points.write_text("\n".join(lines) + "\n")
+        np.testing.assert_array_equal(load_scene(folder).tracks, known)
+    points.write_text("\n".join([first.replace(" 0.5 ", " 1.5 "), *others]) + "\n")
+    assert len(load_scene(folder).tracks) == len(known) * 2 // 3
+
+
 def test_known_depths_count_less_and_less_and_are_learned():
     split = photographs(12)
     # Places on the ball: where rays through its middle meet it.
