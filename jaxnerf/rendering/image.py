@@ -54,9 +54,8 @@ _TURNED_SQUARE = np.array([[-1, -3], [3, -1], [1, 3], [-3, 1]], np.float32) / 8.
 class _Look:
     """The renderer of one image, and its settings."""
 
-    render: Callable[
-        ..., Any
-    ]  # (sampler, pixels) -> rendering, and which rays fitted and are complete
+    # (sampler, pixels) -> rendering, and which rays fitted and are complete
+    render: Callable[..., Any]
     sampler: Sampler
     chunk: int
     devices: int
@@ -188,6 +187,8 @@ def render_places(
       A `Rendering` of NumPy arrays with leading shape (R,), on black; if far is infinite,
       depths of rays that meet nothing are not finite.
     """
+    if not len(places):
+        raise ValueError("render_places: no places")
     mesh, behind = Mesh(np.asarray(jax.local_devices()), ("rays",)), np.zeros((1, 1, 3), np.float32)
     static, ends = (None, False, compositing), np.full((1, 1), far, np.float32)
     render = _renderer(field, params, camera, behind, (near, ends), static, mesh)
@@ -203,7 +204,7 @@ def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.n
     """The background [h, w, 3] and the far [h, w] of pixels; of all pixels at once [1, 1].
 
     Raises:
-      ValueError: one of them has another shape than the picture.
+      ValueError: one of them has another shape than the picture, or the background is not finite.
     """
     behind, ends = np.asarray(background, np.float32), np.asarray(far, np.float32)
     for name, found, inner in (("background", behind, (3,)), ("far", ends, ())):
@@ -212,6 +213,8 @@ def _of_pixels(background: Any, far: Any, width: int, height: int) -> tuple[np.n
             raise ValueError(
                 f"render_image: {name} has the shape {found.shape}, the picture {width} x {height}"
             )
+    if np.isnan(behind).any():  # also of a background of None
+        raise ValueError("render_image: the background is not finite")
     behind = behind if behind.ndim == 3 else np.broadcast_to(behind, (1, 1, 3))
     return behind, ends if ends.ndim == 2 else ends.reshape(1, 1)
 
@@ -244,10 +247,8 @@ def _renderer(field, params, camera, behind, bounds, static, mesh: Mesh) -> Call
     """A function of a sampler and pixels, with all else on the devices."""
     arrays, kind = split_field(field)
     compiled = _compiled_chunk(kind, *static, mesh)
-    constant = jax.device_put(
-        (arrays, params, camera, behind, (np.float32(bounds[0]), bounds[1])),
-        NamedSharding(mesh, P()),
-    )
+    constant = arrays, params, camera, behind, (np.float32(bounds[0]), bounds[1])
+    constant = jax.device_put(constant, NamedSharding(mesh, P()))
     return lambda sampler, pixels: compiled(sampler, pixels, *constant)
 
 

@@ -2,8 +2,9 @@
 
 The step is written for one device, with an explicit sum over the named axis; `sharding.parallel` maps it
 over all devices of all hosts, in one place. The batch of step n is a function of (seed, n) alone and the
-randomness of a ray one of (key, n, the ray's place in the global batch): neither the number of devices
-nor an interruption changes what is computed, but for rounding.
+randomness of a ray one of (key, n, the ray's place in the global batch): an interruption changes nothing
+of what is computed, and the number of devices nothing but roundings and, of packed samples, which rays
+are dropped: each device has its own buffer, and its loss is the mean over the rays that fit into it.
 """
 
 import dataclasses
@@ -69,7 +70,12 @@ class Step:
     def __call__(
         self, state: TrainState, batch: Batch, key: PRNGKeyArray, cameras: Camera
     ) -> tuple[TrainState, dict[str, Float[Array, ""]], Any]:
-        """As `train_step`, which says what its arguments are; also returns gradients (`gradients_of`)."""
+        """As `train_step`, which says what its arguments are.
+
+        Returns:
+          The next state, the metrics, and the arrays of gradients, whose memory the next step can reuse
+          (`jaxnerf.training.trainer.gradients_of`).
+        """
         axis, cameras = self.axis_name, jax.tree.map(jnp.asarray, cameras)
         count, devices = batch.camera.shape[0], sharding.device_count(axis)
         keys = _keys_of_rays(key, state, count, axis)

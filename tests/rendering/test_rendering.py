@@ -262,6 +262,10 @@ def test_what_cannot_be_rendered_is_refused_in_one_line():
         render_image(NotHashable(), params, camera, Stratified(4), far=5.0)
     with pytest.raises(ValueError, match=r"background has the shape \(4,\)"):
         image._of_pixels((0.0, 0.0, 0.0, 1.0), 5.0, 4, 3)
+    with pytest.raises(ValueError, match="the background is not finite"):
+        render_image(fog, params, camera, Stratified(4), far=5.0, background=np.nan)
+    with pytest.raises(ValueError, match="render_places: no places"):
+        image.render_places(fog, params, camera, np.zeros((0, 2), np.float32), far=5.0)
 
     def unsure(field, params, rays, key=None):
         samples = Stratified(4)(field, params, rays, key)
