@@ -7,7 +7,7 @@ from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.methods import voxels
 from jaxnerf.scenes import Split
 from jaxnerf.training.calibration import CalibrationConfig, first_calibration
-from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, stages
+from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, Stages, stages
 from jaxnerf.training.optimizers import VoxelOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.state import TrainState, from_process_0
@@ -48,7 +48,7 @@ def first_state_of_voxels(
     """The state before the first step of the fast field."""
     whole = voxel_config(config, training, **more)
     state = stages.first_state(
-        split, whole.voxels.field, config, training, space=space, near=near,
+        Stages(split, config, training, near), whole.voxels.field, space=space,
         calibration=first_calibration(split.cameras, whole.voxels.calibration, space),
     )  # fmt: skip
     return from_process_0(state, voxels.optimizer(whole))

@@ -36,6 +36,7 @@ from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
+from jaxnerf.training.coarse_to_fine.settings import Stages
 from jaxnerf.training.coarse_to_fine.stages import first_state
 from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
@@ -239,7 +240,7 @@ def main() -> None:
 
     split = load_scene(options.data, images=("train",)).splits["train"]
     trainer = voxels.trainer_on(split, config, unbounded=False)
-    state = first_state(split, config.voxels.field, config.voxels.stages, training)
+    state = first_state(Stages(split, config.voxels.stages, training), config.voxels.field)
     state = from_process_0(state, voxels.optimizer(config))
     *_, last = train(state, trainer, report_every=50)
     kept = local(trainer.to_host(last.state))

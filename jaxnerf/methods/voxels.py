@@ -13,7 +13,7 @@ from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
-from jaxnerf.training.coarse_to_fine import CoarseToFine, stages
+from jaxnerf.training.coarse_to_fine import CoarseToFine, Stages, stages
 from jaxnerf.training.optimizers import exponential_to, progress_of, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import from_process_0
@@ -90,11 +90,11 @@ def trainer_on(
         rays_per_pass=config.training.rays_per_pass,
         constrain=Partial(smooth, most) if rates.smoothing else None,
         calibrate=calibrate,
-        learning_rate=decay,
+        learning_rate=lambda step, total: rates.density_rate * decay(step, total),
         by_rows=True,
     )
     strategy = CoarseToFine(
-        split, voxels.stages, config.training, near,
+        Stages(split, voxels.stages, config.training, near),
         unbounded=unbounded, log2_detail=voxels.field.log2_detail, sightings=sightings,
     )  # fmt: skip
     return Trainer(
@@ -112,13 +112,10 @@ def first_state(config: Config, scene: Scene) -> TrainState:
     voxels, split = config.voxels, scene.splits["train"]
     space, (near, _) = space_of(config, scene), bounds_of(config, scene)
     state = stages.first_state(
-        split,
+        Stages(split, voxels.stages, config.training, near),
         voxels.field,
-        voxels.stages,
-        config.training,
         calibration=first_calibration(split.cameras, voxels.calibration, space),
         space=space,
-        near=near,
     )
     return from_process_0(state, optimizer(config))
 

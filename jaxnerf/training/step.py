@@ -48,7 +48,8 @@ class Step:
       constrain: applied to the parameters after the optimizer's step, such as a projection or a smoothing
         that is not part of the loss.
       calibrate: the update of the state's calibration, if it has one.
-      learning_rate: the schedule that the optimizer follows, to be reported as "learning_rate"; or None.
+      learning_rate: the schedule of the optimizer's rate, or of one of its rates, to be reported as
+        "learning_rate"; or None.
       by_rows: whether each of several devices takes the optimizer's step for a part of the rows of long
         arrays only (`sharding.update`): for an optimizer that treats every row by itself, as Adam does,
         and looks at no norm of all of them.

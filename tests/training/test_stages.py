@@ -17,10 +17,11 @@ from jaxnerf.methods import state_like
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, Stages
 from jaxnerf.training.coarse_to_fine.stages import grow
 from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
+from jaxnerf.training.optimizers import VoxelOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.strategy import Strategy
 from jaxnerf.training.trainer import Trainer, local
@@ -90,7 +91,8 @@ def test_training_learns_the_ball_over_two_stages(split, whole_run):
     assert np.mean(losses[-5:]) < 0.2 * np.mean(losses[:5])
     assert {"loss", "mse", "samples", "dropped", "truncated"} <= reports[-1].metrics.keys()
     assert reports[-1].metrics["samples"] > 1.0
-    assert reports[-1].metrics["learning_rate"] == pytest.approx(0.05 ** (59 / 60), rel=1e-4)
+    rate = VoxelOptimizerConfig().density_rate * 0.05 ** (59 / 60)
+    assert reports[-1].metrics["learning_rate"] == pytest.approx(rate, rel=1e-4)
     sizes = [report.metrics["rays"] for report in reports]
     assert sizes[0] < max(sizes)
     before, last = states[24], states[60]
@@ -134,7 +136,7 @@ def test_a_total_that_moves_in_the_last_stage_does_not_end_it_and_is_resumed(spl
         way, kept = trainer(split), {}
         for report in train(state, way, report_every=1):
             assert report.metrics["learning_rate"] == pytest.approx(
-                0.05 ** ((report.step - 1) / 90), rel=1e-4
+                VoxelOptimizerConfig().density_rate * 0.05 ** ((report.step - 1) / 90), rel=1e-4
             )
             if report.step in (33, last):
                 kept[report.step] = local(way.to_host(report.state))
@@ -177,7 +179,7 @@ def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
 @pytest.mark.slow
 def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split, whole_run):
     before = whole_run[1][24]
-    after = grow(before, 1, split, GROWING, CONFIG)
+    after = grow(before, 1, Stages(split, GROWING, CONFIG))
     centres, full = cell_centres(after.sampler.occupancy)
     at = jnp.asarray(centres[full], jnp.float32)
     was, now = (np.asarray(x.field.density(x.params, at)[0]) for x in (before, after))

@@ -212,7 +212,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_adam_at_the_rates_of_the_fie
     assert 0.0 <= float(metrics["truncated"]) <= 1.0
     assert float(metrics["dropped"]) == 0.0
     assert float(metrics["samples"]) > 1.0
-    assert float(metrics["learning_rate"]) == 1.0
+    assert float(metrics["learning_rate"]) == np.float32(moments.density_rate)
 
 
 @pytest.mark.parametrize(("devices", "few", "by"), [(1, 3, 0.5), (2, 1, 0.5 / 3)])

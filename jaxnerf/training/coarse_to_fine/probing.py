@@ -18,8 +18,7 @@ from jaxnerf.sampling.samplers import OccupancySampler
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig
-from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.coarse_to_fine.settings import Stages
 from jaxnerf.training.state import TrainState
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
@@ -66,26 +65,21 @@ def _densities_in(kind, arrays, params, origin, cell, cells):
 
 
 @returning_freed()
-def seen_cells(
-    state: TrainState,
-    split: Split,
-    stages: CoarseToFineConfig,
-    config: TrainingConfig,
-    near: float = 0.0,
-) -> Bool[np.ndarray, "M M M"]:
+def seen_cells(state: TrainState, stages: Stages) -> Bool[np.ndarray, "M M M"]:
     """Which cells have weight in some picture, by rays from all cameras, that begin at near."""
+    config, training, split = stages.config, stages.training, stages.split
     occupancy = jax.tree.map(np.asarray, state.sampler.occupancy)
     known = jax.tree.map(np.asarray, (state.field, state.params))
     tiles = np.argwhere(np.asarray(state.strategy.tiles))
     seen = np.zeros(occupancy.cells.shape, bool)
-    sampler = stages.sampler(occupancy, 0.5 * int(state.strategy.rays) / config.rays_per_batch)
+    sampler = config.sampler(occupancy, 0.5 * int(state.strategy.rays) / training.rays_per_batch)
     # It looks for less time than a second loop takes to compile.
     sampler = dataclasses.replace(sampler, compaction=(1,))
     for index in range(_VIEWING_BATCHES):
-        camera, middle = random_rays(split, tiles, [config.seed, int(state.step), index, 1])
-        view = _view(sampler, *known, split.cameras[camera], middle, np.float32(near))
+        camera, middle = random_rays(split, tiles, [training.seed, int(state.step), index, 1])
+        view = _view(sampler, *known, split.cameras[camera], middle, np.float32(stages.near))
         weights, positions = (np.asarray(part) for part in view)
-        shown = positions[weights > stages.unseen_below]
+        shown = positions[weights > config.unseen_below]
         cells = np.floor((shown - occupancy.origin) / occupancy.cell).astype(int)
         cells = np.clip(cells, 0, seen.shape[0] - 1)
         seen[tuple(cells.T)] = True

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Int
 
 from jaxnerf.errors import in_range, positive
 from jaxnerf.sampling import Occupancy, OccupancySampler
+from jaxnerf.scenes import Split
+from jaxnerf.training.settings import TrainingConfig
 
 # The most voxels along a side, since cells are numbered by int32; and the factor by which the number of
 # voxels may differ from `resolutions` where `target_vertices` chooses it.
@@ -168,6 +170,23 @@ def rounded(voxels: float, parts: int = 16) -> int:
     """
     unit = max((1 << int(voxels).bit_length() - 1) // parts, 1) if voxels >= 1.0 else 1
     return unit * round(voxels / unit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The stages of a run: all that changes between steps depend on, besides the state.
+
+    Attributes:
+      split: the training photographs.
+      config: when the lattice is refined, and how rays are sampled.
+      training: the settings that all methods share.
+      near: t at which rays begin.
+    """
+
+    split: Split
+    config: CoarseToFineConfig
+    training: TrainingConfig
+    near: float = 0.0
 
 
 @no_type_check

@@ -42,6 +42,7 @@ from jaxnerf.training.coarse_to_fine.settings import (
     FINER_OR_COARSER,
     MOST_VOXELS,
     CoarseToFineConfig,
+    Stages,
     StageState,
     rounded,
 )
@@ -62,14 +63,11 @@ _WORTH_SHRINKING = 0.97
 
 
 def first_state(
-    split: Split,
+    stages: Stages,
     settings: VoxelSettings,
-    stages: CoarseToFineConfig,
-    config: TrainingConfig,
     *,
     calibration: Calibration | None = None,
     space: SphereContraction | NdcSpace | None = None,
-    near: float = 0.0,
 ) -> TrainState:
     """The state before the first step, without the optimizer's state.
 
@@ -78,20 +76,20 @@ def first_state(
     foreground, a cube around the point that the cameras look at, about as large as they see whole.
 
     Args:
-      split: a split with photographs.
-      settings, stages, config: settings of the field, of its stages, and of training.
+      stages: the stages; the photographs are needed.
+      settings: sizes of the field.
       calibration: the initial corrections of photographs and cameras; None for none.
       space: the scene's space; None for the world.
-      near: t at which rays begin.
     """
+    split, config, training = stages.split, stages.config, stages.training
     if space is None:
         astray = 0.0
         if calibration is not None and calibration.motions is not None:
             astray = _ASTRAY * float(calibration.unit)
-        origin, side, mask = possible_cells(split, stages.cells, config.background, astray)
+        origin, side, mask = possible_cells(split, config.cells, training.background, astray)
     else:
-        origin, side, mask = space.cells(stages.cells)
-    cell, spacing = side / stages.cells, side / stages.resolutions[0]
+        origin, side, mask = space.cells(config.cells)
+    cell, spacing = side / config.cells, side / config.resolutions[0]
     origin = origin.astype(np.float32)
     voxels = VoxelField.on_lattice(mask, origin, cell, spacing, settings, view_dependence=0.0)
     occupancy = Occupancy(
@@ -101,19 +99,18 @@ def first_state(
         jnp.float32(spacing),
         space,
     )
-    state = state_of(voxels, occupancy, stages, config, calibration)
+    state = state_of(voxels, occupancy, config, training, calibration)
     stage = dataclasses.replace(
         state.strategy, tiles=jnp.asarray(_tiles_that_show(occupancy, split))
     )
-    state = dataclasses.replace(state, strategy=stage)
-    return size_batch(state, split, stages, config, near=near)
+    return size_batch(dataclasses.replace(state, strategy=stage), stages)
 
 
 def state_of(
     voxels: VoxelField,
     occupancy: Occupancy,
-    stages: CoarseToFineConfig,
-    config: TrainingConfig,
+    config: CoarseToFineConfig,
+    training: TrainingConfig,
     calibration: Calibration | None = None,
 ) -> TrainState:
     """The state before a step of a new field, all of whose photographs' tiles show something.
@@ -124,16 +121,16 @@ def state_of(
     arrays: dict[str, Any] = {
         "stage": np.int32(0),
         "tiles": np.ones((1, 1, 1), bool),
-        "rays": np.int32(config.rays_per_batch),
+        "rays": np.int32(training.rays_per_batch),
     }
-    steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(config.steps)}
-    params = voxels.init(jax.random.key(config.seed))
+    steps: dict[str, Any] = {"step": np.int32(0), "total_steps": np.int32(training.steps)}
+    params = voxels.init(jax.random.key(training.seed))
     return TrainState(
         **steps,
-        params=params if stages.fractions else voxels.begin_detail(params),
+        params=params if config.fractions else voxels.begin_detail(params),
         optimizer=None,
         field=voxels if occupancy.space is None else WarpedField(voxels, occupancy.space),
-        sampler=stages.sampler(occupancy),
+        sampler=config.sampler(occupancy),
         strategy=StageState(**arrays),
         calibration=calibration,
     )
@@ -163,31 +160,23 @@ def refresh(state: TrainState, empty_below: float) -> TrainState:
     return _with_occupancy(dataclasses.replace(state, params=params), occupancy)
 
 
-def grow(
-    state: TrainState,
-    stage: int,
-    split: Split,
-    stages: CoarseToFineConfig,
-    config: TrainingConfig,
-    near: float = 0.0,
-) -> TrainState:
+def grow(state: TrainState, stage: int, stages: Stages) -> TrainState:
     """Begin a stage: a finer lattice on occupied cells; the last, on those seen from near on."""
-    total = int(state.total_steps)
-    size = stages.cells_of(stage, total)
-    found = _as_found(split, state)
-    state = refresh(_with_size(state, size), stages.empty_below)
+    config, total = stages.config, int(state.total_steps)
+    is_last = stage == len(config.resolutions) - 1
+    found = _as_found(stages, state)
+    state = refresh(_with_size(state, config.cells_of(stage, total)), config.empty_below)
     old = state.sampler.occupancy
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
-    if stages.unseen_below > 0.0 and stage == len(stages.resolutions) - 1:
-        seen = seen_cells(state, found, stages, config, near)
-        kept = kept & np.asarray(grid.dilate(seen))
+    if config.unseen_below > 0.0 and is_last:
+        kept = kept & np.asarray(grid.dilate(seen_cells(state, found)))
     cells = indices_of(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = indices_of(np.asarray(grid.occupied(old)))
-    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, stages)
+    mask, origin, cell, voxel = _lattice_of_stage(old, cells, stage, total, config)
     voxels, params = voxels_of(state.field).resample(state.params, mask, origin, cell, voxel)
-    if stage == len(stages.resolutions) - 1:
+    if is_last:
         params = voxels.begin_detail(params)
     occupancy = dataclasses.replace(
         old,
@@ -201,7 +190,7 @@ def grow(
     stage_state = dataclasses.replace(
         state.strategy,
         stage=jnp.asarray(stage, jnp.int32),
-        tiles=jnp.asarray(_tiles_that_show(occupancy, found)),
+        tiles=jnp.asarray(_tiles_that_show(occupancy, found.split)),
     )
     state = dataclasses.replace(
         state,
@@ -209,7 +198,7 @@ def grow(
         params=params,
         strategy=stage_state,
     )
-    return size_batch(_with_occupancy(state, occupancy), split, stages, config, near=near)
+    return size_batch(_with_occupancy(state, occupancy), stages)
 
 
 def _with_occupancy(state: TrainState, occupancy: Occupancy) -> TrainState:
@@ -223,12 +212,12 @@ def _lattice_of_stage(
     cells: np.ndarray,
     stage: int,
     total: int,
-    stages: CoarseToFineConfig,
+    config: CoarseToFineConfig,
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """The cells of a stage's cube, its corner, and the sides of a cell and of a voxel.
 
     Args:
-      old: the occupancy, with as many cells along a side as `stages.cells_of` says, and the voxels of the
+      old: the occupancy, with as many cells along a side as `config.cells_of` says, and the voxels of the
         stage before.
       cells: indices (x, y, z) of its occupied cells.
       stage, total: index of the stage, and the total of steps of the run.
@@ -237,8 +226,8 @@ def _lattice_of_stage(
     mask = _mask(cells, size)
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
     shrinks = side < _WORTH_SHRINKING * float(old.cell) * size
-    voxels, vertices = stages.voxels(stage, total), stages.vertices_of(stage, total)
-    is_last = stage == len(stages.fractions)
+    voxels, vertices = config.voxels(stage, total), config.vertices_of(stage, total)
+    is_last = stage == len(config.fractions)
     if vertices and not is_last:
         cube = side if shrinks else float(old.cell) * size
         if num_vertices(mask, voxels * float(old.cell) / cube) <= vertices:
@@ -249,7 +238,7 @@ def _lattice_of_stage(
         most = max(min(finest, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
         voxels = _voxels_for_vertices(mask, float(old.cell) / side, vertices, limits)
-        size = stages.cells_for(voxels)
+        size = config.cells_for(voxels)
     if vertices or shrinks:
         mask = _moved(old, cells, origin, side, size)
     else:
@@ -280,56 +269,42 @@ def _voxels_for_vertices(
     return min(max(rounded(found), math.ceil(least)), math.floor(most))
 
 
-def size_batch(
-    state: TrainState,
-    split: Split,
-    stages: CoarseToFineConfig,
-    config: TrainingConfig,
-    least_factor: float = 1.0,
-    near: float = 0.0,
-) -> TrainState:
+def size_batch(state: TrainState, stages: Stages, least_factor: float = 1.0) -> TrainState:
     """Choose the number of rays in a batch so that their samples about fill the packed buffer.
 
     It is one of a few fractions of a full batch, and is changed only by `least_factor` or more, since the
-    step is compiled for each number of rays. Rays begin at near.
+    step is compiled for each number of rays.
     """
-    split = _as_found(split, state)
-    full, devices = config.rays_per_batch, jax.device_count()
-    seed = [config.seed, int(state.step), 2]
+    config, training, split = stages.config, stages.training, _as_found(stages, state).split
+    seed = [training.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.strategy.tiles)), seed)
-    limits = stages.sampler(state.sampler.occupancy, _FRACTIONS[-1])
-    largest = stages.cells_for(max(stages.resolutions))
-    counts = count_samples(limits, split.cameras, *rays, largest, near)
-    fits = (
-        _OVERDRAWN
-        * stages.mean_samples
-        * stages.samples_per_voxel
-        / max(float(np.mean(counts)), 1e-3)
-    )
+    limits = config.sampler(state.sampler.occupancy, _FRACTIONS[-1])
+    largest = config.cells_for(max(config.resolutions))
+    counts = count_samples(limits, split.cameras, *rays, largest, stages.near)
+    slots = config.mean_samples * config.samples_per_voxel
+    fits = _OVERDRAWN * slots / max(float(np.mean(counts)), 1e-3)
     fraction = max([each for each in _FRACTIONS if each <= fits], default=_FRACTIONS[-1])
-    number = divisible(int(full * fraction), devices)
+    number = divisible(int(training.rays_per_batch * fraction), jax.device_count())
     now = int(state.strategy.rays)
     if max(number / now, now / number) >= least_factor:
         changed = dataclasses.replace(state.strategy, rays=jnp.asarray(number, jnp.int32))
         state = dataclasses.replace(state, strategy=changed)
-    return with_limits(state, stages, config)
+    return with_limits(state, stages)
 
 
-def with_limits(
-    state: TrainState, stages: CoarseToFineConfig, config: TrainingConfig
-) -> TrainState:
+def with_limits(state: TrainState, stages: Stages) -> TrainState:
     """The state whose sampler has the limits of a batch of its number of rays."""
-    fraction = int(state.strategy.rays) / config.rays_per_batch
-    sampler = stages.sampler(state.sampler.occupancy, fraction)
+    fraction = int(state.strategy.rays) / stages.training.rays_per_batch
+    sampler = stages.config.sampler(state.sampler.occupancy, fraction)
     return dataclasses.replace(state, sampler=sampler)
 
 
-def _as_found(split: Split, state: TrainState) -> Split:
-    """The photographs, with the refined camera poses if these are learned."""
+def _as_found(stages: Stages, state: TrainState) -> Stages:
+    """The stages of photographs with the refined camera poses, if these are learned."""
     if state.calibration is None:
-        return split
-    cameras = jax.tree.map(np.asarray, state.calibration.cameras(split.cameras))
-    return dataclasses.replace(split, cameras=cameras)
+        return stages
+    cameras = jax.tree.map(np.asarray, state.calibration.cameras(stages.split.cameras))
+    return dataclasses.replace(stages, split=dataclasses.replace(stages.split, cameras=cameras))
 
 
 def _with_size(state: TrainState, size: int) -> TrainState:

@@ -17,9 +17,8 @@ from jaxnerf.scenes import Split
 from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.training.batches import sample_batch, usable_sightings, usable_tiles
 from jaxnerf.training.budget import Stage
-from jaxnerf.training.coarse_to_fine.settings import VERTICES_OF_A_SCENE, CoarseToFineConfig
+from jaxnerf.training.coarse_to_fine.settings import VERTICES_OF_A_SCENE, Stages
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, voxels_of, with_limits
-from jaxnerf.training.settings import TrainingConfig
 from jaxnerf.training.sharding import broadcast_from_process_0, divisible
 from jaxnerf.training.state import Batch, TrainState
 
@@ -47,10 +46,7 @@ class CoarseToFine:
 
     def __init__(
         self,
-        split: Split,
-        stages: CoarseToFineConfig,
-        config: TrainingConfig,
-        near: float = 0.0,
+        stages: Stages,
         *,
         unbounded: bool = False,
         log2_detail: int = 0,
@@ -59,9 +55,7 @@ class CoarseToFine:
         """Prepare.
 
         Args:
-          split: a split with photographs.
-          stages, config: the settings.
-          near: t at which rays begin.
+          stages: the stages; the photographs are needed.
           unbounded: whether the scene is unbounded or forward-facing.
           log2_detail: see `jaxnerf.fields.voxels.VoxelSettings`.
           sightings: points of known depth in the photographs; the weight of their depths falls to 0.
@@ -69,27 +63,28 @@ class CoarseToFine:
         self._sightings, self._shown = sightings, sightings
         self._unbounded = unbounded
         self._detail_rows = 2**log2_detail if log2_detail else 0
-        self._split, self._stages, self._config, self._near = split, stages, config, near
-        self.stage, self._rays, self._rows = 0, config.rays_per_batch, 0
+        self._stages, self._split = stages, stages.split
+        self._config, self._training = stages.config, stages.training
+        self.stage, self._rays, self._rows = 0, stages.training.rays_per_batch, 0
         self._tiles: tuple[int, np.ndarray, int] | None = None
 
     def stages(self, total: int) -> list[Stage]:
         """See `jaxnerf.training.budget.Paced`."""
         # Each later stage compiles the step anew, and what moves the field to its lattice; the last also
         # what looks for hidden cells.
-        pauses = [_COMPILATION] * (1 + len(self._stages.fractions))
-        pauses[-1] *= 1 + (self._stages.unseen_below > 0.0)
-        begins = [0, *(round(fraction * total) for fraction in self._stages.fractions)]
+        pauses = [_COMPILATION] * (1 + len(self._config.fractions))
+        pauses[-1] *= 1 + (self._config.unseen_below > 0.0)
+        begins = [0, *(round(fraction * total) for fraction in self._config.fractions)]
         costs = [self._cost(stage, total) for stage in range(len(begins))]
         return list(map(Stage, begins, costs, pauses))
 
     def _cost(self, stage: int, total: int) -> float:
         """What a step of a stage costs, by the rows that the field has there or can be expected to."""
-        rows, is_last = self._rows, stage == len(self._stages.fractions)
+        rows, is_last = self._rows, stage == len(self._config.fractions)
         if stage != self.stage:
-            rows = VERTICES_OF_A_SCENE * self._stages.voxels(stage, total) ** 2
+            rows = VERTICES_OF_A_SCENE * self._config.voxels(stage, total) ** 2
             rows *= _NOT_YET_EMPTY if self._unbounded else 1.0
-            if vertices := self._stages.vertices_of(stage, total):
+            if vertices := self._config.vertices_of(stage, total):
                 rows = vertices if is_last else min(rows, vertices)
             rows += self._detail_rows if is_last else 0
         return 1.0 + _A_MILLION * 1e-6 * rows + (_LATER if stage and not self._unbounded else 0.0)
@@ -97,32 +92,31 @@ class CoarseToFine:
     @property
     def step_cost(self) -> float:
         """See `jaxnerf.training.budget.Paced`."""
-        return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._config.rays_per_batch
+        return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._training.rays_per_batch
 
     def resumed(self, state: TrainState, devices: int) -> TrainState:
         """The state from which training goes on, with the limits of its batch."""
         # Read once, and not at every step, which would wait for the device.
         self.stage, self._tiles = int(state.strategy.stage), None
         self.changed(state, devices)
-        return with_limits(state, self._stages, self._config)
+        return with_limits(state, self._stages)
 
     def is_due(self, number: int, total: int) -> bool:
         """Whether the occupancy is to be brought up to date, or a stage begins, before a step."""
-        refreshes = number > 0 and number % self._stages.refresh_every == 0
+        refreshes = number > 0 and number % self._config.refresh_every == 0
         return refreshes or self.resets_optimizer(number, total)
 
     def resets_optimizer(self, number: int, total: int) -> bool:
         """Whether a stage begins before a step, with parameters of other shapes."""
-        return self._stages.stage(number, total) > self.stage
+        return self._config.stage(number, total) > self.stage
 
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """See `jaxnerf.training.strategy.Strategy.change`."""
-        stages, config, near = self._stages, self._config, self._near
         if self.resets_optimizer(number, total):
-            self.stage = stages.stage(number, total)
-            return grow(state, self.stage, self._split, stages, config, near)
-        state = refresh(state, 0.3 * stages.empty_below)
-        return size_batch(state, self._split, stages, config, _WORTH_COMPILING, near)
+            self.stage = self._config.stage(number, total)
+            return grow(state, self.stage, self._stages)
+        state = refresh(state, 0.3 * self._config.empty_below)
+        return size_batch(state, self._stages, _WORTH_COMPILING)
 
     def changed(self, state: TrainState, devices: int) -> None:
         """Take note of a state after a change, which may have been saved on other devices."""
@@ -142,8 +136,8 @@ class CoarseToFine:
                 self._shown = usable_sightings(self._split, self._sightings, int(block))
         _, tiles, block = self._tiles
         return sample_batch(
-            self._split, self._rays, self._config.seed, number, tiles=tiles, block=block,
-            background=self._config.background,
+            self._split, self._rays, self._training.seed, number, tiles=tiles, block=block,
+            background=self._training.background,
             sightings=self._shown, certainty=_certainty(number / total),
         )  # fmt: skip
 
