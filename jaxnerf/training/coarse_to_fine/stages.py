@@ -223,27 +223,25 @@ def _lattice_of_stage(
       stage, total: index of the stage, and the total of steps of the run.
     """
     size = old.cells.shape[0]
-    mask = _mask(cells, size)
+    mask, whole = _mask(cells, size), float(old.cell) * size
     origin, side = tight_cube(np.asarray(old.origin, np.float64), float(old.cell), cells)
-    shrinks = side < _WORTH_SHRINKING * float(old.cell) * size
+    shrinks = side < _WORTH_SHRINKING * whole
     voxels, vertices = config.voxels(stage, total), config.vertices_of(stage, total)
     is_last = stage == len(config.fractions)
-    if vertices and not is_last:
-        cube = side if shrinks else float(old.cell) * size
-        if num_vertices(mask, voxels * float(old.cell) / cube) <= vertices:
-            vertices = 0  # The stage keeps its resolution.
-    if vertices:
+    by_vertices = vertices > 0
+    if by_vertices and not is_last:  # there they are a limit only
+        cube = side if shrinks else whole
+        by_vertices = num_vertices(mask, voxels * float(old.cell) / cube) > vertices
+    if by_vertices:
         least = max(voxels / FINER_OR_COARSER, math.ceil(side / float(old.step) - 1e-3))
         finest = voxels * FINER_OR_COARSER if is_last else voxels
         most = max(min(finest, MOST_VOXELS), least)
         limits = float(least), float(voxels), float(most)
         voxels = _voxels_for_vertices(mask, float(old.cell) / side, vertices, limits)
         size = config.cells_for(voxels)
-    if vertices or shrinks:
-        mask = _moved(old, cells, origin, side, size)
-    else:
-        origin, side = np.asarray(old.origin), float(old.cell) * size
-    return mask, origin, side / size, side / voxels
+    elif not shrinks:
+        return mask, np.asarray(old.origin), whole / size, whole / voxels
+    return _moved(old, cells, origin, side, size), origin, side / size, side / voxels
 
 
 def _voxels_for_vertices(
@@ -261,9 +259,8 @@ def _voxels_for_vertices(
       voxels: the smallest, the expected and the largest number of voxels.
     """
     least, found, most = voxels
-    for _ in range(
-        3
-    ):  # vertices grow with the square or somewhat faster: what is there is surfaces
+    # Vertices grow with the square or somewhat faster, since what is there is surfaces.
+    for _ in range(3):
         found *= math.sqrt(vertices / num_vertices(cells, found * cell))
         found = min(max(found, least), most)
     return min(max(rounded(found), math.ceil(least)), math.floor(most))
