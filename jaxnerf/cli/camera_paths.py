@@ -39,8 +39,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "frames",
         None,
-        "number of frames; 120 by default. With a FILE: of a smooth flight through its poses; by default "
-        "its poses alone are rendered",
+        "number of frames; 120 by default. With a FILE: the number of frames of a smooth flight through "
+        "its poses; without it only its poses are rendered",
         flag_values=values,
         lower_bound=2,
     )

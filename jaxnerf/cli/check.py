@@ -16,7 +16,7 @@ usage: jaxnerf check DIR [flags]
 
 Reads a scene with its photographs, and reports: sizes, lens, splits, masks and the arrangement of the
 cameras; photographs that are blurred, have equal poses, look away, are in two splits or were not
-rotated as their EXIF says; a plain background that is not white, bounds or points at wrong depths, and
+rotated as their EXIF says; the plain background, if there is one, bounds or points at wrong depths, and
 cameras that do not see the cube of training; and whether poses and focal lengths agree with the
 photographs. The latter is measured by features that neighbouring photographs share, in pixels of
 photographs shrunk to at most 800 (pip install 'jaxnerf[check]'; without it this part is left out). A

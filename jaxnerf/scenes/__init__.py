@@ -289,7 +289,7 @@ def load_scene(
 
     Args:
       path: the folder; the bundled demo scene by default.
-      downscale: shrink photographs by this whole factor (the mean of squares of pixels).
+      downscale: shrink photographs by this whole factor N, averaging blocks of N x N pixels.
       longest_side: then shrink them by the smallest whole factor after which no side has more pixels than
         this; 0 for no limit.
       pixels: whether a pixel's ray passes through its centre or, as in the paper's released code,
