@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxnerf.capture.frames import extract_sharp_frames
 from jaxnerf.capture.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
@@ -39,7 +39,20 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 _MADE = ("transforms.json", "sparse_pc.ply", "sparse", "images")
 _PARTIAL = ".partial"
 _LEAST = 3
-_ORIENTATION = 0x0112  # EXIF's tag
+# EXIF's tag, and what turns a photograph with each of its values upright.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Formats that COLMAP reads as they are, and Pillow's modes of them.
+_STORED, _MODES_OF_JPEG = ("PNG", "JPEG", "MPO"), ("RGB", "L")
+_MODES_OF_PNG = ("RGB", "RGBA", "L", "LA", "P", "1", "I", "I;16")
 # The side of instant-ngp's bounding box; 16 is the value that its own tools write.
 _NGP_BOX = 16
 
@@ -155,9 +168,18 @@ def _check_free(source: Path, out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise RunError(f"{out}: is a file, not a folder")
-    there = {path for path in out.iterdir() if path.name != _PARTIAL}
+    # File managers leave files in any folder that they show.
+    there = {
+        path
+        for path in out.iterdir()
+        if not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")
+    }
     if there and {path.name for path in there if not path.is_symlink()} != set(_MADE):
-        raise RunError(f"{out}: holds other files; name an empty or new folder with --out")
+        others = {path.name for path in there if path.is_symlink() or path.name not in _MADE}
+        other = min(others or {path.name for path in there})
+        raise RunError(
+            f"{out}: holds other files ({other}); name an empty or new folder with --out"
+        )
     if there and not overwrite:
         raise RunError(
             f"{out}: holds a scene already; replace it with --overwrite, or name another folder"
@@ -188,8 +210,13 @@ def _made_whole(out: Path) -> Iterator[Path]:
 
 
 def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
-    """Copy photographs, rotated upright by their EXIF data; raises an error if one is damaged."""
-    names = ["_".join(file.name.split()) for file in files]  # lists of pairs have no spaces
+    """Copy photographs, rotated upright by their EXIF data; raises an error if one is damaged.
+
+    Files of another format than PNG or JPEG, whatever their suffix says, are converted to that of it.
+    """
+    # Lists of pairs have no spaces, and lines that begin with # are comments.
+    names = ["_".join(file.name.split()) for file in files]
+    names = [f"_{name[1:]}" if name.startswith("#") else name for name in names]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SceneError(f"{files[0].parent}: two photographs would be named {twice}")
@@ -197,20 +224,23 @@ def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
     def copy(file: Path, name: str) -> None:
         read_image(file)
         with Image.open(file) as image:
-            turned = False
+            turn, exif = None, b""
             with contextlib.suppress(Exception):  # any exception, for damaged EXIF
-                turned = image.getexif().get(_ORIENTATION) in range(2, 9)
-            if not turned:
+                found = image.getexif()
+                turn = _UPRIGHT.get(found.pop(_ORIENTATION, 1))
+                exif = found.tobytes()
+            if turn is None and image.format in _STORED:
                 shutil.copyfile(file, folder / name)
                 return
-            upright = ImageOps.exif_transpose(image)
-            colours = upright.info.get("icc_profile")
+            upright = image if turn is None else image.transpose(turn)
+            modes = _MODES_OF_PNG if name.lower().endswith(".png") else _MODES_OF_JPEG
+            upright = upright if upright.mode in modes else upright.convert("RGB")
             upright.save(
                 folder / name,
                 quality=95,
                 subsampling=0,
-                exif=upright.getexif(),
-                icc_profile=colours,
+                exif=exif,
+                icc_profile=image.info.get("icc_profile") if upright.mode == image.mode else None,
             )
 
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxnerf.scenes import SceneError
+from jaxnerf.scenes.picture_files import by_number
 
 if TYPE_CHECKING:
     import pycolmap
@@ -77,7 +78,8 @@ def reconstruct(
 
     Args:
       images: the folder of the photographs, stored upright (the orientation in EXIF is ignored).
-      sizes: the (width, height) of each photograph, by name.
+      sizes: the (width, height) of each photograph, by name; neighbours in a sequence are those by the
+        numbers in their names.
       work: an empty folder for temporary files.
       settings: settings of structure from motion.
       ordered: whether the names are in the order of a video.
@@ -90,7 +92,7 @@ def reconstruct(
       SceneError: pycolmap is missing, or failed.
     """
     import_pycolmap()
-    names, database = sorted(sizes), work / "database.db"
+    names, database = sorted(sizes, key=by_number), work / "database.db"
     pairs = itertools.combinations(range(len(names)), 2)
     if not is_exhaustive(settings, len(names), ordered):
         pairs = sequential_pairs(len(names))
@@ -156,7 +158,8 @@ def _extract(
     import pycolmap
 
     options, done = pycolmap.FeatureExtractionOptions(), 0
-    options.max_image_size = settings.max_image_size or -1
+    # Of 0 or less COLMAP would make its own limit.
+    options.max_image_size = settings.max_image_size or max(map(max, sizes.values()))
     options.num_threads = _cores()
     shared, own = pycolmap.CameraMode.SINGLE, pycolmap.CameraMode.PER_IMAGE
     progress("features", 0, len(sizes))
@@ -178,7 +181,10 @@ def _extract(
             )
             if settings.cameras == "single":
                 with pycolmap.Database.open(database) as opened:
-                    reading.existing_camera_id = opened.read_all_cameras()[-1].camera_id
+                    known = opened.read_all_cameras()
+                # Of photographs that COLMAP cannot read it stores no camera.
+                if known and (known[-1].width, known[-1].height) == size:
+                    reading.existing_camera_id = known[-1].camera_id
             done += len(names)
             progress("features", done, len(sizes))
 

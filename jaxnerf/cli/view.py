@@ -98,4 +98,5 @@ def _say(run: Run, values: Any, port: int, url: str) -> None:
         print(f"port {values.port} is taken")
     print(f"{run.folder} at {url} until interrupted (Ctrl-C)", flush=True)
     if values.open:
-        webbrowser.open(url)
+        # A browser of the terminal returns only when it is left.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -361,6 +361,8 @@ def _checked_values(density: Any) -> Any:
 
 
 def _checked_colours(colour: Any, shape: tuple[int, ...]) -> Any:
+    if getattr(colour, "dtype", None) == np.bool_:
+        raise ValueError("colour: integers must be unsigned, got bool")
     colours = _array("colour", colour)
     if colours.shape != (*shape, 3):
         raise ValueError(f"colour: must be {(*shape, 3)}, as the density is, got {colours.shape}")

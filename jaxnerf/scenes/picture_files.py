@@ -32,6 +32,16 @@ def suffixes_read() -> tuple[str, ...]:
     return READ + HEIF if importlib.util.find_spec("pillow_heif") else READ
 
 
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A sort key by which photographs are in the order of the numbers in their names.
+
+    >>> sorted(["10.jpg", "9.jpg", "a.jpg"], key=by_number)
+    ['9.jpg', '10.jpg', 'a.jpg']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
 def list_pictures(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """The names of the images in a folder, sorted; and notes on images of formats that are not read.
 

@@ -1,5 +1,6 @@
 """A server that shows a page to browsers of this machine only."""
 
+import contextlib
 import os
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,9 +79,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "DENY")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.end_headers()
-        if with_body:
-            self.wfile.write(self.server.page)
+        with contextlib.suppress(ConnectionError):  # the browser may be gone
+            self.end_headers()
+            if with_body:
+                self.wfile.write(self.server.page)
 
     def log_message(self, format: str, *args: object) -> None:
         """Do not log requests."""

@@ -118,13 +118,20 @@ def test_what_is_no_video_is_refused(text, here, refusal):
     assert "x.mp4: cannot be read as a video: " in refusal("--video=x.mp4", "--out=out")
 
 
+def test_what_a_file_manager_leaves_is_not_in_the_way(here, refusal):
+    (here / "out").mkdir()
+    for name in (".DS_Store", "Thumbs.db"):
+        (here / "out" / name).write_text("icons")
+    assert "no cameras were found" in refusal("--images=noise", "--out=out")
+
+
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 @pytest.mark.parametrize("name", ["thesis.txt", "images/a.jpg", "transforms.json"])
 def test_a_folder_of_other_files_stays_as_it_is(name, overwrite, here, refusal):
     (here / "out" / name).parent.mkdir(parents=True)
     (here / "out" / name).write_text("two years")
     line = refusal("--images=noise", "--out=out", *overwrite)
-    assert "out: holds other files" in line
+    assert f"out: holds other files ({name.partition('/')[0]})" in line
 
 
 def test_links_are_not_followed_to_what_would_be_overwritten(here, refusal):

@@ -311,6 +311,7 @@ BAD = {
     "colour: must be (2, 2, 2, 3)": {"colour": np.ones((2, 2, 2))},
     "colour: must be from 0 to 1": {"colour": np.full((2, 2, 2, 3), 1.5)},
     "colour: integers must be unsigned, got int16": {"colour": np.ones((2, 2, 2, 3), np.int16)},
+    "colour: integers must be unsigned, got bool": {"colour": np.ones((2, 2, 2, 3), bool)},
     "colour: the transfer function has colours too": {
         "colour": np.ones((2, 2, 2, 3)), "transfer": TABLE
     },

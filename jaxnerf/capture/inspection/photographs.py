@@ -1,7 +1,6 @@
 """Photographs with problems: blurred, duplicated, looking away, or not rotated."""
 
 import math
-import re
 from pathlib import Path, PurePosixPath
 
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jaxnerf.capture.inspection.views import Views
 from jaxnerf.scenes import CLEAR, Scene, SceneError
 from jaxnerf.scenes.images import ON_ITS_SIDE, orientation_of
 from jaxnerf.scenes.json_files import is_file
-from jaxnerf.scenes.picture_files import spellings
+from jaxnerf.scenes.picture_files import by_number, spellings
 
 # A photograph is blurred if its variance of the Laplacian is less than the fraction _BLURRED of the
 # median of its _NEIGHBOURS neighbours', and the logarithm of this ratio is more than _UNUSUAL standard
@@ -94,7 +93,7 @@ def jumps(views: Views) -> list[tuple[int, int, float]]:
       The indices of both, and the angle between their viewing axes in degrees; none if there are so many
       jumps that the names are not in the order of the photographs.
     """
-    order = np.array(sorted(range(len(views.names)), key=lambda i: _by_number(views.names[i])))
+    order = np.array(sorted(range(len(views.names)), key=lambda i: by_number(views.names[i])))
     if len(order) < _FEWEST:
         return []
     poses = views.poses[order]
@@ -107,12 +106,6 @@ def jumps(views: Views) -> list[tuple[int, int, float]]:
     if far.mean() > _FEW_JUMPS:
         return []
     return [(int(order[i]), int(order[i + 1]), float(turns[i])) for i in np.flatnonzero(far)]
-
-
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """A sort key by which photographs are in the order of the numbers in their names."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _variance(image: np.ndarray, mask: np.ndarray | None) -> float:

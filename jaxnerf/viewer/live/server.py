@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import threading
 import time
 import warnings
@@ -247,12 +248,21 @@ class LiveViewer:
         said = said if order.size == order.view.size else f"{said} of {whole}"
         if order.view.photograph is None:
             return said
-        return f"{said}  \nat {self.run.scene.splits['train'].names[order.view.photograph]}"
+        return f"{said}  \nat {plain(self.run.scene.splits['train'].names[order.view.photograph])}"
 
     def _complain(self, name: int, error: str) -> None:
         client = self.server.get_clients().get(name)
         if client is not None:
             client.add_notification("This cannot be drawn", error, color="red")
+
+
+def plain(text: str) -> str:
+    """Text as Markdown that shows it as it is: names of files may hold anything, HTML too.
+
+    >>> plain("a<b>_1.jpg")
+    'a\\\\<b\\\\>\\\\_1\\\\.jpg'
+    """
+    return re.sub(r"([^\w\s])|_", r"\\\g<0>", " ".join(text.split()))
 
 
 def in_thread(call: Callable[..., None], *arguments: Any) -> None:
