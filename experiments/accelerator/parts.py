@@ -28,7 +28,7 @@ TESTS = (
     "sampling/test_occupancy.py", "sampling/test_marching.py", "test_encoding.py",
     "fields/test_fields.py", "fields/test_voxels.py", "sampling/test_spaces.py",
     "sampling/test_samples.py", "rendering/test_rendering.py", "training/test_step_of_voxels.py",
-    "test_distortion.py",
+    "cameras/test_distortion.py",
 )  # fmt: skip
 
 

@@ -159,6 +159,7 @@ class Session:
       checkpoints: those of the run's folder; None if nothing is stored.
       budget: seconds that training may take; 0 for no limit.
       plans: whether the total of steps is still to be fixed, by what fits into the budget.
+      names_steps: whether the user named a number of steps, of which a plan takes at most so many.
     """
 
     config: Config
@@ -168,6 +169,7 @@ class Session:
     checkpoints: Checkpoints | None
     budget: float
     plans: bool
+    names_steps: bool
 
 
 def prepare(
@@ -232,7 +234,8 @@ def prepare(
     if begins or names_steps:
         state = dataclasses.replace(state, total_steps=np.int32(config.training.steps))
     budget = config.training.max_seconds if begins or names_seconds else 0.0
-    return Session(config, scene, trainer, state, checkpoints, budget, begins and budget > 0.0)
+    plans = begins and budget > 0.0
+    return Session(config, scene, trainer, state, checkpoints, budget, plans, names_steps)
 
 
 def _as_before(
@@ -298,7 +301,8 @@ def follow(
         # No checkpoint before the steps are fixed: a resumed run would not know how many.
         spent = number_of_process_0(time.perf_counter() - saved_at)
         if session.checkpoints and (done or (progress.fixed and spent >= checkpoint_seconds)):
-            if not progress.fixed:  # which a total of 0 says
+            # A total of 0 says that it is still to be fixed. If time ended before, named steps stay.
+            if not progress.fixed and (stops or not session.names_steps):
                 unknown = put_like(np.int32(0), state.total_steps.sharding)
                 state = dataclasses.replace(state, total_steps=unknown)
             session.checkpoints.save(trainer.to_host(state))
