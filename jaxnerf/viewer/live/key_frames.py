@@ -1,6 +1,7 @@
 """Key frames of a camera path, recorded in the live viewer."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -59,9 +60,14 @@ class KeyFrames:
     def at(self, part: float) -> tuple[Float[np.ndarray, "3 4"], float]:
         """Pose and vertical field of view at a fraction of the path: those of the nearest frame."""
         number = min(int(part * len(self)), len(self) - 1)
-        camera = self.cameras(2, 2)[number]
+        camera = self._previewed[number]
         angle = 2.0 * np.arctan(1.0 / float(np.asarray(camera.focal)[1]))
         return np.asarray(camera.camera_to_world), float(angle)
+
+    @functools.cached_property
+    def _previewed(self) -> Camera:
+        """The camera of each frame, made once for all frames of a preview."""
+        return self.cameras(2, 2)
 
     def contents(self, width: int, height: int) -> dict[str, Any]:
         """Contents of a camera_path.json: `jaxnerf render RUN --path FILE` renders the same frames."""
