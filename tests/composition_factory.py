@@ -146,3 +146,18 @@ TURNED = Similarity(
 # Two balls that overlap: one where it is, the other larger and moved.
 RED, BLUE = Ball(), Ball(2.0, (0.1, 0.3, 0.8))
 BALLS = ComposedField.of([(RED, None), (BLUE, TURNED)])
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Fog:
+    """The same density everywhere."""
+
+    def init(self, key):
+        return jnp.float32(0.02)
+
+    def density(self, params, positions):
+        return jnp.broadcast_to(params, positions.shape[:-1]), positions
+
+    def colour(self, params, features, view_directions):
+        return jnp.full_like(features, 0.5)

@@ -261,8 +261,10 @@ def _view(project: _Project, number: int, root: str, file: Path) -> View:
     picture = find_picture(file, camera.size, says, _mask_file(project, number, root))
     lens, focal, centre, distortion = intrinsics(camera.model, camera.parameters)
     scale = np.array(picture.size) / camera.size
+    # Shrunk copies may be of another type than the photographs, which keep the model's names.
+    name = image.name if root.startswith("images_") else name_of(project.folder / root, file)
     return View(
-        name_of(project.folder / root, file), picture, pose_of(image.rotation, image.translation),
+        name, picture, pose_of(image.rotation, image.translation),
         tuple(focal * scale), tuple(centre * scale), tuple(distortion), lens,
     )  # fmt: skip
 

@@ -46,7 +46,8 @@ def notes_on(
     """
     notes = [_focal_lengths(frames, views), _lenses(frames), _scales(frames)]
     known = READ | _HARMLESS | set(read)
-    unused = {key: None for frame in frames for key in frame.own if key not in known - _OF_FILES}
+    of_frames = known - _OF_FILES
+    unused = {key: None for frame in frames for key in frame.own if key not in of_frames}
     unused |= {key: None for frame in frames for key in frame.shared if key not in known}
     notes.append(_unused(list(unused)))
     return tuple(note for note in notes if note)

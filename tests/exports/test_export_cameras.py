@@ -166,6 +166,19 @@ def test_names_of_colmap_projects_become_paths_within_the_folder(tmp_path, where
         assert (" input/view_0.png\n" if where == "input" else " view_0.png\n") in theirs
 
 
+def test_cameras_of_shrunk_copies_name_the_photographs(tmp_path):
+    project = write_project(tmp_path / "balls", 48, 40)
+    (project / "images_2").mkdir()
+    for photograph in (project / "images").iterdir():
+        with Image.open(photograph) as image:
+            smaller = image.convert("RGB").resize((24, 20))
+        smaller.save(project / "images_2" / f"{photograph.stem}.jpg")
+    ours = load_scene(project, downscale=2)
+    assert ours.splits["train"].cameras.size[0].tolist() == [24, 20]
+    written = json.loads(write_transforms(ours, tmp_path / "out").read_text())
+    assert all((project / frame["file_path"]).exists() for frame in written["frames"])
+
+
 def test_photographs_under_other_names_than_the_model_has_are_found_by_exported_cameras(tmp_path):
     project = write_project(tmp_path / "balls")
     model = project / "sparse/0/images.txt"

@@ -16,6 +16,7 @@ from composition_factory import (
     TURNED,
     Ball,
     Blob,
+    Fog,
     ball_spans,
     brightness_of_moves,
     exact,
@@ -45,22 +46,6 @@ from jaxnerf.sampling.fragments import fragments_of
 from jaxnerf.sampling.occupancy import encode
 from jaxnerf.sampling.packing import pack
 from jaxnerf.scenes import Similarity
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Fog:
-    """The same density everywhere."""
-
-    def init(self, key):
-        return jnp.float32(0.02)
-
-    def density(self, params, positions):
-        return jnp.broadcast_to(params, positions.shape[:-1]), positions
-
-    def colour(self, params, features, view_directions):
-        return jnp.full_like(features, 0.5)
-
 
 TRUTH = exact(
     RAYS,

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from composition_factory import Fog
 
 from jaxnerf import Camera, Occupancy, OccupancySampler, VolumeField, render_image
 from jaxnerf.cameras import pixel_centres
@@ -16,19 +17,6 @@ from jaxnerf.rendering.limits import fitted
 FAR = Camera.look_at((0.0, -300.0, 0.0), width=24, height=24, field_of_view=0.2)
 PIXELS = pixel_centres(24, 24).reshape(-1, 2)
 UNBOUNDED = np.full(len(PIXELS), np.inf, np.float32)
-
-
-class Haze:
-    """One density everywhere, which is the parameter."""
-
-    def init(self, key):
-        return jnp.float32(1.0)
-
-    def density(self, params, positions):
-        return jnp.broadcast_to(params, positions.shape[:-1]), positions
-
-    def colour(self, params, features, view_directions):
-        return jnp.ones_like(features)
 
 
 def filled(cells: np.ndarray) -> Occupancy:
@@ -116,5 +104,5 @@ def test_a_ray_longer_than_the_buffer_ends_beside_one_that_was_stopped_too_early
 
     monkeypatch.setattr(image, "_renderer", counted)
     places = np.array([[6.5, 12.5], [18.5, 12.5]], np.float32)
-    seen = render_places(Haze(), jnp.float32(0.02), FAR, places, sampler)
+    seen = render_places(Fog(), jnp.float32(0.02), FAR, places, sampler)
     np.testing.assert_allclose(seen.opacity, -np.expm1(-0.02 * 2.0), rtol=1e-3)
