@@ -1,5 +1,6 @@
 """`jaxnerf eval`: measure a run on held-out photographs."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def _tell(folder: Path, scene: Scene, split: str, results: dict[str, Any]) -> No
     if "chosen" in protocol:
         some = (
             f"one in {protocol['every']}, what fits into the training's time; "
-            f"jaxnerf eval {folder} measures all; "
+            f"jaxnerf eval {shlex.quote(str(folder))} measures all; "
         )
     print(
         f"{split}: {_metrics(results)} ({protocol['images']} of {protocol['of']} views, {some}"

@@ -1,5 +1,6 @@
 """`jaxnerf process`: make a scene's folder from photographs or a video without poses."""
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -180,5 +181,5 @@ def _report(processed: Processed, out: Path, exhaustive: bool) -> None:
     print(
         f"\nleft in {out}: transforms.json, images/, sparse/0/, sparse_pc.ply\n"
         f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
-        f"  jaxnerf train --data {out}"
+        f"  jaxnerf train --data {shlex.quote(str(out))}"
     )

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 import signal
 import threading
 import time
@@ -352,9 +353,10 @@ def _finish(run, values: flags.FlagValues, trained: bool) -> None:
             made.append(f"{out}/orbit.mp4")
     if made:
         print(f"\nwrote in {out}: {', '.join(name.removeprefix(f'{out}/') for name in made)}")
+    folder, video = shlex.quote(str(out)), shlex.quote(f"{out}/panels.mp4")
     print(
         f"after {common.duration(common.seconds_since_process_start())} in all. Next:\n"
-        f"  jaxnerf render {out} --path orbit --panels rgb,depth,normals --out {out}/panels.mp4\n"
-        f"  jaxnerf eval {out}\n"
-        f"  jaxnerf train --out {out} --resume --max_steps {2 * run.step}"
+        f"  jaxnerf render {folder} --path orbit --panels rgb,depth,normals --out {video}\n"
+        f"  jaxnerf eval {folder}\n"
+        f"  jaxnerf train --out {folder} --resume --max_steps {2 * run.step}"
     )

@@ -1,5 +1,6 @@
 """The data of a page's scene: values as JSON, and arrays for the shader."""
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,10 @@ def _voxels_of(run: Run) -> tuple[VoxelField, SphereContraction | NdcSpace | Non
     if not isinstance(field, VoxelField) or not isinstance(
         space, SphereContraction | NdcSpace | None
     ):
+        folder = shlex.quote(str(run.folder))
         raise RunError(
             f"{run.folder}: a page holds the fast field (method voxels), and not {run.config.method}; "
-            f"jaxnerf render {run.folder} makes a video of it, jaxnerf view {run.folder} shows it"
+            f"jaxnerf render {folder} makes a video of it, jaxnerf view {folder} shows it"
         )
     if int(np.max(field.bricks)) > 255**3:
         raise RunError(

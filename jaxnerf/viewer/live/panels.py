@@ -1,6 +1,7 @@
 """The panels beside the image of the live viewer."""
 
 import dataclasses
+import shlex
 import threading
 import time
 from typing import Any
@@ -200,7 +201,7 @@ class PathPanel:
         count, frames = len(keys.keys), len(keys)
         self._count.content = (
             f"{_some(count, 'key frame')}, {_some(frames, 'frame')}. Saved: "
-            f"`jaxnerf render {self._viewer.run.folder} --path camera_path.json`"
+            f"`jaxnerf render {shlex.quote(str(self._viewer.run.folder))} --path camera_path.json`"
             if count
             else "Stand somewhere, add a key frame, and go on."
         )
@@ -305,7 +306,9 @@ class TrainingPanel:
     def finish(self) -> None:
         """Show that training has ended."""
         self._pause.disabled, self._training.is_paused = True, False
-        self._say(f"training has ended; `jaxnerf view {self._viewer.run.folder}` shows it")
+        self._say(
+            f"training has ended; `jaxnerf view {shlex.quote(str(self._viewer.run.folder))}` shows it"
+        )
         self._viewer.server.flush()  # before it closes
 
     def _say(self, more: str = "") -> None:
