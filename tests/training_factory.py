@@ -7,10 +7,10 @@ from jaxnerf.fields.voxels import VoxelSettings
 from jaxnerf.methods import voxels
 from jaxnerf.scenes import Split
 from jaxnerf.training.calibration import CalibrationConfig, first_calibration
-from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, Stages, stages
+from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, StageInputs, stages
 from jaxnerf.training.optimizers import VoxelOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
-from jaxnerf.training.state import TrainState, from_process_0
+from jaxnerf.training.state import TrainState, with_optimizer
 from jaxnerf.training.trainer import Trainer
 
 FIELD = VoxelSettings(width=8)
@@ -48,7 +48,7 @@ def first_state_of_voxels(
     """The state before the first step of the fast field."""
     whole = voxel_config(config, training, **more)
     state = stages.first_state(
-        Stages(split, config, training, near), whole.voxels.field, space=space,
+        StageInputs(split, config, training, near), whole.voxels.field, space=space,
         calibration=first_calibration(split.cameras, whole.voxels.calibration, space),
     )  # fmt: skip
-    return from_process_0(state, voxels.optimizer(whole))
+    return with_optimizer(state, voxels.optimizer(whole))

@@ -36,12 +36,12 @@ from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import load_scene
 from jaxnerf.training import sharding
 from jaxnerf.training.batches import sample_batch
-from jaxnerf.training.coarse_to_fine.settings import Stages
+from jaxnerf.training.coarse_to_fine.settings import StageInputs
 from jaxnerf.training.coarse_to_fine.stages import first_state
 from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
 from jaxnerf.training.sharding import AXIS, devices_for, local_part, replicate
-from jaxnerf.training.state import from_process_0
+from jaxnerf.training.state import with_optimizer
 from jaxnerf.training.trainer import Trainer, axes_on, gradients_of, local
 
 _FLOAT = 4  # bytes
@@ -240,8 +240,8 @@ def main() -> None:
 
     split = load_scene(options.data, images=("train",)).splits["train"]
     trainer = voxels.trainer_on(split, config, unbounded=False)
-    state = first_state(Stages(split, config.voxels.stages, training), config.voxels.field)
-    state = from_process_0(state, voxels.optimizer(config))
+    state = first_state(StageInputs(split, config.voxels.stages, training), config.voxels.field)
+    state = with_optimizer(state, voxels.optimizer(config))
     *_, last = train(state, trainer, report_every=50)
     kept = local(trainer.to_host(last.state))
     tiles, rays = np.argwhere(kept.strategy.tiles).astype(np.int32), int(kept.strategy.rays)

@@ -180,6 +180,9 @@ class Rays:
         [0.0, 0.0, 1.0]
         """
         directions = jnp.asarray(directions)
+        # Whole numbers would cut off the fractions of the rest.
+        if not jnp.issubdtype(directions.dtype, jnp.floating):
+            directions = directions.astype(jnp.float32)
 
         def fill(value, *inner: int):
             shape = (*directions.shape[:-1], *inner)

@@ -74,8 +74,8 @@ def main(arguments: Sequence[str]) -> None:
 
     run = load_run(folder)
     data = Path(values.data) if values.data else run.scene.source
-    splits = (values.split,) if values.split else held_out_splits(run)
-    scene = load_for(run.config, data, splits or ("test",), values.allow_outside_paths)
+    splits = (values.split,) if values.split else held_out_splits(run) or ("test",)
+    scene = load_for(run.config, data, splits, values.allow_outside_paths)
     print(describe(scene), flush=True)
     evaluate_splits(run, scene, splits, values.every)
 

@@ -209,7 +209,8 @@ def _train(data: Path, out: Path, config: Config, values: flags.FlagValues) -> N
         state = _follow(session, out, values.checkpoint_seconds, stopped, view)
     if stopped:
         if leader:
-            print(f"stopped at step {int(state.step)}; go on with --out {out} --resume")
+            folder = shlex.quote(str(out))
+            print(f"stopped at step {int(state.step)}; go on with --out {folder} --resume")
         raise KeyboardInterrupt
     if leader:
         # Not read from the checkpoint: Orbax would need all processes to restore it.
@@ -327,14 +328,16 @@ def _finish(run, values: flags.FlagValues, trained: bool) -> None:
     if values.evaluate:
         data = Path(values.data) if values.data else run.scene.source
         splits = evaluation.held_out_splits(run)
-        if "test" in splits:
+        if splits:
             scene = load_for(run.config, data, splits, values.allow_outside_paths)
             found = evaluation.evaluate_splits(run, scene, splits, run.config.evaluation.every)
-            # Training is measured with each photograph's own colours, if it has them.
-            test = found["test"].get("psnr_colour_corrected", found["test"]["psnr"])
-            if said := disagreement(test, read_metrics(out)):
-                print(said)
-            made += [f"{out}/results.json", *(f"{out}/{split}_preds/" for split in splits)]
+            if test := found.get("test"):
+                # Training is measured with each photograph's own colours, if it has them.
+                quality = test.get("psnr_colour_corrected", test["psnr"])
+                if said := disagreement(quality, read_metrics(out)):
+                    print(said)
+            made.append(f"{out}/results.json" if test else f"{out}/results_{splits[0]}.json")
+            made += [f"{out}/{split}_preds/" for split in splits]
         else:
             print("no test views, so nothing is measured; see jaxnerf eval --split")
         frames = run.config.evaluation.orbit_frames

@@ -74,16 +74,14 @@ def weights_of(
       ValueError: there is no such compositing.
     """
     check_compositing(compositing)
-    packing = samples.packing
-    axis = -1 if packing is None else 0
     if compositing == "maximum":
-        return densest(to_layout(samples, density), axis)
+        return densest(to_layout(samples, density), samples.axis)
     depth = optical_depths_of(samples, density)
     if compositing == "mean":
-        return mixed(jnp.minimum(depth, LONGEST), axis)
+        return mixed(jnp.minimum(depth, LONGEST), samples.axis)
     if compositing == "surface":
-        return first_opaque(depth, axis)
-    return emission_absorption(depth) if packing is None else march_weights(depth)
+        return first_opaque(depth, samples.axis)
+    return emission_absorption(depth) if samples.packing is None else march_weights(depth)
 
 
 def transmittance_of(samples: Samples, density: Float[Array, "*answers"]) -> Float[Array, "*batch"]:
@@ -94,7 +92,7 @@ def transmittance_of(samples: Samples, density: Float[Array, "*answers"]) -> Flo
       density: the density of a field at their positions.
     """
     depth = jnp.minimum(optical_depths_of(samples, density), LONGEST)
-    total = jnp.sum(depth, axis=-1 if samples.packing is None else 0)
+    total = jnp.sum(depth, axis=samples.axis)
     return jnp.exp(-total).reshape(samples.complete.shape)
 
 
@@ -107,15 +105,13 @@ def greatest_density_of(
       samples: dense or packed.
       density: the density of a field at their positions.
     """
-    axis = -1 if samples.packing is None else 0
-    greatest = jnp.max(to_layout(samples, density), axis=axis)
+    greatest = jnp.max(to_layout(samples, density), axis=samples.axis)
     return greatest.reshape(samples.complete.shape)
 
 
 def opacity_of(samples: Samples, weights: Float[Array, "*layout"]) -> Float[Array, "*batch"]:
     """The opacity of each ray: the sum of its weights, in [0, 1]."""
-    axis = -1 if samples.packing is None else 0
-    return jnp.sum(weights, axis=axis).reshape(samples.complete.shape)
+    return jnp.sum(weights, axis=samples.axis).reshape(samples.complete.shape)
 
 
 def accumulated(samples: Samples, weights: Float[Array, "*layout"], values: Any) -> Any:
@@ -152,7 +148,7 @@ def depth_of(
 
     A ray that stopped nothing gets the t where its sampling ends.
     """
-    axis, end = -1 if samples.packing is None else 0, samples.end(rays)
+    axis, end = samples.axis, samples.end(rays)
     total = jnp.sum(weights, axis=axis)
     # Scaled first: the derivative of a quotient divides by the square, which underflows.
     scale = jax.lax.stop_gradient(jnp.where(total > 0.0, total, 1.0))
@@ -180,14 +176,14 @@ def median_place_of(
     samples: Samples, weights: Float[Array, "*layout"], rays: Rays
 ) -> Float[Array, "*batch"]:
     """The t at which half of each ray's weight is reached; where its sampling ends, if it has none."""
-    total = jnp.sum(weights, axis=-1 if samples.packing is None else 0)
+    total = jnp.sum(weights, axis=samples.axis)
     return _where_reached(samples, weights, jnp.where(total > 0.0, 0.5 * total, jnp.inf), rays)
 
 
 def _where_reached(samples: Samples, amounts: Array, wanted: Array, rays: Rays) -> Array:
     """The t where the sum of amounts, spread evenly over their intervals, reaches what is wanted."""
-    axis = -1 if samples.packing is None else 0
-    return where_reached((samples.t0, samples.t1), amounts, wanted, samples.end(rays), axis)
+    bounds = samples.t0, samples.t1
+    return where_reached(bounds, amounts, wanted, samples.end(rays), samples.axis)
 
 
 def where_reached(
@@ -226,7 +222,7 @@ def deviation_of(
       samples, weights: as for `accumulated`.
       depth: the known depth, in units of the rays' directions, more than 0.
     """
-    axis = -1 if samples.packing is None else 0
+    axis = samples.axis
     flat = depth if samples.packing is None else depth.reshape(-1)
     away = jnp.minimum(jnp.abs(samples.t / jnp.expand_dims(flat, axis) - 1.0), 1.0)
     stopped_there = jnp.sum(weights * (1.0 - away), axis=axis)

@@ -78,8 +78,8 @@ def adapt_to_scene(config: Config, scene: Scene, chosen: Collection[str] = ()) -
         if number_of_process_0(float(known is not None and known.is_uneven)):
             needed[COLOURS] = True
     if not _STAGES.isdisjoint(chosen):
-        # There is a fraction for each resolution but the first: who names ones keeps the others. And the
-        # detail is for the last of the stages that would have been chosen.
+        # There is a fraction for each resolution but the first, so that a user who names some of the
+        # stages' settings keeps the others. The detail suits the stages that would have been chosen.
         unneeded = {*_STAGES, "voxels.field.log2_detail"}
         needed = {key: value for key, value in needed.items() if key not in unneeded}
     if "voxels.stages.resolutions" in chosen:

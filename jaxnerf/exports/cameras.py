@@ -5,6 +5,7 @@ sizes are those of the shrunk photographs. Masks, near and far are not written.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,7 +74,8 @@ def export(run: Run, out: Path, settings: Settings = Settings(), report: Report 
         )
     if not out.suffix:
         points = out / "points3D.txt"
-        report.say(f"{points} is empty; jaxnerf export RUN points --out {points} fills it")
+        folder, file = (shlex.quote(str(path)) for path in (run.folder, points))
+        report.say(f"{points} is empty; jaxnerf export {folder} points --out {file} fills it")
 
 
 def write_transforms(scene: Scene, folder: str | Path) -> Path:

@@ -45,7 +45,7 @@ from jaxnerf.training.trainer import Trainer
 _STEPS_OF_AN_OWN_FIELD = 2000
 _OPACITY_LOSS = 0.1
 _BACKGROUND, _TRANSMITTANCE = "training.background", "voxels.transmittance_loss"
-# Settings of unbounded scenes that are not those of earlier versions: an older run goes on with its own.
+# Settings whose defaults in unbounded scenes have changed: a run of an earlier version keeps its own.
 _AS_BEGUN = ("voxels.optimizer.density_rate", "voxels.field.log2_detail")
 
 
@@ -225,7 +225,7 @@ def prepare(
     state = method.first_state(config, scene) if restored is None else restored
     if out and jax.process_index() == 0:
         if resumes:
-            folder.save_config(out, config)
+            folder.update_folder(out, config, read_scene(out), scene.source)
         else:
             folder.create_folder(out, config, scene, overwrite=overwrite)
     number_of_process_0(0.0)  # the others wait for the folder
@@ -278,7 +278,8 @@ def follow(
     seconds_left: Callable[[], float],
     checkpoint_seconds: float,
     report: Callable[[Progress], bool | None] | None,
-    **hooks: Any,
+    report_every: int = 50,
+    between: Callable[[Any, int], float] | None = None,
 ) -> TrainState:
     """Train to the end, with checkpoints; returns the last state, as the devices have it.
 
@@ -286,15 +287,15 @@ def follow(
       session: a session from `prepare`.
       seconds_left: see `jaxnerf.training.loop.train`.
       checkpoint_seconds, report: see `jaxnerf.fit`; only a single process may be stopped by a report.
-      hooks: `report_every` and `between`, see `jaxnerf.training.loop.train`.
+      report_every, between: see `jaxnerf.training.loop.train`.
 
     Raises:
       FitError: training has diverged.
       RunError: a checkpoint cannot be written.
     """
     state, trainer, saved_at = session.state, session.trainer, time.perf_counter()
-    reports = train(state, trainer, seconds_left=seconds_left, plan=session.plans, **hooks)
-    for progress in reports:
+    when: dict[str, Any] = {"report_every": report_every, "between": between}
+    for progress in train(state, trainer, seconds_left=seconds_left, plan=session.plans, **when):
         state = progress.state
         stops = bool(report(progress)) if report else False
         done = stops or progress.step == progress.total_steps

@@ -13,10 +13,10 @@ from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 from jaxnerf.training import PhotometricLoss, TrainState
 from jaxnerf.training.calibration import first_calibration, step_calibration
-from jaxnerf.training.coarse_to_fine import CoarseToFine, Stages, stages
+from jaxnerf.training.coarse_to_fine import CoarseToFine, StageInputs, stages
 from jaxnerf.training.optimizers import exponential_to, progress_of, voxel_optimizer
 from jaxnerf.training.sharding import broadcast_from_process_0
-from jaxnerf.training.state import from_process_0
+from jaxnerf.training.state import with_optimizer
 from jaxnerf.training.step import Step
 from jaxnerf.training.trainer import Trainer
 
@@ -94,7 +94,7 @@ def trainer_on(
         by_rows=True,
     )
     strategy = CoarseToFine(
-        Stages(split, voxels.stages, config.training, near),
+        StageInputs(split, voxels.stages, config.training, near),
         unbounded=unbounded, log2_detail=voxels.field.log2_detail, sightings=sightings,
     )  # fmt: skip
     return Trainer(
@@ -112,12 +112,12 @@ def first_state(config: Config, scene: Scene) -> TrainState:
     voxels, split = config.voxels, scene.splits["train"]
     space, (near, _) = space_of(config, scene), bounds_of(config, scene)
     state = stages.first_state(
-        Stages(split, voxels.stages, config.training, near),
+        StageInputs(split, voxels.stages, config.training, near),
         voxels.field,
         calibration=first_calibration(split.cameras, voxels.calibration, space),
         space=space,
     )
-    return from_process_0(state, optimizer(config))
+    return with_optimizer(broadcast_from_process_0(state), optimizer(config))
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:

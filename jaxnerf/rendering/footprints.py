@@ -22,6 +22,8 @@ from jaxnerf.sampling.occupancy import Occupancy, occupied
 
 # Balls at a time, so that one program serves for any number.
 _AT_ONCE = 1 << 14
+# The radius of the ball around a cell, in sides of the cell, rounded up: half a cube's diagonal.
+HALF_DIAGONAL = 0.87
 _TILE = 8  # pixels
 
 
@@ -108,7 +110,8 @@ def footprint(
     nearest = distance - extent
     focal = np.asarray(cameras.focal)
     # A ball aside of the axis is less deep than it is far, and is seen stretched.
-    stretch = 1.0 + np.sum((0.5 * np.asarray(cameras.size) / focal) ** 2, axis=-1)
+    size, centre = np.asarray(cameras.size), np.asarray(cameras.centre)
+    stretch = 1.0 + np.sum((np.maximum(centre, size - centre) / focal) ** 2, axis=-1)
     pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
     grow = np.ceil(pixels / tile).astype(np.int32)
     marked, sides = np.zeros((len(cameras), *shape), bool), np.array(shape, np.int32)
@@ -177,7 +180,7 @@ def tiles_that_show(
         return np.zeros((len(cameras), *shape), bool)
     cell = 2.0 * float(occupancy.cell)
     centres = (np.asarray(occupancy.origin) + (coarse + 0.5) * cell).astype(np.float32)
-    return footprint(centres, 0.87 * cell, cameras, shape, tile)
+    return footprint(centres, HALF_DIAGONAL * cell, cameras, shape, tile)
 
 
 def pixels_that_show(

@@ -17,7 +17,7 @@ from jaxnerf.fields.composed import ComposedField
 from jaxnerf.rendering.parts import composed
 from jaxnerf.rendering.result import Rendering
 from jaxnerf.rendering.shading import accumulated_colour, behind, evaluated, scale_gradients_near
-from jaxnerf.sampling import Hierarchical, Sampler, Samples
+from jaxnerf.sampling import Hierarchical, Proposal, Sampler, Samples
 from jaxnerf.sampling.composed import map_occupancy_samplers
 from jaxnerf.sampling.intervals import Keys
 from jaxnerf.sampling.samplers import levels_of
@@ -111,7 +111,7 @@ def _shaded(
     rays: Rays,
     samples: Samples,
     background: Any,
-    found: Any,
+    known: Proposal | None,
     *,
     extras: Callable[[Params, Any], Any] | None,
     normals: bool,
@@ -121,10 +121,10 @@ def _shaded(
     """Evaluate a field at samples and composite the result.
 
     Args:
-      found: the field's density and features at the samples, if they are known already (`Proposal`).
+      known: the field's density and features at the samples, if they are known already.
     """
-    if found is not None and not normals:
-        density, features, gradient = found.density, found.features, None
+    if known is not None and not normals:
+        density, features, gradient = known.density, known.features, None
     else:
         density, features, gradient = evaluated(field, params, samples.positions(rays), normals)
     if gradient_reach is not None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,16 @@ def own_version() -> str:
 
 
 def write_json(path: Path, contents: Any) -> None:
-    """Write a JSON file completely or not at all."""
-    write_text(path, json.dumps(contents, indent=2) + "\n")
+    """Write a JSON file completely or not at all; numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(contents), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(contents: Any) -> Any:
+    if isinstance(contents, dict):
+        return {key: _finite(value) for key, value in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [_finite(value) for value in contents]
+    return None if isinstance(contents, float) and not math.isfinite(contents) else contents
 
 
 def write_text(path: Path, text: str) -> None:

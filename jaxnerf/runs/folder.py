@@ -1,5 +1,6 @@
 """A run's folder: creating it, protecting it from being overwritten, and reading it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -31,8 +32,8 @@ def create_folder(folder: Path, config: Config, scene: Scene, *, overwrite: bool
         try:
             write_json(folder / "scene.json", scene_to_json(scene))
             save_config(folder, config)
-        except (OSError, RunError):
-            # With one of the files only, the folder would not be recognised as a run.
+        except BaseException:
+            # With one of the files only, the folder would be recognised neither as a run nor as free.
             for name in ("scene.json", "config.json"):
                 (folder / name).unlink(missing_ok=True)
             raise
@@ -46,6 +47,25 @@ def save_config(folder: Path, config: Config) -> None:
     """
     with disk_errors(folder):
         write_text(folder / "config.json", to_json(config) + "\n")
+
+
+def update_folder(folder: Path, config: Config, trained: Scene, source: Path) -> None:
+    """Write what a resumed run may change: its configuration, and where its photographs are now.
+
+    Args:
+      folder: folder of the run.
+      config: the configuration that it goes on with.
+      trained: the scene as the folder has it.
+      source: the folder of the photographs.
+
+    Raises:
+      RunError: the disk is full, or the folder cannot be written.
+    """
+    save_config(folder, config)
+    if source.resolve() != trained.source:
+        with disk_errors(folder):
+            moved = dataclasses.replace(trained, source=source)
+            write_json(folder / "scene.json", scene_to_json(moved))
 
 
 def refuse_changes(folder: Path, config: Config, said: str) -> None:

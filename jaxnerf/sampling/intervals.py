@@ -103,7 +103,8 @@ def stratified(
         return jnp.where(u < 1.0, jnp.minimum(near + u * (far - near), far), far)
     if spacing == "disparity":
         begin = _with_disparity(near, far)
-        ratio = begin / far
+        # Of a ray without a length at the origin, begin and far are 0.
+        ratio = begin / jnp.where(far > 0.0, far, 1.0)
         t = jnp.clip(begin / (ratio + (1.0 - u) * (1.0 - ratio)), near, far)
         return jnp.where(u > 0.0, jnp.where(u < 1.0, t, far), near)
     raise ValueError(f"stratified: spacing must be 'depth' or 'disparity', got {spacing!r}")

@@ -161,9 +161,8 @@ def weighted_of_cameras(
       The number of each pixel's camera, and the pixels.
     """
     weights = jnp.asarray(weights)
-    weights = (
-        weights if jnp.issubdtype(weights.dtype, jnp.floating) else weights.astype(jnp.float32)
-    )
+    # In half precision, as in whole numbers, sums over a picture overflow or lose their last terms.
+    weights = weights.astype(jnp.float64 if weights.dtype == jnp.float64 else jnp.float32)
     camera_key, row_key, column_key, place_key = jax.random.split(key, 4)
 
     def drawn(key: PRNGKeyArray, of: Array) -> Array:

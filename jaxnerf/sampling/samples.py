@@ -75,6 +75,11 @@ class Samples:
         return jnp.arange(self.t.shape[0], dtype=jnp.int32)[:, None] < self.packing.count[None, :]
 
     @property
+    def axis(self) -> int:
+        """The axis of the layout along which the samples of one ray lie."""
+        return -1 if self.packing is None else 0
+
+    @property
     def fits(self) -> Bool[Array, "*batch"]:
         """Whether a ray's samples fit into the packed buffer; if not, it has none of them."""
         if self.packing is None:

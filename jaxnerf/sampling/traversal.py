@@ -116,8 +116,8 @@ def march(
 def most_samples(occupancy: Occupancy, samples_per_voxel: int = 1) -> int:
     """How many samples a ray takes in a grid at most.
 
-    That is known of a grid of numbers; of one that is being traced, for steps that are not shorter than
-    a cell.
+    If the grid's cell or step is being traced, the number holds for steps that are not shorter than a
+    cell.
     """
     steps_a_cell = 1.0
     if not any(isinstance(x, Tracer) for x in (occupancy.cell, occupancy.step)):

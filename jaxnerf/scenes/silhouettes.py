@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from jaxnerf.cameras.lenses import FLAT
 from jaxnerf.cameras.paths import focus_point
-from jaxnerf.rendering.footprints import carve
+from jaxnerf.rendering.footprints import HALF_DIAGONAL, carve
 from jaxnerf.sampling.occupancy import dilate
 from jaxnerf.scenes import Scene, Split
 from jaxnerf.scenes.backgrounds import levels_of, name_of
@@ -73,7 +73,7 @@ def possible_cells(
             inside = np.arange(size) * len(full) // size
             candidates = np.argwhere(full[np.ix_(inside, inside, inside)])
             centres = (origin + (candidates + 0.5) * (side / size)).astype(np.float32)
-            radius = 0.87 * side / size + astray
+            radius = HALF_DIAGONAL * side / size + astray
             found = carve(centres, radius, split.cameras, shown, TILE, witnesses)
             full = np.zeros((size,) * 3, bool)
             full[tuple(candidates[found].T)] = True

@@ -96,7 +96,7 @@ def _squares(
     assert split.images is not None
     count, height, width = split.images.shape[:3]
     only = random.integers(count, dtype=np.int32) if one_image else None
-    if only is not None and split.masks is not None:
+    if only is not None and split.masks is not None and split.masks.any():
         while not split.masks[only].any():
             only = random.integers(count, dtype=np.int32)
 

@@ -177,7 +177,7 @@ class Plan:
         enough = _MEASURED_FRACTION * left
         if self._pace.number_of_intervals < _MEASURED_INTERVALS:
             enough *= _LONG
-        return 0.0 < self._pace.measured >= enough
+        return self._pace.measured > 0.0 and self._pace.measured >= enough
 
     def _most_in(self, number: int, left: float, fraction: float) -> int:
         """The total of the longest schedule for which this fraction of the time left is enough."""

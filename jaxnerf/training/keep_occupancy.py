@@ -172,8 +172,9 @@ def _refreshed(kind, config, everywhere, arrays, params, occupancy, depths, key)
 def _threshold(depths: Array, config: OccupancyConfig) -> Array:
     """The remembered optical depth from which on a cell counts as occupied.
 
-    At most somewhat less than the mean, which rounding may put above all that are equal: at first
-    nothing is dense, and everything must be able to become so.
+    It is less than the mean of all cells, so that some cell always counts: at first no cell is dense, and
+    every one must be able to become so. It is a little less than the mean, since of equal depths rounding
+    may put the mean above all.
     """
     possible = depths >= 0.0
     number = jnp.maximum(jnp.sum(possible.astype(depths.dtype)), 1.0)

@@ -26,7 +26,8 @@ class Progress:
       step, total_steps: as Python numbers.
       metrics: the metrics of the last step.
       rays_per_second: mean since the last report.
-      fixed: whether total_steps was estimated already. (The estimate is corrected in each stage.)
+      fixed: whether total_steps is that of a schedule: of one that was given, or of an estimate, which is
+        corrected in each stage. Before the first estimate it is the most that the run may take.
     """
 
     state: Any
@@ -58,8 +59,6 @@ class Steps(Protocol):
     def strategy(self) -> Paced: ...
 
     def to_devices(self, state: Any) -> Any: ...
-
-    def to_host(self, state: Any) -> Any: ...
 
     def step(self, state: Any, number: int, total: int) -> tuple[Any, dict[str, Any]]: ...
 
@@ -113,12 +112,10 @@ def train(
         if not is_report and number % _STEPS_BETWEEN_WAITS:
             continue
         values = {name: float(value) for name, value in metrics.items()}
-        seconds_a_step, left = (
-            pace.arrive(number, trainer.strategy.step_cost),
-            number_of_process_0(seconds_left()),
-        )
+        seconds_a_step = pace.arrive(number, trainer.strategy.step_cost)
+        left = number_of_process_0(seconds_left())
         if left <= seconds_a_step * _STEPS_BETWEEN_WAITS:
-            # The state keeps the total that was planned: who asked to stop may go on later.
+            # The state keeps the total that was planned: a run that ran out of time may go on later.
             total = number
         elif planned and (fits := planned.total(number, total, left)):
             total, is_report = fits, True

@@ -192,7 +192,7 @@ def parallel(
 
     The state, the key and what is constant (the cameras) are replicated (given and returned whole),
     batches are given with a leading dimension of this host's devices. (`jax.shard_map` over a mesh of the
-    same devices with specs P(), P(AXIS), P(), P(), P(AXIS) is the twin of this line.)
+    same devices with specs P(), P(AXIS), P(), P(), P(AXIS) would do the same.)
 
     Args:
       step: (state, batch, key, constant) -> (state, metrics, gradients): see

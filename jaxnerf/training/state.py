@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxnerf.compositing import over
 from jaxnerf.fields import as_pytree
-from jaxnerf.training.sharding import broadcast_from_process_0
 
 
 @no_type_check
@@ -139,30 +138,12 @@ def begin(
 
 
 def with_optimizer(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
-    """A state with the optimizer's before its first step.
+    """A state with the optimizer's state before its first step, which is all zeros, as Adam's is.
 
-    Those are NumPy's zeros, which take no memory until they are copied, as Adam's state begins; where the
-    state is one of shapes and types alone, so is the optimizer's.
+    The zeros are NumPy's, which take no memory until they are copied. If the parameters are shapes and
+    types alone (`jax.ShapeDtypeStruct`), so is the optimizer's state.
     """
     shapes = jax.eval_shape(optimizer.init, state.params)
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state.params)):
         shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     return dataclasses.replace(state, optimizer=shapes)
-
-
-def from_process_0(
-    state: TrainState, optimizer: optax.GradientTransformation | None = None
-) -> TrainState:
-    """The state before a step that process 0 has made, on all of them.
-
-    All processes make one, so that none waits for long, and their shapes can differ; see
-    `jaxnerf.training.sharding.broadcast_from_process_0`.
-
-    Args:
-      state: without the optimizer's.
-      optimizer: whose state before its first step is added; None adds none.
-    """
-    state = broadcast_from_process_0(state)
-    if optimizer is None:
-        return state
-    return with_optimizer(state, optimizer)

@@ -85,7 +85,7 @@ class Step:
         summed, of_learned, kept = _over_devices(gradients, axis, self.by_rows)
         split_axis = axis if self.by_rows and devices > 1 else None
         norm = sharding.norm(summed, gradients[0], split_axis) / devices
-        # Of the sum, which is there: the mean is made where it is used, and never stored.
+        # The norm is taken of the sum, which is stored; the mean is fused into what uses it.
         mean = jax.tree.map(lambda x: x / devices, summed)
         progress = state.step, state.total_steps
         params, opt_state = sharding.update(

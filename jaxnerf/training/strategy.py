@@ -18,7 +18,7 @@ class Strategy(Paced, Protocol):
     field, `KeepOccupancy` for any field that is sampled by an occupancy.
     """
 
-    def resumed(self, state: TrainState, devices: int) -> TrainState:
+    def resumed(self, state: TrainState) -> TrainState:
         """The state from which training begins or goes on. Takes and returns arrays of the host."""
         ...
 
@@ -38,7 +38,7 @@ class Strategy(Paced, Protocol):
         """
         ...
 
-    def changed(self, state: TrainState, devices: int) -> None:
+    def changed(self, state: TrainState) -> None:
         """Called with the changed state, as broadcast from process 0.
 
         Its arrays may be kept, except for the parameters, which the next step overwrites.
@@ -69,7 +69,7 @@ class Unchanged:
         """See `jaxnerf.training.budget.Paced`."""
         return (Stage(first_step=0, step_cost=1.0),)
 
-    def resumed(self, state: TrainState, devices: int) -> TrainState:
+    def resumed(self, state: TrainState) -> TrainState:
         """The state as it is."""
         return state
 
@@ -85,7 +85,7 @@ class Unchanged:
         """The state as it is."""
         return state
 
-    def changed(self, state: TrainState, devices: int) -> None:
+    def changed(self, state: TrainState) -> None:
         """Nothing to note."""
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:

@@ -14,7 +14,7 @@ from jaxnerf.kernels.memory import delete, returning_freed
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
 from jaxnerf.training.settings import TrainingConfig
-from jaxnerf.training.state import TrainState, from_process_0
+from jaxnerf.training.state import TrainState, with_optimizer
 from jaxnerf.training.step import Step
 from jaxnerf.training.strategy import Strategy
 
@@ -69,7 +69,7 @@ class Trainer:
 
     def to_devices(self, state: TrainState) -> TrainState:
         """A state on the devices, as steps take and return it."""
-        state = self.strategy.resumed(state, jax.device_count())
+        state = self.strategy.resumed(state)
         return self._placed(state)
 
     def _placed(self, state: TrainState) -> TrainState:
@@ -80,7 +80,7 @@ class Trainer:
             shapes = functools.partial(gradients_of, devices=len(chosen), by_rows=self._by_rows)
             axes = self._axes(chosen)
             self._step = sharding.parallel(self._on_scene, chosen, axes=axes, gradients=shapes)
-            # Corrections of photographs and cameras have as many as there are.
+            # Padded, so that scenes share a program; but a calibration has a row for each camera.
             cameras = self._split.cameras
             cameras = _padded(cameras) if state.calibration is None else cameras
             key = jax.random.key_data(jax.random.key(self.config.seed))
@@ -119,6 +119,7 @@ class Trainer:
             state = self._changed(state, number, total)
         begins = is_due or self._step.gradients is None
         batch = sharding.local_part(self.strategy.batch(state, number, total), self._devices)
+        # No step reads the strategy's state: the step is not compiled anew where its shapes change.
         strategy, state = state.strategy, dataclasses.replace(state, strategy=())
         state, metrics = self._step(state, batch, self._key, self._constant)
         state = dataclasses.replace(state, strategy=strategy)
@@ -129,29 +130,33 @@ class Trainer:
 
     @returning_freed()
     def _changed(self, state: TrainState, number: int, total: int) -> TrainState:
+        """The state after what the strategy changes before a step; parameters that stay are not moved."""
+        # Asked before the change, with which the stage begins.
         moments, resets = state.optimizer, self.strategy.resets_optimizer(number, total)
         # The first device's copy, which is not copied to the host unless it is asked for there.
         own = jax.tree.map(lambda x: x.addressable_data(0), state.params)
         given = jax.tree.leaves(own)
         bare = local(dataclasses.replace(state, optimizer=None, params=None))
-        bare = dataclasses.replace(bare, params=own)
         if resets:
             # Their memory is freed before the new state is made.
             self._step.gradients, moments = None, None
             delete(state.optimizer)
-        changed = self.strategy.change(bare, number, total)
+        changed = self.strategy.change(dataclasses.replace(bare, params=own), number, total)
         keeps = not resets and _same(changed.params, given)
         if sharding.number_of_process_0(float(keeps)):
-            others = from_process_0(dataclasses.replace(changed, params=None))
+            others = sharding.broadcast_from_process_0(dataclasses.replace(changed, params=None))
+            after = sharding.replicate(others, self._devices)
+            after = dataclasses.replace(after, params=state.params, optimizer=moments)
             changed = dataclasses.replace(others, params=own)
-            placed = sharding.replicate(others, self._devices)
-            state = dataclasses.replace(placed, params=state.params, optimizer=moments)
+        elif resets:
+            changed = sharding.broadcast_from_process_0(changed)
+            after = self._placed(with_optimizer(changed, self._optimizer))
         else:
-            changed = from_process_0(changed, self._optimizer if resets else None)
-            state = self._placed(changed) if resets else sharding.replicate(changed, self._devices)
-            state = state if resets else dataclasses.replace(state, optimizer=moments)
-        self.strategy.changed(changed, jax.device_count())
-        return jax.block_until_ready(state)
+            changed = sharding.broadcast_from_process_0(changed)
+            after = sharding.replicate(changed, self._devices)
+            after = dataclasses.replace(after, optimizer=moments)
+        self.strategy.changed(changed)
+        return jax.block_until_ready(after)
 
 
 def _same(params: Any, given: list[Any]) -> bool:
@@ -173,9 +178,10 @@ def _padded(cameras: Camera) -> Camera:
 def axes_on(devices: int, by_rows: bool = True) -> TrainState | None:
     """Which arrays of a `TrainState` differ between so many devices, as `sharding.parallel` takes it.
 
-    The optimizer's state, where each device has that of a part of the rows; None if all arrays are alike.
-    So it is on a single device: with the leading dimension that such arrays have, XLA:CPU would copy the
-    table at each step (37 instead of 29 ms with 1.6 million rows of the fast field).
+    With `by_rows` the optimizer's state differs: each device has that of a part of the rows. None if no
+    array differs. On a single device none does: if its optimizer's state had the leading dimension of
+    arrays that differ, XLA:CPU would copy the table at each step (37 instead of 29 ms with 1.6 million
+    rows of the fast field).
 
     Args:
       devices: number of devices that take a step together.

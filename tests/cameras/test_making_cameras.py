@@ -47,3 +47,9 @@ def test_rays_of_origins_and_directions_have_unit_view_directions():
     np.testing.assert_array_equal(rays.origins, np.ones((2, 3)))
     np.testing.assert_array_equal(rays.directions, directions)
     assert (rays.near.tolist(), rays.far.tolist()) == ([0.5, 1.0], [7.0, 7.0])
+
+
+def test_whole_numbers_in_directions_cut_nothing_off():
+    rays = Rays.of(np.array([0.5, 0.5, -4.0]), np.array([0, 0, 1]), 0.5)
+    assert rays.origins.tolist() == [0.5, 0.5, -4.0]
+    assert (float(rays.near), float(rays.far)) == (0.5, float("inf"))

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -110,20 +109,6 @@ def test_metrics_are_reported_after_the_first_and_the_last_step(trained):
         assert row["rays_per_second"] > 0.0
         assert 0.0 < row["seconds"] < row["seconds_since_process_start"]
         assert {"learning_rate", "gradient_norm"} < row.keys()
-
-
-def test_commands_that_are_printed_can_be_typed_whatever_the_folder_is_called(
-    folder, trained, tmp_path, capsys
-):
-    run = shutil.copytree(trained, tmp_path / "my run's")
-    again = ["train", f"--data={folder}", f"--out={run}", "--resume", "--max_steps=7"]
-    assert main([*again, "--evaluation.orbit_frames=0"]) == 0
-    printed = capsys.readouterr().out.split("Next:\n")[1].splitlines()
-    verbs = [words[1:] for words in map(shlex.split, printed)]
-    assert [words[0] for words in verbs] == ["render", "eval", "train"]
-    assert verbs[1] == ["eval", str(run)]
-    assert main(verbs[1]) == 0
-    assert f"--out {run}".split(" ", 1)[1] in verbs[2]
 
 
 def check_results(run: Path, split: str, turn: float, chosen: list[int]) -> None:

@@ -226,7 +226,7 @@ class InPlace(KeepOccupancy):
         state.params["centre"] = np.asarray(state.params["centre"]) + 1.0
         return state
 
-    def changed(self, state, devices):
+    def changed(self, state):
         self.cells = state.sampler.occupancy.cells
 
     def batch(self, state, number, total):

@@ -121,3 +121,18 @@ def test_tiles_that_show_occupied_cells_are_found_and_others_are_not(distance, s
     nothing = encode(jnp.zeros(mask.shape, bool), jnp.ones(mask.shape))
     occupancy = Occupancy(nothing, origin, jnp.float32(cell), jnp.float32(0.1))
     assert not tiles_that_show(occupancy, cameras, (side, side), tile).any()
+
+
+def test_the_footprint_of_a_picture_beside_the_axis_holds_all_that_is_seen():
+    """As in a crop of a wider picture: what it shows is stretched by its angle from the axis."""
+    angle = math.radians(60.0)
+    away = 3.0 * np.array([[math.sin(angle), 0.0, -math.cos(angle)]])
+    camera = Camera.pinhole(np.eye(4)[None, :3], 200.0, 400, 96)
+    shift = 200.0 - 200.0 * math.tan(angle)
+    camera = dataclasses.replace(camera, centre=np.array([[shift, 48.0]], np.float32))
+    surface = on_balls(np.random.default_rng(0), away, 0.15, 20_000)
+    seen = np.floor(seen_from(camera[0], surface) / 8).astype(int)
+    shown = footprint(away.astype(np.float32), 0.15, camera, (12, 50), 8)[0]
+    assert len(seen)
+    assert shown[seen[:, 1], seen[:, 0]].all()
+    assert shown.mean() < 0.6

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +20,7 @@ from jaxnerf.config import Config, override
 from jaxnerf.methods import state_like
 from jaxnerf.methods.nerf import first_state_in
 from jaxnerf.runs.checkpoints import Checkpoints
-from jaxnerf.runs.files import RunError, disk_errors
+from jaxnerf.runs.files import RunError, disk_errors, write_json
 from jaxnerf.runs.folder import check_free, create_folder, read_config
 from jaxnerf.runs.run import load_run, read_scene
 from jaxnerf.scenes import Similarity, load_scene
@@ -325,6 +327,31 @@ def test_overwriting_a_run_removes_what_it_made_and_nothing_else(run_folder, sce
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_folder_whose_creation_was_interrupted_is_free_again(tmp_path, scene, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jaxnerf.runs.folder.save_config", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            create_folder(tmp_path / "run", CONFIG, scene)
+    create_folder(tmp_path / "run", CONFIG, scene)
+    assert read_config(tmp_path / "run") == CONFIG
+
+
+def test_numbers_that_are_not_finite_are_null_in_files(tmp_path):
+    """JSON has no word for them, and other programs refuse Python's."""
+    write_json(
+        tmp_path / "some.json", {"a": [math.inf, (1.5, math.nan)], "b": -math.inf, "c": True}
+    )
+    text = (tmp_path / "some.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": [None, [1.5, None]],
+        "b": None,
+        "c": True,
+    }
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_half_run(tmp_path, scene):
     with (
         pytest.raises(RunError, match="the disk is full; make room first"),

@@ -164,3 +164,12 @@ def test_values_are_those_of_the_pixel_in_which_a_place_lies():
     np.testing.assert_array_equal(pixels.values_at(jnp.asarray(picture), places), expected)
     outside = pixels.values_at(jnp.asarray(picture), jnp.array([[-1.0, 9.0]]))
     np.testing.assert_array_equal(outside, picture[4:, 0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_maps_in_half_precision_are_drawn_from_in_all_places(dtype):
+    even = jnp.ones((1, 512, 512), dtype)
+    drawn = np.asarray(pixels.weighted(KEY, 4000, even[0]))
+    least, most = drawn.min(axis=0), drawn.max(axis=0)
+    assert (least < 8.0).all()
+    assert (most > 504.0).all()

@@ -285,3 +285,11 @@ def test_merge_maps_over_leading_dimensions_and_passes_gradients_to_where_values
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(merge)))(t, other), expected)
     gradient = jax.grad(lambda x: jnp.sum(_merge(x, other) ** 2))(t)
     np.testing.assert_allclose(gradient, 2 * t, rtol=1e-6)
+
+
+def test_a_ray_without_a_length_has_samples_where_it_is():
+    """What misses a box: its far is its near, which may be 0."""
+    near = jnp.array([0.0, 0.0])
+    t = stratified(near, jnp.array([0.0, 2.0]), 4, spacing="disparity")
+    assert t[0].tolist() == [0.0] * 4
+    assert np.isfinite(np.asarray(t)).all()

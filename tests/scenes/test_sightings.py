@@ -18,7 +18,7 @@ from jaxnerf.methods import voxels
 from jaxnerf.sampling import dense_samples
 from jaxnerf.scenes.sightings import Sightings, sightings_of
 from jaxnerf.training.batches import sample_batch, usable_sightings
-from jaxnerf.training.coarse_to_fine import CoarseToFine, CoarseToFineConfig, Stages
+from jaxnerf.training.coarse_to_fine import CoarseToFine, CoarseToFineConfig, StageInputs
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
 
@@ -159,8 +159,8 @@ def test_known_depths_count_less_and_less_and_are_learned():
     seen = sightings_of(points, split.cameras, np.argwhere(towards > 0.1))
     stages = CoarseToFineConfig(resolutions=(16,), fractions=(), cells=16, samples=24, max_steps=40)
     training = TrainingConfig(steps=60, rays_per_batch=256, seed=3)
-    strategy = CoarseToFine(Stages(split, stages, training), sightings=seen)
-    state = strategy.resumed(first_state_of_voxels(split, stages, training), 2)
+    strategy = CoarseToFine(StageInputs(split, stages, training), sightings=seen)
+    state = strategy.resumed(first_state_of_voxels(split, stages, training))
     counts = [np.asarray(strategy.batch(state, step, 60).certainty).max() for step in (0, 15, 30)]
     np.testing.assert_allclose(counts, [1.0, 0.5, 0.0])
     away = []

@@ -31,8 +31,6 @@ class Clockwork:
     def to_devices(self, state):
         return state
 
-    to_host = to_devices
-
     def step(self, state, number, total):
         begun = sum(number >= round(fraction * total) for fraction, _ in self._later) - 1
         if begun > self.stage:

@@ -36,7 +36,7 @@ from jaxnerf.training.calibration import (
     step_calibration,
     without_common,
 )
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, Stages
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, StageInputs
 from jaxnerf.training.coarse_to_fine.stages import with_limits
 from jaxnerf.training.loop import train as train_with
 from jaxnerf.training.optimizers import VoxelOptimizerConfig
@@ -294,7 +294,8 @@ def test_two_devices_find_the_gradients_of_one(views):
         step = sharding.parallel(way.one_step, devices, axes=AXES, gradients=shapes)
         parts = jax.tree.map(lambda x, n=count: x.reshape(n, -1, *x.shape[1:]), batch)
         state = with_limits(
-            first_state_of_voxels(split, GROWING, CONFIG, **OF_BOTH), Stages(split, growing, CONFIG)
+            first_state_of_voxels(split, GROWING, CONFIG, **OF_BOTH),
+            StageInputs(split, growing, CONFIG),
         )
         state = dataclasses.replace(state, optimizer=sharding.divided(state.optimizer, devices))
         after, _ = step(state, parts, jax.random.key(0), cameras)

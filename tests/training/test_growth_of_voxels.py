@@ -14,7 +14,7 @@ from jaxnerf.fields.voxels import VoxelField, VoxelSettings
 from jaxnerf.sampling.occupancy import encode, occupied
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import scene_cube
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, Stages
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, StageInputs
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch
 from jaxnerf.training.loop import train
 from jaxnerf.training.settings import TrainingConfig
@@ -132,7 +132,7 @@ def test_refreshing_drops_cells_that_have_become_empty_and_no_others(split):
 
 def test_growing_when_all_has_become_empty_goes_on_everywhere(split):
     state = with_density(begun_state(split), -12.0)
-    after = grow(local(state), 1, Stages(split, GROWING, CONFIG))
+    after = grow(local(state), 1, StageInputs(split, GROWING, CONFIG))
     assert np.asarray(occupied(after.sampler.occupancy)).any()
     assert np.asarray(after.strategy.tiles).any()
 
@@ -144,7 +144,7 @@ def test_a_batch_has_fewer_rays_while_they_need_more_samples(split):
     counts = {}
     for budget in (100.0, 2.5, 1.5, 0.1):
         growing = dataclasses.replace(GROWING, mean_samples=budget)
-        counts[budget] = int(size_batch(state, Stages(split, growing, config)).strategy.rays)
+        counts[budget] = int(size_batch(state, StageInputs(split, growing, config)).strategy.rays)
     assert counts[100.0] == full > counts[2.5] > counts[1.5] > counts[0.1] == full // 8
     # What is drawn fits, or nearly, and most of what fits is drawn.
     growing = dataclasses.replace(GROWING, mean_samples=1.5)
@@ -161,13 +161,13 @@ def test_a_batch_keeps_its_size_unless_much_is_gained(split):
     growing = dataclasses.replace(GROWING, mean_samples=12.0)
     state = with_rays(begun_state(split), 192)
     assert (
-        int(size_batch(state, Stages(split, growing, CONFIG), least_factor=1.6).strategy.rays)
+        int(size_batch(state, StageInputs(split, growing, CONFIG), least_factor=1.6).strategy.rays)
         == 192
     )
-    assert int(size_batch(state, Stages(split, growing, CONFIG)).strategy.rays) == 256
+    assert int(size_batch(state, StageInputs(split, growing, CONFIG)).strategy.rays) == 256
     state = with_rays(state, 64)
     assert (
-        int(size_batch(state, Stages(split, growing, CONFIG), least_factor=1.6).strategy.rays)
+        int(size_batch(state, StageInputs(split, growing, CONFIG), least_factor=1.6).strategy.rays)
         == 256
     )
 
@@ -175,7 +175,7 @@ def test_a_batch_keeps_its_size_unless_much_is_gained(split):
 def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
     growing = dataclasses.replace(GROWING, voxels_for_steps=5.0)
     state = dataclasses.replace(begun_state(split), total_steps=jnp.int32(64))
-    after = grow(local(with_density(state, 9.0)), 1, Stages(split, growing, CONFIG))
+    after = grow(local(with_density(state, 9.0)), 1, StageInputs(split, growing, CONFIG))
     side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
     assert after.sampler.occupancy.cells.shape == (20, 20, 20)
     assert float(after.field.spacing) == pytest.approx(side / 20)
@@ -183,7 +183,9 @@ def test_a_stage_of_a_run_of_few_steps_is_as_fine_as_they_fill(split):
 
 def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty(split):
     before = local(with_density(begun_state(split), 9.0))
-    after = grow(before, 1, Stages(split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG))
+    after = grow(
+        before, 1, StageInputs(split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
+    )
     assert before.sampler.occupancy.cells.shape == (16, 16, 16)
     assert after.sampler.occupancy.cells.shape == (24, 24, 24)
     assert kept_in(before.sampler.occupancy, after.sampler.occupancy)
@@ -192,7 +194,9 @@ def test_a_stage_has_as_many_cells_as_voxels_and_drops_those_that_turn_out_empty
     table = np.array(before.params.table)
     table[: len(points)][points[:, 0] > np.median(points[64:, 0]), 0] = -15.0
     emptied = dataclasses.replace(before, params=dataclasses.replace(before.params, table=table))
-    half = grow(emptied, 1, Stages(split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG))
+    half = grow(
+        emptied, 1, StageInputs(split, dataclasses.replace(GROWING, unseen_below=0.0), CONFIG)
+    )
 
     def volume(state):
         return (
@@ -211,7 +215,7 @@ def test_a_stage_shrinks_onto_what_was_found_even_by_a_little(split, first, side
     cells = np.zeros((16, 16, 16), bool)
     cells[first:15, first:15, first:15] = True
     begun = holding(begun, cells)
-    after = grow(local(begun), 1, Stages(split, growing, CONFIG)).sampler.occupancy
+    after = grow(local(begun), 1, StageInputs(split, growing, CONFIG)).sampler.occupancy
     # In the second stage's cells, of which the cube had 24 along each side before it shrank.
     fine = cell * 16 / 24
     assert float(after.cell) * 24 == pytest.approx(side * fine, rel=1e-5)
@@ -225,7 +229,7 @@ def test_voxels_are_as_small_as_the_vertices_of_a_lattice_allow(split):
             GROWING, resolutions=(16, last), unseen_below=0.0, target_vertices=points
         )
         begun = local(holding(begun_state(split), cells))
-        after = grow(begun, 1, Stages(split, growing, CONFIG))
+        after = grow(begun, 1, StageInputs(split, growing, CONFIG))
         side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
         voxel = float(after.field.spacing)
         assert float(after.sampler.occupancy.step) == voxel
@@ -258,7 +262,9 @@ def test_a_stage_in_the_middle_has_no_more_vertices_than_the_last_may_have(split
         )  # fmt: skip
         cells = np.zeros((16, 16, 16), bool)
         cells[1:15, 1:15, 4:11] = True
-        after = grow(local(holding(begun_state(split), cells)), 1, Stages(split, growing, CONFIG))
+        after = grow(
+            local(holding(begun_state(split), cells)), 1, StageInputs(split, growing, CONFIG)
+        )
         side = float(after.sampler.occupancy.cell) * after.sampler.occupancy.cells.shape[0]
         bricks = int(np.count_nonzero(np.asarray(after.field.bricks)))
         return 64 * bricks, side / float(after.field.spacing), float(after.field.spacing)
@@ -288,7 +294,7 @@ def test_what_is_thin_is_kept_where_cells_become_larger(split):
             sheets,
         )
     )
-    after = grow(begun, 1, Stages(split, growing, CONFIG)).sampler.occupancy
+    after = grow(begun, 1, StageInputs(split, growing, CONFIG)).sampler.occupancy
     assert float(after.cell) > 1.2 * float(old.cell)
     assert kept_in(begun.sampler.occupancy, after)
 
@@ -299,7 +305,7 @@ def test_hidden_cells_can_be_kept(split):
     same = dataclasses.replace(GROWING, resolutions=(16, 16))
     kept, seen = (
         np.asarray(
-            occupied(grow(before, 1, Stages(split, growing, CONFIG)).sampler.occupancy)
+            occupied(grow(before, 1, StageInputs(split, growing, CONFIG)).sampler.occupancy)
         ).sum()
         for growing in (dataclasses.replace(same, unseen_below=0.0), same)
     )
@@ -312,7 +318,7 @@ def test_hidden_cells_are_dropped_when_the_last_stage_begins_and_not_before(spli
     more = dataclasses.replace(GROWING, resolutions=(16, 16, 16), fractions=(0.3, 0.6))
     middle, last = (
         np.asarray(
-            occupied(grow(before, stage, Stages(split, more, CONFIG)).sampler.occupancy)
+            occupied(grow(before, stage, StageInputs(split, more, CONFIG)).sampler.occupancy)
         ).sum()
         for stage in (1, 2)
     )

@@ -290,3 +290,10 @@ def test_alpha_says_nothing_of_photographs_without_and_squares_that_do_not_exist
     masks[:, ::2] = True
     with pytest.raises(ValueError, match="no square of 2 x 2 pixels that count was found"):
         sample_batch(noise_split(masks), 4, 1, 2, block=2)
+
+
+@pytest.mark.parametrize("one_image", [False, True])
+def test_masks_that_ignore_everything_are_refused(one_image):
+    split = noise_split(np.zeros((3, 8, 9), bool))
+    with pytest.raises(ValueError, match="no square of 1 x 1 pixels that count"):
+        sample_batch(split, 4, 0, 0, one_image=one_image)

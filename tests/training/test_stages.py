@@ -17,7 +17,7 @@ from jaxnerf.methods import state_like
 from jaxnerf.runs.checkpoints import Checkpoints
 from jaxnerf.scenes import Split
 from jaxnerf.training import sharding
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, Stages
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, StageInputs
 from jaxnerf.training.coarse_to_fine.stages import grow
 from jaxnerf.training.coarse_to_fine.strategy import block_size
 from jaxnerf.training.loop import train
@@ -179,7 +179,7 @@ def test_a_stage_with_a_large_table_is_trained_on_one_device_of_a_cpu(
 @pytest.mark.slow
 def test_growing_keeps_the_density_of_the_ball_and_starts_the_moments_anew(split, whole_run):
     before = whole_run[1][24]
-    after = grow(before, 1, Stages(split, GROWING, CONFIG))
+    after = grow(before, 1, StageInputs(split, GROWING, CONFIG))
     centres, full = cell_centres(after.sampler.occupancy)
     at = jnp.asarray(centres[full], jnp.float32)
     was, now = (np.asarray(x.field.density(x.params, at)[0]) for x in (before, after))

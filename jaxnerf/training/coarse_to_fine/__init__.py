@@ -4,7 +4,7 @@
 between steps, `probing` what it measures for that.
 """
 
-from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, Stages, StageState
+from jaxnerf.training.coarse_to_fine.settings import CoarseToFineConfig, StageInputs, StageState
 from jaxnerf.training.coarse_to_fine.strategy import CoarseToFine
 
-__all__ = ["CoarseToFine", "CoarseToFineConfig", "StageState", "Stages"]
+__all__ = ["CoarseToFine", "CoarseToFineConfig", "StageInputs", "StageState"]

@@ -18,7 +18,7 @@ from jaxnerf.sampling.samplers import OccupancySampler
 from jaxnerf.sampling.traversal import march
 from jaxnerf.scenes import Split
 from jaxnerf.scenes.silhouettes import TILE
-from jaxnerf.training.coarse_to_fine.settings import Stages
+from jaxnerf.training.coarse_to_fine.settings import StageInputs
 from jaxnerf.training.state import TrainState
 
 # Batches of this many rays, from all cameras, decide which cells can be seen.
@@ -65,7 +65,7 @@ def _densities_in(kind, arrays, params, origin, cell, cells):
 
 
 @returning_freed()
-def seen_cells(state: TrainState, stages: Stages) -> Bool[np.ndarray, "M M M"]:
+def seen_cells(state: TrainState, stages: StageInputs) -> Bool[np.ndarray, "M M M"]:
     """Which cells have weight in some picture, by rays from all cameras, that begin at near."""
     config, training, split = stages.config, stages.training, stages.split
     occupancy = jax.tree.map(np.asarray, state.sampler.occupancy)

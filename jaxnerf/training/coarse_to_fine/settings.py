@@ -173,8 +173,8 @@ def rounded(voxels: float, parts: int = 16) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stages:
-    """The stages of a run: all that changes between steps depend on, besides the state.
+class StageInputs:
+    """All that the changes between steps depend on, besides the state.
 
     Attributes:
       split: the training photographs.

@@ -42,7 +42,7 @@ from jaxnerf.training.coarse_to_fine.settings import (
     FINER_OR_COARSER,
     MOST_VOXELS,
     CoarseToFineConfig,
-    Stages,
+    StageInputs,
     StageState,
     rounded,
 )
@@ -63,7 +63,7 @@ _WORTH_SHRINKING = 0.97
 
 
 def first_state(
-    stages: Stages,
+    stages: StageInputs,
     settings: VoxelSettings,
     *,
     calibration: Calibration | None = None,
@@ -160,17 +160,17 @@ def refresh(state: TrainState, empty_below: float) -> TrainState:
     return _with_occupancy(dataclasses.replace(state, params=params), occupancy)
 
 
-def grow(state: TrainState, stage: int, stages: Stages) -> TrainState:
-    """Begin a stage: a finer lattice on occupied cells; the last, on those seen from near on."""
+def grow(state: TrainState, stage: int, stages: StageInputs) -> TrainState:
+    """Begin a stage: a finer lattice on occupied cells, in the last stage on those that rays see."""
     config, total = stages.config, int(state.total_steps)
     is_last = stage == len(config.resolutions) - 1
-    found = _as_found(stages, state)
+    posed = _with_learned_poses(stages, state)
     state = refresh(_with_size(state, config.cells_of(stage, total)), config.empty_below)
     old = state.sampler.occupancy
     kept = np.asarray(grid.occupied(old))
     # Only where the table is at its largest: to look takes as long as a hundred steps.
     if config.unseen_below > 0.0 and is_last:
-        kept = kept & np.asarray(grid.dilate(seen_cells(state, found)))
+        kept = kept & np.asarray(grid.dilate(seen_cells(state, posed)))
     cells = indices_of(kept)
     if not len(cells):  # nothing was learned yet; go on everywhere
         cells = indices_of(np.asarray(grid.occupied(old)))
@@ -190,7 +190,7 @@ def grow(state: TrainState, stage: int, stages: Stages) -> TrainState:
     stage_state = dataclasses.replace(
         state.strategy,
         stage=jnp.asarray(stage, jnp.int32),
-        tiles=jnp.asarray(_tiles_that_show(occupancy, found.split)),
+        tiles=jnp.asarray(_tiles_that_show(occupancy, posed.split)),
     )
     state = dataclasses.replace(
         state,
@@ -266,13 +266,14 @@ def _voxels_for_vertices(
     return min(max(rounded(found), math.ceil(least)), math.floor(most))
 
 
-def size_batch(state: TrainState, stages: Stages, least_factor: float = 1.0) -> TrainState:
+def size_batch(state: TrainState, stages: StageInputs, least_factor: float = 1.0) -> TrainState:
     """Choose the number of rays in a batch so that their samples about fill the packed buffer.
 
     It is one of a few fractions of a full batch, and is changed only by `least_factor` or more, since the
     step is compiled for each number of rays.
     """
-    config, training, split = stages.config, stages.training, _as_found(stages, state).split
+    config, training = stages.config, stages.training
+    split = _with_learned_poses(stages, state).split
     seed = [training.seed, int(state.step), 2]
     rays = random_rays(split, np.argwhere(np.asarray(state.strategy.tiles)), seed)
     limits = config.sampler(state.sampler.occupancy, _FRACTIONS[-1])
@@ -289,15 +290,15 @@ def size_batch(state: TrainState, stages: Stages, least_factor: float = 1.0) -> 
     return with_limits(state, stages)
 
 
-def with_limits(state: TrainState, stages: Stages) -> TrainState:
+def with_limits(state: TrainState, stages: StageInputs) -> TrainState:
     """The state whose sampler has the limits of a batch of its number of rays."""
     fraction = int(state.strategy.rays) / stages.training.rays_per_batch
     sampler = stages.config.sampler(state.sampler.occupancy, fraction)
     return dataclasses.replace(state, sampler=sampler)
 
 
-def _as_found(stages: Stages, state: TrainState) -> Stages:
-    """The stages of photographs with the refined camera poses, if these are learned."""
+def _with_learned_poses(stages: StageInputs, state: TrainState) -> StageInputs:
+    """The stages, whose photographs' cameras have the learned poses if poses are learned."""
     if state.calibration is None:
         return stages
     cameras = jax.tree.map(np.asarray, state.calibration.cameras(stages.split.cameras))

@@ -17,7 +17,7 @@ from jaxnerf.scenes import Split
 from jaxnerf.scenes.sightings import Sightings
 from jaxnerf.training.batches import sample_batch, usable_sightings, usable_tiles
 from jaxnerf.training.budget import Stage
-from jaxnerf.training.coarse_to_fine.settings import VERTICES_OF_A_SCENE, Stages
+from jaxnerf.training.coarse_to_fine.settings import VERTICES_OF_A_SCENE, StageInputs
 from jaxnerf.training.coarse_to_fine.stages import grow, refresh, size_batch, voxels_of, with_limits
 from jaxnerf.training.sharding import broadcast_from_process_0, divisible
 from jaxnerf.training.state import Batch, TrainState
@@ -33,10 +33,13 @@ _LATER, _A_MILLION = 0.2, 0.65
 _NOT_YET_EMPTY = 4.0
 # The fraction of a step's time that does not depend on the number of rays that share the sample buffer.
 _OF_ANY_BATCH = 0.85
-# Compilation time of a stage, in that of the first step; the search for hidden cells takes as much.
+# Compilation time of a stage, as a multiple of the first step's time; the search for hidden cells takes
+# as much.
 _COMPILATION = 1.7
 # The fraction of the steps after which the weight of known depths has fallen to 0.
 _CERTAIN_FOR = 0.5
+# Within a stage a cell is dropped below this fraction of `empty_below`: it may become dense again.
+_STILL_OCCUPIED = 0.3
 # Within a stage the number of rays changes by at least this factor: the step is compiled for each number.
 _WORTH_COMPILING = 1.6
 
@@ -46,7 +49,7 @@ class CoarseToFine:
 
     def __init__(
         self,
-        stages: Stages,
+        stages: StageInputs,
         *,
         unbounded: bool = False,
         log2_detail: int = 0,
@@ -66,7 +69,7 @@ class CoarseToFine:
         self._stages, self._split = stages, stages.split
         self._config, self._training = stages.config, stages.training
         self.stage, self._rays, self._rows = 0, stages.training.rays_per_batch, 0
-        self._tiles: tuple[int, np.ndarray, int] | None = None
+        self._tiles: tuple[np.ndarray, int] | None = None  # of the stage
 
     def stages(self, total: int) -> list[Stage]:
         """See `jaxnerf.training.budget.Paced`."""
@@ -79,7 +82,7 @@ class CoarseToFine:
         return list(map(Stage, begins, costs, pauses))
 
     def _cost(self, stage: int, total: int) -> float:
-        """What a step of a stage costs, by the rows that the field has there or can be expected to."""
+        """The relative cost of a step of a stage, from the table's rows: counted now, later estimated."""
         rows, is_last = self._rows, stage == len(self._config.fractions)
         if stage != self.stage:
             rows = VERTICES_OF_A_SCENE * self._config.voxels(stage, total) ** 2
@@ -94,11 +97,11 @@ class CoarseToFine:
         """See `jaxnerf.training.budget.Paced`."""
         return _OF_ANY_BATCH + (1.0 - _OF_ANY_BATCH) * self._rays / self._training.rays_per_batch
 
-    def resumed(self, state: TrainState, devices: int) -> TrainState:
+    def resumed(self, state: TrainState) -> TrainState:
         """The state from which training goes on, with the limits of its batch."""
         # Read once, and not at every step, which would wait for the device.
         self.stage, self._tiles = int(state.strategy.stage), None
-        self.changed(state, devices)
+        self.changed(state)
         return with_limits(state, self._stages)
 
     def is_due(self, number: int, total: int) -> bool:
@@ -113,28 +116,28 @@ class CoarseToFine:
     def change(self, state: TrainState, number: int, total: int) -> TrainState:
         """See `jaxnerf.training.strategy.Strategy.change`."""
         if self.resets_optimizer(number, total):
-            self.stage = self._config.stage(number, total)
+            self.stage, self._tiles = self._config.stage(number, total), None
             return grow(state, self.stage, self._stages)
-        state = refresh(state, 0.3 * self._config.empty_below)
+        state = refresh(state, _STILL_OCCUPIED * self._config.empty_below)
         return size_batch(state, self._stages, _WORTH_COMPILING)
 
-    def changed(self, state: TrainState, devices: int) -> None:
+    def changed(self, state: TrainState) -> None:
         """Take note of a state after a change, which may have been saved on other devices."""
-        self._rays = divisible(int(state.strategy.rays), devices)
+        self._rays = divisible(int(state.strategy.rays), jax.device_count())
         rows = jax.tree.leaves((state.params.table, state.params.detail))
         self._rows = sum(each.shape[0] for each in rows)
 
     def batch(self, state: TrainState, number: int, total: int) -> Batch:
         """The global batch of a step: blocks of half the finest voxel, in tiles with occupied cells."""
-        if self._tiles is None or self._tiles[0] != self.stage:
+        if self._tiles is None:
             tiles = np.argwhere(np.asarray(state.strategy.tiles)).astype(np.int32)
             finer = voxels_of(state.field).settings.detail_finer if has_detail(state.params) else 1
             block = block_size(state.sampler.occupancy, self._split, finer)
             tiles, block = broadcast_from_process_0(usable_tiles(self._split, tiles, block))
-            self._tiles = self.stage, tiles, int(block)
+            self._tiles = tiles, int(block)
             if self._sightings is not None:
                 self._shown = usable_sightings(self._split, self._sightings, int(block))
-        _, tiles, block = self._tiles
+        tiles, block = self._tiles
         return sample_batch(
             self._split, self._rays, self._training.seed, number, tiles=tiles, block=block,
             background=self._training.background,
