@@ -10,6 +10,7 @@ from jaxnerf.training.calibration import CalibrationConfig, first_calibration
 from jaxnerf.training.coarse_to_fine import CoarseToFineConfig, StageInputs, stages
 from jaxnerf.training.optimizers import VoxelOptimizerConfig
 from jaxnerf.training.settings import TrainingConfig
+from jaxnerf.training.sharding import broadcast_from_process_0
 from jaxnerf.training.state import TrainState, with_optimizer
 from jaxnerf.training.trainer import Trainer
 
@@ -51,4 +52,4 @@ def first_state_of_voxels(
         StageInputs(split, config, training, near), whole.voxels.field, space=space,
         calibration=first_calibration(split.cameras, whole.voxels.calibration, space),
     )  # fmt: skip
-    return with_optimizer(state, voxels.optimizer(whole))
+    return with_optimizer(broadcast_from_process_0(state), voxels.optimizer(whole))

@@ -36,26 +36,28 @@ def main(port: str, processes: int, number: int, out: str) -> None:
 
 def grown() -> dict[str, np.ndarray]:
     """The last state of a run of two stages, by the names of its parts."""
+    import training_factory
     from ball import photographs
     from test_stages import CONFIG, GROWING
-    from training_factory import first_state_of_voxels, trainer_of_voxels
 
-    from jaxnerf.training import state as training_state
+    from jaxnerf.training import sharding
     from jaxnerf.training.loop import train
     from jaxnerf.training.sharding import broadcast_from_process_0
+    from jaxnerf.training.state import TrainState
 
     rows = []
 
-    def recorded(state):
-        rows.append(len(state.params.table))
-        return broadcast_from_process_0(state)
+    def recorded(tree):
+        if isinstance(tree, TrainState) and tree.params is not None:
+            rows.append(len(tree.params.table))
+        return broadcast_from_process_0(tree)
 
-    training_state.broadcast_from_process_0 = recorded
+    training_factory.broadcast_from_process_0 = sharding.broadcast_from_process_0 = recorded
     split, config = photographs(), dataclasses.replace(CONFIG, steps=30)
     # Of what is compiled only that which decides: batches stay full, and no cell is looked for.
     growing = dataclasses.replace(GROWING, mean_samples=24.0, unseen_below=0.0)
-    trainer = trainer_of_voxels(split, growing, config)
-    state = first_state_of_voxels(split, growing, config)
+    trainer = training_factory.trainer_of_voxels(split, growing, config)
+    state = training_factory.first_state_of_voxels(split, growing, config)
     *_, last = train(state, trainer, report_every=30)
     leaves, _ = jax.tree_util.tree_flatten_with_path(trainer.to_host(last.state))
     named = {f"grown{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
