@@ -85,6 +85,8 @@ class Camera:
         traced = any(isinstance(each, jax.Array) for each in (camera_to_world, focal, centre))
         xp: Any = jnp if traced else np
         pose = xp.asarray(camera_to_world, None if traced else np.float64)[..., :3, :4]
+        if not jnp.issubdtype(pose.dtype, jnp.floating):
+            pose = pose.astype(np.float32)
         dtype = pose.dtype if traced else np.float32
         middle = (0.5 * width, 0.5 * height) if centre is None else centre
 

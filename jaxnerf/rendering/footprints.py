@@ -50,12 +50,10 @@ def carve(
     """
     if cameras.lens not in FLAT or not len(centres):
         return np.ones(len(centres), bool)
-    depth = np.linalg.norm(
-        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :3, 3], axis=-1
-    )
-    nearest = max(float(depth.min()) - float(np.ptp(centres, axis=0).max()) / 2, 4.0 * radius)
-    pixels = radius * float(np.max(cameras.focal)) / nearest
-    grown = _dilate_tiles(tiles, int(np.ceil(pixels / tile)))
+    pixels, among = _margins(centres, radius, cameras)
+    grown = np.array(tiles)
+    for each, more, whole in zip(grown, pixels, among, strict=True):
+        each[...] = whole or _dilate_tiles(each, int(np.ceil(more / tile)))
     outside = [np.asarray(_outside(part, cameras, grown, tile)) for part in _parts(centres)]
     return np.concatenate(outside)[: len(centres)] < witnesses
 
@@ -103,16 +101,7 @@ def footprint(
     """
     if cameras.lens not in FLAT:
         return np.ones((len(cameras), *shape), bool)
-    distance = np.linalg.norm(
-        centres.mean(axis=0) - np.asarray(cameras.camera_to_world)[:, :3, 3], axis=-1
-    )
-    extent = float(np.linalg.norm(np.ptp(centres, axis=0))) / 2 + radius
-    nearest = distance - extent
-    focal = np.asarray(cameras.focal)
-    # A ball aside of the axis is less deep than it is far, and is seen stretched.
-    size, centre = np.asarray(cameras.size), np.asarray(cameras.centre)
-    stretch = 1.0 + np.sum((np.maximum(centre, size - centre) / focal) ** 2, axis=-1)
-    pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
+    pixels, among = _margins(centres, radius, cameras)
     grow = np.ceil(pixels / tile).astype(np.int32)
     marked, sides = np.zeros((len(cameras), *shape), bool), np.array(shape, np.int32)
     for part in _parts(centres):
@@ -120,13 +109,27 @@ def footprint(
             marked, np.asarray(_footprint(part, cameras, grow, sides, tile)), strict=True
         ):
             each.reshape(-1)[places[places >= 0]] = True
-    for index in range(len(marked)):
-        # A camera among the balls: what is close to it may be anywhere in its picture.
-        inside = nearest[index] <= 2.0 * radius
-        marked[index] = (
-            True if inside else _dilate_tiles(marked[index : index + 1], int(grow[index]))[0]
-        )
+    for each, more, whole in zip(marked, grow, among, strict=True):
+        each[...] = whole or _dilate_tiles(each, int(more))
     return marked
+
+
+def _margins(
+    centres: np.ndarray, radius: float, cameras: Camera
+) -> tuple[Float[np.ndarray, " cameras"], Bool[np.ndarray, " cameras"]]:
+    """How many pixels a ball's picture extends from its centre's at most, in each camera's picture.
+
+    Also whether a camera is among the balls, so that what is close to it may be anywhere in its picture.
+    """
+    position = np.asarray(cameras.camera_to_world)[:, :3, 3]
+    aside = np.maximum(centres.min(axis=0) - position, position - centres.max(axis=0))
+    nearest = np.linalg.norm(np.maximum(aside, 0.0), axis=-1) - radius
+    focal = np.asarray(cameras.focal)
+    # A ball aside of the axis is less deep than it is far, and is seen stretched.
+    size, centre = np.asarray(cameras.size), np.asarray(cameras.centre)
+    stretch = 1.0 + np.sum((np.maximum(centre, size - centre) / focal) ** 2, axis=-1)
+    pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
+    return pixels, nearest <= 2.0 * radius
 
 
 @functools.partial(jax.jit, static_argnames=("tile",))
@@ -152,7 +155,7 @@ def _footprint(centres, cameras, margins, sides, tile):
 def _dilate_tiles(tiles: np.ndarray, steps: int) -> np.ndarray:
     from scipy.ndimage import maximum_filter
 
-    return maximum_filter(tiles, (1, 2 * steps + 1, 2 * steps + 1), mode="constant")
+    return maximum_filter(tiles, 2 * steps + 1, mode="constant")
 
 
 def tiles_that_show(

@@ -159,7 +159,7 @@ def _divided(weight: Float[Array, "M R"], of: Parts) -> Parts:
 
 def _half(weights: Parts, total: Array, compositing: Compositing) -> tuple[Array, Array]:
     """The amounts in fragments of which half is reached at the median depth, and how much that is."""
-    if compositing not in ("maximum", "mean"):
+    if compositing not in ("surface", "maximum", "mean"):
         return total, jnp.log(2.0).astype(total.dtype)
     amounts = sum(weights[1:], start=weights[0])
     whole = jnp.sum(amounts, axis=0)

@@ -149,7 +149,7 @@ def _shaded(
         opacity=opacity,
         depth=depth,
         depth_median=comp.median_place_of(samples, weights, rays)
-        if compositing in ("maximum", "mean")
+        if compositing in ("surface", "maximum", "mean")
         else comp.median_depth_of(samples, density, rays),
         distance=depth * jnp.linalg.norm(rays.directions, axis=-1),
         normals=gradient,

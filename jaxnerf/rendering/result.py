@@ -24,7 +24,7 @@ class Rendering:
       opacity: the sum of the weights, in [0, 1].
       depth: the expected t of the ray's termination (for a pinhole camera the depth along its axis).
       depth_median: the t at which the opacity accumulated so far is one half; with the compositing modes
-        "maximum" and "mean", at which half of the total weight is accumulated.
+        "surface", "maximum" and "mean", at which half of the total weight is accumulated.
       distance: the expected depth as a length in the world.
       normals: unit vectors in the world, or zero; None unless requested. `render_rays` takes them from
         the gradient of density, `render_image` with "volume" compositing from the median depths

@@ -62,10 +62,11 @@ def pack(count: Int[Array, " R"], length: int) -> Packing:
     """
     end = jnp.cumsum(count, dtype=jnp.int32)
     first = end - count
-    fits = end <= length
+    # A ray without samples fits even behind one that does not.
+    fits = (end <= length) | (count == 0)
     place = jnp.arange(length, dtype=jnp.int32)
     begun = jnp.zeros(length + 1, jnp.int32).at[jnp.minimum(end, length)].add(1)
     ray = jnp.minimum(jnp.cumsum(begun[:length], dtype=jnp.int32), count.shape[0] - 1)
-    used = place < jnp.max(jnp.where(fits, end, 0), initial=0)
+    used = place < jnp.max(jnp.where(end <= length, end, 0), initial=0)
     kept = jnp.where(fits, count, 0)
     return Packing(ray, place - first[ray], used, first, kept, fits)

@@ -188,7 +188,9 @@ def inverse_cdf(
     >>> inverse_cdf(jnp.array([0.0, 1.0, 0.0, 3.0]), jnp.array([0.0, 0.2, 0.25, 1.0])).tolist()
     [1, 1, 3, 3]
     """
-    cdf = jnp.cumsum(weights, axis=-1)
+    # Sums are rounded, and in parallel: they could rise where a weight is 0, or fall.
+    cdf = jnp.where(weights > 0.0, jnp.cumsum(weights, axis=-1), jnp.zeros_like(weights))
+    cdf = jax.lax.cummax(cdf, axis=weights.ndim - 1)
     # What rounds up to the whole sum would lie beyond the last weight.
     below = jnp.nextafter(cdf[..., -1], jnp.zeros_like(cdf[..., -1]))
     reach = jnp.minimum(u * cdf[..., -1], below)

@@ -188,8 +188,8 @@ class OccupancySampler:
     """Even steps along rays, with samples only in occupied cells (`traversal.march`). Packed.
 
     By default no ray is truncated or dropped, and memory is allocated for the most samples that a ray can
-    take in the grid (`most_samples`; with a traced grid, provided that its step is not shorter than its
-    cell). Limits save memory and time; `Samples.complete` says which rays they leave incomplete.
+    take in the grid (`most_samples`; with a traced grid, provided that its step is not shorter than half
+    its cell). Limits save memory and time; `Samples.complete` says which rays they leave incomplete.
     `jaxnerf.render_image` replaces limits that are 0 by estimates from a few of the image's rays.
 
     Attributes:

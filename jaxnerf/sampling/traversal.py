@@ -116,10 +116,10 @@ def march(
 def most_samples(occupancy: Occupancy, samples_per_voxel: int = 1) -> int:
     """How many samples a ray takes in a grid at most.
 
-    If the grid's cell or step is being traced, the number holds for steps that are not shorter than a
-    cell.
+    If the grid's cell or step is being traced, the number holds for steps that are not shorter than
+    half a cell, as those of `Occupancy.of_field` are by default.
     """
-    steps_a_cell = 1.0
+    steps_a_cell = 2.0
     if not any(isinstance(x, Tracer) for x in (occupancy.cell, occupancy.step)):
         steps_a_cell = max(float(occupancy.cell) / float(occupancy.step), 1e-3)
     # A diagonal is sqrt(3) sides long. In contracted space a ray's `RayArcLength` goes 7.3 radii at

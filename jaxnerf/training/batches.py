@@ -50,12 +50,15 @@ def sample_batch(
       certainty: weight of their depths in the loss. With 0 all blocks are drawn at random.
 
     Raises:
-      ValueError: the photographs are smaller than a block, or no block without masked pixels was found.
+      ValueError: the photographs are smaller than a block, blocks do not divide tiles, or no block
+        without masked pixels was found.
     """
     assert split.images is not None
     height, width = split.images.shape[1:3]
     if block > min(width, height):
         raise ValueError(f"sample_batch: no square of {block} pixels in {width} x {height}")
+    if tiles is not None and TILE % block:
+        raise ValueError(f"sample_batch: squares of {block} pixels do not divide tiles of {TILE}")
     random = np.random.Generator(np.random.Philox(key=[seed, step]))
     camera, x, y = _squares(split, size, random, tiles, block, one_image)
     depth = known = None

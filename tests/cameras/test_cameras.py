@@ -222,6 +222,14 @@ def test_look_at_refuses_what_has_no_upright(eye, target, up):
         cameras.look_at_pose(eye, target, up)
 
 
+def test_a_pose_of_whole_numbers_leaves_the_focal_length_as_it_is():
+    pose = np.eye(4, dtype=np.int32)[:3]
+    for whole in (pose, jnp.asarray(pose)):
+        camera = Camera.pinhole(whole, 10.5, 8, 6)
+        np.testing.assert_array_equal(camera.focal, [10.5, 10.5])
+        assert jnp.issubdtype(camera.camera_to_world.dtype, jnp.floating)
+
+
 def test_unknown_lens_is_refused():
     camera = dataclasses.replace(Camera.pinhole(np.eye(4), 1.0, 2, 2), lens="orthographic")
     with pytest.raises(ValueError, match="orthographic"):

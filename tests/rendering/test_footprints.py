@@ -69,6 +69,31 @@ def test_carve_keeps_what_is_seen_and_removes_what_is_far_from_it(seed):
     assert not kept[gone].any()
 
 
+def test_carve_keeps_balls_that_wide_pictures_show_stretched_at_their_edges():
+    tile, side, radius = 4, 160, 0.09
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        around = random.normal(size=(4, 3))
+        eyes = 1.5 * around / np.linalg.norm(around, axis=-1, keepdims=True)
+        # The balls, at the origin, are seen some 50 degrees aside.
+        aside = np.cross(eyes, random.normal(size=(4, 3)))
+        targets = 1.9 * aside / np.linalg.norm(aside, axis=-1, keepdims=True)
+        poses = np.stack([look_at_pose(e, t) for e, t in zip(eyes, targets, strict=True)])
+        cameras = Camera.pinhole(poses, 0.5 * side / math.tan(1.05), side, side)
+        centres = random.uniform(-0.1, 0.1, (5, 3))
+        points = on_balls(random, centres, radius, 400).reshape(5, 400, 3)
+        for index, surface in enumerate(points):
+            tiles = np.zeros((4, side // tile, side // tile), bool)
+            for number in range(4):
+                seen = seen_from(cameras[number], surface)
+                # Of the silhouette only what is farthest from the centre is left.
+                centre = np.asarray(project(cameras[number], jnp.asarray(centres[index], "f4"))[0])
+                away = np.abs(seen - centre).max(axis=-1)
+                farthest = np.floor(seen[np.argmax(away)] / tile).astype(int)
+                tiles[number, farthest[1], farthest[0]] = True
+            assert carve(centres.astype(np.float32), radius, cameras, tiles, tile)[index]
+
+
 @pytest.mark.parametrize(
     ("distance", "radius", "angle"),
     [((3.0, 5.0), 0.05, 0.7), ((1.6, 2.5), 0.03, 1.3), ((0.0, 0.9), 0.05, 0.9), ((2.2, 3), 0.3, 1)],

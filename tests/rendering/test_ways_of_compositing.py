@@ -87,6 +87,14 @@ def test_the_densest_place_decides(packed, backwards):
         np.testing.assert_allclose(depth, first + 0.005, atol=0.006)
 
 
+def test_the_median_depth_of_a_surface_is_in_its_first_opaque_sample():
+    """Two of red's samples together are more than half opaque; the first that is so alone is blue's."""
+    found = seen("surface", params={"red": jnp.array(60.0), "blue": jnp.array(120.0)})
+    np.testing.assert_allclose(found.colour, np.tile(BLUE, (3, 1)), atol=1e-6)
+    for depth in (found.depth, found.depth_median):
+        np.testing.assert_allclose(depth, 3.005, atol=0.006)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_mean_hides_nothing_and_is_as_opaque_as_the_volume(packed, backwards):

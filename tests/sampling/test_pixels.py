@@ -108,6 +108,18 @@ def test_shares_of_u_go_to_weights_exactly():
         np.testing.assert_array_equal(np.bincount(index, minlength=37), 8 * weights)
 
 
+def test_rounding_draws_nothing_without_weight():
+    """Sums in float32, which XLA adds up in parallel, need not rise where the weights say so."""
+    random = np.random.default_rng(1)
+    for scale in (1.0, 1e3, 1e30):
+        weights = np.float32(scale) * random.random(5000, np.float32) ** 8
+        weights[random.random(5000) < 0.5] = 0.0
+        sums = np.asarray(jnp.cumsum(weights))
+        u = jnp.asarray(np.clip(sums / sums[-1], 0.0, 1.0))
+        index = np.asarray(pixels.inverse_cdf(jnp.asarray(weights), u))
+        assert (weights[index] > 0.0).all()
+
+
 @pytest.mark.parametrize("each", [False, True])
 def test_no_u_draws_what_has_no_weight(each):
     weights = jnp.array([0.0, 0.1, 0.0, 0.7, 1e-7, 0.0])

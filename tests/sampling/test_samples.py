@@ -240,6 +240,23 @@ def test_rays_and_scenes_can_be_mapped_over():
         np.testing.assert_allclose(together[index], alone, atol=1e-5)
 
 
+def test_a_grid_that_is_traced_cuts_no_ray_short():
+    """Of half a cell's steps, which `Occupancy.of_field` makes, as many as with a grid that is known."""
+    grid, rays = full_grid(step=0.25), rays_of((3,), near=0.1, far=9.0)
+    sampled = [
+        sample(grid)
+        for sample in (
+            lambda grid: OccupancySampler(grid, max_optical_depth=0.0)(Cloud(), None, rays),
+            jax.jit(
+                lambda grid: OccupancySampler(grid, max_optical_depth=0.0)(Cloud(), None, rays)
+            ),
+        )
+    ]
+    assert all(bool(each.complete.all()) for each in sampled)
+    np.testing.assert_array_equal(sampled[0].packing.count, sampled[1].packing.count)
+    assert int(sampled[0].packing.count.max()) > 2 * 8
+
+
 def test_extras_given_by_the_caller_take_the_place_of_the_field_s():
     field, rays = Cloud(), rays_of((4,))
     seen = render_rays(

@@ -292,6 +292,12 @@ def test_alpha_says_nothing_of_photographs_without_and_squares_that_do_not_exist
         sample_batch(noise_split(masks), 4, 1, 2, block=2)
 
 
+def test_squares_that_do_not_divide_tiles_are_refused():
+    split = noise_split(np.ones((3, 8, 9), bool))
+    with pytest.raises(ValueError, match="squares of 3 pixels do not divide tiles of 8"):
+        sample_batch(split, 4, 0, 0, tiles=np.zeros((1, 3), np.int32), block=3)
+
+
 @pytest.mark.parametrize("one_image", [False, True])
 def test_masks_that_ignore_everything_are_refused(one_image):
     split = noise_split(np.zeros((3, 8, 9), bool))
