@@ -50,11 +50,9 @@ def carve(
     """
     if cameras.lens not in FLAT or not len(centres):
         return np.ones(len(centres), bool)
-    pixels, among = _margins(centres, radius, cameras)
-    grown = np.array(tiles)
-    for each, more, whole in zip(grown, pixels, among, strict=True):
-        each[...] = whole or _dilate_tiles(each, int(np.ceil(more / tile)))
-    outside = [np.asarray(_outside(part, cameras, grown, tile)) for part in _parts(centres)]
+    away = np.stack([_tiles_away(each) for each in np.asarray(tiles)])
+    size = np.float32(radius)
+    outside = [np.asarray(_outside(part, size, cameras, away, tile)) for part in _parts(centres)]
     return np.concatenate(outside)[: len(centres)] < witnesses
 
 
@@ -65,20 +63,42 @@ def _parts(centres: np.ndarray) -> list[np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames=("tile",))
-def _outside(centres, cameras, tiles, tile):
-    """By how many cameras each ball is seen outside of the silhouettes."""
+def _outside(centres, radius, cameras, away, tile):
+    """By how many cameras each ball is seen outside of the silhouettes.
+
+    Args:
+      centres, radius: the balls.
+      cameras: a batch.
+      away: how many tiles each tile of each picture is away from the silhouette.
+      tile: side of a tile in pixels.
+    """
 
     def look(count, seen_by):
         camera, picture = seen_by
         pixel, depth = project(camera, centres)
+        # A ball aside of the axis is less deep than it is far, and is seen stretched.
+        distance = jnp.linalg.norm(centres - camera.camera_to_world[None, :, 3], axis=-1)
+        stretched = jnp.max(camera.focal) * (distance / depth) ** 2 * radius
+        margin = stretched / (distance - radius) / tile
         column, row = (jnp.floor(pixel[:, i] / tile).astype(jnp.int32) for i in (0, 1))
         height, width = picture.shape
         inside = (depth > 0.0) & (pixel[:, 0] >= 0.0) & (pixel[:, 1] >= 0.0)
         inside &= (column < width) & (row < height)
-        full = picture[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
-        return count + (inside & ~full).astype(jnp.int32), None
+        steps = picture[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+        # What is close to a camera may be anywhere in its picture.
+        outside = inside & (distance > 3.0 * radius) & (steps > jnp.ceil(margin))
+        return count + outside.astype(jnp.int32), None
 
-    return jax.lax.scan(look, jnp.zeros(centres.shape[0], jnp.int32), (cameras, tiles))[0]
+    return jax.lax.scan(look, jnp.zeros(centres.shape[0], jnp.int32), (cameras, away))[0]
+
+
+def _tiles_away(tiles: Bool[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """How many steps, also aslant, each tile is away from the nearest one that is marked."""
+    from scipy.ndimage import distance_transform_cdt
+
+    if not tiles.any():
+        return np.full(tiles.shape, np.inf, np.float32)
+    return distance_transform_cdt(~tiles, "chessboard").astype(np.float32)
 
 
 def footprint(
@@ -101,26 +121,6 @@ def footprint(
     """
     if cameras.lens not in FLAT:
         return np.ones((len(cameras), *shape), bool)
-    pixels, among = _margins(centres, radius, cameras)
-    grow = np.ceil(pixels / tile).astype(np.int32)
-    marked, sides = np.zeros((len(cameras), *shape), bool), np.array(shape, np.int32)
-    for part in _parts(centres):
-        for each, places in zip(
-            marked, np.asarray(_footprint(part, cameras, grow, sides, tile)), strict=True
-        ):
-            each.reshape(-1)[places[places >= 0]] = True
-    for each, more, whole in zip(marked, grow, among, strict=True):
-        each[...] = whole or _dilate_tiles(each, int(more))
-    return marked
-
-
-def _margins(
-    centres: np.ndarray, radius: float, cameras: Camera
-) -> tuple[Float[np.ndarray, " cameras"], Bool[np.ndarray, " cameras"]]:
-    """How many pixels a ball's picture extends from its centre's at most, in each camera's picture.
-
-    Also whether a camera is among the balls, so that what is close to it may be anywhere in its picture.
-    """
     position = np.asarray(cameras.camera_to_world)[:, :3, 3]
     aside = np.maximum(centres.min(axis=0) - position, position - centres.max(axis=0))
     nearest = np.linalg.norm(np.maximum(aside, 0.0), axis=-1) - radius
@@ -129,7 +129,17 @@ def _margins(
     size, centre = np.asarray(cameras.size), np.asarray(cameras.centre)
     stretch = 1.0 + np.sum((np.maximum(centre, size - centre) / focal) ** 2, axis=-1)
     pixels = stretch * radius * np.max(focal, axis=-1) / np.maximum(nearest, radius)
-    return pixels, nearest <= 2.0 * radius
+    grow = np.ceil(pixels / tile).astype(np.int32)
+    marked, sides = np.zeros((len(cameras), *shape), bool), np.array(shape, np.int32)
+    for part in _parts(centres):
+        for each, places in zip(
+            marked, np.asarray(_footprint(part, cameras, grow, sides, tile)), strict=True
+        ):
+            each.reshape(-1)[places[places >= 0]] = True
+    for each, more, close in zip(marked, grow, nearest, strict=True):
+        # A camera among the balls: what is close to it may be anywhere in its picture.
+        each[...] = close <= 2.0 * radius or _dilate_tiles(each, int(more))
+    return marked
 
 
 @functools.partial(jax.jit, static_argnames=("tile",))
