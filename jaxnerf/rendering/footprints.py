@@ -98,7 +98,7 @@ def _tiles_away(tiles: Bool[np.ndarray, "rows columns"]) -> Float[np.ndarray, "r
 
     if not tiles.any():
         return np.full(tiles.shape, np.inf, np.float32)
-    return distance_transform_cdt(~tiles, "chessboard").astype(np.float32)
+    return np.asarray(distance_transform_cdt(~tiles, "chessboard"), np.float32)
 
 
 def footprint(
