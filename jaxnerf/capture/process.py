@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxnerf.capture.frames import extract_sharp_frames
 from jaxnerf.capture.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
@@ -40,16 +40,8 @@ _MADE = ("transforms.json", "sparse_pc.ply", "sparse", "images")
 _PARTIAL = ".partial"
 _LEAST = 3
 # EXIF's tag, and what turns a photograph with each of its values upright.
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# Tags that are true of the file that was read only.
+_ORIENTATION, _SIDES = 0x0112, (0x0100, 0x0101)
 # Formats that COLMAP reads as they are, and Pillow's modes of them.
 _STORED, _MODES_OF_JPEG = ("PNG", "JPEG", "MPO"), ("RGB", "L")
 _MODES_OF_PNG = ("RGB", "RGBA", "L", "LA", "P", "1", "I", "I;16")
@@ -224,15 +216,18 @@ def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
     def copy(file: Path, name: str) -> None:
         read_image(file)
         with Image.open(file) as image:
-            turn, exif = None, b""
+            turned, exif = False, b""
             with contextlib.suppress(Exception):  # any exception, for damaged EXIF
-                found = image.getexif()
-                turn = _UPRIGHT.get(found.pop(_ORIENTATION, 1))
-                exif = found.tobytes()
-            if turn is None and image.format in _STORED:
+                turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            if not turned and image.format in _STORED:
                 shutil.copyfile(file, folder / name)
                 return
-            upright = image if turn is None else image.transpose(turn)
+            upright = ImageOps.exif_transpose(image) if turned else image
+            with contextlib.suppress(Exception):
+                found = image.getexif()
+                for tag in (_ORIENTATION, *_SIDES):
+                    found.pop(tag, None)
+                exif = found.tobytes()
             modes = _MODES_OF_PNG if name.lower().endswith(".png") else _MODES_OF_JPEG
             upright = upright if upright.mode in modes else upright.convert("RGB")
             upright.save(

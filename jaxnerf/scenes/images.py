@@ -35,6 +35,17 @@ _KINDS = "PNG, JPEG, WebP or TIFF"
 # Least fraction of valid pixels in a mask, since training draws pixels at random until one is valid.
 _LEAST_COUNTED = 1e-3
 _ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
+_WIDTH, _HEIGHT = 0x0100, 0x0101  # of TIFF
+# What undoes each orientation.
+_UNDONE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 # End marks that complete files have among their last _LAST_BYTES bytes.
 _END_MARKS, _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 12
 # Formats that do not store black exactly. The threshold of a mask in such a format is half of its largest
@@ -112,8 +123,7 @@ def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height wi
         pillow-heif is installed), truncated, or too large.
     """
     with _open(path) as image, _readable(path):
-        if turned:
-            image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image) if turned else _as_stored(image)
         if image.mode.startswith("I"):
             grey = np.asarray(image, np.uint32)
             image = Image.fromarray(np.minimum(grey >> 8, 255).astype(np.uint8))
@@ -138,6 +148,8 @@ def read_mask(
       SceneError: as `read_image`.
     """
     with _open(path) as image, _readable(path):
+        lossy = image.format in _LOSSY
+        image = _as_stored(image)
         if image.mode.startswith("I"):
             bright = np.asarray(image, np.uint32) > 0
         else:
@@ -145,7 +157,6 @@ def read_mask(
             if image.mode in ("RGBA", "LA") and values.min() == values.max():
                 alpha = np.asarray(image.getchannel("A"))
                 values = alpha if alpha.min() < alpha.max() else values
-            lossy = image.format in _LOSSY
             bright = values > (max(int(values.max()) // 2, _LEAST_WHITE) if lossy else 0)
     return bright if ignored == "black" else ~bright
 
@@ -185,15 +196,27 @@ def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
     pixels are needed only afterwards.
     """
     with _quiet(), _open(path) as image:
-        orientation = 1
+        size, orientation = image.size, 1
         # If the EXIF data of a PNG is not at its beginning, Pillow would decode the image to find it.
         if image.format != "PNG" or "exif" in image.info:
             with contextlib.suppress(Exception):  # any exception, for damaged EXIF
-                orientation = image.getexif().get(_ORIENTATION, 1)
+                exif = image.getexif()
+                orientation = exif.get(_ORIENTATION, 1)
+                if image.format == "TIFF":  # whose size Pillow gives as it is after the rotation
+                    size = int(exif[_WIDTH]), int(exif[_HEIGHT])
         if not _ends(path, image.format or ""):
             with _readable(path):
                 image.load()
-        return image.size, orientation
+        return size, orientation
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """An image whose pixels are as the file has them: those of TIFF are rotated by Pillow's decoder."""
+    if image.format != "TIFF":
+        return image
+    undone = _UNDONE.get(image.getexif().get(_ORIENTATION, 1))
+    image.load()
+    return image if undone is None else image.transpose(undone)
 
 
 def _ends(path: Path, kind: str) -> bool:

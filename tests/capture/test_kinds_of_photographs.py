@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxnerf.capture import process as processing
 from jaxnerf.capture import structure_from_motion
@@ -54,3 +54,17 @@ def test_photographs_of_another_format_than_their_suffix_are_converted(case, tmp
         assert image.size == ((20, 30) if tags else (30, 20))
         found = np.asarray(image.convert("RGB"), float).mean(axis=(0, 1))
     np.testing.assert_allclose(found, [200, 90, 30], atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_tiffs_become_upright(orientation, tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif)
+    (tmp_path / "out").mkdir()
+    processing._copy([tmp_path / "a.tif"], tmp_path / "out", lambda *_: None)
+    with Image.open(tmp_path / "a.png") as image, Image.open(tmp_path / "out/a.tif") as copy:
+        assert copy.getexif().get(0x0112, 1) == 1
+        np.testing.assert_array_equal(copy, ImageOps.exif_transpose(image))

@@ -152,9 +152,12 @@ UPRIGHT = {
 }
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_pixels_are_as_stored_unless_the_cameras_are_of_the_turned_picture(orientation, tmp_path):
-    path = tmp_path / "photo.png"
+def test_pixels_are_as_stored_unless_the_cameras_are_of_the_turned_picture(
+    orientation, suffix, tmp_path
+):
+    path = tmp_path / f"photo.{suffix}"
     rgb = np.random.default_rng(1).integers(256, size=(4, 6, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
