@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxnerf.capture.frames import extract_sharp_frames
 from jaxnerf.capture.structure_from_motion import Progress, Settings, import_pycolmap, reconstruct
 from jaxnerf.runs.files import RunError, write_json
 from jaxnerf.scenes import SceneError
 from jaxnerf.scenes.frames import normalising
-from jaxnerf.scenes.images import image_size, read_image
+from jaxnerf.scenes.images import UPRIGHT, as_stored, image_size, read_image
 
 if TYPE_CHECKING:
     import pycolmap
@@ -216,13 +216,14 @@ def _copy(files: list[Path], folder: Path, progress: Progress) -> None:
     def copy(file: Path, name: str) -> None:
         read_image(file)
         with Image.open(file) as image:
-            turned, exif = False, b""
+            turn, exif = None, b""
             with contextlib.suppress(Exception):  # any exception, for damaged EXIF
-                turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            if not turned and image.format in _STORED:
+                turn = UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+            if turn is None and image.format in _STORED:
                 shutil.copyfile(file, folder / name)
                 return
-            upright = ImageOps.exif_transpose(image) if turned else image
+            upright = as_stored(image)
+            upright = upright if turn is None else upright.transpose(turn)
             with contextlib.suppress(Exception):
                 found = image.getexif()
                 for tag in (_ORIENTATION, *_SIDES):

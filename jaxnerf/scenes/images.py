@@ -36,15 +36,15 @@ _KINDS = "PNG, JPEG, WebP or TIFF"
 _LEAST_COUNTED = 1e-3
 _ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 _WIDTH, _HEIGHT = 0x0100, 0x0101  # of TIFF
-# What undoes each orientation.
-_UNDONE = {
+# What makes images of each orientation upright.
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
 }
 # End marks that complete files have among their last _LAST_BYTES bytes.
 _END_MARKS, _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 12
@@ -123,7 +123,7 @@ def read_image(path: Path, turned: bool = False) -> UInt8[np.ndarray, "height wi
         pillow-heif is installed), truncated, or too large.
     """
     with _open(path) as image, _readable(path):
-        image = ImageOps.exif_transpose(image) if turned else _as_stored(image)
+        image = ImageOps.exif_transpose(image) if turned else as_stored(image)
         if image.mode.startswith("I"):
             grey = np.asarray(image, np.uint32)
             image = Image.fromarray(np.minimum(grey >> 8, 255).astype(np.uint8))
@@ -149,7 +149,7 @@ def read_mask(
     """
     with _open(path) as image, _readable(path):
         lossy = image.format in _LOSSY
-        image = _as_stored(image)
+        image = as_stored(image)
         if image.mode.startswith("I"):
             bright = np.asarray(image, np.uint32) > 0
         else:
@@ -210,12 +210,13 @@ def _size_and_orientation(path: Path) -> tuple[tuple[int, int], int]:
         return size, orientation
 
 
-def _as_stored(image: Image.Image) -> Image.Image:
+def as_stored(image: Image.Image) -> Image.Image:
     """An image whose pixels are as the file has them: those of TIFF are rotated by Pillow's decoder."""
     if image.format != "TIFF":
         return image
-    undone = _UNDONE.get(image.getexif().get(_ORIENTATION, 1))
+    orientation = int(image.getexif().get(_ORIENTATION, 1))
     image.load()
+    undone = UPRIGHT.get({6: 8, 8: 6}.get(orientation, orientation))
     return image if undone is None else image.transpose(undone)
 
 
