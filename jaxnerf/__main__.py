@@ -1,8 +1,6 @@
 """`python -m jaxnerf` is `jaxnerf`."""
 
-import sys
-
-from jaxnerf.cli import main
+from jaxnerf.cli import entry_point
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry_point()

@@ -219,6 +219,10 @@ def evaluate_split(
             done[0] = measured(0)
             each = time.perf_counter() - begun
         views = views[:: stride_that_fits(len(split), each, seconds)]
+    for stale in out.glob("*.png"):
+        # Pictures of an earlier state, in which other views were measured.
+        if stale.stem.isdecimal() and int(stale.stem) not in views:
+            stale.unlink()
     rows, spent = [], []
     for index in views:
         row, rendering = done[index] if index in done else measured(index)

@@ -104,6 +104,10 @@ def test_results_are_those_of_the_pictures_and_say_how_they_were_measured(
     photographs, tmp_path, background, every
 ):
     pictures, seen = guesses(4), []
+    # Of an earlier state, in which more views were measured; and somebody's own.
+    (tmp_path / "preds").mkdir()
+    for name in ("001.png", "002.png", "003.png", "mine.png"):
+        (tmp_path / "preds" / name).write_bytes(b"old")
     results = evaluate_split(
         pictures.__getitem__,
         photographs,
@@ -117,7 +121,8 @@ def test_results_are_those_of_the_pictures_and_say_how_they_were_measured(
     assert results["protocol"]["lpips"] == "by a function of the caller's"
     chosen = list(range(0, 4, every))
     assert [row["file"] for row in results["images"]] == [f"preds/{i:03d}.png" for i in chosen]
-    assert sorted(os.listdir(tmp_path / "preds")) == [f"{i:03d}.png" for i in chosen]
+    there = [f"{i:03d}.png" for i in chosen]
+    assert sorted(os.listdir(tmp_path / "preds")) == [*there, "mine.png"]
     assert seen == [(n + 1, len(chosen), f"train/r_{i}.png") for n, i in enumerate(chosen)]
     for row, index in zip(results["images"], chosen, strict=True):
         rgba = photographs.images[index] / 255.0

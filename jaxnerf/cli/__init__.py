@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -55,4 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """The function that the installed command calls."""
+    # Names of files that are not UTF-8 are printed as they can be.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -9,6 +9,7 @@ from absl import flags
 from jaxnerf.capture.inspection import Inspection, inspect
 from jaxnerf.capture.overview import overview
 from jaxnerf.cli import common
+from jaxnerf.runs.files import replacing
 from jaxnerf.scenes import SceneError
 
 _HELP = """
@@ -33,7 +34,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "out",
         "check.png",
-        "file of the picture, a .png outside of the scene's folder; an existing file is replaced",
+        "file of the picture, a .png outside of the scene's folder; an existing file is replaced. If the "
+        "current folder is the scene's and this flag is not given, no picture is written",
         flag_values=values,
     )
     common.define_scene_flags(values)
@@ -49,18 +51,23 @@ def main(arguments: Sequence[str]) -> None:
     values = _flags()
     (name,) = common.parse(values, arguments, _HELP, ("DIR",))
     folder, out = Path(name), Path(values.out)
-    _check_out(folder, out)
+    if values["out"].using_default_value and _is_inside(out, folder):
+        out = None
+    else:
+        _check_out(folder, out)
     found = inspect(folder, allow_outside_paths=values.allow_outside_paths)
-    picture = overview(found.scene, found.odd)
-    picture.save(out)
+    if out is not None:
+        with replacing(out) as partial:
+            overview(found.scene, found.odd).save(partial, "PNG")
     print(report(found, out))
     if found.pointless:
         raise SceneError(f"{folder}: {found.pointless}")
 
 
-def report(found: Inspection, picture: Path) -> str:
-    """The text that is printed."""
-    facts = {**found.facts, "picture": str(picture)}
+def report(found: Inspection, picture: Path | None) -> str:
+    """The text that is printed; `picture` is its file if there is one."""
+    none = "none is written into the scene's folder: name a file elsewhere by --out"
+    facts = {**found.facts, "picture": str(picture or none)}
     lines = [found.scene.name]
     for matter, fact in facts.items():
         first, *rest = textwrap.wrap(fact, 84) or [""]
@@ -74,5 +81,9 @@ def _check_out(folder: Path, out: Path) -> None:
         raise flags.Error(f"--out: {out} does not end in .png")
     if out.is_dir() or not out.parent.is_dir():
         raise flags.Error(f"--out: {out} cannot be written; its folder must be there")
-    if out.resolve().is_relative_to(folder.resolve()):
+    if _is_inside(out, folder):
         raise flags.Error(f"--out: {out} is in the scene's folder; name a picture elsewhere")
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())

@@ -33,7 +33,8 @@ your own files. KIND is one of:
 
 {kinds}
 
-The suffix of FILE determines its format. Most formats need packages: pip install 'jaxnerf[export]'.
+The suffix of FILE determines its format. Meshes, NIfTI and NRRD need packages:
+pip install 'jaxnerf[export]'.
 
 Examples:
   jaxnerf export runs/lego page --out lego.html

@@ -1,7 +1,8 @@
 """A scene's cameras in the formats of other programs, in the frame and unit of the user's files.
 
-The cameras are those of the scene's images: for a scene that was read with a downscale, focal lengths and
-sizes are those of the shrunk photographs. Masks, near and far are not written.
+`write_transforms` and `write_colmap` write the cameras of a scene's images: for a scene that was read
+with a downscale, those of the shrunk photographs. `export` writes those of the photographs' files if
+these are there. Masks, near and far are not written.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from jaxnerf.scenes import Scene, SceneError
 from jaxnerf.scenes.colmap_cameras import Intrinsics, from_pose, model_of
 from jaxnerf.scenes.colmap_files import ModelCamera, ModelImage, ModelPoints, SparseModel
 from jaxnerf.scenes.colmap_writing import write_model
+from jaxnerf.scenes.images import image_size
 
 # The names of lenses in transforms.json, and the coefficients that it has for each.
 _TRANSFORMS_LENSES = {
@@ -56,26 +58,66 @@ def export(run: Run, out: Path, settings: Settings = Settings(), report: Report 
     """
     if out.suffix and out.name != _TRANSFORMS:
         raise ValueError(f"out: {out.name} should be {_TRANSFORMS}, which other programs look for")
-    splits = dict(run.scene.splits)
-    train = splits["train"]
-    splits["train"] = dataclasses.replace(train, cameras=run.adjusted(train.cameras))
+    splits = {}
+    for name, split in run.scene.splits.items():
+        cameras = run.adjusted(split.cameras) if name == "train" else split.cameras
+        if run.config.scene.pixels == "corner":  # undoes `Camera.through_corners`
+            cameras = dataclasses.replace(cameras, centre=cameras.centre - np.float32(0.5))
+        splits[name] = dataclasses.replace(split, cameras=cameras)
     scene = dataclasses.replace(run.scene, splits=splits)
+    whole = at_full_size(scene)
+    scene = whole or scene
     with disk_errors(out):
         if out.suffix:
             write_transforms(scene, out.parent)
         else:
             write_colmap(scene, out)
-    refined = ", those of training as they were refined" if run.calibration else ""
+    is_refined = run.calibration is not None and run.calibration.motions is not None
+    refined = ", those of training as they were refined" if is_refined else ""
     report.say(f"{sum(map(len, splits.values()))} cameras{refined}")
-    if run.config.scene.downscale > 1 or run.config.scene.longest_side:
-        width, height = np.asarray(train.cameras.size)[0].tolist()
+    if whole is None:
+        width, height = np.asarray(splits["train"].cameras.size)[0].tolist()
         report.say(
-            f"of photographs as they were shrunk for training (the first to {width} x {height})"
+            f"their photographs are not in {scene.source}: focal lengths and sizes are those of training "
+            f"(of the first {width} x {height})"
         )
     if not out.suffix:
         points = out / "points3D.txt"
         folder, file = (shlex.quote(str(path)) for path in (run.folder, points))
         report.say(f"{points} is empty; jaxnerf export {folder} points --out {file} fills it")
+
+
+def at_full_size(scene: Scene) -> Scene | None:
+    """A scene with the cameras of its photographs' files, whatever they were shrunk by when it was read.
+
+    Args:
+      scene: the scene; its photographs need not have been read.
+
+    Returns:
+      The scene; None if a photograph is not there, or not of a size that was shrunk by a whole factor.
+    """
+    splits = {}
+    for name, split in scene.splits.items():
+        shrunk = np.asarray(split.cameras.size, np.int64)
+        try:
+            sizes = [image_size(scene.source / scene.root / each) for each in split.names]
+        except SceneError:
+            return None
+        whole = np.asarray(sizes, np.int64).reshape(-1, 2)
+        # Of a photograph that was rotated when it was read the sides are exchanged.
+        aside = (whole > whole[:, ::-1]) != (shrunk > shrunk[:, ::-1])
+        whole = np.where(aside.any(axis=-1, keepdims=True), whole[:, ::-1], whole)
+        factor = whole[:, :1] // np.maximum(shrunk[:, :1], 1)
+        if (factor < 1).any() or (whole // np.maximum(factor, 1) != shrunk).any():
+            return None
+        focal, centre = (
+            np.asarray(part, np.float32) * factor.astype(np.float32)
+            for part in (split.cameras.focal, split.cameras.centre)
+        )
+        size = whole.astype(np.int32)
+        cameras = dataclasses.replace(split.cameras, focal=focal, centre=centre, size=size)
+        splits[name] = dataclasses.replace(split, cameras=cameras)
+    return dataclasses.replace(scene, splits=splits)
 
 
 def write_transforms(scene: Scene, folder: str | Path) -> Path:

@@ -84,7 +84,9 @@ def begin(frames: Frames, run: Shown, *, overwrite: bool = False) -> list[int]:
     path, settings = frames.folder / SETTINGS, settings_of(frames, run)
     if frames.folder.exists():
         before = _read(path)
-        if before is None and any(frames.folder.iterdir()):
+        # A run that was killed as it began has left a part of its settings.
+        others = (each for each in frames.folder.iterdir() if not each.name.startswith(PARTIAL))
+        if before is None and any(others):
             raise RunError(f"{frames.folder}: is there already, and not a folder of frames")
         change = "" if before is None else _change(before, settings)
         if change and not overwrite:
@@ -241,5 +243,5 @@ def _files_in(folder: Path) -> Iterator[Path]:
     yield folder / SETTINGS
     for part in (folder, folder / "depth"):
         for file in part.glob("*"):
-            if file.suffix in (".png", ".exr") and file.stem.removeprefix(PARTIAL).isdigit():
+            if file.suffix in (".png", ".exr") and file.stem.removeprefix(PARTIAL).isdecimal():
                 yield file

@@ -251,6 +251,13 @@ def _beside(out: Path) -> Path:
 
 
 def _write_nifti(nibabel: Any, volume: Volume, out: Path) -> None:
+    # NIfTI has float32 alone for where a volume is; NRRD and npz have float64.
+    rounding = np.abs(volume.grid.affine - volume.grid.affine.astype(np.float32)).max()
+    if rounding > 0.1 * volume.grid.voxel:
+        raise RunError(
+            f"{out}: NIfTI would round the origin by {rounding:.2g} of your unit, which is "
+            f"{rounding / volume.grid.voxel:.2g} voxels; export to .nrrd or .npz"
+        )
     density, colour = volume.dense()
     rgb = np.ascontiguousarray(colour).view([(name, "u1") for name in "RGB"])[..., 0]
     with whole_file(_beside(out)) as other, whole_file(out) as partial:

@@ -128,7 +128,7 @@ def check_free(folder: Path, *, overwrite: bool = False, prefix: str = "") -> No
         raise RunError(f"{folder}: is a file, not a folder for a run")
     if not any(folder.iterdir()):
         return
-    if not (folder / "config.json").exists():
+    if not all((folder / name).exists() for name in ("config.json", "scene.json")):
         raise RunError(f"{folder}: holds other files; name an empty or new folder")
     if not overwrite:
         raise RunError(

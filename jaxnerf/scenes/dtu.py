@@ -53,7 +53,7 @@ def read(folder: Path, options: Options = Options()) -> Scene:
             f"{folder}: no photographs in {', '.join(_PHOTOGRAPHS)}"
             + "".join(f"; {n}" for n in notes)
         )
-    count = sum(name.startswith("world_mat_") and name[10:].isdigit() for name in matrices.names)
+    count = sum(name.startswith("world_mat_") and name[10:].isdecimal() for name in matrices.names)
     files, left_out = _rows(files, count, path)
     masks, more = _files(folder, _MASKS, options.allow_outside_paths)
     if masks and len(masks) != len(files):

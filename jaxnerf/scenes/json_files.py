@@ -61,7 +61,12 @@ def object_of(where: Path | str, data: bytes) -> dict[str, Any]:
         raise SceneError(f"{where}: broken JSON: {error}") from None
     if not isinstance(contents, dict):
         raise SceneError(f"{where}: must hold a JSON object")
-    return contents
+    return _without_nulls(contents)
+
+
+def _without_nulls(contents: dict[str, Any]) -> dict[str, Any]:
+    """What a program wrote as null it did not know: it is as good as not there."""
+    return {key: value for key, value in contents.items() if value is not None}
 
 
 def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -77,7 +82,7 @@ def frames_of(path: Path, contents: dict[str, Any]) -> Iterator[tuple[str, dict[
         where = f"{path}: frames[{index}]"
         if not isinstance(frame, dict):
             raise SceneError(f"{where} must be an object")
-        yield where, frame
+        yield where, _without_nulls(frame)
 
 
 def field_of_view(

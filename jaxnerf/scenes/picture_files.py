@@ -39,7 +39,7 @@ def by_number(name: str) -> list[tuple[int, str]]:
     ['9.jpg', '10.jpg', 'a.jpg']
     """
     parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def list_pictures(folder: Path) -> tuple[list[str], tuple[str, ...]]:

@@ -47,7 +47,7 @@ def write_page(run: Run, path: str | Path) -> int:
     Raises:
       RunError: a page cannot hold the run's field, or the file cannot be written.
     """
-    text = page(run).encode()
+    text = page(run).encode(errors="replace")
     with whole_file(Path(path)) as partial:
         partial.write_bytes(text)
     return len(text)

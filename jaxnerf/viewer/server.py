@@ -37,7 +37,7 @@ class PageServer(ThreadingHTTPServer):
         Raises:
           OSError: no port is free.
         """
-        self.page = page.encode()
+        self.page = page.encode(errors="replace")
         last = min(port + _TRIES, _MOST_PORTS) - 1
         for each in range(port, last + 1):
             try:
@@ -66,7 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         origin = self.headers.get("Origin")
         known = self.server.knows(self.headers.get("Host", ""))
-        if not known or (origin is not None and not self.server.knows(urlsplit(origin).netloc)):
+        scheme, _, host = (origin or "").partition("://")
+        if not known or (origin is not None and not (scheme == "http" and self.server.knows(host))):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         if urlsplit(self.path).path != "/":

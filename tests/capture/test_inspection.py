@@ -233,6 +233,14 @@ def test_the_picture_goes_elsewhere_and_is_a_png(copy, capsys):
     assert "cannot be written" in refuse(capsys, str(copy), "--out=missing/check.png")
 
 
+def test_in_the_scene_s_own_folder_no_picture_is_written(copy, capsys, monkeypatch):
+    monkeypatch.chdir(copy)
+    before = sorted(copy.rglob("*"))
+    assert main(["check", "."]) == 0
+    assert "name a file elsewhere by --out" in capsys.readouterr().out
+    assert sorted(copy.rglob("*")) == before
+
+
 def test_the_overview_draws_every_split_and_the_points_in_their_colours():
     scene = load_scene(demo_path(), images=())
     plain = np.asarray(overview(scene)).reshape(-1, 3)

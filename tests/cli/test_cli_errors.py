@@ -219,6 +219,8 @@ def test_a_run_that_is_there_stays_as_it_is(run_folder, folder, refusal):
 def test_a_folder_of_other_files_stays_as_it_is(overwrite, folder, refusal, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.txt").write_text("two years")
+    # Other programs have such a file too.
+    (tmp_path / "other/config.json").write_text('{"model_type": "bert"}')
     refusal("train", f"--data={folder}", "--out=other", *TINY, *overwrite)
 
 
@@ -336,3 +338,15 @@ def test_a_disk_that_fills_while_training_leaves_the_last_checkpoint(kilobytes, 
     assert status == "status 1"
     assert done.returncode == 0
     assert "step 400/400" in done.stdout
+
+
+def test_names_that_are_not_utf_8_can_be_printed():
+    code = (
+        "from jaxnerf import cli; cli.main = lambda: print('sc\\udce9ne') or 0; cli.entry_point()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"sc\\udce9ne\n", b"")

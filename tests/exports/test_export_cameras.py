@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ball_run import ball_run
 from colmap_factory import write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from scipy.spatial.transform import Rotation
 
 from jaxnerf.cameras import Camera
 from jaxnerf.cameras.lenses import COEFFICIENTS
-from jaxnerf.exports.cameras import write_colmap, write_transforms
+from jaxnerf.config import override
+from jaxnerf.exports.cameras import at_full_size, export, write_colmap, write_transforms
 from jaxnerf.runs.files import RunError
 from jaxnerf.runs.scene import read_scene, scene_to_json
 from jaxnerf.scenes import Scene, SceneError, Similarity, Split, load_scene
@@ -238,3 +240,35 @@ def test_nothing_is_written_over(tmp_path):
         with pytest.raises(RunError, match="is there already"):
             write(ours, tmp_path / "out")
         assert before == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("downscale", [1, 3, 4])
+def test_cameras_are_exported_at_the_size_of_the_photographs_files(downscale, tmp_path):
+    """47 x 33 pixels, of which shrinking cuts off a remainder on both sides."""
+    whole = scene_of(tmp_path, "opencv", [], seed=1)
+    splits = {}
+    for key, split in whole.splits.items():
+        for name in split.names:
+            Image.new("RGB", (47, 33)).save(tmp_path / name)
+        size = np.tile(np.array([47, 33], np.int32), (len(split), 1))
+        cameras = dataclasses.replace(split.cameras, size=size)
+        splits[key] = dataclasses.replace(split, cameras=cameras)
+    write_transforms(dataclasses.replace(whole, splits=splits), tmp_path)
+    assert_same(load_scene(tmp_path), at_full_size(load_scene(tmp_path, downscale=downscale)))
+    shrunk = load_scene(tmp_path, downscale=downscale)
+    (tmp_path / "images/view_3.png").unlink()
+    assert at_full_size(shrunk) is None
+
+
+def test_pixels_that_were_looked_at_through_their_corners_are_exported_as_others_are(tmp_path):
+    run = ball_run(count=6)
+    export(run, tmp_path / "centre" / "transforms.json")
+    train = run.scene.splits["train"]
+    shifted = dataclasses.replace(train, cameras=train.cameras.through_corners())
+    scene = dataclasses.replace(run.scene, splits={**run.scene.splits, "train": shifted})
+    config = override(run.config, {"scene.pixels": "corner"})
+    export(
+        dataclasses.replace(run, scene=scene, config=config), tmp_path / "corner/transforms.json"
+    )
+    centre, corner = (tmp_path / name / "transforms.json" for name in ("centre", "corner"))
+    assert json.loads(corner.read_text()) == json.loads(centre.read_text())

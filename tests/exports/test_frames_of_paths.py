@@ -152,6 +152,13 @@ def test_a_folder_of_something_else_stays_as_it_is(tmp_path, run, rendered, text
     assert contents(tmp_path / "f") == before
 
 
+def test_a_run_that_was_killed_as_it_began_is_begun_again(tmp_path, run, rendered):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / ".partial.render.json").write_text("{")
+    frames = of(tmp_path / "f")
+    assert begin(frames, run) == list(range(len(frames)))
+
+
 def test_a_full_disk_leaves_no_half_file_and_the_frame_to_be_rendered(tmp_path, run, rendered):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")

@@ -1,5 +1,6 @@
 """Volumes of a ball that is a formula: densities at the places that the files' affine maps name."""
 
+import dataclasses
 import sys
 
 import nibabel
@@ -9,6 +10,7 @@ import pytest
 from ball_run import FRAME, ball_run, centre, density_of
 
 from jaxnerf.exports.volume import BLOCK, Settings, export
+from jaxnerf.runs.files import RunError
 
 RESOLUTION = 40
 
@@ -68,6 +70,15 @@ def test_nifti_maps_voxels_to_the_users_frame(end, tmp_path):
     rgb = np.asarray(colour.dataobj)
     rgb = np.stack([rgb[name] for name in "RGB"], axis=-1)
     assert_is_the_ball(np.asarray(density.dataobj), rgb, density.affine)
+
+
+def test_nifti_refuses_a_place_that_float32_cannot_say(tmp_path):
+    run = ball_run(count=6)
+    to_user = dataclasses.replace(run.scene.to_user, translation=np.array([5321987.37, 0.0, 0.0]))
+    far = dataclasses.replace(run, scene=dataclasses.replace(run.scene, to_user=to_user))
+    with pytest.raises(RunError, match=r"voxels; export to .nrrd or .npz"):
+        export(far, tmp_path / "ball.nii", Settings(resolution=RESOLUTION))
+    assert not list(tmp_path.iterdir())
 
 
 def test_nrrd_maps_voxels_to_the_users_frame(tmp_path):

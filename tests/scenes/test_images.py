@@ -18,6 +18,7 @@ from jaxnerf.scenes.images import (
     shrink,
     shrink_mask,
 )
+from jaxnerf.scenes.picture_files import by_number
 
 
 def noise(path, width, height, seed=0) -> np.ndarray:
@@ -246,3 +247,8 @@ def test_a_mask_of_one_colour_is_in_its_alpha(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "colours.png")
     expected = np.repeat([[False] * 3 + [True] * 3], 4, axis=0)
     np.testing.assert_array_equal(read_mask(tmp_path / "colours.png"), expected)
+
+
+def test_numbers_in_names_are_those_that_can_be_counted():
+    names = ["a10.jpg", "a9.jpg", "a1²2.jpg", "a٣.jpg"]
+    assert sorted(names, key=by_number) == ["a1²2.jpg", "a٣.jpg", "a9.jpg", "a10.jpg"]

@@ -51,6 +51,35 @@ def test_focal_lengths_may_be_fields_of_view(writer, tmp_path):
 
 
 @pytest.mark.parametrize("writer", [write_transforms, write_nerfstudio])
+def test_keys_of_null_are_as_good_as_none(writer, tmp_path):
+    folder = writer(tmp_path / "balls")
+    before = load_scene(folder)
+
+    def nulls(contents):
+        keys = (
+            "camera_angle_x",
+            "k1",
+            "p2",
+            "near",
+            "far",
+            "mask_path",
+            "train_filenames",
+            "val_filenames",
+        )
+        contents |= {key: None for key in keys if key not in contents}
+        contents["frames"][0] |= dict.fromkeys(("fl_x", "fl_y", "cx", "w", "k3", "mask_path"))
+
+    edit_json(folder / "transforms.json", nulls)
+    after = load_scene(folder)
+    for name, split in before.splits.items():
+        same = after.splits[name]
+        assert same.names == split.names
+        np.testing.assert_array_equal(same.cameras.focal, split.cameras.focal)
+        np.testing.assert_array_equal(same.cameras.centre, split.cameras.centre)
+    assert (after.near, after.far) == (before.near, before.far)
+
+
+@pytest.mark.parametrize("writer", [write_transforms, write_nerfstudio])
 def test_a_frames_own_intrinsics_go_first(writer, tmp_path):
     folder = writer(tmp_path / "balls")
 

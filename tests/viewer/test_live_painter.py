@@ -114,3 +114,34 @@ def test_what_cannot_be_drawn_is_said_and_others_go_on(painting):
     assert shown == []
     painter.look(0, view(0.3))
     until(lambda: len(said) > 1)
+
+
+def test_the_picture_of_a_page_that_was_closed_is_given_up(painting):
+    run = Slow()
+    painter, shown, _ = painting(run)
+    painter.look(0, view(0.2))
+    assert run.begun.wait(20.0)
+    painter.leave(0)
+    painter.look(1, view(0.6))
+    run.go_on.set()
+    until(lambda: shown and shown[-1][1].is_last)
+    assert {name for name, order, _ in shown if order.size == SIZE} == {1}
+
+
+def test_a_client_that_cannot_be_told_leaves_the_others_their_pictures(painting):
+    run = Slow()
+    run.go_on.set()
+    painter, shown, _ = painting(run)
+    tell = painter._show
+
+    def refuse(name, order, pixels):
+        if name == 0:
+            raise OSError("gone")
+        tell(name, order, pixels)
+
+    painter._show = refuse
+    painter.look(0, view(0.2))
+    until(lambda: painter.error == "OSError: gone")
+    painter.look(1, view(0.4))
+    until(lambda: shown and shown[-1][1].is_last)
+    assert {name for name, _, _ in shown} == {1}

@@ -57,9 +57,21 @@ def test_a_foreign_host_is_refused(server, host):
     assert PAGE.encode() not in body
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "file://"])
-def test_a_foreign_origin_is_refused(server, origin):
-    status, body, _ = answer(server, Origin=origin)
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "file://",
+        "http://[",
+        "",
+        "https://127.0.0.1:{port}",
+    ],
+)
+def test_a_foreign_origin_is_refused(server, origin, capfd):
+    status, body, _ = answer(server, Origin=origin.format(port=server.server_port))
+    assert not capfd.readouterr().err
     assert status == 403
     assert PAGE.encode() not in body
 

@@ -40,6 +40,8 @@ _ROOTS = ("", "images", "input", "image", "rgb")
 
 def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
     """The variance of each photograph's Laplacian, divided by the median of its neighbours'."""
+    if len(views.images) < 2:
+        return np.ones(len(views.images))
     variances = np.array([_variance(*pair) for pair in zip(views.images, views.masks, strict=True)])
     # Neighbours are close in position and viewing direction.
     where = np.concatenate(
@@ -48,7 +50,7 @@ def relative_sharpness(views: Views) -> Float[np.ndarray, " N"]:
     count = min(_NEIGHBOURS + 1, len(where))
     _, near = KDTree(where).query(where, k=count)
     usual = np.median(variances[near.reshape(len(where), count)][:, 1:], axis=-1)
-    return variances / np.maximum(usual, 1e-9) if count > 1 else np.ones(1)
+    return variances / np.maximum(usual, 1e-9)
 
 
 def blurred_views(sharpness: Float[np.ndarray, " N"]) -> list[int]:

@@ -48,11 +48,12 @@ class Watcher:
     Attributes:
       view: the current view; None until it is known.
       number: number of the view.
+      gone: whether the client has left.
     """
 
     def __init__(self) -> None:
         self.view: View | None = None
-        self.number = 0
+        self.number, self.gone = 0, False
         self._moved_at = float("-inf")
         self._shown: Order | None = None
         self._speed = _FIRST_SPEED
@@ -101,7 +102,7 @@ class Watcher:
 
     def is_wanted(self, order: Order) -> bool:
         """Whether an image that is being rendered is still needed."""
-        return order.is_quick or order.number == self.number
+        return not self.gone and (order.is_quick or order.number == self.number)
 
     def _size(self, seconds: float) -> tuple[int, int]:
         """The largest size that can be rendered in some seconds."""

@@ -94,7 +94,9 @@ class Painter:
     def leave(self, name: int) -> None:
         """Remove a watcher."""
         with self._changed:
-            self._watchers.pop(name, None)
+            watcher = self._watchers.pop(name, None)
+            if watcher is not None:  # its picture, if it is being rendered, is given up
+                watcher.gone = True
 
     def refresh(self) -> None:
         """Check for images to render, since the run or the state of training has changed."""
@@ -114,18 +116,25 @@ class Painter:
             try:
                 # While waiting for the devices, the camera may have moved and the run changed.
                 order = self._order(watcher, time.perf_counter()) or order
-                if not self._ends:
+                if not self._ends and watcher.is_wanted(order):
                     pixels = self._draw(watcher, order)
             except AbandonedError:
                 pass
             except Exception as error:  # shown to the watcher, who may be able to correct it
                 self.error = f"{type(error).__name__}: {error}".splitlines()[0]
                 watcher.showed(order, 1.0)
-                self._complain(name, self.error)
+                self._said(self._complain, name, self.error)
             finally:
                 self._turns.release()
             if pixels is not None:  # sent after the devices were released
-                self._show(name, order, pixels)
+                self._said(self._show, name, order, pixels)
+
+    def _said(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Tell a client something; whatever comes of it, the other clients' pictures go on."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _next(self) -> tuple[int, Watcher, Order] | None:
         """Wait for the next image to render; None when the painter stops."""

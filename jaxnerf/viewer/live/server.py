@@ -111,6 +111,8 @@ class LiveViewer:
         self._flights: dict[int, int] = {}
         self._words: dict[int, Any] = {}  # for each client, the text about its image
         self.left: list[Callable[[], None]] = []
+        # viser calls from many threads: an older view must not come after a newer one, nor after the end.
+        self._looking = threading.Lock()
         self._place_first()
         self.server.on_client_connect(self._enter)
         self.server.on_client_disconnect(self._leave)
@@ -215,15 +217,17 @@ class LiveViewer:
 
     def _leave(self, client: Any) -> None:
         name = client.client_id
-        self.painter.leave(name)
+        with self._looking:
+            self.painter.leave(name)
         for known in (self._at, self._stands, self._flights, self._words):
             known.pop(name, None)
         for call in self.left:
             call()
 
     def _look(self, client: Any) -> None:
-        if client.client_id in self.server.get_clients():
-            self.painter.look(client.client_id, self.view_of(client))
+        with self._looking:
+            if client.client_id in self.server.get_clients():
+                self.painter.look(client.client_id, self.view_of(client))
 
     def _is_near(self, pose: np.ndarray, other: np.ndarray) -> bool:
         away = np.linalg.norm(pose[:, 3] - other[:, 3]) / self.stage.size
