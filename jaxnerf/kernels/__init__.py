@@ -25,84 +25,8 @@ GPU and TPU: not measured yet, so "xla" there too. Pallas lowers `march_weights`
 `weighted_rows` for GPU alone (`jaxnerf.kernels.interpolation` says why); neither has run there.
 """
 
-from typing import Literal, get_args
-
-import jax
-from jaxtyping import Array, Float, Int32
-
-from jaxnerf.kernels import compositing, interpolation
-from jaxnerf.kernels.interpolation import trilinear_corners
+from jaxnerf.kernels.choice import Implementation, choose
+from jaxnerf.kernels.compositing import march_weights
+from jaxnerf.kernels.interpolation import trilinear_corners, weighted_rows
 
 __all__ = ["Implementation", "choose", "march_weights", "trilinear_corners", "weighted_rows"]
-
-Implementation = Literal["xla", "pallas"]
-
-# For each operation, the platforms on which "pallas" was measured to be the faster.
-_PALLAS_IS_FASTER: dict[str, set[str]] = {"march_weights": set(), "weighted_rows": set()}
-
-
-def choose(operation: str, platform: str | None = None) -> Implementation:
-    """The default implementation of an operation on a platform.
-
-    Args:
-      operation: "march_weights" or "weighted_rows".
-      platform: "cpu", "gpu" or "tpu"; None is JAX's default backend.
-
-    Raises:
-      ValueError: there is no such operation.
-
-    >>> choose("march_weights", "cpu")
-    'xla'
-    """
-    if operation not in _PALLAS_IS_FASTER:
-        raise ValueError(f"choose: no operation {operation!r}; has {sorted(_PALLAS_IS_FASTER)}")
-    faster = (platform or jax.default_backend()) in _PALLAS_IS_FASTER[operation]
-    return "pallas" if faster else "xla"
-
-
-def _known(operation: str, implementation: str | None) -> Implementation:
-    if implementation is None:
-        return choose(operation)
-    for known in get_args(Implementation):
-        if implementation == known:
-            return known
-    raise ValueError(
-        f"{operation}: implementation must be 'xla' or 'pallas', got {implementation!r}"
-    )
-
-
-def march_weights(
-    optical_depth: Float[Array, "K R"], *, implementation: str | None = None
-) -> Float[Array, "K R"]:
-    """`compositing.march_weights`: the weights of K samples, front to back, of R rays.
-
-    Args:
-      optical_depth: density times length of each sample, no unit, 0 to infinity.
-      implementation: "xla" or "pallas"; None takes what `choose` says.
-
-    Raises:
-      ValueError: there is no such implementation.
-    """
-    return compositing.march_weights(optical_depth, _known("march_weights", implementation))
-
-
-def weighted_rows(
-    table: Float[Array, "V F"],
-    rows: Int32[Array, "C N"],
-    weights: Float[Array, "C N"],
-    *,
-    implementation: str | None = None,
-) -> Float[Array, "N F"]:
-    """`interpolation.weighted_rows`: for each of N positions, the weighted sum of C rows.
-
-    Args:
-      table: a row of F features for each lattice vertex, in the weights' dtype.
-      rows: numbers of rows, from 0 to V - 1; what others give is undefined.
-      weights: need not sum to 1.
-      implementation: "xla" or "pallas", which on a TPU is "xla" too; None takes what `choose` says.
-
-    Raises:
-      ValueError: there is no such implementation.
-    """
-    chosen = _known("weighted_rows", implementation)
-    return interpolation.weighted_rows(table, rows, weights, chosen)

@@ -12,18 +12,19 @@ Mosaic, and is interpreted on a CPU.
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxnerf.kernels.choice import checked
 
 # One row of a TPU's registers, and one float for each thread of four warps.
 _BLOCK = 128
 
 
 def march_weights(
-    optical_depth: Float[Array, "K R"], implementation: Literal["xla", "pallas"] = "xla"
+    optical_depth: Float[Array, "K R"], *, implementation: str | None = None
 ) -> Float[Array, "K R"]:
     """How much each of K samples, front to back, contributes to the pixels of R rays.
 
@@ -36,12 +37,15 @@ def march_weights(
 
     Args:
       optical_depth: density times length of each sample, no unit, 0 to infinity.
-      implementation: as in `jaxnerf.kernels.march_weights`.
+      implementation: "xla" or "pallas"; None takes what `jaxnerf.kernels.choose` says.
+
+    Raises:
+      ValueError: there is no such implementation.
 
     >>> march_weights(jnp.array([[0.0, 0.5], [1.0, jnp.inf]])).round(4).tolist()
     [[0.0, 0.3935], [0.6321, 0.6065]]
     """
-    weights, _ = _march(optical_depth, implementation)
+    weights, _ = _march(optical_depth, checked("march_weights", implementation))
     return weights
 
 

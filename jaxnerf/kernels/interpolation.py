@@ -16,13 +16,14 @@ On a CPU it is interpreted.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import ref
 from jaxtyping import Array, Float, Int32, Shaped
+
+from jaxnerf.kernels.choice import checked
 
 # Positions of one Triton program.
 _BLOCK = 128
@@ -32,7 +33,8 @@ def weighted_rows(
     table: Float[Array, "V F"],
     rows: Int32[Array, "C N"],
     weights: Float[Array, "C N"],
-    implementation: Literal["xla", "pallas"] = "xla",
+    *,
+    implementation: str | None = None,
 ) -> Float[Array, "N F"]:
     """For each of N positions, the weighted sum of the C rows of a table around it.
 
@@ -45,13 +47,17 @@ def weighted_rows(
       table: a row of F features for each lattice vertex, in the weights' dtype.
       rows: numbers of rows, from 0 to V - 1; what others give is undefined.
       weights: need not sum to 1.
-      implementation: as in `jaxnerf.kernels.weighted_rows`.
+      implementation: "xla" or "pallas", which on a TPU is "xla" too; None takes what
+        `jaxnerf.kernels.choose` says.
+
+    Raises:
+      ValueError: there is no such implementation.
 
     >>> table = jnp.array([[0.0, 1.0], [4.0, 2.0]])
     >>> weighted_rows(table, jnp.array([[0], [1]]), jnp.array([[0.75], [0.25]])).tolist()
     [[1.0, 1.25]]
     """
-    return _gather(table, rows, weights, implementation)
+    return _gather(table, rows, weights, checked("weighted_rows", implementation))
 
 
 def trilinear_corners(

@@ -255,7 +255,7 @@ def _counts(rendering: Rendering) -> dict[str, Array]:
     used = jnp.sum(jnp.stack([jnp.sum(part.used.astype(jnp.float32)) for part in parts]))
     return {
         "samples": used / jnp.maximum(jnp.sum(fits), 1.0),
-        "dropped": 1.0 - jnp.mean(fits),
+        "dropped": jnp.mean(1.0 - fits),
         "truncated": jnp.mean(samples.truncated.astype(jnp.float32)),
     }
 

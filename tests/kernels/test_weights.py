@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxnerf import VoxelField, kernels
+from jaxnerf import VoxelField
 from jaxnerf.fields.hash_grid import HashGridField
+from jaxnerf.kernels import choice
 from jaxnerf.kernels.weights import emission_absorption, mean_transmittance, sums_before
 
 
@@ -40,7 +41,7 @@ def test_a_mean_transmittance_is_its_integral_and_has_its_slope(float64):
 
 def test_fields_that_interpolate_run_as_is_chosen(monkeypatch):
     asked = []
-    monkeypatch.setattr(kernels, "choose", lambda operation: asked.append(operation) or "xla")
+    monkeypatch.setattr(choice, "choose", lambda operation: asked.append(operation) or "xla")
     places = jnp.full((2, 3), 0.4)
     voxels, grid = VoxelField.in_unit_cube(), HashGridField(levels=2)
     for number, field in enumerate((voxels, grid)):
