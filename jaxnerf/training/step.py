@@ -43,7 +43,7 @@ class Step:
       optimizer: any of optax. It is given `step` and `total_steps` as extra arguments if it takes some.
       near, far: the range of rays.
       rays_per_pass: at most so many rays in one forward and backward pass, whose gradients are
-        averaged; memory grows with it. 0 is all at once.
+        averaged; memory grows with it. 0 is all at once; not negative.
       compositing: see `jaxnerf.render_rays`.
       constrain: applied to the parameters after the optimizer's step, such as a projection or a smoothing
         that is not part of the loss.
@@ -67,6 +67,10 @@ class Step:
     learning_rate: Schedule | None = None
     by_rows: bool = False
     axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rays_per_pass < 0:
+            raise ValueError(f"rays_per_pass: must not be negative, got {self.rays_per_pass}")
 
     def __call__(
         self, state: TrainState, batch: Batch, key: PRNGKeyArray, cameras: Camera
@@ -261,15 +265,24 @@ def _counts(rendering: Rendering) -> dict[str, Array]:
 
 
 def _in_passes(one_pass: Callable, batch: Batch, keys: Array | None, most: int) -> Any:
-    """The mean of passes over equal parts of a batch, of at most so many rays each."""
+    """The mean over a batch, in passes over parts of it, of at most so many rays each; 0 is all at once.
+
+    The parts are equal if a divisor allows it. Else what is left over is a last pass, to be compiled too.
+    """
     count = batch.camera.shape[0]
     if not most or count <= most:
         return one_pass(batch, keys)
     size = next(divisor for divisor in range(most, 0, -1) if count % divisor == 0)
-    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (batch, keys))
+    size = size if 2 * size > most else most
+    equal = count - count % size
+    parts = jax.tree.map(lambda x: x[:equal].reshape(-1, size, *x.shape[1:]), (batch, keys))
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_pass, *first))
     summed, _ = jax.lax.scan(
         lambda total, part: (jax.tree.map(jnp.add, total, one_pass(*part)), None), zeros, parts
     )
-    return jax.tree.map(lambda x: x * (size / count), summed)
+    mean = jax.tree.map(lambda x: x * (size / count), summed)
+    if equal == count:
+        return mean
+    last = one_pass(*jax.tree.map(lambda x: x[equal:], (batch, keys)))
+    return jax.tree.map(lambda x, y: x + y * (1.0 - equal / count), mean, last)

@@ -123,10 +123,12 @@ def test_what_is_placed_has_memory_of_its_own_on_each_device(place):
     assert len(owned) == 32
 
 
-@pytest.mark.parametrize("passes", [4, 5, 16])
-def test_the_passes_of_a_step_do_not_change_it(passes):
-    _, whole = step_on(jax.devices()[:1])
-    _, parts = step_on(jax.devices()[:1], dataclasses.replace(CONFIG, rays_per_pass=passes))
+@pytest.mark.parametrize(("rays", "passes"), [(16, 4), (16, 5), (16, 16), (17, 5), (17, 17)])
+def test_the_passes_of_a_step_do_not_change_it(rays, passes):
+    """Also of a prime number of rays, which no number of them divides."""
+    config = dataclasses.replace(CONFIG, rays_per_batch=rays)
+    _, whole = step_on(jax.devices()[:1], config)
+    _, parts = step_on(jax.devices()[:1], dataclasses.replace(config, rays_per_pass=passes))
     assert_trees_close(whole, parts, rtol=1e-5)
 
 
